@@ -1,0 +1,185 @@
+"""The LLM as an encoder: token ids in, hidden states after the final norm out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from rabtriever.progress import Progress
+
+Pooling = Literal["last", "mean"]
+TOKEN_BUDGET = 2048  # tokens of a batch; on a CPU more is not faster
+CACHE_BYTES = 2**29  # key/value caches of documents that are held at a time
+
+
+class Backbone:
+    """Reads token ids with a causal LLM and returns hidden states after its final norm.
+
+    The states meet lm_head directly, so what a predictor makes of them can be scored by lm_head's rows.
+
+    Args:
+        model: A causal LLM of transformers (Llama, Qwen2, Qwen3, Gemma 3, Mistral, ...). It may be in training mode;
+            gradients flow unless the caller switches them off.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.decoder = model.get_decoder()
+        self.hidden_size = int(model.config.get_text_config().hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @torch.inference_mode()
+    def states(self, sequences: Sequence[Sequence[int]], pooling: Pooling = "last", progress: str | None = None) -> Tensor:
+        """One state per sequence, in the order given.
+
+        Args:
+            sequences: Token ids, each at least one.
+            pooling: ``last``: the last token's state; ``mean``: the mean over all but the first token, which is an
+                attention sink (a sequence of one token keeps it).
+            progress: What to call the work on stderr; None shows nothing.
+
+        Returns:
+            float32 (n, H) on the CPU.
+        """
+        result = torch.empty(len(sequences), self.hidden_size)
+        with Progress(progress, len(sequences)) as bar:
+            for batch in token_batches([len(sequence) for sequence in sequences], TOKEN_BUDGET):
+                ids, lengths = self._pad([sequences[i] for i in batch])
+                hidden = self.decoder(input_ids=ids, attention_mask=_mask(lengths, ids.shape[1]), use_cache=False)
+                result[batch] = _pool(hidden.last_hidden_state.float(), lengths, pooling).cpu()
+                bar.advance(len(batch))
+        return result
+
+    @torch.inference_mode()
+    def pair_states(
+        self,
+        documents: Sequence[Sequence[int]],
+        queries: Sequence[Sequence[int]],
+        pairs: Tensor,
+        progress: str | None = None,
+        store: Callable[[Tensor, Tensor], None] | None = None,
+    ) -> Tensor:
+        """The last token's state of ``documents[d] + queries[q]`` for each pair (q, d); documents are read once each.
+
+        Args:
+            documents: Token ids of document segments.
+            queries: Token ids of query segments.
+            pairs: int64 (n, 2) of (query, document) positions.
+            progress: What to call the work on stderr; None shows nothing.
+            store: Called with (positions in ``pairs``, their states) after each batch, for caches.
+
+        Returns:
+            float32 (n, H) on the CPU, in the order of ``pairs``.
+        """
+        result = torch.empty(len(pairs), self.hidden_size)
+        used, inverse = torch.unique(pairs[:, 1], return_inverse=True)
+        with Progress(progress, len(pairs)) as bar:
+            for block in self._blocks([len(documents[d]) for d in used.tolist()]):
+                prefixes = self.read_documents([documents[d] for d in used[block].tolist()])
+                place = torch.full((len(used),), -1)
+                place[block] = torch.arange(len(block))
+                wanted = (place[inverse] >= 0).nonzero().flatten()
+                # Documents of one length side by side: the cache that a batch gathers is then hardly padded.
+                wanted = wanted[torch.argsort(prefixes.lengths.cpu()[place[inverse[wanted]]], stable=True)]
+                sizes = [len(queries[q]) for q in pairs[wanted, 0].tolist()]
+                for batch in token_batches(sizes, TOKEN_BUDGET):
+                    rows = wanted[batch]
+                    segments = [queries[q] for q in pairs[rows, 0].tolist()]
+                    result[rows] = self.read_queries(prefixes, place[inverse[rows]], segments).cpu()
+                    if store is not None:
+                        store(rows, result[rows])
+                    bar.advance(len(batch))
+        return result
+
+    def read_documents(self, documents: Sequence[Sequence[int]]) -> Prefixes:
+        """The key/value caches of document segments, right-padded; differentiable."""
+        ids, lengths = self._pad(documents)
+        cache = DynamicCache()
+        self.decoder(input_ids=ids, attention_mask=_mask(lengths, ids.shape[1]), past_key_values=cache, use_cache=True)
+        return Prefixes([(layer.keys, layer.values) for layer in cache.layers], lengths)
+
+    def read_queries(self, prefixes: Prefixes, rows: Tensor, queries: Sequence[Sequence[int]]) -> Tensor:
+        """The last token's state of each query segment read behind document ``rows[i]``; differentiable.
+
+        Returns:
+            float32 (n, H) on the model's device.
+        """
+        ids, lengths = self._pad(queries)
+        rows = rows.to(self.device)
+        before = prefixes.lengths[rows]
+        width = int(before.max())
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(prefixes.layers):
+            cache.update(keys[rows, :, :width], values[rows, :, :width], layer)
+        positions = before[:, None] + torch.arange(ids.shape[1], device=self.device)
+        mask = torch.cat([_mask(before, width), _mask(lengths, ids.shape[1])], dim=1)
+        hidden = self.decoder(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        return _pool(hidden.last_hidden_state, lengths, "last").float()
+
+    def _blocks(self, lengths: Sequence[int]) -> Iterator[Tensor]:
+        """Positions of documents whose caches fit in ``CACHE_BYTES``, and in one batch of the token budget times eight."""
+        text = self.model.config.get_text_config()
+        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        bytes_a_token = 2 * text.num_hidden_layers * heads * width * self.model.dtype.itemsize
+        for batch in token_batches(lengths, max(1, min(CACHE_BYTES // bytes_a_token, 8 * TOKEN_BUDGET))):
+            yield torch.tensor(batch)
+
+    def _pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Right-padded ids (n, longest) and lengths (n,). What stands in the padding is masked and never read."""
+        lengths = torch.tensor([len(sequence) for sequence in sequences])
+        ids = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.long)
+        for row, sequence in zip(ids, sequences, strict=True):
+            row[: len(sequence)] = torch.as_tensor(sequence)
+        return ids.to(self.device), lengths.to(self.device)
+
+
+class Prefixes:
+    """Key/value caches of document segments.
+
+    Args:
+        layers: Per layer, keys and values (n, heads, longest, head size).
+        lengths: int64 (n,) tokens of each document.
+    """
+
+    def __init__(self, layers: list[tuple[Tensor, Tensor]], lengths: Tensor) -> None:
+        self.layers = layers
+        self.lengths = lengths
+
+
+def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Positions in batches whose padded size stays within ``budget`` tokens, longest first (memory peaks at once).
+
+    A sequence longer than the budget is a batch of its own.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    batch: list[int] = []
+    for position in order:
+        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
+            yield batch
+            batch = []
+        batch.append(position)
+    if batch:
+        yield batch
+
+
+def _mask(lengths: Tensor, width: int) -> Tensor:
+    return (torch.arange(width, device=lengths.device) < lengths[:, None]).long()
+
+
+def _pool(hidden: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
+    if pooling == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
+    kept = _mask(lengths, hidden.shape[1])
+    kept[:, 0] = (lengths == 1).long()
+    return (hidden * kept[..., None]).sum(1) / kept.sum(1, keepdim=True)

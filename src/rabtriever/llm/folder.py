@@ -1,0 +1,63 @@
+"""A model on disk: rabtriever.json, the adapter, and for a retriever the predictor. safetensors and JSON, nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rabtriever.errors import InputError
+
+CONFIG = "rabtriever.json"
+ADAPTER = "adapter"
+FORMAT = 1
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The model's configuration.
+
+    Raises:
+        InputError: no model of ours there, or one of a newer format.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise InputError(f"{folder}: no model there (no {CONFIG}); train one with `rabtriever train` and `rabtriever distill`")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = config["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a model configuration ({error}); train the model again") from error
+    if version != FORMAT:
+        raise InputError(f"{path}: format {version}, this release reads {FORMAT}; update rabtriever or train again")
+    return config
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write the model's configuration."""
+    text = json.dumps({"format": FORMAT, **config}, indent=2, ensure_ascii=False)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A folder that appears under its name only when it is complete.
+
+    Raises:
+        InputError: ``path`` exists.
+    """
+    path = Path(path)
+    if path.exists():
+        raise InputError(f"{path}: exists already; give another --out or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

