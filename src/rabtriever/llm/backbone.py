@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from rabtriever.errors import InputError
 from rabtriever.progress import Progress
 
 Pooling = Literal["last", "mean"]
@@ -30,6 +31,7 @@ class Backbone:
         self.model = model
         self.decoder = model.get_decoder()
         self.hidden_size = int(model.config.get_text_config().hidden_size)
+        self._kept: tuple[tuple[tuple[int, ...], ...], Prefixes] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -65,16 +67,17 @@ class Backbone:
         queries: Sequence[Sequence[int]],
         pairs: Tensor,
         progress: str | None = None,
-        store: Callable[[Tensor, Tensor], None] | None = None,
     ) -> Tensor:
         """The last token's state of ``documents[d] + queries[q]`` for each pair (q, d); documents are read once each.
+
+        The caches of the last documents read are kept, so that ranking one query after another over the same documents
+        reads them once.
 
         Args:
             documents: Token ids of document segments.
             queries: Token ids of query segments.
             pairs: int64 (n, 2) of (query, document) positions.
             progress: What to call the work on stderr; None shows nothing.
-            store: Called with (positions in ``pairs``, their states) after each batch, for caches.
 
         Returns:
             float32 (n, H) on the CPU, in the order of ``pairs``.
@@ -83,7 +86,7 @@ class Backbone:
         used, inverse = torch.unique(pairs[:, 1], return_inverse=True)
         with Progress(progress, len(pairs)) as bar:
             for block in self._blocks([len(documents[d]) for d in used.tolist()]):
-                prefixes = self.read_documents([documents[d] for d in used[block].tolist()])
+                prefixes = self._kept_prefixes(tuple(tuple(documents[d]) for d in used[block].tolist()))
                 place = torch.full((len(used),), -1)
                 place[block] = torch.arange(len(block))
                 wanted = (place[inverse] >= 0).nonzero().flatten()
@@ -94,10 +97,23 @@ class Backbone:
                     rows = wanted[batch]
                     segments = [queries[q] for q in pairs[rows, 0].tolist()]
                     result[rows] = self.read_queries(prefixes, place[inverse[rows]], segments).cpu()
-                    if store is not None:
-                        store(rows, result[rows])
                     bar.advance(len(batch))
         return result
+
+    def check_length(self, tokens: int) -> None:
+        """Refuse prompts that the LLM cannot read whole.
+
+        Raises:
+            InputError: ``tokens`` exceeds its positions or its sliding attention window.
+        """
+        config = self.model.config.get_text_config()
+        windowed = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+        window = getattr(config, "sliding_window", None) if windowed else None
+        limit = min(window or config.max_position_embeddings, config.max_position_embeddings)
+        if tokens > limit:
+            raise InputError(
+                f"prompt: up to {tokens} tokens, the LLM reads {limit}; lower document_tokens or query_tokens"
+            )
 
     def read_documents(self, documents: Sequence[Sequence[int]]) -> Prefixes:
         """The key/value caches of document segments, right-padded; differentiable."""
@@ -125,6 +141,12 @@ class Backbone:
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
         return _pool(hidden.last_hidden_state, lengths, "last").float()
+
+    def _kept_prefixes(self, documents: tuple[tuple[int, ...], ...]) -> Prefixes:
+        if self._kept is None or self._kept[0] != documents:
+            self._kept = None  # free the old ones before the new ones are made
+            self._kept = documents, self.read_documents(documents)
+        return self._kept[1]
 
     def _blocks(self, lengths: Sequence[int]) -> Iterator[Tensor]:
         """Positions of documents whose caches fit in ``CACHE_BYTES``, and in one batch of the token budget times eight."""

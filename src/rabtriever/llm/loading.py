@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -28,12 +29,14 @@ class LLM:
         model: The LLM in evaluation mode, adapter merged, weights frozen.
         tokenizer: Its tokenizer.
         source: What to load again: an alias, a hub id or a path.
+        digest: Names the weights, adapter included, whatever device or data type they were brought to.
         adapter: Folder of the PEFT adapter that was merged into ``model``, if any.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     source: str
+    digest: str
     adapter: Path | None = None
 
 
@@ -57,8 +60,9 @@ def load_llm(source: str, adapter: str | Path | None = None, dtype: torch.dtype 
     model, tokenizer = load_base(source)
     if adapter is not None:
         model = _merge(model, Path(adapter))
+    digest = weights_digest(model)
     model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    return LLM(model, tokenizer, source, None if adapter is None else Path(adapter))
+    return LLM(model, tokenizer, source, digest, None if adapter is None else Path(adapter))
 
 
 def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -84,6 +88,21 @@ def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if bar:
             transformers_logging.enable_progress_bar()
     return model, tokenizer
+
+
+def head_row(model: PreTrainedModel, choice_ids: tuple[int, int]) -> torch.Tensor:
+    """w = w_yes - w_no, the difference of lm_head's rows of the two choices: float32 (H,)."""
+    rows = model.get_output_embeddings().weight.detach()
+    return rows[choice_ids[0]].float() - rows[choice_ids[1]].float()
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """A name for the weights: SHA-256 over a sample of each, in bfloat16, so that it takes milliseconds on any size."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        sample = weight.flatten()[:: max(1, weight.numel() // 256)].to(torch.bfloat16)
+        digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.contiguous().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def native_dtype(device: str) -> torch.dtype:
@@ -126,7 +145,7 @@ def _converted(gguf: Path) -> Path:
         # Another process may have been faster: its folder is as good as ours.
         if not (folder / "config.json").is_file():
             os.replace(temporary, folder)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a broken file makes the reader fail in many ways
         raise InputError(f"{gguf}: not a GGUF file that transformers can read ({str(error)[:200]})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -88,21 +88,3 @@ class Pools(torch.utils.data.Dataset[Pool]):
             torch.tensor([[document in self.positives[query] for document in documents] for query in queries]),
         )
 
-
-def nearest_documents(embeddings: Tensor, ids: list[str], count: int = 32) -> dict[str, list[str]]:
-    """Each document's nearest others by the cosine of centred embeddings.
-
-    Args:
-        embeddings: float (n, H), a state a document.
-        ids: Their ids.
-        count: How many neighbours to keep.
-    """
-    centred = torch.nn.functional.normalize(embeddings - embeddings.mean(0), dim=1)
-    count = min(count, len(ids) - 1)
-    result: dict[str, list[str]] = {}
-    for start in range(0, len(ids), 1024):
-        similarity = centred[start : start + 1024] @ centred.T
-        similarity[torch.arange(len(similarity)), torch.arange(start, start + len(similarity))] = -2
-        for offset, row in enumerate(similarity.topk(count).indices.tolist()):
-            result[ids[start + offset]] = [ids[i] for i in row]
-    return result

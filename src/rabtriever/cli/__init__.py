@@ -1,0 +1,49 @@
+"""The command line: one file per command, none with logic of its own."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from rabtriever import __version__
+from rabtriever.errors import InputError
+
+COMMANDS = ("demo", "train", "distill", "index", "search", "evaluate")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: Arguments; the process's own if None.
+
+    Returns:
+        Exit code: 0, 1 if it failed, 2 for bad input, 130 if interrupted.
+    """
+    parser = argparse.ArgumentParser(prog="rabtriever", description="An LLM reranker's judgement at a vector lookup's cost.")
+    parser.add_argument("--version", action="version", version=f"rabtriever {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        module = import_module(f"rabtriever.cli.{name}")
+        summary = (module.__doc__ or "").splitlines()[0]
+        command = commands.add_parser(name, help=summary, description=module.__doc__)
+        module.add_arguments(command)
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+        command.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        args.run(args)
+    except InputError as error:
+        print(f"rabtriever {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"rabtriever {args.command}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader went away, as `| head` does; that is no failure of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

@@ -1,0 +1,7 @@
+"""``python -m rabtriever.cli``."""
+
+import sys
+
+from rabtriever.cli import main
+
+sys.exit(main())

@@ -1,0 +1,28 @@
+"""Search an index."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("uri", help="an index of `rabtriever index`")
+    parser.add_argument("query", help="what is asked")
+    parser.add_argument("-k", type=int, default=10, help="hits to return (default: 10)")
+    parser.add_argument("--where", help="SQL filter over the documents' columns, e.g. \"title LIKE 'A%%'\"")
+    parser.add_argument("--rerank", type=int, metavar="N", help="let the reranker judge the best N")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from rabtriever.index import Index
+
+    hits = Index.open(args.uri).search(args.query, k=args.k, where=args.where, rerank=args.rerank)[0]
+    if args.json:
+        print(json.dumps({"query": args.query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False))
+        return
+    for rank, hit in enumerate(hits, 1):
+        print(f"{rank:3d}  {hit.probability:6.1%}  {hit.id}  {hit.text}")

@@ -1,0 +1,45 @@
+"""Train a reranker (the teacher) on the train split of a BEIR folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from rabtriever.cli.flags import add_flags, from_flags
+from rabtriever.errors import InputError
+from rabtriever.training.settings import RerankerTraining
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("data", help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/train.tsv")
+    parser.add_argument("--out", required=True, help="folder to make; an interrupted run goes on with the same command")
+    parser.add_argument("--model", default="smollm2", help="the LLM: smollm2, hub id, folder or .gguf (default: smollm2)")
+    parser.add_argument("--prompt", help="JSON file with fields of the prompt template that differ from the default")
+    add_flags(parser, RerankerTraining)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    settings = from_flags(args, RerankerTraining)
+    from rabtriever.data import load_data
+    from rabtriever.llm.prompt import PromptTemplate
+    from rabtriever.training.reranker import train_reranker
+
+    prompt = PromptTemplate.from_dict(_json(args.prompt)) if args.prompt else PromptTemplate()
+    train_reranker(load_data(args.data), args.out, args.model, prompt, settings)
+    if args.json:
+        print(json.dumps({"reranker": args.out}))
+    else:
+        print(f"{args.out}: a reranker; next: rabtriever distill {args.data} --teacher {args.out} --out RETRIEVER")
+
+
+def _json(path: str) -> dict[str, object]:
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable JSON file ({error})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a JSON object with fields of the prompt")
+    return values

@@ -1,0 +1,184 @@
+"""BEIR folders: ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``, checked line by line.
+
+A fault is told with its file and line. Tolerated are a byte order mark, Windows line ends, blank lines, and a missing
+``qrels`` folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rabtriever.data.types import Document, Qrels, RetrievalData
+from rabtriever.errors import InputError
+
+_QRELS_HEADER = ("query-id", "corpus-id", "score")
+
+
+def load_data(source: str | Path) -> RetrievalData:
+    """Load a BEIR folder into memory.
+
+    Args:
+        source: Folder with ``corpus.jsonl``, ``queries.jsonl`` and, if there are judgements, ``qrels/<split>.tsv``.
+
+    Returns:
+        Its documents, queries and judgements; the order is that of the files.
+
+    Raises:
+        InputError: Something is missing or malformed; the line names file and line number.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: give a BEIR folder with corpus.jsonl, queries.jsonl and qrels/")
+    documents = {document.id: document for document in read_corpus(folder)}
+    queries = _read_queries(_existing(folder / "queries.jsonl"))
+    qrels = {
+        path.stem: _read_qrels(path, queries, documents)
+        for path in sorted((folder / "qrels").glob("*.tsv"))
+        if not path.name.startswith(".")
+    }
+    return RetrievalData(folder.resolve().name, documents, queries, qrels)
+
+
+def read_corpus(path: str | Path) -> Iterator[Document]:
+    """Read a corpus document by document; only its ids are held in memory.
+
+    Args:
+        path: A JSONL file with ``_id``, ``text`` and optionally ``title`` and ``metadata`` a line, or a folder that
+            holds it as ``corpus.jsonl``.
+
+    Returns:
+        The documents in file order.
+
+    Raises:
+        InputError: The file is missing (at once), or a line is malformed (when it is reached).
+    """
+    path = Path(path)
+    return _documents(_existing(path / "corpus.jsonl" if path.is_dir() else path))
+
+
+def _documents(path: Path) -> Iterator[Document]:
+    seen: dict[str, str] = {}
+    for where, row in _rows(path):
+        document = Document(
+            _unique_id(row, where, seen),
+            _string(row, "text", where),
+            _string(row, "title", where),
+            _metadata(row, where),
+        )
+        if not document.content:
+            raise InputError(f"{where}: title and text of document {document.id!r} are both blank: give one of them")
+        yield document
+    if not seen:
+        raise InputError(f"{path} is empty: a corpus needs at least one document")
+
+
+def _read_queries(path: Path) -> dict[str, str]:
+    seen: dict[str, str] = {}
+    queries = {}
+    for where, row in _rows(path):
+        query = _unique_id(row, where, seen)
+        queries[query] = _string(row, "text", where)
+        if not queries[query].strip():
+            raise InputError(f"{where}: the text of query {query!r} is blank: fill it in or leave the query out")
+    if not queries:
+        raise InputError(f"{path} is empty: give at least one query")
+    return queries
+
+
+def _read_qrels(path: Path, queries: dict[str, str], documents: dict[str, Document]) -> Qrels:
+    lines = _lines(path)
+    where, header = next(lines, (f"{path}, line 1", ""))
+    if tuple(header.split("\t")) != _QRELS_HEADER:
+        raise InputError(f"{where}: no header; it should read {'<TAB>'.join(_QRELS_HEADER)}")
+    qrels: Qrels = {}
+    for where, line in lines:
+        columns = line.split("\t")
+        if len(columns) != 3:
+            raise InputError(f"{where}: {len(columns)} tab-separated columns; there should be three, as in the header")
+        query, document, score = columns
+        if query not in queries:
+            raise InputError(f"{where}: query {query!r} is not in queries.jsonl: add it there or drop the line")
+        if document not in documents:
+            raise InputError(f"{where}: document {document!r} is not in corpus.jsonl: add it there or drop the line")
+        grade = _grade(score, where)
+        if qrels.setdefault(query, {}).setdefault(document, grade) != grade:
+            raise InputError(
+                f"{where}: query {query!r} and document {document!r} were graded otherwise above: keep one"
+            )
+    return qrels
+
+
+def _grade(score: str, where: str) -> int:
+    try:
+        return int(score)
+    except ValueError:
+        raise InputError(
+            f"{where}: score {score!r} is not an integer; 0 means not relevant, 1 and up relevant"
+        ) from None
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise InputError(f"{path} is missing: a BEIR folder has corpus.jsonl, queries.jsonl and qrels/<split>.tsv")
+    return path
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The JSON object on each line, and where it stands."""
+    for where, line in _lines(path):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where}: malformed JSON ({error.msg}, column {error.colno})") from None
+        if not isinstance(row, dict):
+            raise InputError(f"{where}: not a JSON object; each line should be one")
+        yield where, row
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines that are not blank, without their ends, and where each stands."""
+    # Read as bytes: only "\n" ends a line, and what is no UTF-8 can be told with its line.
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            where = f"{path}, line {number}"
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError:
+                raise InputError(f"{where}: not UTF-8: convert the file") from None
+            if line.strip():
+                yield where, line
+
+
+def _unique_id(row: dict[str, Any], where: str, seen: dict[str, str]) -> str:
+    identifier = row.get("_id")
+    if not isinstance(identifier, str) or not identifier.strip():
+        found = f"_id is {identifier!r}" if "_id" in row else "no _id"
+        raise InputError(f"{where}: {found}; it should be a string that is not empty")
+    if identifier in seen:
+        raise InputError(f"{where}: _id {identifier!r} was used before ({seen[identifier]}); ids should be unique")
+    seen[identifier] = where.rpartition(", ")[2]
+    return identifier
+
+
+def _string(row: dict[str, Any], key: str, where: str) -> str:
+    """The string at ``key``; a missing one or null is the empty string."""
+    value = row.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InputError(f"{where}: {key} is {value!r}; it should be a string")
+    try:
+        value.encode()  # JSON can escape half a surrogate pair, which no tokenizer takes.
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: {key} holds half of a surrogate pair: write the character whole") from None
+    return value
+
+
+def _metadata(row: dict[str, Any], where: str) -> dict[str, Any]:
+    value = row.get("metadata")
+    if value is not None and not isinstance(value, dict):
+        raise InputError(f"{where}: metadata is {value!r}; it should be a JSON object")
+    return value or {}

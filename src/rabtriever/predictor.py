@@ -1,0 +1,158 @@
+"""The predictor, from (z_q, z_d) to the teacher's context embedding, and its exact fold into two short vectors.
+
+With standardised states q and d, the predictor is ``z^ = mean + scale * (W2 relu(U q + V d + b1) + b2)``. Ranking needs
+only ``w . z^`` with ``w = w_yes - w_no``, lm_head's two rows. With ``v = W2^T (scale * w)``:
+
+    log-odds(q, d) = sum_j v_j relu(a_j + b_j) + c,    a = U q,    b = V d + b1,    c = w . (mean + scale * b2)
+
+ReLU is positively homogeneous, so |v_j| moves inside: ``v_j relu(a_j + b_j) = sign(v_j) relu(|v_j| a_j + |v_j| b_j)``.
+Units are then ordered by the sign of v_j, and a document is m numbers that need no weights to be scored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class MLPPredictor(nn.Module):
+    """Two layers over the query's state with the document's as latent (arXiv 2604.23336, section 3).
+
+    Args:
+        hidden_size: H, width of the LLM's states.
+        width: m, hidden units; what an index stores per document.
+    """
+
+    def __init__(self, hidden_size: int, width: int = 256) -> None:
+        super().__init__()
+        self.query = nn.Linear(hidden_size, width, bias=False)
+        self.document = nn.Linear(hidden_size, width)
+        self.output = nn.Linear(width, hidden_size)
+        for name in ("query", "document", "output"):
+            self.register_buffer(f"{name}_mean", torch.zeros(hidden_size))
+            self.register_buffer(f"{name}_scale", torch.ones(hidden_size))
+
+    def standardise(self, side: str, states: Tensor) -> None:
+        """Fix the mean and scale of ``query`` or ``document`` inputs or of the ``output`` from a sample (n, H).
+
+        They are affine and per side, so the fold stays exact.
+        """
+        scale = states.std(0, correction=0)
+        getattr(self, f"{side}_mean").copy_(states.mean(0))
+        # A dimension that hardly moves must not be blown up to the size of the others.
+        getattr(self, f"{side}_scale").copy_(scale.clamp_min(0.1 * scale.mean()).clamp_min(1e-6))
+
+    def forward(self, z_q: Tensor, z_d: Tensor) -> Tensor:
+        """Predict context embeddings.
+
+        Args:
+            z_q: float32 (..., H) query states.
+            z_d: float32 (..., H) document states, broadcastable with ``z_q``.
+
+        Returns:
+            float32 (..., H), the estimate z^ of the teacher's z*(q, d).
+        """
+        hidden = torch.relu(self.query_part(z_q) + self.document_part(z_d))
+        return self.output_mean + self.output_scale * self.output(hidden)
+
+    def query_part(self, z_q: Tensor) -> Tensor:
+        """First layer, query side: a (..., m)."""
+        return self.query((z_q - self.query_mean) / self.query_scale)
+
+    def document_part(self, z_d: Tensor) -> Tensor:
+        """First layer, document side with the bias: b (..., m)."""
+        return self.document((z_d - self.document_mean) / self.document_scale)
+
+    def head(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """What the second layer and lm_head's row w (H,) make of the hidden units: v (m,) and the constant c."""
+        scaled = self.output_scale.to(w) * w
+        weight, bias, mean = (value.to(w) for value in (self.output.weight, self.output.bias, self.output_mean))
+        return weight.T @ scaled, w @ mean + scaled @ bias
+
+    def log_odds(self, z_q: Tensor, z_d: Tensor, w: Tensor) -> Tensor:
+        """Every query against every document, differentiable, without building z^.
+
+        Args:
+            z_q: float32 (n, H).
+            z_d: float32 (k, H).
+            w: float32 (H,), w_yes - w_no.
+
+        Returns:
+            float32 (n, k).
+        """
+        v, constant = self.head(w)
+        return torch.relu(self.query_part(z_q)[:, None] + self.document_part(z_d)) @ v + constant
+
+    @torch.no_grad()
+    def fold(self, w: Tensor) -> Fold:
+        """Fold the predictor and lm_head's row ``w`` (H,) into one affine map a side."""
+        v, constant = self.head(w.double())
+        order = torch.argsort(v <= 0, stable=True)
+        size = v.abs()[order]
+
+        def side(layer: nn.Linear, mean: Tensor, scale: Tensor, last: Tensor) -> Affine:
+            weight = layer.weight.double()[order] * size[:, None] / scale.double()
+            bias = -weight @ mean.double()
+            if layer.bias is not None:
+                bias = bias + size * layer.bias.double()[order]
+            weight = torch.cat([weight, weight.new_zeros(1, weight.shape[1])])
+            return Affine(weight.T.float().numpy(), torch.cat([bias, last.view(1)]).float().numpy())
+
+        return Fold(
+            query=side(self.query, self.query_mean, self.query_scale, constant),
+            document=side(self.document, self.document_mean, self.document_scale, torch.zeros_like(constant)),
+            positive=int((v > 0).sum()),
+        )
+
+
+@dataclass(frozen=True)
+class Affine:
+    """States (n, H) to latents (n, m + 1), both float32; the last column is the bias."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def __call__(self, states: np.ndarray) -> np.ndarray:
+        """Apply the map."""
+        return states @ self.weight + self.bias
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The folded predictor.
+
+    Attributes:
+        query: Map of query states.
+        document: Map of document states.
+        positive: How many leading units count with a plus; the others count with a minus.
+    """
+
+    query: Affine
+    document: Affine
+    positive: int
+
+
+def folded_scores(queries: np.ndarray, documents: np.ndarray, positive: int) -> np.ndarray:
+    """Log-odds of every query and document from their latents: the reference that every kernel must equal.
+
+    Args:
+        queries: float32 (n, m + 1).
+        documents: float32 (k, m + 1).
+        positive: Leading units that count with a plus.
+
+    Returns:
+        float32 (n, k).
+    """
+    signs = np.ones(documents.shape[1] - 1, dtype=np.float32)
+    signs[positive:] = -1
+    latents = np.ascontiguousarray(documents[:, :-1])
+    result = np.empty((len(queries), len(documents)), dtype=np.float32)
+    hidden = np.empty_like(latents)
+    for row, query in zip(result, queries, strict=True):
+        np.add(latents, query[:-1], out=hidden)
+        np.maximum(hidden, 0, out=hidden)
+        row[:] = hidden @ signs + documents[:, -1] + query[-1]
+    return result

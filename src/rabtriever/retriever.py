@@ -1,0 +1,146 @@
+"""The student: query and document encoded apart by the teacher's own LLM, judged together by the folded predictor."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rabtriever.errors import InputError
+from rabtriever.llm.backbone import Pooling
+from rabtriever.llm.folder import ADAPTER, new_folder, read_config, write_config
+from rabtriever.predictor import MLPPredictor, folded_scores
+from rabtriever.reranker import GenerativeReranker
+
+PREDICTOR = "predictor.safetensors"
+
+
+class Rabtriever:
+    """A retriever distilled from a generative reranker (arXiv 2604.23336).
+
+    Args:
+        teacher: The reranker; its LLM, frozen, is the encoder.
+        predictor: The trained predictor.
+        pooling: How a segment's state is read.
+    """
+
+    def __init__(self, teacher: GenerativeReranker, predictor: MLPPredictor, pooling: Pooling = "mean") -> None:
+        self.teacher, self.predictor, self.pooling = teacher, predictor.eval(), pooling
+        self.source: str | None = None  # the folder it was loaded from or saved to
+        self._fold = predictor.fold(teacher.w)
+        self.positive = self._fold.positive
+        self.dim = len(self._fold.query.bias)
+        digest = hashlib.sha256(f"{teacher.fingerprint}/{pooling}".encode())
+        for name, value in sorted(predictor.state_dict().items()):
+            digest.update(name.encode() + value.contiguous().numpy().tobytes())
+        self.fingerprint = digest.hexdigest()
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options: Any) -> Rabtriever:  # noqa: ANN401
+        """Load a retriever.
+
+        Args:
+            folder: What ``save_pretrained`` or ``rabtriever distill`` wrote.
+            **options: ``dtype`` and ``device`` of the LLM.
+
+        Raises:
+            InputError: no retriever there.
+        """
+        config = read_config(folder)
+        if "predictor" not in config:
+            raise InputError(f"{folder}: a reranker, not a retriever; make one with `rabtriever distill --teacher {folder}`")
+        weights = Path(folder) / PREDICTOR
+        if not weights.is_file():
+            raise InputError(f"{folder}: {PREDICTOR} is missing; copy the whole folder or distill again")
+        predictor = MLPPredictor(config["predictor"]["hidden_size"], config["predictor"]["width"])
+        predictor.load_state_dict(load_file(weights))
+        retriever = cls(GenerativeReranker.from_pretrained(folder, **options), predictor, config["pooling"])
+        retriever.source = str(folder)
+        return retriever
+
+    def save_pretrained(self, folder: str | Path, notes: dict[str, Any] | None = None) -> None:
+        """Write the retriever, its teacher's adapter included, so that the folder is also the reranker.
+
+        Args:
+            folder: To make; it must not exist.
+            notes: Further JSON values for the configuration, such as how it was trained.
+
+        Raises:
+            InputError: ``folder`` exists.
+        """
+        llm = self.teacher.llm
+        with new_folder(folder) as new:
+            if llm.adapter is not None:
+                shutil.copytree(llm.adapter, new / ADAPTER)
+            save_file(self.predictor.state_dict(), new / PREDICTOR)
+            shape = {"kind": "mlp", "hidden_size": self.predictor.query.in_features, "width": self.dim - 1}
+            config = {"llm": llm.source, "prompt": self.teacher.template.to_dict(), "pooling": self.pooling}
+            write_config(new, {**config, "predictor": shape, **(notes or {})})
+        self.source = str(folder)
+
+    def encode_query(self, texts: Sequence[str], show_progress: bool = False) -> np.ndarray:
+        """Queries to what the folded score needs of them.
+
+        Args:
+            texts: n queries.
+            show_progress: Tell on stderr how far it is.
+
+        Returns:
+            float32 (n, dim); the last column is the bias.
+
+        Raises:
+            InputError: a query of zero tokens.
+        """
+        return self._fold.query(self.states("query", texts, show_progress).numpy())
+
+    def encode_document(self, texts: Sequence[str], show_progress: bool = False) -> np.ndarray:
+        """Documents to latents; like :meth:`encode_query`.
+
+        Returns:
+            float32 (n, dim); the last column is the bias.
+        """
+        return self._fold.document(self.states("document", texts, show_progress).numpy())
+
+    def similarity(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
+        """The student's log-odds for every query and document.
+
+        Args:
+            queries: float32 (n, dim) from :meth:`encode_query`.
+            documents: float32 (k, dim) from :meth:`encode_document`.
+
+        Returns:
+            float32 (n, k).
+        """
+        return folded_scores(np.atleast_2d(queries), np.atleast_2d(documents), self.positive)
+
+    def reranker(self) -> GenerativeReranker:
+        """The teacher this retriever was distilled from."""
+        return self.teacher
+
+    def states(self, side: str, texts: Sequence[str], show_progress: bool = False) -> Tensor:
+        """z_q or z_d: float32 (n, H), before the predictor.
+
+        Args:
+            side: ``query`` or ``document``.
+            texts: n texts.
+            show_progress: Tell on stderr how far it is.
+        """
+        return encode(self.teacher, side, texts, self.pooling, show_progress)
+
+
+def encode(
+    teacher: GenerativeReranker, side: str, texts: Sequence[str], pooling: Pooling, show_progress: bool = False
+) -> Tensor:
+    """The frozen LLM's states of queries or documents read alone: float32 (n, H)."""
+    prompt = teacher.prompt
+    ids = prompt.query_ids(texts, alone=True) if side == "query" else prompt.document_ids(texts)
+    states: Tensor = teacher.backbone.states(ids, pooling, f"reading {side} texts" if show_progress else None)
+    return states.clone() if states.is_inference() else states
+

@@ -1,0 +1,1 @@
+"""Learning: the reranker from judgements, the retriever from the reranker."""

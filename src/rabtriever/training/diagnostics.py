@@ -1,0 +1,83 @@
+"""What to watch while distilling: a predictor that ignores the document looks fine by its loss alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rabtriever.predictor import MLPPredictor
+from rabtriever.reranker import GenerativeReranker
+
+
+class Watched(Protocol):
+    """What is looked at of a run."""
+
+    predictor: MLPPredictor
+    teacher: GenerativeReranker
+    z_q: Tensor
+    z_d: Tensor
+    pairs: Tensor
+    targets: Tensor
+
+
+class Diagnostics:
+    """Measures a student between rounds.
+
+    Args:
+        dev_states: float32 (n, H), z_q of development queries, or None.
+        dev_positives: Their judged documents' positions.
+    """
+
+    def __init__(self, dev_states: Tensor | None, dev_positives: Sequence[Sequence[int]]) -> None:
+        self.dev_states, self.dev_positives = dev_states, dev_positives
+        self.teacher_calls = 0  # pairs the student was taught on
+        self.new_calls = 0  # those that were not in the cache
+
+    @torch.no_grad()
+    def on_fresh_pairs(self, run: Watched, fresh: Tensor) -> dict[str, float]:
+        """Agreement with the teacher on pairs not trained on yet: a free held-out sample."""
+        (q, d), target = run.pairs[fresh].T, run.targets[fresh]
+        predicted = run.predictor(run.z_q[q], run.z_d[d]) @ run.teacher.w
+        both = torch.stack([predicted, target @ run.teacher.w])
+        return {"fresh_pearson": torch.corrcoef(both)[0, 1].item()}
+
+    @torch.no_grad()
+    def of_student(self, run: Watched) -> dict[str, float]:
+        """Dev R@1, the copy baselines and the spread over documents, on a sample of 256 scored pairs.
+
+        Errors are squared, in units of each dimension's spread, like the loss: ``copy_query`` predicts z^ = z_q;
+        ``mean_document`` averages z^ over documents, so the pair's own error must lie clearly below it; ``spread`` is
+        the standard deviation of z^ over documents for one query, against that of z* over pairs.
+        """
+        rows = torch.linspace(0, len(run.pairs) - 1, min(256, len(run.pairs))).long()
+        (q, d), target = run.pairs[rows].T, run.targets[rows]
+        some = run.z_d[torch.linspace(0, len(run.z_d) - 1, min(32, len(run.z_d))).long()]
+        everywhere = torch.stack([run.predictor(run.z_q[q], document) for document in some])
+
+        def error(predicted: Tensor) -> float:
+            return ((predicted - target) / run.predictor.output_scale).square().mean().item()
+
+        line = {
+            "teacher_calls": self.teacher_calls,
+            "new_teacher_calls": self.new_calls,
+            "pair_error": error(run.predictor(run.z_q[q], run.z_d[d])),
+            "copy_query": error(run.z_q[q]),
+            "mean_document": error(everywhere.mean(0)),
+            "spread": (everywhere.std(0) / run.predictor.output_scale).mean().item(),
+        }
+        if self.dev_states is not None:
+            line["dev_R@1"] = self._hits(run)
+        return line
+
+    def _hits(self, run: Watched) -> float:
+        assert self.dev_states is not None
+        hits = 0
+        for start in range(0, len(self.dev_states), 64):
+            states = self.dev_states[start : start + 64]
+            blocks = [run.predictor.log_odds(states, block, run.teacher.w) for block in run.z_d.split(512)]
+            best = torch.cat(blocks, dim=1).argmax(1).tolist()
+            hits += sum(top in right for top, right in zip(best, self.dev_positives[start : start + 64], strict=True))
+        return hits / len(self.dev_states)

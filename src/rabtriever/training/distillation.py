@@ -1,0 +1,184 @@
+"""On-policy distillation: the student ranks, the teacher judges what it ranked, the predictor learns from that."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rabtriever.data import RetrievalData
+from rabtriever.errors import InputError
+from rabtriever.llm.backbone import Pooling
+from rabtriever.predictor import MLPPredictor
+from rabtriever.reranker import GenerativeReranker
+from rabtriever.retriever import Rabtriever
+from rabtriever.training.cache import StateCache
+from rabtriever.training.diagnostics import Diagnostics
+from rabtriever.training.labels import label_loss
+from rabtriever.training.losses import embedding_error, reverse_kl
+from rabtriever.training.policy import batches, choose_pairs
+from rabtriever.training.settings import Distillation
+
+
+def distill(
+    data: RetrievalData, teacher: str | Path, out: str | Path, settings: Distillation | None = None
+) -> Rabtriever:
+    """Distil a reranker into a retriever and write it to ``out``.
+
+    Teacher outputs are cached on disk, so an interrupted run repeats nothing that was paid for. Without qrels all
+    queries are used and only the teacher teaches.
+
+    Args:
+        data: Documents and queries; judgements if there are any.
+        teacher: What :meth:`GenerativeReranker.from_pretrained` takes.
+        out: Folder to make.
+        settings: How to distil; the defaults if None.
+
+    Raises:
+        InputError: ``out`` exists, or there is nothing to train on.
+    """
+    settings = settings or Distillation()
+    if Path(out).exists():
+        raise InputError(f"{out}: exists already; give another --out or remove it")
+    torch.manual_seed(settings.seed)
+    reranker = GenerativeReranker.from_pretrained(teacher)
+    run = _Run(data, reranker, settings)
+    log = [line for line in run.train() if _report(line)]
+    retriever = Rabtriever(reranker, run.predictor, run.pooling)
+    notes = {"data": data.name, "training": asdict(settings), "teacher_calls": run.diagnostics.teacher_calls}
+    retriever.save_pretrained(out, notes)
+    (Path(out) / "distill_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
+    return retriever
+
+
+class _Run:
+    """The state of one distillation: encoded texts, the pairs scored so far, the predictor."""
+
+    def __init__(self, data: RetrievalData, teacher: GenerativeReranker, settings: Distillation) -> None:
+        self.settings, self.teacher = settings, teacher
+        self.pooling: Pooling = "mean" if settings.pooling == "mean" else "last"
+        self.chance = torch.Generator().manual_seed(settings.seed)
+        self.cache = StateCache(teacher)
+        place = {document: i for i, document in enumerate(data.documents)}
+        train, dev = _split(data, settings)
+        self.queries = [data.queries[query] for query in train]
+        self.documents = [document.content for document in data.documents.values()]
+        self.positives = [[place[document] for document in right] for right in train.values()]
+        self.z_q = self.cache.states("query", self.queries, self.pooling)
+        self.z_d = self.cache.states("document", self.documents, self.pooling)
+        dev_states = self.cache.states("query", [data.queries[query] for query in dev], self.pooling) if dev else None
+        self.diagnostics = Diagnostics(dev_states, [[place[document] for document in right] for right in dev.values()])
+        self.predictor = MLPPredictor(teacher.backbone.hidden_size, settings.width)
+        self.predictor.standardise("query", self.z_q)
+        self.predictor.standardise("document", self.z_d)
+        self.pairs = torch.empty(0, 2, dtype=torch.long)
+        self.targets = torch.empty(0, teacher.backbone.hidden_size)
+
+    def train(self) -> Iterator[dict[str, Any]]:
+        """Rank, ask the teacher, learn; a log line a round."""
+        settings = self.settings
+        optimiser = torch.optim.AdamW(
+            self.predictor.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        a_round = max(1, settings.steps // settings.rounds)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, settings.learning_rate, total_steps=a_round * settings.rounds, pct_start=0.05
+        )
+        asked = batches(len(self.queries), self._queries_a_round(), self.chance)
+        for number, rows in enumerate(itertools.islice(asked, settings.rounds)):
+            fresh = self._ask(rows)
+            if number == 0:
+                self.predictor.standardise("output", self.targets)
+            fidelity = self.diagnostics.on_fresh_pairs(self, fresh) if number else {}
+            losses = [self._step(optimiser, schedule) for _ in range(a_round)]
+            means = {name: sum(loss[name] for loss in losses) / len(losses) for name in losses[0]}
+            yield {"round": number + 1, **means, **fidelity, **self.diagnostics.of_student(self)}
+
+    def _queries_a_round(self) -> int:
+        calls = self.settings.teacher_calls / (self.settings.rounds * self.settings.pairs)
+        return min(len(self.queries), max(1, math.ceil(calls)))
+
+    @torch.no_grad()
+    def _ask(self, rows: Tensor) -> Tensor:
+        """Choose pairs for these queries and let the teacher score them; returns the new pairs' positions."""
+        settings, left = self.settings, self.settings.teacher_calls - len(self.pairs)
+        log_odds = torch.cat([self._log_odds(self.z_q[batch]) for batch in rows.split(64)])
+        pairs = choose_pairs(
+            log_odds,
+            [self.positives[row] for row in rows.tolist()],
+            settings.pairs,
+            1.0 if settings.policy == "off" else settings.exploration,
+            settings.temperature,
+            self.chance,
+        )
+        pairs = pairs[torch.argsort(pairs[:, 0], stable=True)][:left]
+        pairs = torch.stack([rows[pairs[:, 0]], pairs[:, 1]], dim=1)
+        states, calls = self.cache.context_embeddings(self.queries, self.documents, pairs)
+        self.diagnostics.teacher_calls += len(pairs)
+        self.diagnostics.new_calls += calls
+        self.pairs, self.targets = torch.cat([self.pairs, pairs]), torch.cat([self.targets, states])
+        return torch.arange(len(self.pairs) - len(pairs), len(self.pairs))
+
+    def _step(self, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler) -> dict[str, float]:
+        """One step on a batch of scored pairs and, with labels, on a batch of labelled queries."""
+        settings = self.settings
+        rows = torch.randint(len(self.pairs), (256,), generator=self.chance)
+        (q, d), target = self.pairs[rows].T, self.targets[rows]
+        predicted = self.predictor(self.z_q[q], self.z_d[d])
+        error = embedding_error(predicted, target, self.predictor.output_scale)
+        divergence = reverse_kl(predicted @ self.teacher.w, target @ self.teacher.w)
+        loss = error + settings.kl_weight * divergence
+        labels = torch.zeros(())
+        if settings.label_weight and any(self.positives):
+            rows = torch.randint(len(self.queries), (64,), generator=self.chance)
+            right = [self.positives[row] for row in rows.tolist()]
+            labels = label_loss(self.predictor, self.z_q[rows], self.z_d, right, self.teacher.w, self.chance)
+            loss = loss + settings.label_weight * labels
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        return {"mse": error.item(), "reverse_kl": divergence.item(), "label_loss": labels.item()}
+
+    def _log_odds(self, z_q: Tensor) -> Tensor:
+        blocks = [self.predictor.log_odds(z_q, block, self.teacher.w) for block in self.z_d.split(512)]
+        return torch.cat(blocks, dim=1)
+
+
+def _split(data: RetrievalData, settings: Distillation) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Training and development queries, each with its judged documents; what is held out is never trained on."""
+
+    def right(split: str, query: str) -> list[str]:
+        return [document for document, grade in data.qrels[split][query].items() if grade > 0]
+
+    if "train" not in data.qrels:
+        if data.qrels:
+            judged = {query for qrels in data.qrels.values() for query in qrels}
+            unjudged = [query for query in data.queries if query not in judged]
+        else:
+            unjudged = list(data.queries)
+        if not unjudged:
+            raise InputError(f"{data.name}: no train split and no query outside the others; add queries or qrels/train.tsv")
+        return dict.fromkeys(unjudged[: settings.queries or None], []), {}
+    train = {query: right("train", query) for query in data.judged("train", settings.queries or None, settings.seed)}
+    if "dev" in data.qrels:
+        return train, {query: right("dev", query) for query in data.judged("dev", 500)}
+    held = list(train)[:: max(10, len(train) // 500)]
+    dev = {query: train.pop(query) for query in held}
+    if not train:
+        raise InputError(f"{data.name}: too few labelled queries to train on; give at least two")
+    return train, dev
+
+
+def _report(line: dict[str, Any]) -> bool:
+    print(json.dumps(line), file=sys.stderr, flush=True)
+    return True

@@ -1,0 +1,53 @@
+"""Which pairs the teacher is asked about: the student's own ranking decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+
+def choose_pairs(
+    log_odds: Tensor,
+    positives: Sequence[Sequence[int]],
+    count: int,
+    exploration: float,
+    temperature: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """The pairs that the teacher scores for a batch of queries: a judged positive, the policy's choice, exploration.
+
+    Args:
+        log_odds: float (n, k), the student's.
+        positives: Judged documents of each query; empty without qrels.
+        count: Pairs a query.
+        exploration: Chance that a document is drawn uniformly instead of from the policy; 1 is off-policy.
+        temperature: Of the policy, the softmax over the student's log-odds.
+        generator: Source of chance.
+
+    Returns:
+        int64 (n * count, 2) of (row of ``log_odds``, document), no pair twice; fewer if there are not ``count`` documents.
+    """
+    rows = torch.arange(len(log_odds))
+    taken = torch.zeros_like(log_odds, dtype=torch.bool)
+    columns = []
+    for slot in range(min(count, log_odds.shape[1])):
+        explore = torch.rand(len(log_odds), 1, generator=generator) < exploration
+        logits = torch.where(explore, torch.zeros_like(log_odds), log_odds / temperature).masked_fill(taken, float("-inf"))
+        # Gumbel's trick: the argmax of logits + noise is a draw from their softmax.
+        uniform = torch.rand(log_odds.shape, generator=generator).clamp_min(1e-20)
+        column = (logits - torch.log(-torch.log(uniform))).argmax(1)
+        if slot == 0:
+            for row, right in enumerate(positives):
+                if right:
+                    column[row] = right[int(torch.randint(len(right), (1,), generator=generator))]
+        taken[rows, column] = True
+        columns.append(column)
+    return torch.stack([rows.repeat(len(columns)), torch.cat(columns)], dim=1)
+
+
+def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Endless random batches of positions; each pass over all of them is shuffled anew."""
+    while True:
+        yield from torch.randperm(count, generator=generator).split(size)

@@ -1,0 +1,74 @@
+"""The settings of both trainings: one dataclass each, from which the command line takes its flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rabtriever.errors import InputError
+
+OBJECTIVES = ("listwise", "sft", "dpo")
+POLICIES = ("on", "off")
+
+
+@dataclass(frozen=True)
+class RerankerTraining:
+    """How a reranker is trained; every field is a flag of ``rabtriever train``."""
+
+    objective: str = field(default="listwise", metadata={"help": "listwise (+ pointwise), sft (pointwise alone) or dpo"})
+    steps: int = field(default=300, metadata={"help": "optimiser steps"})
+    negatives: int = field(default=7, metadata={"help": "negatives a query; they are each other's positives"})
+    hard: float = field(default=0.7, metadata={"help": "share of negatives that are mined: mistaken for the positive"})
+    learning_rate: float = field(default=5e-4, metadata={"help": "peak learning rate, cosine decay after 5%% warm-up"})
+    lora_rank: int = field(default=16, metadata={"help": "rank of the adapter"})
+    lora_depth: float = field(default=0.67, metadata={"help": "upper share of the layers that gets an adapter"})
+    checkpoint_every: int = field(default=50, metadata={"help": "steps between checkpoints"})
+    seed: int = field(default=0, metadata={"help": "seed of all draws"})
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            InputError: a value out of its range.
+        """
+        if self.objective not in OBJECTIVES:
+            raise InputError(f"objective {self.objective!r}: choose one of {', '.join(OBJECTIVES)}")
+        if min(self.steps, self.negatives, self.lora_rank, self.checkpoint_every) < 1:
+            raise InputError("steps, negatives, lora_rank and checkpoint_every must be at least 1")
+        if not 0 <= self.hard <= 1 or not 0 < self.lora_depth <= 1:
+            raise InputError("hard must lie in [0, 1] and lora_depth in (0, 1]")
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How a retriever is distilled; every field is a flag of ``rabtriever distill``."""
+
+    policy: str = field(default="on", metadata={"help": "on: ask about what the student ranks high; off: uniform pairs"})
+    teacher_calls: int = field(default=24_000, metadata={"help": "pairs the teacher scores in all"})
+    pairs: int = field(default=3, metadata={"help": "pairs a query: its positive, then policy and exploration"})
+    rounds: int = field(default=12, metadata={"help": "how often the student ranks anew"})
+    exploration: float = field(default=0.5, metadata={"help": "chance that a pair is drawn uniformly"})
+    temperature: float = field(default=1.0, metadata={"help": "of the policy"})
+    kl_weight: float = field(default=1.0, metadata={"help": "lambda, weight of the reverse KL"})
+    label_weight: float = field(default=0.2, metadata={"help": "weight of the label softmax over all documents"})
+    queries: int = field(default=0, metadata={"help": "labelled queries to use at most; 0: all"})
+    width: int = field(default=256, metadata={"help": "hidden units m: numbers stored per document"})
+    pooling: str = field(default="mean", metadata={"help": "mean or last: how a segment's state is read"})
+    steps: int = field(default=6000, metadata={"help": "optimiser steps, spread evenly over the rounds"})
+    learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate, cosine decay"})
+    weight_decay: float = field(default=0.05, metadata={"help": "AdamW's"})
+    seed: int = field(default=0, metadata={"help": "seed of all draws"})
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            InputError: a value out of its range.
+        """
+        if self.policy not in POLICIES:
+            raise InputError(f"policy {self.policy!r}: choose one of {', '.join(POLICIES)}")
+        if self.pooling not in ("mean", "last"):
+            raise InputError(f"pooling {self.pooling!r}: choose mean or last")
+        if min(self.teacher_calls, self.pairs, self.rounds, self.width, self.steps) < 1 or self.queries < 0:
+            raise InputError("teacher_calls, pairs, rounds, width and steps must be at least 1, queries at least 0")
+        if not 0 <= self.exploration <= 1 or self.temperature <= 0:
+            raise InputError("exploration must lie in [0, 1] and temperature above 0")

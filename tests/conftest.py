@@ -1,0 +1,119 @@
+"""A tiny random LLM, built in memory, and what is made of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from tiny import ARCHITECTURES, WORDS, make_reranker
+
+from rabtriever.data import Document, RetrievalData
+from rabtriever.predictor import MLPPredictor
+from rabtriever.reranker import GenerativeReranker
+from rabtriever.retriever import Rabtriever
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE trained on a line of text; it knows " yes" and " no"."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator([WORDS] * 20, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>")
+
+
+@pytest.fixture(scope="session")
+def llm_folders(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A saved tiny random LLM of each architecture."""
+    folders = {}
+    for seed, architecture in enumerate(ARCHITECTURES):
+        config = AutoConfig.for_model(
+            architecture,
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            max_position_embeddings=1024,
+            pad_token_id=1,
+            bos_token_id=0,
+            eos_token_id=1,
+            **({"sliding_window": 128} if architecture in ("gemma3_text", "mistral") else {}),
+        )
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)
+        for weight in model.parameters():
+            # The default initialisation is so small that all texts look alike; tests should be able to tell them apart.
+            if weight.dim() > 1:
+                torch.nn.init.normal_(weight, std=0.3)
+        folders[architecture] = tmp_path_factory.mktemp(architecture)
+        model.save_pretrained(folders[architecture])
+        tokenizer.save_pretrained(folders[architecture])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def llm_folder(llm_folders: dict[str, Path]) -> Path:
+    """The tiny Llama."""
+    return llm_folders["llama"]
+
+
+@pytest.fixture(scope="session")
+def reranker(llm_folder: Path) -> GenerativeReranker:
+    """A reranker on the tiny Llama, untrained."""
+    return make_reranker(llm_folder)
+
+
+@pytest.fixture(scope="session")
+def retriever(reranker: GenerativeReranker) -> Rabtriever:
+    """A retriever on the tiny Llama with a random predictor."""
+    torch.manual_seed(0)
+    predictor = MLPPredictor(reranker.backbone.hidden_size, width=16)
+    for side in ("query", "document", "output"):
+        predictor.standardise(side, torch.randn(50, reranker.backbone.hidden_size) * 2 + 1)
+    return Rabtriever(reranker, predictor)
+
+
+@pytest.fixture
+def tiny_data() -> RetrievalData:
+    """Six documents, twelve queries, two splits."""
+    topics = ["weather", "flight", "recipe", "music", "lamp", "sponge"]
+    documents = {topic: Document(topic, f"find the {topic} for me", topic) for topic in topics}
+    queries = {f"q{i}": f"please show {topic} {word}" for i, (topic, word) in enumerate(
+        (topic, word) for word in ("city", "table") for topic in topics
+    )}
+    right = {query: {topics[i % 6]: 1} for i, query in enumerate(queries)}
+    return RetrievalData(
+        "tiny", documents, queries, {"train": dict(list(right.items())[:8]), "test": dict(list(right.items())[8:])}
+    )
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real data sets, if this machine has it."""
+    path = Path(os.environ.get("RABTRIEVER_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip(f"no real data at {path}; set RABTRIEVER_DATA to a folder of BEIR folders")
+    return path

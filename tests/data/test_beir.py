@@ -1,0 +1,213 @@
+"""BEIR folders: what is read, what is tolerated, and how each fault is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rabtriever.data import Document, load_data, read_corpus
+from rabtriever.errors import InputError
+
+CORPUS = (
+    '{"_id": "lamp", "title": "Lamp", "text": "gives light", "metadata": {"room": "hall"}}\n'
+    '{"_id": "rope", "text": "ties things"}\n'
+)
+QUERIES = '{"_id": "q1", "text": "it is dark", "metadata": {"any": [1]}}\n{"_id": "q2", "text": "it falls off"}\n'
+HEADER = "query-id\tcorpus-id\tscore\n"
+QRELS = HEADER + "q1\tlamp\t1\nq1\trope\t0\nq2\trope\t2\n"
+Folder = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """Writes a BEIR folder; None leaves a file out."""
+
+    def write(corpus: str | bytes | None = CORPUS, queries: str | bytes | None = QUERIES, **qrels: str) -> Path:
+        path = tmp_path / "shop"
+        (path / "qrels").mkdir(parents=True)
+        files = {"corpus.jsonl": corpus, "queries.jsonl": queries}
+        for name, content in (files | {f"qrels/{split}.tsv": rows for split, rows in qrels.items()}).items():
+            if content is not None:
+                (path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def test_a_folder_is_read_whole(folder: Folder) -> None:
+    data = load_data(folder(test=QRELS, dev=HEADER))
+    assert data.name == "shop"
+    assert data.documents == {
+        "lamp": Document("lamp", "gives light", "Lamp", {"room": "hall"}),
+        "rope": Document("rope", "ties things"),
+    }
+    assert list(data.documents) == ["lamp", "rope"]
+    assert data.queries == {"q1": "it is dark", "q2": "it falls off"}
+    assert data.qrels == {"dev": {}, "test": {"q1": {"lamp": 1, "rope": 0}, "q2": {"rope": 2}}}
+
+
+def test_the_folder_may_be_named_by_a_string_or_from_inside(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder(test=QRELS)
+    monkeypatch.chdir(path)
+    assert load_data(".") == load_data(str(path))
+
+
+def test_marks_and_line_ends_of_other_systems_and_blank_lines_are_tolerated(folder: Folder) -> None:
+    def foreign(content: str) -> str:
+        return "\ufeff" + (content + "\n").replace("\n", "\r\n")
+
+    data = load_data(folder(foreign(CORPUS), foreign(QUERIES), test=foreign(QRELS)))
+    assert list(data.documents) == ["lamp", "rope"]
+    assert data.queries["q2"] == "it falls off"
+    assert data.qrels["test"]["q2"] == {"rope": 2}
+
+
+def test_a_line_ends_only_at_a_newline(folder: Folder) -> None:
+    data = load_data(folder(queries='{"_id": "q1", "text": "one\u2028two\x85three"}'))
+    assert data.queries == {"q1": "one\u2028two\x85three"}
+
+
+def test_judgements_are_optional(folder: Folder) -> None:
+    path = folder()
+    assert load_data(path).qrels == {}
+    (path / "qrels").rmdir()
+    assert load_data(path).qrels == {}
+
+
+def test_hidden_and_other_files_beside_the_judgements_are_passed_over(folder: Folder) -> None:
+    path = folder(test=QRELS)
+    (path / "qrels" / "._test.tsv").write_bytes(b"\x00\x05")
+    (path / "qrels" / "notes.txt").write_text("none")
+    assert list(load_data(path).qrels) == ["test"]
+
+
+def test_null_title_and_metadata_are_none_given(folder: Folder) -> None:
+    path = folder('{"_id": "a", "title": null, "text": "ties", "metadata": null}')
+    assert list(read_corpus(path)) == [Document("a", "ties")]
+
+
+def test_a_judgement_said_twice_alike_is_one(folder: Folder) -> None:
+    assert load_data(folder(test=QRELS + "q2\trope\t2\n")).qrels["test"]["q2"] == {"rope": 2}
+
+
+def test_a_corpus_is_read_from_a_file_or_a_folder_without_queries(folder: Folder) -> None:
+    path = folder(queries=None)
+    assert [document.id for document in read_corpus(path)] == ["lamp", "rope"]
+    assert list(read_corpus(str(path / "corpus.jsonl"))) == list(read_corpus(path))
+
+
+def test_a_corpus_is_streamed(folder: Folder) -> None:
+    documents = read_corpus(folder(CORPUS + "broken"))
+    assert next(documents).id == "lamp"
+    assert next(documents).id == "rope"
+    with pytest.raises(InputError, match=r"line 3: malformed JSON"):
+        next(documents)
+
+
+def test_a_missing_corpus_is_told_before_it_is_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"corpus\.jsonl is missing"):
+        read_corpus(tmp_path)
+    with pytest.raises(InputError, match=r"none\.jsonl is missing"):
+        read_corpus(tmp_path / "none.jsonl")
+
+
+def test_what_is_no_folder_and_what_lacks_queries_is_refused(folder: Folder) -> None:
+    path = folder(queries=None)
+    with pytest.raises(InputError, match=r"queries\.jsonl is missing"):
+        load_data(path)
+    for source in (path / "corpus.jsonl", path / "none"):
+        with pytest.raises(InputError, match="is no folder: give a BEIR folder"):
+            load_data(source)
+
+
+CORPUS_FAULTS = {
+    "": r"is empty",
+    "\n\n": r"is empty",
+    '{"_id": "a"': r", line 1: malformed JSON",
+    '{"_id": "a", "text": "b"}\n\n{"_id"}': r", line 3: malformed JSON",
+    '["a"]': r", line 1: not a JSON object",
+    '{"text": "b"}': r", line 1: no _id",
+    '{"_id": "", "text": "b"}': r", line 1: _id is ''",
+    '{"_id": " ", "text": "b"}': r", line 1: _id is ' '",
+    '{"_id": 7, "text": "b"}': r", line 1: _id is 7; it should be a string",
+    '{"_id": null, "text": "b"}': r", line 1: _id is None",
+    '{"_id": "a", "text": "b"}\n{"_id": "c", "text": "d"}\n{"_id": "a", "text": "e"}': (
+        r", line 3: _id 'a' was used before \(line 1\)"
+    ),
+    '{"_id": "a", "title": " ", "text": ""}': r", line 1: title and text of document 'a' are both blank",
+    '{"_id": "a"}': r", line 1: title and text of document 'a' are both blank",
+    '{"_id": "a", "text": 5}': r", line 1: text is 5; it should be a string",
+    '{"_id": "a", "text": "b", "title": ["t"]}': r", line 1: title is \['t'\]; it should be a string",
+    '{"_id": "a", "text": "b", "metadata": "m"}': r", line 1: metadata is 'm'; it should be a JSON object",
+    '{"_id": "a", "text": "\\ud83d"}': r", line 1: text holds half of a surrogate pair",
+    b'{"_id": "a", "text": "b"}\n{"_id": "c", "text": "caf\xe9"}': r", line 2: not UTF-8",
+}
+
+
+@pytest.mark.parametrize(("content", "message"), CORPUS_FAULTS.items())
+def test_faults_of_a_corpus(folder: Folder, content: str | bytes, message: str) -> None:
+    with pytest.raises(InputError, match=r"corpus\.jsonl" + (" " if message == "is empty" else "") + message):
+        load_data(folder(content, test=QRELS))
+
+
+QUERY_FAULTS = {
+    "": r" is empty",
+    "{": r", line 1: malformed JSON",
+    '{"_id": "q1", "text": " "}': r", line 1: the text of query 'q1' is blank",
+    '{"_id": "q1"}': r", line 1: the text of query 'q1' is blank",
+    '{"_id": "q1", "text": "a"}\n{"_id": "q1", "text": "b"}': r", line 2: _id 'q1' was used before \(line 1\)",
+    '{"_id": 1, "text": "a"}': r", line 1: _id is 1",
+}
+
+
+@pytest.mark.parametrize(("content", "message"), QUERY_FAULTS.items())
+def test_faults_of_queries(folder: Folder, content: str, message: str) -> None:
+    with pytest.raises(InputError, match=r"queries\.jsonl" + message):
+        load_data(folder(queries=content))
+
+
+QRELS_FAULTS = {
+    "": r", line 1: no header; it should read query-id<TAB>corpus-id<TAB>score",
+    "q1\tlamp\t1\n": r", line 1: no header",
+    "query-id corpus-id score\n": r", line 1: no header",
+    HEADER + "q1 lamp 1\n": r", line 2: 1 tab-separated columns",
+    HEADER + "q1\t0\tlamp\t1\n": r", line 2: 4 tab-separated columns",
+    HEADER + "q1\tlamp\t1\nq1\trope\t0.5\n": r", line 3: score '0\.5' is not an integer",
+    HEADER + "q1\tlamp\t\n": r", line 2: score '' is not an integer",
+    HEADER + "q9\tlamp\t1\n": r", line 2: query 'q9' is not in queries\.jsonl",
+    HEADER + "q1\tsofa\t1\n": r", line 2: document 'sofa' is not in corpus\.jsonl",
+    HEADER + "q1\tlamp\t1\nq1\tlamp\t2\n": r", line 3: query 'q1' and document 'lamp' were graded otherwise",
+}
+
+
+@pytest.mark.parametrize(("content", "message"), QRELS_FAULTS.items())
+def test_faults_of_judgements(folder: Folder, content: str, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(str(Path("qrels") / "test.tsv")) + message):
+        load_data(folder(test=content))
+
+
+# Folder -> documents and judged queries of each split, as its makers count them.
+REAL = {
+    "empathetic_response": (5616, {"test": 2713, "train": 2972}),
+    "esconv": (8, {"dev": 2621, "test": 2801, "train": 12271}),
+    "metatool": (199, {"dev": 2054, "test": 2055, "test_multi": 497, "train": 16435}),
+    "msmarco_dl1920": (30045, {"test": 97}),
+    "nfcorpus": (3633, {"dev": 324, "test": 323, "train": 2590}),
+    "openbookqa": (16442, {"test": 500, "train": 4957}),
+    "saycan": (69, {"test": 81}),
+    "saycan_next": (69, {"dev": 38, "test": 125, "train": 195}),
+    "scifact": (5183, {"test": 300, "train": 809}),
+    "strategyqa_facts": (6106, {"test": 229, "train": 2061}),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_folders_load_and_count_right(real_data: Path, name: str) -> None:
+    documents, judged = REAL[name]
+    data = load_data(real_data / name)
+    assert data.name == name
+    assert len(data.documents) == documents
+    assert {split: len(data.judged(split)) for split in judged} == judged

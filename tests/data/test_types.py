@@ -1,0 +1,68 @@
+"""What a document shows to models, and which queries a split holds."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rabtriever.data import Document, RetrievalData
+from rabtriever.errors import InputError
+
+DATA = RetrievalData(
+    "shop",
+    {"a": Document("a", "lamp"), "b": Document("b", "rope")},
+    {f"q{i}": f"query {i}" for i in range(20)},
+    {
+        "test": {"q7": {"a": 0, "b": 2}, "q3": {"a": 1}, "q5": {"a": 0}, "q6": {"b": -1}},
+        "train": {f"q{i}": {"a": 1} for i in range(20)},
+        "junk": {"q0": {"a": 0}},
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "content"),
+    [
+        ("Lamp", "gives light", "Lamp: gives light"),
+        ("Lamp", "", "Lamp"),
+        ("", "gives light", "gives light"),
+        (" ", "gives light", "gives light"),
+        ("Lamp", "\n", "Lamp"),
+        ("", " ", ""),
+    ],
+)
+def test_content_is_title_and_text_or_the_one_there_is(title: str, text: str, content: str) -> None:
+    assert Document("d", text, title).content == content
+
+
+def test_judged_are_the_queries_with_a_positive_judgement_in_file_order() -> None:
+    assert DATA.judged("test") == {"q3": "query 3", "q7": "query 7"}
+    assert list(DATA.judged("test")) == ["q3", "q7"]
+
+
+@given(limit=st.integers(1, 30), more=st.integers(0, 30), seed=st.integers(0, 99))
+def test_samples_keep_the_order_repeat_with_their_seed_and_nest(limit: int, more: int, seed: int) -> None:
+    sample, larger = DATA.judged("train", limit, seed), DATA.judged("train", limit + more, seed)
+    assert len(sample) == min(limit, 20)
+    assert list(sample) == [query for query in DATA.queries if query in sample]
+    assert sample == DATA.judged("train", limit, seed)
+    assert sample.items() <= larger.items()
+
+
+def test_another_seed_draws_another_sample() -> None:
+    assert len({tuple(DATA.judged("train", 5, seed)) for seed in range(10)}) > 5
+
+
+def test_an_unknown_split_names_those_there_are() -> None:
+    with pytest.raises(InputError, match=r"shop has no split 'dev': it has test, train, junk"):
+        DATA.judged("dev")
+    with pytest.raises(InputError, match="no judgements at all"):
+        RetrievalData("bare", DATA.documents, DATA.queries, {}).judged("test")
+
+
+def test_a_split_without_a_positive_judgement_and_a_limit_below_one_are_refused() -> None:
+    with pytest.raises(InputError, match="split 'junk' of shop has no query with a positive judgement"):
+        DATA.judged("junk")
+    with pytest.raises(InputError, match="a limit of 0"):
+        DATA.judged("train", limit=0)

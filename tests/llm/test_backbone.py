@@ -1,0 +1,85 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import ARCHITECTURES, TEMPLATE, make_reranker
+
+from rabtriever.errors import InputError
+from rabtriever.llm import backbone as module
+from rabtriever.llm.backbone import token_batches
+from rabtriever.llm.prompt import PromptTemplate
+from rabtriever.reranker import GenerativeReranker
+
+QUERIES = ["rain", "please show me the weather for my city", "cook bread"]
+DOCUMENTS = ["find the weather", "a recipe", "turn the lamp light for my table please", "play music"]
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def each_reranker(request, llm_folders):
+    return make_reranker(llm_folders[request.param])
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_batched_and_padded_equals_one_by_one(each_reranker, pooling):
+    ids = each_reranker.prompt.query_ids(QUERIES, alone=True)
+    together = each_reranker.backbone.states(ids, pooling)
+    alone = torch.cat([each_reranker.backbone.states([sequence], pooling) for sequence in ids])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    assert together.dtype == torch.float32
+
+
+def test_cached_documents_give_the_whole_prompts_states(each_reranker):
+    prompt, backbone = each_reranker.prompt, each_reranker.backbone
+    documents, queries = prompt.document_ids(DOCUMENTS), prompt.query_ids(QUERIES)
+    pairs = torch.cartesian_prod(torch.arange(3), torch.arange(4)).flip(0)
+    cached = backbone.pair_states(documents, queries, pairs)
+    whole = backbone.states([documents[d] + queries[q] for q, d in pairs.tolist()])
+    torch.testing.assert_close(cached, whole, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(backbone.pair_states(documents, queries, pairs[:3]), whole[:3], atol=2e-5, rtol=1e-4)
+
+
+def test_states_come_after_the_final_norm(each_reranker):
+    ids = each_reranker.prompt.query_ids(QUERIES[:1], alone=True)
+    logits = each_reranker.llm.model(input_ids=torch.tensor(ids)).logits[0, -1]
+    yes, no = each_reranker.prompt.choice_ids
+    state = each_reranker.backbone.states(ids)[0]
+    torch.testing.assert_close(state @ each_reranker.w, logits[yes] - logits[no], atol=1e-4, rtol=1e-4)
+
+
+def test_small_budgets_change_nothing(reranker, monkeypatch):
+    expected = reranker.log_odds(QUERIES, DOCUMENTS)
+    monkeypatch.setattr(module, "TOKEN_BUDGET", 8)
+    monkeypatch.setattr(module, "CACHE_BYTES", 1)
+    torch.testing.assert_close(reranker.log_odds(QUERIES, DOCUMENTS), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_documents_are_read_once_for_several_calls(reranker, monkeypatch):
+    reads = []
+    original = module.Backbone.read_documents
+    monkeypatch.setattr(module.Backbone, "read_documents", lambda self, ids: reads.append(len(ids)) or original(self, ids))
+    reranker.backbone._kept = None
+    for query in QUERIES:
+        reranker.log_odds([query], DOCUMENTS)
+    assert sum(reads) == len(DOCUMENTS)
+
+
+def test_the_mean_leaves_the_first_token_out(reranker):
+    backbone = reranker.backbone
+    sequence = reranker.prompt.query_ids(["rain for my city"], alone=True)[0]
+    hidden = backbone.decoder(input_ids=torch.tensor([sequence])).last_hidden_state[0]
+    torch.testing.assert_close(backbone.states([sequence], "mean")[0], hidden[1:].mean(0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(backbone.states([sequence[:1]], "mean")[0], hidden[0], atol=1e-5, rtol=1e-5)
+
+
+def test_prompts_longer_than_the_window_are_refused(llm_folders):
+    llm = make_reranker(llm_folders["mistral"]).llm
+    with pytest.raises(InputError, match="lower document_tokens"):
+        GenerativeReranker(llm, PromptTemplate(document_tokens=100, query_tokens=100))
+    GenerativeReranker(llm, TEMPLATE)
+
+
+@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200))
+def test_token_batches_cover_everything_within_budget(lengths, budget):
+    batches = list(token_batches(lengths, budget))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget for batch in batches)

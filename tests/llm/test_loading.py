@@ -1,0 +1,61 @@
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from rabtriever.errors import InputError
+from rabtriever.llm.folder import new_folder
+from rabtriever.llm.loading import load_base, load_llm
+
+
+@pytest.fixture
+def adapter(llm_folder, tmp_path):
+    base, _ = load_base(str(llm_folder))
+    model = get_peft_model(base, LoraConfig(target_modules=["q_proj", "down_proj"], init_lora_weights=False))
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter", model
+
+
+def test_an_adapter_is_merged_and_names_its_base(llm_folder, adapter):
+    folder, live = adapter
+    ids = torch.tensor([[0, 5, 9, 30]])
+    expected = live(input_ids=ids).logits
+    plain = load_llm(str(llm_folder), dtype=torch.float32)
+    for llm in (load_llm(str(folder), dtype=torch.float32), load_llm(str(llm_folder), folder, dtype=torch.float32)):
+        torch.testing.assert_close(llm.model(input_ids=ids).logits, expected, atol=1e-4, rtol=1e-4)
+        assert llm.source == str(llm_folder) and llm.adapter == folder
+        assert llm.digest != plain.digest
+    assert plain.digest == load_llm(str(llm_folder), dtype=torch.bfloat16).digest
+    assert not any(weight.requires_grad for weight in plain.model.parameters())
+
+
+@pytest.mark.parametrize("name", ["empty", "broken.gguf", "missing.gguf", "no-such/model"])
+def test_a_path_that_is_no_model_is_named(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF but not really")
+    with pytest.raises(InputError, match=name):
+        load_llm(str(tmp_path / name) if "-" not in name else name)
+    assert not list(tmp_path.glob("cache/*"))
+
+
+def test_broken_weights_are_an_input_error(llm_folder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(llm_folder, folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match="no model could be loaded"):
+        load_llm(str(folder))
+
+
+def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "a") as folder:
+        (folder / "half").touch()
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with new_folder(tmp_path / "a") as folder:
+        (folder / "whole").touch()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["whole"]
+    with pytest.raises(InputError, match="exists already"), new_folder(tmp_path / "a"):
+        pass

@@ -1,0 +1,75 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rabtriever.errors import InputError
+from rabtriever.llm.prompt import Prompt, PromptTemplate
+
+TEXT = st.text(alphabet="abcdefghij klm", min_size=1, max_size=200).filter(lambda text: bool(text.strip()))
+
+
+def test_segments_are_the_rendered_template(tokenizer):
+    prompt = Prompt(PromptTemplate(), tokenizer)
+    ids = prompt.document_ids(["find the city"])[0] + prompt.query_ids(["show rain"])[0]
+    assert tokenizer.decode(ids) == "<s>Document: find the city\nQuery: show rain\nRelevant?"
+
+
+def test_a_query_alone_starts_like_any_text(tokenizer):
+    prompt = Prompt(PromptTemplate(), tokenizer)
+    assert prompt.query_ids(["rain"], alone=True)[0] == [tokenizer.bos_token_id, *prompt.query_ids(["rain"])[0]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(text=TEXT, budget=st.integers(1, 30))
+def test_budgets_cut_the_field_and_never_the_cue(tokenizer, text, budget):
+    prompt = Prompt(PromptTemplate(document_tokens=budget, query_tokens=budget), tokenizer)
+    whole = Prompt(PromptTemplate(document_tokens=1000, query_tokens=1000), tokenizer)
+    query, document = prompt.query_ids([text])[0], prompt.document_ids([text])[0]
+    cue = tokenizer("\nRelevant?", add_special_tokens=False)["input_ids"]
+    assert query[-len(cue) :] == cue
+    assert len(query) <= prompt.max_tokens and len(query) + len(document) <= prompt.max_tokens
+    # A document keeps its head, a query its tail.
+    full_document, full_query = whole.document_ids([text])[0], whole.query_ids([text])[0]
+    tail = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    assert document[: -len(tail)] == full_document[: len(document) - len(tail)]
+    head = tokenizer("Query:", add_special_tokens=False)["input_ids"]
+    assert query[len(head) :] == full_query[len(full_query) - len(query) + len(head) :]
+
+
+def test_cuts_are_counted(tokenizer):
+    prompt = Prompt(PromptTemplate(query_tokens=2), tokenizer)
+    prompt.query_ids(["show me the weather in my city", "rain"])
+    assert prompt.cut == {"document": 0, "query": 1}
+
+
+def test_choices_are_resolved_behind_the_cue(tokenizer):
+    prompt = Prompt(PromptTemplate(), tokenizer)
+    assert tokenizer.convert_ids_to_tokens(list(prompt.choice_ids)) == ["Ġyes", "Ġno"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"yes": " undoubtedly"}, "choice ' undoubtedly' is"),
+        ({"yes": " no"}, "two different"),
+        ({"query": "Query:"}, "must hold {query}"),
+        ({"document_tokens": 0}, "at least 1"),
+    ],
+)
+def test_a_bad_template_is_refused(tokenizer, fields, message):
+    with pytest.raises(InputError, match=message):
+        Prompt(PromptTemplate(**fields), tokenizer)
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_a_text_of_zero_tokens_is_refused(tokenizer, text):
+    prompt = Prompt(PromptTemplate(), tokenizer)
+    with pytest.raises(InputError, match="query 1: .* has no tokens"):
+        prompt.query_ids(["rain", text])
+
+
+def test_a_template_survives_json(tokenizer):
+    template = PromptTemplate(query="Ask: {query}\nGood?", query_tokens=7)
+    assert PromptTemplate.from_dict(template.to_dict()) == template
+    with pytest.raises(InputError, match="unknown field 'colour'"):
+        PromptTemplate.from_dict({"colour": "red"})

@@ -1,0 +1,52 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from rabtriever.errors import InputError
+from rabtriever.reranker import GenerativeReranker
+from rabtriever.retriever import Rabtriever
+
+QUERIES = ["rain", "please show me the weather for my city"]
+DOCUMENTS = ["find the weather", "a recipe", "turn the lamp light"]
+
+
+def test_the_latents_carry_the_unfolded_score(retriever):
+    z_q, z_d = retriever.states("query", QUERIES), retriever.states("document", DOCUMENTS)
+    unfolded = retriever.predictor(z_q[:, None], z_d[None]) @ retriever.teacher.w
+    queries, documents = retriever.encode_query(QUERIES), retriever.encode_document(DOCUMENTS)
+    assert queries.shape == (2, retriever.dim) and documents.shape == (3, retriever.dim)
+    assert queries.dtype == documents.dtype == np.float32
+    log_odds = retriever.similarity(queries, documents)
+    np.testing.assert_allclose(log_odds, unfolded.detach().numpy(), atol=1e-3, rtol=1e-4)
+    np.testing.assert_allclose(retriever.similarity(queries[0], documents[1]), log_odds[:1, 1:2], atol=1e-5)
+
+
+def test_saved_and_loaded_is_the_same(retriever, tmp_path):
+    retriever.save_pretrained(tmp_path / "model", {"data": "tiny"})
+    loaded = Rabtriever.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    assert loaded.fingerprint == retriever.fingerprint and loaded.positive == retriever.positive
+    np.testing.assert_allclose(loaded.encode_query(QUERIES), retriever.encode_query(QUERIES), atol=1e-5)
+    teacher = GenerativeReranker.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    assert teacher.fingerprint == retriever.reranker().fingerprint
+    assert json.loads((tmp_path / "model" / "rabtriever.json").read_text())["data"] == "tiny"
+    with pytest.raises(InputError, match="exists already"):
+        retriever.save_pretrained(tmp_path / "model")
+
+
+def test_a_folder_that_is_no_retriever_is_named(retriever, tmp_path):
+    with pytest.raises(InputError, match="no model there"):
+        Rabtriever.from_pretrained(tmp_path)
+    retriever.save_pretrained(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "rabtriever.json").read_text())
+    (tmp_path / "model" / "predictor.safetensors").unlink()
+    with pytest.raises(InputError, match="predictor.safetensors is missing"):
+        Rabtriever.from_pretrained(tmp_path / "model")
+    del config["predictor"]
+    (tmp_path / "model" / "rabtriever.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="a reranker, not a retriever"):
+        Rabtriever.from_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "rabtriever.json").write_text("{")
+    with pytest.raises(InputError, match="not a model configuration"):
+        Rabtriever.from_pretrained(tmp_path / "model")
