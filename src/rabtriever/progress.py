@@ -12,10 +12,10 @@ class Progress:
 
     Args:
         label: What is being done; None shows nothing.
-        total: How many steps there are.
+        total: How many steps there are, if that is known.
     """
 
-    def __init__(self, label: str | None, total: int) -> None:
+    def __init__(self, label: str | None, total: int | None = None) -> None:
         self.label, self.total, self.done = label, total, 0
         self.started = self.shown = time.monotonic()
         self.interactive = sys.stderr.isatty()
@@ -40,5 +40,8 @@ class Progress:
             self._show(now, end="\n")
 
     def _show(self, now: float, end: str) -> None:
-        left = (now - self.started) * (self.total - self.done) / max(self.done, 1)
-        print(f"{self.label}: {self.done}/{self.total}, {left:.0f} s left   ", end=end, file=sys.stderr, flush=True)
+        text = f"{self.label}: {self.done}"
+        if self.total is not None:
+            left = (now - self.started) * (self.total - self.done) / max(self.done, 1)
+            text += f"/{self.total}, {left:.0f} s left   "
+        print(text, end=end, file=sys.stderr, flush=True)

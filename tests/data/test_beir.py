@@ -124,8 +124,8 @@ def test_what_is_no_folder_and_what_lacks_queries_is_refused(folder: Folder) -> 
 
 
 CORPUS_FAULTS = {
-    "": r"is empty",
-    "\n\n": r"is empty",
+    "": r" is empty",
+    "\n\n": r" is empty",
     '{"_id": "a"': r", line 1: malformed JSON",
     '{"_id": "a", "text": "b"}\n\n{"_id"}': r", line 3: malformed JSON",
     '["a"]': r", line 1: not a JSON object",
@@ -149,7 +149,7 @@ CORPUS_FAULTS = {
 
 @pytest.mark.parametrize(("content", "message"), CORPUS_FAULTS.items())
 def test_faults_of_a_corpus(folder: Folder, content: str | bytes, message: str) -> None:
-    with pytest.raises(InputError, match=r"corpus\.jsonl" + (" " if message == "is empty" else "") + message):
+    with pytest.raises(InputError, match=r"corpus\.jsonl" + message):
         load_data(folder(content, test=QRELS))
 
 

@@ -77,5 +77,7 @@ class RerankerSystem:
             scores = self.first_stage(query)
             order = np.argsort(-np.fromiter(scores.values(), dtype=np.float64), kind="stable")[:CANDIDATES]
             ids = [list(scores)[i] for i in order]
+            if not ids:
+                return {}
         log_odds = self.reranker.log_odds([query], [self.contents[i] for i in ids])[0]
         return dict(zip(ids, log_odds.tolist(), strict=True))

@@ -1,0 +1,57 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rabtriever.training.losses import dpo, embedding_error, listwise, pointwise, reverse_kl
+
+ALL = torch.ones(1, 3, dtype=torch.bool)
+
+
+def test_listwise_is_the_softmax_cross_entropy():
+    log_odds, positive = torch.tensor([[1.0, 2.0, 0.5]]), torch.tensor([[True, False, False]])
+    expected = -math.log(math.e / (math.e + math.e**2 + math.e**0.5))
+    assert listwise(log_odds, positive, ALL).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_listwise_leaves_out_what_does_not_count():
+    log_odds, positive = torch.tensor([[1.0, 9.0, 1.0], [5.0, 1.0, 1.0]]), torch.zeros(2, 3, dtype=torch.bool)
+    positive[0, 0] = True  # the second query has no positive: it must not count
+    valid = torch.tensor([[True, False, True], [True, True, True]])
+    assert listwise(log_odds, positive, valid).item() == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_pointwise_is_binary_cross_entropy():
+    loss = pointwise(torch.tensor([[0.0, 2.0, -1.0]]), torch.tensor([[True, True, False]]), ALL)
+    terms = [math.log(2), math.log1p(math.exp(-2)), math.log1p(math.exp(-1))]
+    assert loss.item() == pytest.approx(sum(terms) / 3, abs=1e-6)
+
+
+def test_dpo_prefers_the_right_choice_against_the_reference():
+    positive, reference = torch.tensor([[True, False, False]]), torch.tensor([[1.0, 1.0, 1.0]])
+    at_reference = dpo(reference, reference, positive, ALL)
+    better = dpo(torch.tensor([[2.0, 0.0, 0.0]]), reference, positive, ALL)
+    assert at_reference.item() == pytest.approx(math.log(2), abs=1e-6)
+    assert better.item() == pytest.approx(math.log1p(math.exp(-0.1)), abs=1e-6)
+
+
+@given(st.floats(-20, 20), st.floats(-20, 20))
+def test_reverse_kl_is_a_divergence(student, teacher):
+    value = reverse_kl(torch.tensor([student]), torch.tensor([teacher])).item()
+    assert value >= -1e-5
+    assert reverse_kl(torch.tensor([teacher]), torch.tensor([teacher])).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_reverse_kl_is_the_students_expectation():
+    p, q = 0.2, 0.6
+    logit = [torch.tensor([math.log(x / (1 - x))]) for x in (p, q)]
+    expected = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    assert reverse_kl(*logit).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_embedding_error_of_the_mean_is_one():
+    target = torch.randn(2000, 5) * torch.tensor([1.0, 2.0, 3.0, 4.0, 100.0]) + 7
+    mean = target.mean(0).expand_as(target)
+    assert embedding_error(mean, target, target.std(0)).item() == pytest.approx(1, abs=0.01)

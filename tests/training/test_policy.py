@@ -1,0 +1,43 @@
+import itertools
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rabtriever.training.policy import batches, choose_pairs
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 5), st.floats(0, 1), st.integers(0, 999))
+def test_pairs_are_distinct_and_begin_with_a_positive(queries, documents, count, exploration, seed):
+    chance = torch.Generator().manual_seed(seed)
+    log_odds = torch.randn(queries, documents, generator=chance) * 30
+    positives = [[row % documents] if row % 2 else [] for row in range(queries)]
+    pairs = choose_pairs(log_odds, positives, count, exploration, 1.0, chance)
+    assert len(pairs) == queries * min(count, documents) == len({tuple(pair) for pair in pairs.tolist()})
+    for row, right in enumerate(positives):
+        assert not right or [row, right[0]] in pairs.tolist()
+
+
+def frequencies(exploration: float, temperature: float = 1.0) -> torch.Tensor:
+    log_odds = torch.log(torch.tensor([0.6, 0.3, 0.1])).expand(4000, 3)
+    pairs = choose_pairs(log_odds, [[]] * 4000, 1, exploration, temperature, torch.Generator().manual_seed(0))
+    return torch.bincount(pairs[:, 1], minlength=3) / 4000
+
+
+def test_documents_are_drawn_from_the_students_softmax():
+    torch.testing.assert_close(frequencies(0.0), torch.tensor([0.6, 0.3, 0.1]), atol=0.03, rtol=0)
+
+
+def test_exploration_draws_uniformly():
+    torch.testing.assert_close(frequencies(1.0), torch.full((3,), 1 / 3), atol=0.03, rtol=0)
+
+
+def test_a_cold_policy_takes_the_best():
+    assert frequencies(0.0, temperature=1e-3)[0] == 1
+
+
+def test_batches_visit_all_before_any_twice():
+    chance = torch.Generator().manual_seed(0)
+    visited = torch.cat(list(itertools.islice(batches(7, 3, chance), 6)))
+    assert sorted(visited[:7].tolist()) == sorted(visited[7:].tolist()) == list(range(7))
