@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import ARCHITECTURES, WORDS, make_reranker
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -14,12 +15,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tiny import ARCHITECTURES, WORDS, make_reranker
-
 from rabtriever.data import Document, RetrievalData
 from rabtriever.predictor import MLPPredictor
 from rabtriever.reranker import GenerativeReranker
 from rabtriever.retriever import Rabtriever
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
@@ -101,9 +101,10 @@ def tiny_data() -> RetrievalData:
     """Six documents, twelve queries, two splits."""
     topics = ["weather", "flight", "recipe", "music", "lamp", "sponge"]
     documents = {topic: Document(topic, f"find the {topic} for me", topic) for topic in topics}
-    queries = {f"q{i}": f"please show {topic} {word}" for i, (topic, word) in enumerate(
-        (topic, word) for word in ("city", "table") for topic in topics
-    )}
+    queries = {
+        f"q{i}": f"please show {topic} {word}"
+        for i, (topic, word) in enumerate((topic, word) for word in ("city", "table") for topic in topics)
+    }
     right = {query: {topics[i % 6]: 1} for i, query in enumerate(queries)}
     return RetrievalData(
         "tiny", documents, queries, {"train": dict(list(right.items())[:8]), "test": dict(list(right.items())[8:])}

@@ -10,8 +10,8 @@ from rabtriever.reranker import GenerativeReranker
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3_text", "mistral")
 WORDS = (
-    "Document: Query: Relevant? yes no tool weather rain wind city flight hotel recipe cook bread music song play light "
-    "lamp turn sponge wipe table a the is of for me my your find show what where how please"
+    "Document: Query: Relevant? yes no tool weather rain wind city flight hotel recipe cook bread music song play "
+    "light lamp turn sponge wipe table a the is of for me my your find show what where how please"
 )
 TEMPLATE = PromptTemplate(document_tokens=24, query_tokens=24)
 

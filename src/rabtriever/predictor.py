@@ -26,6 +26,13 @@ class MLPPredictor(nn.Module):
         width: m, hidden units; what an index stores per document.
     """
 
+    query_mean: Tensor
+    query_scale: Tensor
+    document_mean: Tensor
+    document_scale: Tensor
+    output_mean: Tensor
+    output_scale: Tensor
+
     def __init__(self, hidden_size: int, width: int = 256) -> None:
         super().__init__()
         self.query = nn.Linear(hidden_size, width, bias=False)

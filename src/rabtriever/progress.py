@@ -33,7 +33,9 @@ class Progress:
             self.shown = now
             self._show(now, end="\r" if self.interactive else "\n")
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Finish the line."""
         now = time.monotonic()
         if self.label and kind is None and now - self.started >= 1:

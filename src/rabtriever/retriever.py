@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -55,7 +54,9 @@ class Rabtriever:
         """
         config = read_config(folder)
         if "predictor" not in config:
-            raise InputError(f"{folder}: a reranker, not a retriever; make one with `rabtriever distill --teacher {folder}`")
+            raise InputError(
+                f"{folder}: a reranker, not a retriever; make one with `rabtriever distill --teacher {folder}`"
+            )
         weights = Path(folder) / PREDICTOR
         if not weights.is_file():
             raise InputError(f"{folder}: {PREDICTOR} is missing; copy the whole folder or distill again")
@@ -143,4 +144,3 @@ def encode(
     ids = prompt.query_ids(texts, alone=True) if side == "query" else prompt.document_ids(texts)
     states: Tensor = teacher.backbone.states(ids, pooling, f"reading {side} texts" if show_progress else None)
     return states.clone() if states.is_inference() else states
-

@@ -56,7 +56,9 @@ def test_small_budgets_change_nothing(reranker, monkeypatch):
 def test_documents_are_read_once_for_several_calls(reranker, monkeypatch):
     reads = []
     original = module.Backbone.read_documents
-    monkeypatch.setattr(module.Backbone, "read_documents", lambda self, ids: reads.append(len(ids)) or original(self, ids))
+    monkeypatch.setattr(
+        module.Backbone, "read_documents", lambda self, ids: reads.append(len(ids)) or original(self, ids)
+    )
     reranker.backbone._kept = None
     for query in QUERIES:
         reranker.log_odds([query], DOCUMENTS)

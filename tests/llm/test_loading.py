@@ -33,7 +33,7 @@ def test_an_adapter_is_merged_and_names_its_base(llm_folder, adapter):
 @pytest.mark.parametrize("name", ["empty", "broken.gguf", "missing.gguf", "no-such/model"])
 def test_a_path_that_is_no_model_is_named(tmp_path, monkeypatch, name):
     monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.gguf").write_bytes(b"GGUF but not really")
     with pytest.raises(InputError, match=name):

@@ -23,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, 1 if it failed, 2 for bad input, 130 if interrupted.
     """
-    parser = argparse.ArgumentParser(prog="rabtriever", description="An LLM reranker's judgement at a vector lookup's cost.")
+    parser = argparse.ArgumentParser(
+        prog="rabtriever", description="An LLM reranker's judgement at a vector lookup's cost."
+    )
     parser.add_argument("--version", action="version", version=f"rabtriever {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
@@ -41,7 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rabtriever {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"rabtriever {args.command}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(
+            f"rabtriever {args.command}: interrupted; the same command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:
         # The reader went away, as `| head` does; that is no failure of ours.

@@ -62,7 +62,9 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(report))
         return
-    print(f"{len(data.documents)} tools and skills; no request shares a content word with its answer, so keyword search")
+    print(
+        f"{len(data.documents)} tools and skills; no request shares a content word with its answer, so keyword search"
+    )
     print("has nothing to hold on to; BM25 is here to show just that.\n")
     print_report(report)
     print(NEXT_STEPS.format(model=model))

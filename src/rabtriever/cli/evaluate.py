@@ -12,13 +12,17 @@ from rabtriever.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("data", help="BEIR folder")
-    parser.add_argument("--model", required=True, help="a folder of `rabtriever distill`, or `train` for the reranker alone")
+    parser.add_argument(
+        "--model", required=True, help="a folder of `rabtriever distill`, or `train` for the reranker alone"
+    )
     parser.add_argument("--split", default="test", help="which qrels (default: test)")
-    parser.add_argument("--systems", default="retriever,bm25", help="of retriever,reranker,bm25 (default: retriever,bm25)")
+    parser.add_argument(
+        "--systems", default="retriever,bm25", help="of retriever,reranker,bm25 (default: retriever,bm25)"
+    )
     parser.add_argument("--limit", type=int, help="a sample of this many queries")
     parser.add_argument("--seed", type=int, default=0, help="of that sample (default: 0)")
-    parser.add_argument("--depth", type=int, default=500, help="largest corpus that the reranker scores whole; of a larger one "
-                        "it scores the first stage's best 100 (default: 500)")  # fmt: skip
+    depth = "largest corpus that the reranker scores whole; of a larger one, the first stage's best 100 (default: 500)"
+    parser.add_argument("--depth", type=int, default=500, help=depth)
     parser.add_argument("--runs", metavar="DIR", help="folder for TREC runs")
 
 

@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("data", help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/train.tsv")
     parser.add_argument("--out", required=True, help="folder to make; an interrupted run goes on with the same command")
-    parser.add_argument("--model", default="smollm2", help="the LLM: smollm2, hub id, folder or .gguf (default: smollm2)")
+    parser.add_argument(
+        "--model", default="smollm2", help="the LLM: smollm2, hub id, folder or .gguf (default: smollm2)"
+    )
     parser.add_argument("--prompt", help="JSON file with fields of the prompt template that differ from the default")
     add_flags(parser, RerankerTraining)
 

@@ -25,8 +25,8 @@ def load_systems(names: Sequence[str], data: RetrievalData, model: str | Path, d
         names: Of ``retriever``, ``reranker``, ``bm25``.
         data: The documents.
         model: A retriever's folder; a reranker's is enough if ``retriever`` is not named.
-        depth: Largest corpus that the reranker scores whole; of a larger one it scores the retriever's (or BM25's, if the
-            retriever is not named) best 100.
+        depth: Largest corpus that the reranker scores whole; of a larger one it scores the best 100 of the retriever,
+            or of BM25 if the retriever is not named.
 
     Raises:
         InputError: an unknown name, or a model that is none.

@@ -89,7 +89,9 @@ class Store:
             raise InputError(f"{uri}: not an index (no table {TABLE!r} in it); make one with `rabtriever index`")
         table = connection.open_table(TABLE)
         if KEY not in (table.schema.metadata or {}):
-            raise InputError(f"{uri}: its table {TABLE!r} was not made by rabtriever; make an index with `rabtriever index`")
+            raise InputError(
+                f"{uri}: its table {TABLE!r} was not made by rabtriever; make an index with `rabtriever index`"
+            )
         return cls(connection, table)
 
     def __len__(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -39,7 +39,9 @@ class Backbone:
         return self.model.device
 
     @torch.inference_mode()
-    def states(self, sequences: Sequence[Sequence[int]], pooling: Pooling = "last", progress: str | None = None) -> Tensor:
+    def states(
+        self, sequences: Sequence[Sequence[int]], pooling: Pooling = "last", progress: str | None = None
+    ) -> Tensor:
         """One state per sequence, in the order given.
 
         Args:
@@ -120,7 +122,8 @@ class Backbone:
         ids, lengths = self._pad(documents)
         cache = DynamicCache()
         self.decoder(input_ids=ids, attention_mask=_mask(lengths, ids.shape[1]), past_key_values=cache, use_cache=True)
-        return Prefixes([(layer.keys, layer.values) for layer in cache.layers], lengths)
+        layers = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr]
+        return Prefixes(cast(list[tuple[Tensor, Tensor]], layers), lengths)
 
     def read_queries(self, prefixes: Prefixes, rows: Tensor, queries: Sequence[Sequence[int]]) -> Tensor:
         """The last token's state of each query segment read behind document ``rows[i]``; differentiable.
@@ -149,7 +152,7 @@ class Backbone:
         return self._kept[1]
 
     def _blocks(self, lengths: Sequence[int]) -> Iterator[Tensor]:
-        """Positions of documents whose caches fit in ``CACHE_BYTES``, and in one batch of the token budget times eight."""
+        """Positions of documents whose caches fit in ``CACHE_BYTES``, in batches of eight times the token budget."""
         text = self.model.config.get_text_config()
         heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
         width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads

@@ -1,4 +1,4 @@
-"""A model on disk: rabtriever.json, the adapter, and for a retriever the predictor. safetensors and JSON, nothing else."""
+"""A model on disk: rabtriever.json, the adapter, and a retriever's predictor. safetensors and JSON, nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise InputError(f"{folder}: no model there (no {CONFIG}); train one with `rabtriever train` and `rabtriever distill`")
+        raise InputError(
+            f"{folder}: no model there (no {CONFIG}); train one with `rabtriever train` and `rabtriever distill`"
+        )
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = config["format"]

@@ -40,7 +40,9 @@ class LLM:
     adapter: Path | None = None
 
 
-def load_llm(source: str, adapter: str | Path | None = None, dtype: torch.dtype | None = None, device: str | None = None) -> LLM:
+def load_llm(
+    source: str, adapter: str | Path | None = None, dtype: torch.dtype | None = None, device: str | None = None
+) -> LLM:
     """Load an LLM.
 
     Args:
@@ -61,7 +63,7 @@ def load_llm(source: str, adapter: str | Path | None = None, dtype: torch.dtype 
     if adapter is not None:
         model = _merge(model, Path(adapter))
     digest = weights_digest(model)
-    model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    model.to(device=device, dtype=dtype).eval().requires_grad_(False)  # type: ignore[call-arg]
     return LLM(model, tokenizer, source, digest, None if adapter is None else Path(adapter))
 
 
@@ -74,7 +76,7 @@ def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     location: str | Path = _alias_folder() if source == ALIAS else source
     if str(location).endswith(".gguf"):
         location = _converted(Path(location))
-    elif Path(location).exists() and not (Path(location) / "config.json").is_file():
+    elif _is_path(str(location)) and not (Path(location) / "config.json").is_file():
         raise InputError(f"{source}: no model there (no config.json); give a model folder, a .gguf file or a hub id")
     bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # a quarter of a second of work
@@ -83,7 +85,9 @@ def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         model = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200]
-        raise InputError(f"{source}: no model could be loaded ({reason}); give a folder, a .gguf file or a hub id") from error
+        raise InputError(
+            f"{source}: no model could be loaded ({reason}); give a folder, a .gguf file or a hub id"
+        ) from error
     finally:
         if bar:
             transformers_logging.enable_progress_bar()
@@ -91,7 +95,7 @@ def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def head_row(model: PreTrainedModel, choice_ids: tuple[int, int]) -> torch.Tensor:
-    """w = w_yes - w_no, the difference of lm_head's rows of the two choices: float32 (H,)."""
+    """W = w_yes - w_no, the difference of lm_head's rows of the two choices: float32 (H,)."""
     rows = model.get_output_embeddings().weight.detach()
     return rows[choice_ids[0]].float() - rows[choice_ids[1]].float()
 
@@ -112,6 +116,11 @@ def native_dtype(device: str) -> torch.dtype:
     if device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return torch.bfloat16
     return torch.float32
+
+
+def _is_path(source: str) -> bool:
+    """Whether it can only be meant as a path: a hub id is ``name`` or ``owner/name``."""
+    return Path(source).exists() or source.startswith((".", "~", "/")) or source.count("/") > 1
 
 
 def _alias_folder() -> Path:
@@ -140,7 +149,7 @@ def _converted(gguf: Path) -> Path:
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
         )
-        model.to(torch.bfloat16).save_pretrained(temporary)
+        model.bfloat16().save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         # Another process may have been faster: its folder is as good as ours.
         if not (folder / "config.json").is_file():

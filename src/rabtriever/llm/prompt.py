@@ -17,7 +17,7 @@ class PromptTemplate:
     """What is written around a document and a query; saved with the weights, never a call option.
 
     Attributes:
-        document: Document segment, with ``{document}`` in it. It comes first, so its key/value cache serves every query.
+        document: Document segment, with ``{document}`` in it; first, so that one key/value cache serves all queries.
         query: Query segment, with ``{query}`` in it; it ends in the answer cue.
         yes: Choice for "this document is right for this query"; one token.
         no: The other choice; one token.
@@ -56,7 +56,9 @@ class PromptTemplate:
         """
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
-            raise InputError(f"prompt: unknown field {unknown[0]!r}; the fields are {', '.join(cls.__dataclass_fields__)}")
+            raise InputError(
+                f"prompt: unknown field {unknown[0]!r}; the fields are {', '.join(cls.__dataclass_fields__)}"
+            )
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,7 +108,7 @@ class Prompt:
 
         Args:
             texts: Queries.
-            alone: As the student reads them, without a document before them (so with the start token, if the LLM has one).
+            alone: As the student reads them, without a document before: with the start token, if the LLM has one.
 
         Raises:
             InputError: a query of zero tokens.
@@ -152,5 +154,7 @@ class Prompt:
         added = after[len(before) :]
         if after[: len(before)] != before or len(added) != 1:
             pieces = self.tokenizer.convert_ids_to_tokens(added)
-            raise InputError(f"choice {text!r} is {pieces} after the cue {cue!r}; choose a text that adds exactly one token")
+            raise InputError(
+                f"choice {text!r} is {pieces} after the cue {cue!r}; choose a text that adds exactly one token"
+            )
         return added[0]

@@ -34,7 +34,9 @@ class StateCache:
     """
 
     def __init__(self, teacher: GenerativeReranker, folder: str | Path | None = None) -> None:
-        root = Path(folder or Path(os.environ.get("RABTRIEVER_CACHE", Path.home() / ".cache" / "rabtriever")) / "states")
+        root = Path(
+            folder or Path(os.environ.get("RABTRIEVER_CACHE", Path.home() / ".cache" / "rabtriever")) / "states"
+        )
         self.teacher = teacher
         self.folder = root / teacher.fingerprint[:16]
         self.folder.mkdir(parents=True, exist_ok=True)

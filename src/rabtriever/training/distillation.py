@@ -127,7 +127,9 @@ class _Run:
         self.pairs, self.targets = torch.cat([self.pairs, pairs]), torch.cat([self.targets, states])
         return torch.arange(len(self.pairs) - len(pairs), len(self.pairs))
 
-    def _step(self, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler) -> dict[str, float]:
+    def _step(
+        self, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
+    ) -> dict[str, float]:
         """One step on a batch of scored pairs and, with labels, on a batch of labelled queries."""
         settings = self.settings
         rows = torch.randint(len(self.pairs), (256,), generator=self.chance)
@@ -167,7 +169,9 @@ def _split(data: RetrievalData, settings: Distillation) -> tuple[dict[str, list[
         else:
             unjudged = list(data.queries)
         if not unjudged:
-            raise InputError(f"{data.name}: no train split and no query outside the others; add queries or qrels/train.tsv")
+            raise InputError(
+                f"{data.name}: no train split and no query outside the others; add queries or qrels/train.tsv"
+            )
         return dict.fromkeys(unjudged[: settings.queries or None], []), {}
     train = {query: right("train", query) for query in data.judged("train", settings.queries or None, settings.seed)}
     if "dev" in data.qrels:

@@ -6,29 +6,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def listwise(log_odds: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
+def listwise(log_odds: Tensor, positive: Tensor) -> Tensor:
     """Softmax cross-entropy over the documents of a query.
 
     Args:
         log_odds: float (n_queries, n_documents).
         positive: bool, the same shape; the documents judged right.
-        valid: bool, the same shape; the documents that count for the query.
 
     Returns:
         Scalar: mean over queries of -log of the mass on their positives. Queries without one are left out.
     """
-    scores = log_odds.masked_fill(~valid, float("-inf"))
-    right = log_odds.masked_fill(~(positive & valid), float("-inf"))
-    rows = (positive & valid).any(1)
-    return (scores[rows].logsumexp(1) - right[rows].logsumexp(1)).mean()
+    rows = positive.any(1)
+    right = log_odds.masked_fill(~positive, float("-inf"))
+    return (log_odds[rows].logsumexp(1) - right[rows].logsumexp(1)).mean()
 
 
-def pointwise(log_odds: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
-    """Binary cross-entropy of the choice (SFT on the choice tokens, restricted to the two), mean over valid pairs."""
-    return F.binary_cross_entropy_with_logits(log_odds[valid], positive[valid].to(log_odds.dtype))
+def pointwise(log_odds: Tensor, positive: Tensor) -> Tensor:
+    """Binary cross-entropy of the choice (SFT on the choice tokens, restricted to the two), mean over pairs."""
+    return F.binary_cross_entropy_with_logits(log_odds, positive.to(log_odds.dtype))
 
 
-def dpo(log_odds: Tensor, reference: Tensor, positive: Tensor, valid: Tensor, beta: float = 0.1) -> Tensor:
+def dpo(log_odds: Tensor, reference: Tensor, positive: Tensor, beta: float = 0.1) -> Tensor:
     """Direct preference optimisation of the right choice over the wrong one (LaHoRe, arXiv 2412.16615).
 
     The difference of the two choices' log-probabilities is the log-odds, so a pair's margin is
@@ -38,11 +36,10 @@ def dpo(log_odds: Tensor, reference: Tensor, positive: Tensor, valid: Tensor, be
         log_odds: float (n_queries, n_documents) of the policy.
         reference: float, the same shape, of the LLM without its adapter.
         positive: bool, the same shape.
-        valid: bool, the same shape.
         beta: Strength of the pull towards the reference.
     """
-    sign = positive[valid].to(log_odds.dtype) * 2 - 1
-    return -F.logsigmoid(beta * sign * (log_odds - reference)[valid]).mean()
+    sign = positive.to(log_odds.dtype) * 2 - 1
+    return -F.logsigmoid(beta * sign * (log_odds - reference)).mean()
 
 
 def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:

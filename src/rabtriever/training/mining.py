@@ -21,7 +21,7 @@ def confusable_documents(
 ) -> dict[str, list[str]]:
     """For each document with training queries, the others that rank highest for those queries.
 
-    The frozen LLM reads queries and documents once; a predictor trained on the labels (minutes on a CPU, no pair is ever
+    The frozen LLM reads queries and documents once; a predictor trained on the labels (minutes on a CPU, no pair is
     read) ranks all documents for each query. Random negatives are solved within a few hundred pairs; these are not.
 
     Args:

@@ -27,14 +27,16 @@ def choose_pairs(
         generator: Source of chance.
 
     Returns:
-        int64 (n * count, 2) of (row of ``log_odds``, document), no pair twice; fewer if there are not ``count`` documents.
+        int64 (n * count, 2) of (row of ``log_odds``, document), no pair twice; fewer if documents are fewer.
     """
     rows = torch.arange(len(log_odds))
     taken = torch.zeros_like(log_odds, dtype=torch.bool)
     columns = []
     for slot in range(min(count, log_odds.shape[1])):
         explore = torch.rand(len(log_odds), 1, generator=generator) < exploration
-        logits = torch.where(explore, torch.zeros_like(log_odds), log_odds / temperature).masked_fill(taken, float("-inf"))
+        logits = torch.where(explore, torch.zeros_like(log_odds), log_odds / temperature).masked_fill(
+            taken, float("-inf")
+        )
         # Gumbel's trick: the argmax of logits + noise is a draw from their softmax.
         uniform = torch.rand(log_odds.shape, generator=generator).clamp_min(1e-20)
         column = (logits - torch.log(-torch.log(uniform))).argmax(1)

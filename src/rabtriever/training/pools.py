@@ -50,7 +50,8 @@ class Pools(torch.utils.data.Dataset[Pool]):
         self.size = min(size, len(data.documents))
         self.queries = list(data.judged("train"))
         self.positives = {
-            query: [document for document, grade in data.qrels["train"][query].items() if grade > 0] for query in self.queries
+            query: [document for document, grade in data.qrels["train"][query].items() if grade > 0]
+            for query in self.queries
         }
         self.asked: dict[str, list[str]] = defaultdict(list)
         for query, documents in self.positives.items():
@@ -78,7 +79,9 @@ class Pools(torch.utils.data.Dataset[Pool]):
             if len(chosen) == self.size:
                 break
             chosen.setdefault(random.choice(self.positives[query]), query)
-        rest = [document for document in self.data.documents if document not in chosen] if len(chosen) < self.size else []
+        rest = (
+            [document for document in self.data.documents if document not in chosen] if len(chosen) < self.size else []
+        )
         chosen |= dict.fromkeys(random.sample(rest, self.size - len(chosen)), "")
         queries = sorted({query for query in chosen.values() if query})
         documents = sorted(chosen)
@@ -87,4 +90,3 @@ class Pools(torch.utils.data.Dataset[Pool]):
             [self.data.documents[document].content for document in documents],
             torch.tensor([[document in self.positives[query] for document in documents] for query in queries]),
         )
-

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from rabtriever.data import RetrievalData
 from rabtriever.errors import InputError
-from rabtriever.llm.backbone import TOKEN_BUDGET, Backbone, token_batches
+from rabtriever.llm.backbone import Backbone
 from rabtriever.llm.folder import ADAPTER, new_folder, write_config
 from rabtriever.llm.loading import head_row, load_base, native_dtype
 from rabtriever.llm.prompt import Prompt, PromptTemplate
-from rabtriever.training.losses import dpo, listwise, pointwise
+from rabtriever.training.choice_model import ChoiceModel, PoolTrainer
 from rabtriever.training.mining import confusable_documents
 from rabtriever.training.pools import Pool, Pools
 from rabtriever.training.settings import RerankerTraining
@@ -56,110 +56,39 @@ def train_reranker(
     base, tokenizer = load_base(model)
     bound = Prompt(prompt, tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    base = base.to(device=device, dtype=native_dtype(device))
+    base.to(device=device, dtype=native_dtype(device))  # type: ignore[call-arg]
     partial = _resumable(out, config)
     neighbours = _mined(partial / "negatives.json", data, base, bound, settings.seed)
     pools = Pools(data, settings.steps, settings.negatives + 1, settings.hard, neighbours, settings.seed)
-    module = _ChoiceModel(_with_adapter(base, model, settings), bound, settings)
-    trainer = _PoolTrainer(
+    module = ChoiceModel(_with_adapter(base, model, settings), bound, settings.objective)
+    trainer = PoolTrainer(
         module,
         _arguments(partial, settings, device),
         data_collator=_only,
         train_dataset=pools,
         callbacks=[_JsonLog(partial / "log.jsonl")],
     )
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is the command's answer
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(partial)))
     with new_folder(out) as folder:
-        module.model.save_pretrained(folder / ADAPTER)
+        module.model.save_pretrained(str(folder / ADAPTER))
         (folder / ADAPTER / "README.md").unlink(missing_ok=True)
         shutil.copy(partial / "log.jsonl", folder / "train_log.jsonl")
         write_config(folder, config)
     shutil.rmtree(partial)
 
 
-class _ChoiceModel(nn.Module):
-    """The LLM and its adapter, from a pool of texts to the loss."""
-
-    def __init__(self, model: PeftModel, prompt: Prompt, settings: RerankerTraining) -> None:
-        super().__init__()
-        self.model, self.prompt, self.settings = model, prompt, settings
-        causal: PreTrainedModel = model.get_base_model()
-        self.backbone = Backbone(causal)
-        self.register_buffer("head", head_row(causal, prompt.choice_ids), persistent=False)
-
-    def forward(self, pool: Pool) -> dict[str, Tensor]:
-        """Loss of one pool, and the log-odds (n_queries, n_documents) it came from."""
-        log_odds = self._log_odds(pool)
-        positive = pool.positive.to(log_odds.device)
-        valid = torch.ones_like(positive)
-        pair_loss = pointwise(log_odds, positive, valid)
-        if self.settings.objective == "sft":
-            loss = pair_loss
-        elif self.settings.objective == "dpo":
-            with torch.no_grad(), self.model.disable_adapter():
-                reference = self._log_odds(pool)
-            loss = dpo(log_odds, reference, positive, valid)
-        else:
-            loss = listwise(log_odds, positive, valid) + pair_loss
-        return {"loss": loss, "log_odds": log_odds}
-
-    def _log_odds(self, pool: Pool) -> Tensor:
-        queries, documents = self.prompt.query_ids(pool.queries), self.prompt.document_ids(pool.documents)
-        prefixes = self.backbone.read_documents(documents)
-        pairs = [(q, d) for q in range(len(queries)) for d in range(len(documents))]
-        batches = list(token_batches([len(queries[q]) for q, _ in pairs], TOKEN_BUDGET // 2))
-        states = [
-            self.backbone.read_queries(
-                prefixes, torch.tensor([pairs[i][1] for i in batch]), [queries[pairs[i][0]] for i in batch]
-            )
-            for batch in batches
-        ]
-        order = torch.tensor([i for batch in batches for i in batch]).argsort()
-        head: Tensor = self.head  # type: ignore[assignment]
-        return (torch.cat(states)[order.to(head.device)] @ head).view(len(queries), len(documents))
-
-
-class _PoolTrainer(Trainer):
-    """A Trainer whose batch is one pool, in the data set's order."""
-
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Pool], return_outputs: bool = False, **_: Any) -> Any:  # noqa: ANN401
-        outputs = model(**inputs)
-        right = pool_accuracy(outputs["log_odds"].detach(), inputs["pool"].positive)
-        self._accuracy = 0.9 * getattr(self, "_accuracy", right) + 0.1 * right
-        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        super().log({**logs, "pool_accuracy": round(getattr(self, "_accuracy", 0.0), 4)}, start_time)
-
-    def _prepare_inputs(self, inputs: dict[str, Pool]) -> dict[str, Pool]:
-        return inputs
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:  # noqa: ANN401
-        return torch.utils.data.SequentialSampler(self.train_dataset)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Checkpoints hold what is trained: the adapter."""
-        self.model.model.save_pretrained(output_dir)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.model.model.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
-
-
 class _JsonLog(TrainerCallback):
-    """Each log line of the Trainer as a line of JSON on disk."""
+    """Each log line of the Trainer as a line of JSON on disk and on stderr."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ANN401
+        line = json.dumps({"step": state.global_step, **(logs or {})})
+        print(line, file=sys.stderr, flush=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
-
-
-def pool_accuracy(log_odds: Tensor, positive: Tensor) -> float:
-    """Share of queries whose best document of the pool is a positive."""
-    best = log_odds.argmax(1).cpu()
-    return positive.cpu()[torch.arange(len(best)), best].float().mean().item()
+            file.write(line + "\n")
 
 
 def _mined(path: Path, data: RetrievalData, base: PreTrainedModel, prompt: Prompt, seed: int) -> dict[str, list[str]]:

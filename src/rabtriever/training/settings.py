@@ -14,7 +14,9 @@ POLICIES = ("on", "off")
 class RerankerTraining:
     """How a reranker is trained; every field is a flag of ``rabtriever train``."""
 
-    objective: str = field(default="listwise", metadata={"help": "listwise (+ pointwise), sft (pointwise alone) or dpo"})
+    objective: str = field(
+        default="listwise", metadata={"help": "listwise (+ pointwise), sft (pointwise alone) or dpo"}
+    )
     steps: int = field(default=300, metadata={"help": "optimiser steps"})
     negatives: int = field(default=7, metadata={"help": "negatives a query; they are each other's positives"})
     hard: float = field(default=0.7, metadata={"help": "share of negatives that are mined: mistaken for the positive"})
@@ -42,7 +44,9 @@ class RerankerTraining:
 class Distillation:
     """How a retriever is distilled; every field is a flag of ``rabtriever distill``."""
 
-    policy: str = field(default="on", metadata={"help": "on: ask about what the student ranks high; off: uniform pairs"})
+    policy: str = field(
+        default="on", metadata={"help": "on: ask about what the student ranks high; off: uniform pairs"}
+    )
     teacher_calls: int = field(default=24_000, metadata={"help": "pairs the teacher scores in all"})
     pairs: int = field(default=3, metadata={"help": "pairs a query: its positive, then policy and exploration"})
     rounds: int = field(default=12, metadata={"help": "how often the student ranks anew"})

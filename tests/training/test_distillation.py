@@ -1,0 +1,115 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rabtriever.errors import InputError
+from rabtriever.reranker import GenerativeReranker
+from rabtriever.retriever import Rabtriever
+from rabtriever.training import distillation as module
+from rabtriever.training.distillation import distill
+from rabtriever.training.settings import Distillation
+
+QUICK = Distillation(teacher_calls=40, pairs=4, rounds=4, steps=400, width=16, label_weight=0.0, learning_rate=1e-2)
+
+
+@pytest.fixture(autouse=True)
+def _here(reranker, tmp_path, monkeypatch):
+    monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(module.GenerativeReranker, "from_pretrained", classmethod(lambda cls, source: reranker))
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "distill_log.jsonl").read_text().splitlines()]
+
+
+def test_the_student_learns_its_teachers_log_odds(tiny_data, reranker, tmp_path):
+    student = distill(tiny_data, "teacher", tmp_path / "out", QUICK)
+    queries = list(tiny_data.judged("train").values())
+    documents = [document.content for document in tiny_data.documents.values()]
+    theirs = reranker.log_odds(queries, documents)
+    mine = student.similarity(student.encode_query(queries), student.encode_document(documents))
+    assert np.corrcoef(mine.ravel(), theirs.ravel())[0, 1] > 0.8
+    log = log_of(tmp_path / "out")
+    assert log[-1]["teacher_calls"] <= 40
+    assert log[-1]["mse"] < 0.5 * log[0]["mse"]
+    # A predictor that looks at the document beats one that averages it away.
+    assert log[-1]["pair_error"] < log[-1]["mean_document"] and log[-1]["spread"] > 0
+    expected = {
+        "mse",
+        "reverse_kl",
+        "teacher_calls",
+        "dev_R@1",
+        "copy_query",
+        "mean_document",
+        "spread",
+        "fresh_pearson",
+    }
+    assert expected <= set(log[-1])
+
+
+def test_labels_teach_what_the_teacher_does_not_know(tiny_data, tmp_path):
+    settings = replace(QUICK, label_weight=5.0, kl_weight=0.0)
+    student = distill(tiny_data, "teacher", tmp_path / "out", settings)
+    judged = tiny_data.judged("train")
+    documents = [document.content for document in tiny_data.documents.values()]
+    best = student.similarity(student.encode_query(list(judged.values())), student.encode_document(documents)).argmax(1)
+    right = [list(tiny_data.documents)[i] in tiny_data.qrels["train"][q] for i, q in zip(best, judged, strict=True)]
+    assert sum(right) >= len(right) - 1  # one query is held out as dev
+
+
+def test_no_llm_weight_moves(tiny_data, reranker, tmp_path):
+    before = {name: weight.clone() for name, weight in reranker.llm.model.state_dict().items()}
+    distill(tiny_data, "teacher", tmp_path / "out", QUICK)
+    for name, weight in reranker.llm.model.state_dict().items():
+        torch.testing.assert_close(weight, before[name], atol=0, rtol=0)
+
+
+def test_works_without_qrels(tiny_data, tmp_path):
+    tiny_data.qrels.clear()
+    distill(tiny_data, "teacher", tmp_path / "out", QUICK)
+    assert "dev_R@1" not in log_of(tmp_path / "out")[-1]
+
+
+def test_what_was_paid_for_is_not_asked_again(tiny_data, reranker, tmp_path, monkeypatch):
+    first = distill(tiny_data, "teacher", tmp_path / "first", QUICK)
+    monkeypatch.setattr(type(reranker), "context_embeddings", lambda *args: pytest.fail("asked again"))
+    second = distill(tiny_data, "teacher", tmp_path / "second", QUICK)
+    assert second.fingerprint == first.fingerprint  # cached teacher = live teacher, and the seed decides the rest
+    assert log_of(tmp_path / "second")[-1]["new_teacher_calls"] == 0
+
+
+def test_held_out_queries_are_never_trained_on(tiny_data):
+    train, dev = module._split(tiny_data, QUICK)
+    assert dev and not set(train) & set(dev) and not set(train) & set(tiny_data.qrels["test"])
+    tiny_data.qrels.pop("train")
+    train, dev = module._split(tiny_data, QUICK)
+    assert not dev and set(train) == set(tiny_data.queries) - set(tiny_data.qrels["test"])
+
+
+def test_the_saved_student_is_the_live_one(tiny_data, tmp_path, monkeypatch, llm_folder):
+    live = distill(tiny_data, "teacher", tmp_path / "out", QUICK)
+    monkeypatch.undo()
+    loaded = Rabtriever.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    assert loaded.fingerprint == live.fingerprint
+    assert (
+        GenerativeReranker.from_pretrained(tmp_path / "out", dtype=torch.float32).fingerprint
+        == live.teacher.fingerprint
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("policy", "maybe"), ("pooling", "max"), ("teacher_calls", 0), ("exploration", 2.0), ("temperature", 0.0)],
+)
+def test_bad_settings_are_named(field, value):
+    with pytest.raises(InputError, match=field):
+        Distillation(**{field: value})
+
+
+def test_an_existing_folder_is_left_alone(tiny_data, tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="exists already"):
+        distill(tiny_data, "teacher", tmp_path / "out", QUICK)

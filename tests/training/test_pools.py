@@ -1,0 +1,42 @@
+import pytest
+
+from rabtriever.data import RetrievalData
+from rabtriever.errors import InputError
+from rabtriever.training.pools import Pools
+
+NEIGHBOURS = {"weather": ["sponge", "lamp"]}
+
+
+def test_every_query_finds_its_positive_and_no_document_stands_twice(tiny_data):
+    pools = Pools(tiny_data, 20, 4, 0.5, {})
+    for step in range(20):
+        pool = pools[step]
+        assert pool.positive.shape == (len(pool.queries), 4)
+        assert pool.positive.any(1).all()
+        assert len(set(pool.documents)) == 4
+        for row, query in enumerate(pool.queries):
+            words = query.split()
+            assert [words[2] in document for document in pool.documents] == pool.positive[row].tolist()
+
+
+def test_the_same_seed_gives_the_same_pools(tiny_data):
+    first, second, other = (Pools(tiny_data, 9, 4, 0.5, {}, seed) for seed in (0, 0, 1))
+    assert [first[i].queries for i in range(9)] == [second[i].queries for i in (8, 7, 6, 5, 4, 3, 2, 1, 0)][::-1]
+    assert [first[i].queries for i in range(9)] != [other[i].queries for i in range(9)]
+
+
+def test_hard_negatives_come_from_the_neighbours(tiny_data):
+    pools = Pools(tiny_data, 30, 3, 1.0, NEIGHBOURS)
+    seen = [pools[step].documents for step in range(30)]
+    first_is_weather = [
+        documents for documents in seen if any("sponge" in d for d in documents) and any("lamp" in d for d in documents)
+    ]
+    assert len(first_is_weather) >= 30 / 6  # each time that a weather query comes first, both are in
+
+
+def test_a_small_corpus_is_taken_whole(tiny_data):
+    assert len(Pools(tiny_data, 1, 50, 0.5, {})[0].documents) == 6
+    one = {"weather": tiny_data.documents["weather"]}
+    alone = RetrievalData("one", one, tiny_data.queries, {"train": {"q0": {"weather": 1}}})
+    with pytest.raises(InputError, match="at least two documents"):
+        Pools(alone, 1, 4, 0.5, {})

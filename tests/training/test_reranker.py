@@ -1,0 +1,80 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import TEMPLATE
+
+from rabtriever.errors import InputError
+from rabtriever.reranker import GenerativeReranker
+from rabtriever.training import mining
+from rabtriever.training import reranker as module
+from rabtriever.training.reranker import train_reranker
+from rabtriever.training.settings import RerankerTraining
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(mining, "STEPS", 20)
+    monkeypatch.setattr(module, "native_dtype", lambda device: torch.float32)
+
+
+def train(data, out, llm_folder, **settings):
+    values = {"steps": 6, "negatives": 3, "checkpoint_every": 2, "lora_depth": 1.0, **settings}
+    train_reranker(data, out, str(llm_folder), TEMPLATE, RerankerTraining(**values))
+    return load_file(out / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("objective", ["listwise", "sft", "dpo"])
+def test_training_learns(tiny_data, llm_folder, tmp_path, objective):
+    settings = {"objective": objective, "steps": 60, "learning_rate": 1e-2, "checkpoint_every": 100}
+    train(tiny_data, tmp_path / "out", llm_folder, **settings)
+    judged = tiny_data.judged("train")
+    documents = [document.content for document in tiny_data.documents.values()]
+
+    def accuracy(reranker):
+        best = reranker.log_odds(list(judged.values()), documents).argmax(1)
+        return sum(
+            list(tiny_data.documents)[i] in tiny_data.qrels["train"][q] for i, q in zip(best, judged, strict=True)
+        ) / len(judged)
+
+    trained = GenerativeReranker.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    assert trained.template == TEMPLATE
+    assert accuracy(trained) >= 0.75  # chance is 1/6
+    log = [json.loads(line) for line in (tmp_path / "out" / "train_log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 60 and {"loss", "pool_accuracy"} <= set(log[0])
+
+
+def test_an_interrupted_training_goes_on_as_if_nothing_had_been(tiny_data, llm_folder, tmp_path, monkeypatch):
+    whole = train(tiny_data, tmp_path / "whole", llm_folder)
+    original, steps = module.PoolTrainer.compute_loss, []
+
+    def interrupted(self, *args, **kwargs):
+        steps.append(1)
+        if len(steps) == 6:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(module.PoolTrainer, "compute_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_data, tmp_path / "cut", llm_folder)
+    assert not (tmp_path / "cut").exists()
+    with pytest.raises(InputError, match="with other settings"):
+        train(tiny_data, tmp_path / "cut", llm_folder, seed=1)
+    resumed = train(tiny_data, tmp_path / "cut", llm_folder)
+    assert len(steps) == 6 + 2  # from the checkpoint after step 4
+    assert not (tmp_path / "cut.partial").exists()
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_bad_input_is_named(tiny_data, llm_folder, tmp_path):
+    with pytest.raises(InputError, match="objective 'magic'"):
+        RerankerTraining(objective="magic")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="exists already"):
+        train(tiny_data, tmp_path / "out", llm_folder)
+    tiny_data.qrels.pop("train")
+    with pytest.raises(InputError, match="no split 'train'"):
+        train(tiny_data, tmp_path / "new", llm_folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
