@@ -86,7 +86,7 @@ def reranker(llm_folder: Path) -> GenerativeReranker:
     return make_reranker(llm_folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def retriever(reranker: GenerativeReranker) -> Rabtriever:
     """A retriever on the tiny Llama with a random predictor."""
     torch.manual_seed(0)
