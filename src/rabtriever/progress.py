@@ -18,6 +18,7 @@ class Progress:
     def __init__(self, label: str | None, total: int | None = None) -> None:
         self.label, self.total, self.done = label, total, 0
         self.started = self.shown = time.monotonic()
+        self.shown_at = -1
         self.interactive = sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
@@ -38,10 +39,11 @@ class Progress:
     ) -> None:
         """Finish the line."""
         now = time.monotonic()
-        if self.label and kind is None and now - self.started >= 1:
+        if self.label and kind is None and now - self.started >= 1 and (self.interactive or self.shown_at < self.done):
             self._show(now, end="\n")
 
     def _show(self, now: float, end: str) -> None:
+        self.shown_at = self.done
         text = f"{self.label}: {self.done}"
         if self.total is not None:
             left = (now - self.started) * (self.total - self.done) / max(self.done, 1)

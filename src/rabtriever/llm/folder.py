@@ -59,7 +59,8 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
-        temporary.chmod(0o755)
+        for made in [temporary, *temporary.rglob("*")]:
+            made.chmod(0o755 if made.is_dir() else 0o644)  # temporary files are private to their maker
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
