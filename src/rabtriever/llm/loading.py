@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -177,5 +178,7 @@ def _merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     missing = [name for name in ("adapter_config.json", ADAPTER_WEIGHTS) if not (adapter / name).is_file()]
     if missing:
         raise InputError(f"{adapter}: no PEFT adapter there (no {missing[0]})")
-    merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going away
+        merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     return merged
