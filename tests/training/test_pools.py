@@ -3,16 +3,23 @@ import pytest
 from rabtriever.data import RetrievalData
 from rabtriever.errors import InputError
 from rabtriever.training.pools import Pools
+from rabtriever.training.settings import RerankerTraining
 
 NEIGHBOURS = {"weather": ["sponge", "lamp"]}
 
 
+def pools_of(data, neighbours=None, **settings):
+    return Pools(data, RerankerTraining(**settings), lambda: neighbours or {})
+
+
 def test_every_query_finds_its_positive_and_no_document_stands_twice(tiny_data):
-    pools = Pools(tiny_data, 20, 4, 0.5, {})
+    pools = pools_of(tiny_data, pool=4, queries=5, negatives=2)
     for step in range(20):
         pool = pools[step]
         assert pool.positive.shape == (len(pool.queries), 4)
+        assert len(pool.queries) == len(set(pool.queries)) <= 5
         assert pool.positive.any(1).all()
+        assert (pool.asked.sum(1) == 3).all() and pool.asked[pool.positive].all()
         assert len(set(pool.documents)) == 4
         for row, query in enumerate(pool.queries):
             words = query.split()
@@ -20,13 +27,13 @@ def test_every_query_finds_its_positive_and_no_document_stands_twice(tiny_data):
 
 
 def test_the_same_seed_gives_the_same_pools(tiny_data):
-    first, second, other = (Pools(tiny_data, 9, 4, 0.5, {}, seed) for seed in (0, 0, 1))
+    first, second, other = (pools_of(tiny_data, pool=4, seed=seed) for seed in (0, 0, 1))
     assert [first[i].queries for i in range(9)] == [second[i].queries for i in (8, 7, 6, 5, 4, 3, 2, 1, 0)][::-1]
     assert [first[i].queries for i in range(9)] != [other[i].queries for i in range(9)]
 
 
 def test_hard_negatives_come_from_the_neighbours(tiny_data):
-    pools = Pools(tiny_data, 30, 3, 1.0, NEIGHBOURS)
+    pools = pools_of(tiny_data, NEIGHBOURS, pool=3, hard=1.0)
     seen = [pools[step].documents for step in range(30)]
     first_is_weather = [
         documents for documents in seen if any("sponge" in d for d in documents) and any("lamp" in d for d in documents)
@@ -35,8 +42,8 @@ def test_hard_negatives_come_from_the_neighbours(tiny_data):
 
 
 def test_a_small_corpus_is_taken_whole(tiny_data):
-    assert len(Pools(tiny_data, 1, 50, 0.5, {})[0].documents) == 6
+    assert len(pools_of(tiny_data, pool=50)[0].documents) == 6
     one = {"weather": tiny_data.documents["weather"]}
     alone = RetrievalData("one", one, tiny_data.queries, {"train": {"q0": {"weather": 1}}})
     with pytest.raises(InputError, match="at least two documents"):
-        Pools(alone, 1, 4, 0.5, {})
+        pools_of(alone)

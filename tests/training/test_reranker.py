@@ -7,7 +7,6 @@ from tiny import TEMPLATE
 
 from rabtriever.errors import InputError
 from rabtriever.reranker import GenerativeReranker
-from rabtriever.training import mining
 from rabtriever.training import reranker as module
 from rabtriever.training.reranker import train_reranker
 from rabtriever.training.settings import RerankerTraining
@@ -15,19 +14,26 @@ from rabtriever.training.settings import RerankerTraining
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(mining, "STEPS", 20)
     monkeypatch.setattr(module, "native_dtype", lambda device: torch.float32)
 
 
 def train(data, out, llm_folder, **settings):
-    values = {"steps": 6, "negatives": 3, "checkpoint_every": 2, "lora_depth": 1.0, **settings}
+    values = {
+        "apart_steps": 2,
+        "steps": 4,
+        "pool": 4,
+        "negatives": 2,
+        "checkpoint_every": 2,
+        "lora_depth": 1.0,
+        **settings,
+    }
     train_reranker(data, out, str(llm_folder), TEMPLATE, RerankerTraining(**values))
     return load_file(out / "adapter" / "adapter_model.safetensors")
 
 
 @pytest.mark.parametrize("objective", ["listwise", "sft", "dpo"])
 def test_training_learns(tiny_data, llm_folder, tmp_path, objective):
-    settings = {"objective": objective, "steps": 60, "learning_rate": 1e-2, "checkpoint_every": 100}
+    settings = {"objective": objective, "steps": 120, "learning_rate": 1e-2, "checkpoint_every": 100}
     train(tiny_data, tmp_path / "out", llm_folder, **settings)
     judged = tiny_data.judged("train")
     documents = [document.content for document in tiny_data.documents.values()]
@@ -42,12 +48,12 @@ def test_training_learns(tiny_data, llm_folder, tmp_path, objective):
     assert trained.template == TEMPLATE
     assert accuracy(trained) >= 0.75  # chance is 1/6
     log = [json.loads(line) for line in (tmp_path / "out" / "train_log.jsonl").read_text().splitlines()]
-    assert log[-1]["step"] == 60 and {"loss", "pool_accuracy"} <= set(log[0])
+    assert log[-1]["step"] == 122 and {"loss", "accuracy"} <= set(log[0])
 
 
 def test_an_interrupted_training_goes_on_as_if_nothing_had_been(tiny_data, llm_folder, tmp_path, monkeypatch):
     whole = train(tiny_data, tmp_path / "whole", llm_folder)
-    original, steps = module.PoolTrainer.compute_loss, []
+    original, steps = module.StepTrainer.compute_loss, []
 
     def interrupted(self, *args, **kwargs):
         steps.append(1)
@@ -55,7 +61,7 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(tiny_data, llm_f
             raise KeyboardInterrupt
         return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(module.PoolTrainer, "compute_loss", interrupted)
+    monkeypatch.setattr(module.StepTrainer, "compute_loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(tiny_data, tmp_path / "cut", llm_folder)
     assert not (tmp_path / "cut").exists()

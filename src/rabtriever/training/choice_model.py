@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, Trainer
 from rabtriever.llm.backbone import TOKEN_BUDGET, Backbone, token_batches
 from rabtriever.llm.loading import head_row
 from rabtriever.llm.prompt import Prompt
+from rabtriever.training.apart import Apart, Contrast
 from rabtriever.training.losses import dpo, listwise, pointwise
-from rabtriever.training.pools import Pool, Pools
+from rabtriever.training.pools import Pool
 
 
 class ChoiceModel(nn.Module):
@@ -32,44 +33,49 @@ class ChoiceModel(nn.Module):
         self.model, self.prompt, self.objective = model, prompt, objective
         causal = cast(PreTrainedModel, model.get_base_model())
         self.backbone = Backbone(causal)
+        self.contrast = Contrast(self.backbone, prompt)
         self.register_buffer("head", head_row(causal, prompt.choice_ids), persistent=False)
 
-    def forward(self, pool: Pool) -> dict[str, Tensor]:
-        """Loss of one pool, and the log-odds (n_queries, n_documents) it came from."""
-        log_odds = self._log_odds(pool)
-        positive = pool.positive.to(log_odds.device)
-        pair_loss = pointwise(log_odds, positive)
-        if self.objective == "sft":
-            loss = pair_loss
-        elif self.objective == "dpo":
-            with torch.no_grad(), self.model.disable_adapter():
-                reference = self._log_odds(pool)
-            loss = dpo(log_odds, reference, positive)
+    def forward(self, batch: Pool | Apart) -> dict[str, Tensor]:
+        """Loss of one step, and the share of its queries whose best candidate is right."""
+        if isinstance(batch, Apart):
+            loss, scores, positive = self.contrast(batch)
         else:
-            loss = listwise(log_odds, positive) + pair_loss
-        return {"loss": loss, "log_odds": log_odds}
+            scores, positive = self._log_odds(batch), batch.positive.to(self.head.device)
+            loss = self._loss(batch, scores, positive)
+        return {"loss": loss, "accuracy": _accuracy(scores.detach(), positive)}
 
     def save_adapter(self, folder: str) -> None:
         """Write the adapter; the embeddings are never trained, so the hub need not be asked about them."""
         self.model.save_pretrained(folder, save_embedding_layers=False)
 
+    def _loss(self, pool: Pool, log_odds: Tensor, positive: Tensor) -> Tensor:
+        asked = pool.asked.to(self.head.device)
+        if self.objective == "dpo":
+            with torch.no_grad(), self.model.disable_adapter():
+                reference = self._log_odds(pool)
+            return dpo(log_odds[asked], reference[asked], positive[asked])
+        pair_loss = pointwise(log_odds[asked], positive[asked])
+        return pair_loss if self.objective == "sft" else listwise(log_odds, positive) + pair_loss
+
     def _log_odds(self, pool: Pool) -> Tensor:
+        """Log-odds (n_queries, n_documents) of the pairs that are asked, -inf elsewhere."""
         queries, documents = self.prompt.query_ids(pool.queries), self.prompt.document_ids(pool.documents)
         prefixes = self.backbone.read_documents(documents)
-        pairs = [(q, d) for q in range(len(queries)) for d in range(len(documents))]
-        batches = list(token_batches([len(queries[q]) for q, _ in pairs], TOKEN_BUDGET // 2))
+        pairs = pool.asked.nonzero()
+        batches = list(token_batches([len(queries[q]) for q in pairs[:, 0].tolist()], TOKEN_BUDGET // 2))
         states = [
-            self.backbone.read_queries(
-                prefixes, torch.tensor([pairs[i][1] for i in batch]), [queries[pairs[i][0]] for i in batch]
-            )
+            self.backbone.read_queries(prefixes, pairs[batch, 1], [queries[q] for q in pairs[batch, 0].tolist()])
             for batch in batches
         ]
-        order = torch.tensor([i for batch in batches for i in batch]).argsort()
-        return (torch.cat(states)[order.to(self.head.device)] @ self.head).view(len(queries), len(documents))
+        log_odds = self.head.new_full(pool.asked.shape, float("-inf"))
+        rows, columns = pairs[[i for batch in batches for i in batch]].T.to(self.head.device)
+        # A sum of products, since a matrix product would be rounded to bfloat16 under autocast.
+        return log_odds.index_put((rows, columns), (torch.cat(states) * self.head).sum(1))
 
 
-class PoolTrainer(Trainer):
-    """A Trainer whose batch is one pool, in the data set's order."""
+class StepTrainer(Trainer):
+    """A Trainer whose batch is one step's, in the data set's order."""
 
     def compute_loss(
         self,
@@ -78,21 +84,21 @@ class PoolTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:  # noqa: ANN401
-        """Loss of one pool; the share of its queries that are answered right is kept for the log."""
+        """Loss of one step; the share of its queries that are answered right is kept for the log."""
         outputs = model(**inputs)
-        right = pool_accuracy(outputs["log_odds"].detach(), inputs["pool"].positive)
-        self._accuracy = 0.9 * getattr(self, "_accuracy", right) + 0.1 * right
+        self._accuracies = [*getattr(self, "_accuracies", []), outputs["accuracy"].item()]
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the running share of queries whose positive came first in their pool."""
-        super().log({**logs, "pool_accuracy": round(getattr(self, "_accuracy", 0.0), 4)}, start_time)
+        """Log, with the share of queries whose best candidate was right, over the steps since the last log."""
+        seen, self._accuracies = getattr(self, "_accuracies", []), []
+        super().log({**logs, **({"accuracy": round(sum(seen) / len(seen), 4)} if seen else {})}, start_time)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return inputs
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:  # noqa: ANN401
-        return torch.utils.data.SequentialSampler(cast(Pools, self.train_dataset))
+        return torch.utils.data.SequentialSampler(cast(Any, self.train_dataset))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Checkpoints hold what is trained: the adapter."""
@@ -102,7 +108,6 @@ class PoolTrainer(Trainer):
         cast(ChoiceModel, self.model).model.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
 
 
-def pool_accuracy(log_odds: Tensor, positive: Tensor) -> float:
-    """Share of queries whose best document of the pool is a positive."""
-    best = log_odds.argmax(1).cpu()
-    return positive.cpu()[torch.arange(len(best)), best].float().mean().item()
+def _accuracy(scores: Tensor, positive: Tensor) -> Tensor:
+    best = scores.argmax(1, keepdim=True)
+    return positive.gather(1, best).float().mean()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 
 import torch
@@ -11,48 +13,46 @@ from torch import Tensor
 
 from rabtriever.data import RetrievalData
 from rabtriever.errors import InputError
+from rabtriever.training.settings import RerankerTraining
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Queries and documents of one step; every query is scored against every document.
+    """Queries and documents of one step.
 
     Attributes:
         queries: Texts.
-        documents: Texts; each query's positive is among them, those of the others are its negatives.
+        documents: Texts; each query's positive is among them, the others are its negatives.
         positive: bool (n_queries, n_documents).
+        asked: bool, the same shape: the pairs that are read.
     """
 
     queries: list[str]
     documents: list[str]
     positive: Tensor
+    asked: Tensor
 
 
-class Pools(torch.utils.data.Dataset[Pool]):
+class Pools:
     """A fixed sequence of pools: the same seed gives the same, so an interrupted training goes on where it was.
 
-    A document and its negatives share their key/value caches among all queries of the pool, so a pair costs only the
-    query's tokens.
+    A document's key/value cache is shared by all queries of the pool, so a pair costs only the query's tokens.
 
     Args:
         data: Documents, queries, qrels.
-        steps: How many pools.
-        size: Documents a pool: one positive a query, the others are its negatives.
-        hard: Share of a pool that is drawn from its first document's neighbours.
-        neighbours: Document id -> ids of the documents it is easily mistaken for, hardest first.
-        seed: Of the draw.
+        settings: Sizes, share of hard negatives, seed.
+        neighbours: Gives, when the first pool is drawn, document id -> ids of the documents it is easily mistaken for,
+            hardest first.
     """
 
     def __init__(
-        self, data: RetrievalData, steps: int, size: int, hard: float, neighbours: dict[str, list[str]], seed: int = 0
+        self, data: RetrievalData, settings: RerankerTraining, neighbours: Callable[[], dict[str, list[str]]]
     ) -> None:
-        self.data, self.steps, self.hard, self.neighbours, self.seed = data, steps, hard, neighbours, seed
-        self.size = min(size, len(data.documents))
-        self.queries = list(data.judged("train"))
-        self.positives = {
-            query: [document for document, grade in data.qrels["train"][query].items() if grade > 0]
-            for query in self.queries
-        }
+        self.data, self.settings = data, settings
+        self.neighbours = cache(neighbours)
+        self.size = min(settings.pool, len(data.documents))
+        self.positives = positives(data)
+        self.queries = list(self.positives)
         self.asked: dict[str, list[str]] = defaultdict(list)
         for query, documents in self.positives.items():
             for document in documents:
@@ -60,33 +60,47 @@ class Pools(torch.utils.data.Dataset[Pool]):
         if self.size < 2:
             raise InputError(f"{data.name}: training needs at least two documents, to tell one from the other")
 
-    def __len__(self) -> int:
-        """Number of steps."""
-        return self.steps
-
     def __getitem__(self, step: int) -> Pool:
         """The pool of one step."""
-        random = Random(f"{self.seed}/{step}")
-        epoch, place = divmod(step * self.size, len(self.queries))
-        order = Random(f"{self.seed}/epoch/{epoch}").sample(self.queries, len(self.queries))
-        first = order[place]
-        chosen = {random.choice(self.positives[first]): first}
-        near = self.neighbours.get(next(iter(chosen)), [])[: 3 * self.size]
-        for document in random.sample(near, min(len(near), round(self.hard * (self.size - 1)))):
-            chosen.setdefault(document, random.choice(self.asked[document]) if self.asked[document] else "")
-        ahead = iter(order[place + 1 :] + order[:place])
-        for query in ahead:
-            if len(chosen) == self.size:
-                break
-            chosen.setdefault(random.choice(self.positives[query]), query)
-        rest = (
-            [document for document in self.data.documents if document not in chosen] if len(chosen) < self.size else []
-        )
-        chosen |= dict.fromkeys(random.sample(rest, self.size - len(chosen)), "")
-        queries = sorted({query for query in chosen.values() if query})
-        documents = sorted(chosen)
+        random = Random(f"{self.settings.seed}/{step}")
+        documents, queries = self._choose(step, random)
+        positive = torch.tensor([[document in self.positives[query] for document in documents] for query in queries])
+        asked = positive.clone()
+        for row in asked:
+            others = (~row).nonzero().flatten().tolist()
+            row[random.sample(others, min(self.settings.negatives, len(others)))] = True
         return Pool(
             [self.data.queries[query] for query in queries],
             [self.data.documents[document].content for document in documents],
-            torch.tensor([[document in self.positives[query] for document in documents] for query in queries]),
+            positive,
+            asked,
         )
+
+    def _choose(self, step: int, random: Random) -> tuple[list[str], list[str]]:
+        """A query in turn with its document, its document's neighbours, other queries' documents; and their queries."""
+        settings = self.settings
+        epoch, place = divmod(step * self.size, len(self.queries))
+        order = Random(f"{settings.seed}/epoch/{epoch}").sample(self.queries, len(self.queries))
+        first = random.choice(self.positives[order[place]])
+        near = self.neighbours().get(first, [])[: 3 * self.size]
+        documents = dict.fromkeys([first, *random.sample(near, min(len(near), round(settings.hard * (self.size - 1))))])
+        queries = {order[place]: None}
+        for query in order[place + 1 :] + order[:place]:
+            if len(documents) == self.size:
+                break
+            document = random.choice(self.positives[query])
+            if document not in documents:
+                documents[document], queries[query] = None, None
+        rest = [d for d in self.data.documents if d not in documents] if len(documents) < self.size else []
+        documents |= dict.fromkeys(random.sample(rest, self.size - len(documents)))
+        more = sorted({query for document in documents for query in self.asked[document]} - queries.keys())
+        queries |= dict.fromkeys(random.sample(more, min(len(more), max(0, settings.queries - len(queries)))))
+        return sorted(documents), sorted(queries)
+
+
+def positives(data: RetrievalData) -> dict[str, list[str]]:
+    """Training query -> the documents judged right."""
+    grades = data.qrels["train"]
+    return {
+        query: [document for document, grade in grades[query].items() if grade > 0] for query in data.judged("train")
+    }

@@ -16,13 +16,13 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from rabtriever.data import RetrievalData
 from rabtriever.errors import InputError
-from rabtriever.llm.backbone import Backbone
 from rabtriever.llm.folder import ADAPTER, new_folder, write_config
-from rabtriever.llm.loading import head_row, load_base, native_dtype
+from rabtriever.llm.loading import load_base, native_dtype
 from rabtriever.llm.prompt import Prompt, PromptTemplate
-from rabtriever.training.choice_model import ChoiceModel, PoolTrainer
+from rabtriever.training.apart import Apart, Contrast, apart_batch
+from rabtriever.training.choice_model import ChoiceModel, StepTrainer
 from rabtriever.training.mining import confusable_documents
-from rabtriever.training.pools import Pool, Pools
+from rabtriever.training.pools import Pool, Pools, positives
 from rabtriever.training.settings import RerankerTraining
 
 
@@ -58,14 +58,13 @@ def train_reranker(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base.to(device=device, dtype=native_dtype(device))  # type: ignore[call-arg]
     partial = _resumable(out, config)
-    neighbours = _mined(partial / "negatives.json", data, base, bound, settings.seed)
-    pools = Pools(data, settings.steps, settings.negatives + 1, settings.hard, neighbours, settings.seed)
     module = ChoiceModel(_with_adapter(base, model, settings), bound, settings.objective)
-    trainer = PoolTrainer(
+    steps = _Steps(Pools(data, settings, lambda: _mined(partial / "negatives.json", data, module.contrast, settings)))
+    trainer = StepTrainer(
         module,
         _arguments(partial, settings, device),
         data_collator=_only,
-        train_dataset=pools,
+        train_dataset=steps,
         callbacks=[_JsonLog(partial / "log.jsonl")],
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is the command's answer
@@ -76,6 +75,21 @@ def train_reranker(
         shutil.copy(partial / "log.jsonl", folder / "train_log.jsonl")
         write_config(folder, config)
     shutil.rmtree(partial)
+
+
+class _Steps(torch.utils.data.Dataset[Apart | Pool]):
+    """First the steps that read apart, then those that read pairs."""
+
+    def __init__(self, pools: Pools) -> None:
+        self.pools, self.settings = pools, pools.settings
+
+    def __len__(self) -> int:
+        return self.settings.apart_steps + self.settings.steps
+
+    def __getitem__(self, step: int) -> Apart | Pool:
+        if step < self.settings.apart_steps:
+            return apart_batch(self.pools.data, self.pools.positives, step, self.settings.seed)
+        return self.pools[step - self.settings.apart_steps]
 
 
 class _JsonLog(TrainerCallback):
@@ -91,10 +105,10 @@ class _JsonLog(TrainerCallback):
             file.write(line + "\n")
 
 
-def _mined(path: Path, data: RetrievalData, base: PreTrainedModel, prompt: Prompt, seed: int) -> dict[str, list[str]]:
+def _mined(path: Path, data: RetrievalData, contrast: Contrast, settings: RerankerTraining) -> dict[str, list[str]]:
+    """Mined once, when pairs begin; kept beside the checkpoints, for whoever resumes."""
     if not path.is_file():
-        mined = confusable_documents(data, Backbone(base), prompt, head_row(base, prompt.choice_ids).cpu(), seed)
-        path.write_text(json.dumps(mined))
+        path.write_text(json.dumps(confusable_documents(data, positives(data), contrast, settings.seed)))
     neighbours: dict[str, list[str]] = json.loads(path.read_text())
     return neighbours
 
@@ -126,11 +140,11 @@ def _resumable(out: Path, config: dict[str, Any]) -> Path:
 def _arguments(partial: Path, settings: RerankerTraining, device: str) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(partial),
-        max_steps=settings.steps,
+        max_steps=settings.apart_steps + settings.steps,
         per_device_train_batch_size=1,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=max(1, settings.steps // 20),
+        warmup_steps=max(1, (settings.apart_steps + settings.steps) // 40),
         weight_decay=0.0,
         bf16=native_dtype(device) == torch.bfloat16,
         use_cpu=device == "cpu",
@@ -146,5 +160,5 @@ def _arguments(partial: Path, settings: RerankerTraining, device: str) -> Traini
     )
 
 
-def _only(pools: list[Pool]) -> dict[str, Pool]:
-    return {"pool": pools[0]}
+def _only(batches: list[Apart | Pool]) -> dict[str, Apart | Pool]:
+    return {"batch": batches[0]}
