@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from rabtriever.cli import main
+from rabtriever.training import mining
 
 
 def write_beir(folder, data):
@@ -24,6 +25,7 @@ def write_beir(folder, data):
 @pytest.fixture
 def workspace(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(mining, "STEPS", 5)
     monkeypatch.chdir(tmp_path)
     write_beir(tmp_path / "data", tiny_data)
     (tmp_path / "prompt.json").write_text(json.dumps({"document_tokens": 20, "query_tokens": 20}))
@@ -37,18 +39,7 @@ def answer(capsys, *argv):
 
 
 def test_train_distill_index_search_evaluate(workspace, llm_folder, capsys):
-    small = [
-        "--apart-steps",
-        "1",
-        "--steps",
-        "2",
-        "--negatives",
-        "2",
-        "--prompt",
-        "prompt.json",
-        "--model",
-        str(llm_folder),
-    ]
+    small = ["--steps", "2", "--negatives", "2", "--prompt", "prompt.json", "--model", str(llm_folder)]
     assert answer(capsys, "train", "data", "--out", "teacher", "--json", *small) == {"reranker": "teacher"}
     small = ["--teacher-calls", "12", "--rounds", "2", "--steps", "4", "--width", "8"]
     made = answer(capsys, "distill", "data", "--teacher", "teacher", "--out", "student", "--json", *small)

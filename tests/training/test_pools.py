@@ -9,7 +9,7 @@ NEIGHBOURS = {"weather": ["sponge", "lamp"]}
 
 
 def pools_of(data, neighbours=None, **settings):
-    return Pools(data, RerankerTraining(**settings), lambda: neighbours or {})
+    return Pools(data, RerankerTraining(**settings), neighbours or {})
 
 
 def test_every_query_finds_its_positive_and_no_document_stands_twice(tiny_data):
@@ -47,3 +47,14 @@ def test_a_small_corpus_is_taken_whole(tiny_data):
     alone = RetrievalData("one", one, tiny_data.queries, {"train": {"q0": {"weather": 1}}})
     with pytest.raises(InputError, match="at least two documents"):
         pools_of(alone)
+
+
+def test_a_query_reads_its_hardest_documents_of_the_pool(tiny_data):
+    pools = pools_of(tiny_data, NEIGHBOURS, pool=6, hard=1.0, negatives=2)
+    contents = {document: tiny_data.documents[document].content for document in ("sponge", "lamp")}
+    for step in range(10):
+        pool = pools[step]
+        for query, positive, asked in zip(pool.queries, pool.positive, pool.asked, strict=True):
+            if "weather" in query:
+                read = {pool.documents[i] for i in (asked & ~positive).nonzero().flatten().tolist()}
+                assert read == set(contents.values())

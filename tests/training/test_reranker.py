@@ -7,6 +7,7 @@ from tiny import TEMPLATE
 
 from rabtriever.errors import InputError
 from rabtriever.reranker import GenerativeReranker
+from rabtriever.training import mining
 from rabtriever.training import reranker as module
 from rabtriever.training.reranker import train_reranker
 from rabtriever.training.settings import RerankerTraining
@@ -14,15 +15,15 @@ from rabtriever.training.settings import RerankerTraining
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
+    monkeypatch.setattr(mining, "STEPS", 20)
     monkeypatch.setattr(module, "native_dtype", lambda device: torch.float32)
 
 
 def train(data, out, llm_folder, **settings):
     values = {
-        "apart_steps": 2,
-        "steps": 4,
+        "steps": 6,
         "pool": 4,
-        "negatives": 2,
+        "negatives": 3,
         "checkpoint_every": 2,
         "lora_depth": 1.0,
         **settings,
@@ -33,7 +34,7 @@ def train(data, out, llm_folder, **settings):
 
 @pytest.mark.parametrize("objective", ["listwise", "sft", "dpo"])
 def test_training_learns(tiny_data, llm_folder, tmp_path, objective):
-    settings = {"objective": objective, "steps": 120, "learning_rate": 1e-2, "checkpoint_every": 100}
+    settings = {"objective": objective, "steps": 60, "learning_rate": 3e-3, "checkpoint_every": 100}
     train(tiny_data, tmp_path / "out", llm_folder, **settings)
     judged = tiny_data.judged("train")
     documents = [document.content for document in tiny_data.documents.values()]
@@ -48,12 +49,12 @@ def test_training_learns(tiny_data, llm_folder, tmp_path, objective):
     assert trained.template == TEMPLATE
     assert accuracy(trained) >= 0.75  # chance is 1/6
     log = [json.loads(line) for line in (tmp_path / "out" / "train_log.jsonl").read_text().splitlines()]
-    assert log[-1]["step"] == 122 and {"loss", "accuracy"} <= set(log[0])
+    assert log[-1]["step"] == 60 and {"loss", "accuracy"} <= set(log[0])
 
 
 def test_an_interrupted_training_goes_on_as_if_nothing_had_been(tiny_data, llm_folder, tmp_path, monkeypatch):
     whole = train(tiny_data, tmp_path / "whole", llm_folder)
-    original, steps = module.StepTrainer.compute_loss, []
+    original, steps = module.PoolTrainer.compute_loss, []
 
     def interrupted(self, *args, **kwargs):
         steps.append(1)
@@ -61,7 +62,7 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(tiny_data, llm_f
             raise KeyboardInterrupt
         return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(module.StepTrainer, "compute_loss", interrupted)
+    monkeypatch.setattr(module.PoolTrainer, "compute_loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(tiny_data, tmp_path / "cut", llm_folder)
     assert not (tmp_path / "cut").exists()
@@ -72,6 +73,19 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(tiny_data, llm_f
     assert not (tmp_path / "cut.partial").exists()
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_training_goes_on_from_a_reranker(tiny_data, llm_folder, tmp_path):
+    first = train(tiny_data, tmp_path / "first", llm_folder, lora_rank=4)
+    config = json.loads((tmp_path / "first" / "rabtriever.json").read_text())
+    settings = RerankerTraining(steps=1, pool=4, learning_rate=1e-9)
+    train_reranker(tiny_data, tmp_path / "second", str(tmp_path / "first"), None, settings)
+    second = load_file(tmp_path / "second" / "adapter" / "adapter_model.safetensors")
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, atol=1e-6, rtol=0)
+    further = json.loads((tmp_path / "second" / "rabtriever.json").read_text())
+    assert further["llm"] == config["llm"] and further["prompt"] == config["prompt"]
+    assert further["training_before"] == [config["training"]] and further["training"]["steps"] == 1
 
 
 def test_bad_input_is_named(tiny_data, llm_folder, tmp_path):

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/train.tsv")
     parser.add_argument("--out", required=True, help="folder to make; an interrupted run goes on with the same command")
     parser.add_argument(
-        "--model", default="smollm2", help="the LLM: smollm2, hub id, folder or .gguf (default: smollm2)"
+        "--model", default="smollm2", help="smollm2 (default), hub id, folder, .gguf, or a reranker to train further"
     )
     parser.add_argument("--prompt", help="JSON file with fields of the prompt template that differ from the default")
     add_flags(parser, RerankerTraining)
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     from rabtriever.llm.prompt import PromptTemplate
     from rabtriever.training.reranker import train_reranker
 
-    prompt = PromptTemplate.from_dict(_json(args.prompt)) if args.prompt else PromptTemplate()
+    prompt = PromptTemplate.from_dict(_json(args.prompt)) if args.prompt else None
     train_reranker(load_data(args.data), args.out, args.model, prompt, settings)
     if args.json:
         print(json.dumps({"reranker": args.out}))

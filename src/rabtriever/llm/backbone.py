@@ -62,24 +62,6 @@ class Backbone:
                 bar.advance(len(batch))
         return result
 
-    def mean_states(self, sequences: Sequence[Sequence[int]], depth: float) -> Tensor:
-        """Mean states, as :meth:`states` pools them, at a share of the layers and after the last; differentiable.
-
-        Returns:
-            float32 (n, 2, H) on the model's device.
-        """
-        batches = list(token_batches([len(sequence) for sequence in sequences], TOKEN_BUDGET))
-        parts = []
-        for batch in batches:
-            ids, lengths = self._pad([sequences[i] for i in batch])
-            output = self.decoder(
-                input_ids=ids, attention_mask=_mask(lengths, ids.shape[1]), use_cache=False, output_hidden_states=True
-            )
-            layers = (output.hidden_states[round(depth * (len(output.hidden_states) - 1))], output.last_hidden_state)
-            parts.append(torch.stack([_pool(layer.float(), lengths, "mean") for layer in layers], dim=1))
-        order = torch.tensor([i for batch in batches for i in batch]).argsort()
-        return torch.cat(parts)[order.to(self.device)]
-
     @torch.inference_mode()
     def pair_states(
         self,

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel, Trainer
 from rabtriever.llm.backbone import TOKEN_BUDGET, Backbone, token_batches
 from rabtriever.llm.loading import head_row
 from rabtriever.llm.prompt import Prompt
-from rabtriever.training.apart import Apart, Contrast
 from rabtriever.training.losses import dpo, listwise, pointwise
 from rabtriever.training.pools import Pool
 
@@ -33,17 +32,16 @@ class ChoiceModel(nn.Module):
         self.model, self.prompt, self.objective = model, prompt, objective
         causal = cast(PreTrainedModel, model.get_base_model())
         self.backbone = Backbone(causal)
-        self.contrast = Contrast(self.backbone, prompt)
         self.register_buffer("head", head_row(causal, prompt.choice_ids), persistent=False)
 
-    def forward(self, batch: Pool | Apart) -> dict[str, Tensor]:
-        """Loss of one step, and the share of its queries whose best candidate is right."""
-        if isinstance(batch, Apart):
-            loss, scores, positive = self.contrast(batch)
-        else:
-            scores, positive = self._log_odds(batch), batch.positive.to(self.head.device)
-            loss = self._loss(batch, scores, positive)
-        return {"loss": loss, "accuracy": _accuracy(scores.detach(), positive)}
+    def forward(self, pool: Pool) -> dict[str, Tensor]:
+        """Loss of one pool, and the share of its queries whose best document is right."""
+        log_odds, positive = self._log_odds(pool), pool.positive.to(self.head.device)
+        best = log_odds.detach().argmax(1, keepdim=True)
+        return {
+            "loss": self._loss(pool, log_odds, positive),
+            "accuracy": positive.gather(1, best).float().mean(),
+        }
 
     def save_adapter(self, folder: str) -> None:
         """Write the adapter; the embeddings are never trained, so the hub need not be asked about them."""
@@ -74,8 +72,8 @@ class ChoiceModel(nn.Module):
         return log_odds.index_put((rows, columns), (torch.cat(states) * self.head).sum(1))
 
 
-class StepTrainer(Trainer):
-    """A Trainer whose batch is one step's, in the data set's order."""
+class PoolTrainer(Trainer):
+    """A Trainer whose batch is one pool, in the data set's order."""
 
     def compute_loss(
         self,
@@ -84,13 +82,13 @@ class StepTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:  # noqa: ANN401
-        """Loss of one step; the share of its queries that are answered right is kept for the log."""
+        """Loss of one pool; the share of its queries that are answered right is kept for the log."""
         outputs = model(**inputs)
         self._accuracies = [*getattr(self, "_accuracies", []), outputs["accuracy"].item()]
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the share of queries whose best candidate was right, over the steps since the last log."""
+        """Log, with the share of queries whose best document was right, over the steps since the last log."""
         seen, self._accuracies = getattr(self, "_accuracies", []), []
         super().log({**logs, **({"accuracy": round(sum(seen) / len(seen), 4)} if seen else {})}, start_time)
 
@@ -106,8 +104,3 @@ class StepTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         cast(ChoiceModel, self.model).model.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
-
-
-def _accuracy(scores: Tensor, positive: Tensor) -> Tensor:
-    best = scores.argmax(1, keepdim=True)
-    return positive.gather(1, best).float().mean()

@@ -43,3 +43,24 @@ def label_loss(
     for row, some in enumerate(positives):
         positive[row, [column[document] for document in some]] = True
     return listwise(predictor.log_odds(z_q, z_d[candidates], w), positive)
+
+
+def train_on_labels(
+    z_q: Tensor, z_d: Tensor, positives: Sequence[Sequence[int]], w: Tensor, steps: int, seed: int, width: int = 256
+) -> MLPPredictor:
+    """A predictor trained on labels alone: a ranking, not yet a probability. Arguments as in :func:`label_loss`."""
+    chance = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    predictor = MLPPredictor(z_q.shape[1], width)
+    predictor.standardise("query", z_q)
+    predictor.standardise("document", z_d)
+    optimiser = torch.optim.AdamW(predictor.parameters(), lr=1e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=steps, pct_start=0.1)
+    for _ in range(steps):
+        rows = torch.randint(len(z_q), (64,), generator=chance)
+        loss = label_loss(predictor, z_q[rows], z_d, [positives[row] for row in rows.tolist()], w, chance)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return predictor

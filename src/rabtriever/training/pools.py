@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from random import Random
 
 import torch
@@ -33,7 +31,7 @@ class Pool:
     asked: Tensor
 
 
-class Pools:
+class Pools(torch.utils.data.Dataset[Pool]):
     """A fixed sequence of pools: the same seed gives the same, so an interrupted training goes on where it was.
 
     A document's key/value cache is shared by all queries of the pool, so a pair costs only the query's tokens.
@@ -41,17 +39,17 @@ class Pools:
     Args:
         data: Documents, queries, qrels.
         settings: Sizes, share of hard negatives, seed.
-        neighbours: Gives, when the first pool is drawn, document id -> ids of the documents it is easily mistaken for,
-            hardest first.
+        neighbours: Document id -> ids of the documents it is easily mistaken for, hardest first.
     """
 
-    def __init__(
-        self, data: RetrievalData, settings: RerankerTraining, neighbours: Callable[[], dict[str, list[str]]]
-    ) -> None:
-        self.data, self.settings = data, settings
-        self.neighbours = cache(neighbours)
+    def __init__(self, data: RetrievalData, settings: RerankerTraining, neighbours: dict[str, list[str]]) -> None:
+        self.data, self.settings, self.neighbours = data, settings, neighbours
         self.size = min(settings.pool, len(data.documents))
-        self.positives = positives(data)
+        grades = data.qrels["train"]
+        self.positives = {
+            query: [document for document, grade in grades[query].items() if grade > 0]
+            for query in data.judged("train")
+        }
         self.queries = list(self.positives)
         self.asked: dict[str, list[str]] = defaultdict(list)
         for query, documents in self.positives.items():
@@ -60,15 +58,18 @@ class Pools:
         if self.size < 2:
             raise InputError(f"{data.name}: training needs at least two documents, to tell one from the other")
 
+    def __len__(self) -> int:
+        """Number of steps."""
+        return self.settings.steps
+
     def __getitem__(self, step: int) -> Pool:
         """The pool of one step."""
         random = Random(f"{self.settings.seed}/{step}")
         documents, queries = self._choose(step, random)
         positive = torch.tensor([[document in self.positives[query] for document in documents] for query in queries])
         asked = positive.clone()
-        for row in asked:
-            others = (~row).nonzero().flatten().tolist()
-            row[random.sample(others, min(self.settings.negatives, len(others)))] = True
+        for query, row in zip(queries, asked, strict=True):
+            row[self._negatives(query, documents, random)] = True
         return Pool(
             [self.data.queries[query] for query in queries],
             [self.data.documents[document].content for document in documents],
@@ -76,13 +77,24 @@ class Pools:
             asked,
         )
 
+    def _negatives(self, query: str, documents: list[str], random: Random) -> list[int]:
+        """Positions of the documents that a query reads besides its own: the hardest of the pool, and some at random."""
+        right = self.positives[query]
+        near = {document: rank for rank, document in enumerate(self.neighbours.get(right[0], []))}
+        others = [position for position, document in enumerate(documents) if document not in right]
+        random.shuffle(others)
+        others.sort(key=lambda position: near.get(documents[position], len(near)))
+        count = min(self.settings.negatives, len(others))
+        hardest = round(self.settings.hard * count)
+        return others[:hardest] + random.sample(others[hardest:], count - hardest)
+
     def _choose(self, step: int, random: Random) -> tuple[list[str], list[str]]:
         """A query in turn with its document, its document's neighbours, other queries' documents; and their queries."""
         settings = self.settings
         epoch, place = divmod(step * self.size, len(self.queries))
         order = Random(f"{settings.seed}/epoch/{epoch}").sample(self.queries, len(self.queries))
         first = random.choice(self.positives[order[place]])
-        near = self.neighbours().get(first, [])[: 3 * self.size]
+        near = self.neighbours.get(first, [])[: 3 * self.size]
         documents = dict.fromkeys([first, *random.sample(near, min(len(near), round(settings.hard * (self.size - 1))))])
         queries = {order[place]: None}
         for query in order[place + 1 :] + order[:place]:
@@ -96,11 +108,3 @@ class Pools:
         more = sorted({query for document in documents for query in self.asked[document]} - queries.keys())
         queries |= dict.fromkeys(random.sample(more, min(len(more), max(0, settings.queries - len(queries)))))
         return sorted(documents), sorted(queries)
-
-
-def positives(data: RetrievalData) -> dict[str, list[str]]:
-    """Training query -> the documents judged right."""
-    grades = data.qrels["train"]
-    return {
-        query: [document for document, grade in grades[query].items() if grade > 0] for query in data.judged("train")
-    }

@@ -16,13 +16,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from rabtriever.data import RetrievalData
 from rabtriever.errors import InputError
-from rabtriever.llm.folder import ADAPTER, new_folder, write_config
+from rabtriever.llm.folder import ADAPTER, CONFIG, new_folder, read_config, write_config
 from rabtriever.llm.loading import load_base, native_dtype
 from rabtriever.llm.prompt import Prompt, PromptTemplate
-from rabtriever.training.apart import Apart, Contrast, apart_batch
-from rabtriever.training.choice_model import ChoiceModel, StepTrainer
+from rabtriever.training.choice_model import ChoiceModel, PoolTrainer
 from rabtriever.training.mining import confusable_documents
-from rabtriever.training.pools import Pool, Pools, positives
+from rabtriever.training.pools import Pool, Pools
 from rabtriever.training.settings import RerankerTraining
 
 
@@ -40,31 +39,38 @@ def train_reranker(
     Args:
         data: Documents, queries and judgements.
         out: Folder to make.
-        model: The LLM: alias, hub id, folder or GGUF file.
-        prompt: What is written around documents and queries; the default template if None.
+        model: The LLM: alias, hub id, folder or GGUF file. With a reranker's or retriever's folder, training goes on
+            from its adapter, and ``lora_rank`` and ``lora_depth`` are the adapter's.
+        prompt: What is written around documents and queries; if None, the model's, or the default template.
         settings: How to train; the defaults if None.
 
     Raises:
         InputError: ``out`` exists, an interrupted training there had other settings, or the data has no train split.
     """
-    prompt, settings, out = prompt or PromptTemplate(), settings or RerankerTraining(), Path(out)
+    settings, out = settings or RerankerTraining(), Path(out)
     if out.exists():
         raise InputError(f"{out}: exists already; give another --out or remove it")
-    config = {"llm": model, "prompt": prompt.to_dict(), "data": data.name, "training": asdict(settings)}
+    start = read_config(model) if (Path(model) / CONFIG).is_file() else None
+    source = start["llm"] if start else model
+    prompt = prompt or (PromptTemplate.from_dict(start["prompt"]) if start else PromptTemplate())
+    config = {"llm": source, "prompt": prompt.to_dict(), "data": data.name, "training": asdict(settings)}
+    if start:
+        config["training_before"] = [*start.get("training_before", []), start.get("training")]
     data.judged("train")
     set_seed(settings.seed)
-    base, tokenizer = load_base(model)
+    base, tokenizer = load_base(source)
     bound = Prompt(prompt, tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base.to(device=device, dtype=native_dtype(device))  # type: ignore[call-arg]
     partial = _resumable(out, config)
-    module = ChoiceModel(_with_adapter(base, model, settings), bound, settings.objective)
-    steps = _Steps(Pools(data, settings, lambda: _mined(partial / "negatives.json", data, module.contrast, settings)))
-    trainer = StepTrainer(
+    adapted = _with_adapter(base, source, settings, Path(model) / ADAPTER if start else None)
+    module = ChoiceModel(adapted, bound, settings.objective)
+    pools = Pools(data, settings, _mined(partial / "negatives.json", data, module, settings.seed))
+    trainer = PoolTrainer(
         module,
         _arguments(partial, settings, device),
         data_collator=_only,
-        train_dataset=steps,
+        train_dataset=pools,
         callbacks=[_JsonLog(partial / "log.jsonl")],
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is the command's answer
@@ -75,21 +81,6 @@ def train_reranker(
         shutil.copy(partial / "log.jsonl", folder / "train_log.jsonl")
         write_config(folder, config)
     shutil.rmtree(partial)
-
-
-class _Steps(torch.utils.data.Dataset[Apart | Pool]):
-    """First the steps that read apart, then those that read pairs."""
-
-    def __init__(self, pools: Pools) -> None:
-        self.pools, self.settings = pools, pools.settings
-
-    def __len__(self) -> int:
-        return self.settings.apart_steps + self.settings.steps
-
-    def __getitem__(self, step: int) -> Apart | Pool:
-        if step < self.settings.apart_steps:
-            return apart_batch(self.pools.data, self.pools.positives, step, self.settings.seed)
-        return self.pools[step - self.settings.apart_steps]
 
 
 class _JsonLog(TrainerCallback):
@@ -105,19 +96,21 @@ class _JsonLog(TrainerCallback):
             file.write(line + "\n")
 
 
-def _mined(path: Path, data: RetrievalData, contrast: Contrast, settings: RerankerTraining) -> dict[str, list[str]]:
-    """Mined once, when pairs begin; kept beside the checkpoints, for whoever resumes."""
+def _mined(path: Path, data: RetrievalData, module: ChoiceModel, seed: int) -> dict[str, list[str]]:
     if not path.is_file():
-        path.write_text(json.dumps(confusable_documents(data, positives(data), contrast, settings.seed)))
+        mined = confusable_documents(data, module.backbone, module.prompt, module.head.cpu(), seed)
+        path.write_text(json.dumps(mined))
     neighbours: dict[str, list[str]] = json.loads(path.read_text())
     return neighbours
 
 
-def _with_adapter(base: PreTrainedModel, source: str, settings: RerankerTraining) -> PeftModel:
-    layers = base.config.get_text_config().num_hidden_layers
-    first = layers - max(1, round(layers * settings.lora_depth))
+def _with_adapter(base: PreTrainedModel, source: str, settings: RerankerTraining, start: Path | None) -> PeftModel:
     base.requires_grad_(False)
     base.name_or_path = source  # what the adapter names as its base: an alias or hub id, not a cache folder
+    if start is not None and start.is_dir():
+        return PeftModel.from_pretrained(base, start, is_trainable=True)
+    layers = base.config.get_text_config().num_hidden_layers
+    first = layers - max(1, round(layers * settings.lora_depth))
     adapter = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=2 * settings.lora_rank,
@@ -140,11 +133,11 @@ def _resumable(out: Path, config: dict[str, Any]) -> Path:
 def _arguments(partial: Path, settings: RerankerTraining, device: str) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(partial),
-        max_steps=settings.apart_steps + settings.steps,
+        max_steps=settings.steps,
         per_device_train_batch_size=1,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=max(1, (settings.apart_steps + settings.steps) // 40),
+        warmup_steps=max(1, settings.steps // 20),
         weight_decay=0.0,
         bf16=native_dtype(device) == torch.bfloat16,
         use_cpu=device == "cpu",
@@ -160,5 +153,5 @@ def _arguments(partial: Path, settings: RerankerTraining, device: str) -> Traini
     )
 
 
-def _only(batches: list[Apart | Pool]) -> dict[str, Apart | Pool]:
-    return {"batch": batches[0]}
+def _only(pools: list[Pool]) -> dict[str, Pool]:
+    return {"pool": pools[0]}

@@ -17,18 +17,12 @@ class RerankerTraining:
     objective: str = field(
         default="listwise", metadata={"help": "listwise (+ pointwise), sft (pointwise alone) or dpo"}
     )
-    apart_steps: int = field(
-        default=170,
-        metadata={"help": "first steps, of 96 labelled queries each, that read queries and documents apart"},
-    )
-    steps: int = field(default=600, metadata={"help": "optimiser steps that read pairs"})
-    queries: int = field(default=16, metadata={"help": "queries of such a step"})
-    pool: int = field(default=8, metadata={"help": "documents of such a step, which all its queries share"})
+    steps: int = field(default=500, metadata={"help": "optimiser steps"})
+    queries: int = field(default=16, metadata={"help": "queries of a step"})
+    pool: int = field(default=16, metadata={"help": "documents of a step, which its queries share"})
     negatives: int = field(default=3, metadata={"help": "documents of the pool that a query reads besides its own"})
-    hard: float = field(default=0.7, metadata={"help": "share of a pool that is mined: mistaken for each other"})
-    learning_rate: float = field(
-        default=5e-4, metadata={"help": "peak learning rate, cosine decay after a short warm-up"}
-    )
+    hard: float = field(default=0.7, metadata={"help": "share of negatives that are mined: mistaken for the positive"})
+    learning_rate: float = field(default=4e-4, metadata={"help": "peak learning rate, cosine decay after 5%% warm-up"})
     lora_rank: int = field(default=16, metadata={"help": "rank of the adapter"})
     lora_depth: float = field(default=0.67, metadata={"help": "upper share of the layers that gets an adapter"})
     checkpoint_every: int = field(default=50, metadata={"help": "steps between checkpoints"})
@@ -44,8 +38,8 @@ class RerankerTraining:
             raise InputError(f"objective {self.objective!r}: choose one of {', '.join(OBJECTIVES)}")
         if min(self.steps, self.queries, self.negatives, self.lora_rank, self.checkpoint_every) < 1:
             raise InputError("steps, queries, negatives, lora_rank and checkpoint_every must be at least 1")
-        if self.pool < 2 or self.apart_steps < 0:
-            raise InputError("pool must be at least 2 and apart_steps at least 0")
+        if self.pool < 2:
+            raise InputError("pool must be at least 2")
         if not 0 <= self.hard <= 1 or not 0 < self.lora_depth <= 1:
             raise InputError("hard must lie in [0, 1] and lora_depth in (0, 1]")
 
