@@ -1,16 +1,14 @@
 """What it saves that documents come first: ranking with kept document caches against reading every pair whole.
 
-Usage: python benchmarks/prefix_cache.py [--data BEIR_FOLDER] [--model models/tools] [--queries 5] [--out FILE]
+Usage: python benchmarks/prefix_cache.py [--data BEIR_FOLDER] [--model models/tools] [--queries 5]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from importlib.resources import files
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -24,7 +22,6 @@ def main() -> None:
     parser.add_argument("--data", default=str(files("rabtriever") / "demo"))
     parser.add_argument("--model", default="models/tools")
     parser.add_argument("--queries", type=int, default=5)
-    parser.add_argument("--out")
     args = parser.parse_args()
     data = load_data(args.data)
     reranker = GenerativeReranker.from_pretrained(args.model)
@@ -55,8 +52,6 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - started)
         differences.append(float(np.abs(scores["whole_pairs"] - scores["cached_documents"]).max()))
     report = {
-        "command": "python benchmarks/prefix_cache.py "
-        + f"--data {Path(args.data).name} --model {args.model} --queries {args.queries}",
         "documents": len(documents),
         "queries": len(queries),
         "ms_per_query": {name: round(1000 * median(times), 1) for name, times in seconds.items()},
@@ -64,13 +59,9 @@ def main() -> None:
         "speedup": round(median(seconds["whole_pairs"]) / median(seconds["cached_documents"]), 2),
         "largest_difference_in_log_odds": max(differences),
         "dtype": str(reranker.llm.model.dtype),
-        "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "threads": torch.get_num_threads(),
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if args.out:
-        Path(args.out).write_text(text + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def test_saved_and_loaded_is_the_same(retriever, tmp_path):
     assert loaded.fingerprint == retriever.fingerprint and loaded.positive == retriever.positive
     np.testing.assert_allclose(loaded.encode_query(QUERIES), retriever.encode_query(QUERIES), atol=1e-5)
     teacher = GenerativeReranker.from_pretrained(tmp_path / "model", dtype=torch.float32)
-    assert teacher.fingerprint == retriever.reranker().fingerprint
+    assert teacher.fingerprint == retriever.teacher.fingerprint
     assert json.loads((tmp_path / "model" / "rabtriever.json").read_text())["data"] == "tiny"
     with pytest.raises(InputError, match="exists already"):
         retriever.save_pretrained(tmp_path / "model")
@@ -40,12 +40,19 @@ def test_a_folder_that_is_no_retriever_is_named(retriever, tmp_path):
         Rabtriever.from_pretrained(tmp_path)
     retriever.save_pretrained(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "rabtriever.json").read_text())
-    (tmp_path / "model" / "predictor.safetensors").unlink()
+    weights = tmp_path / "model" / "predictor.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(InputError, match="a broken retriever"):
+        Rabtriever.from_pretrained(tmp_path / "model")
+    weights.unlink()
     with pytest.raises(InputError, match="predictor.safetensors is missing"):
         Rabtriever.from_pretrained(tmp_path / "model")
     del config["predictor"]
     (tmp_path / "model" / "rabtriever.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="a reranker, not a retriever"):
+        Rabtriever.from_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "rabtriever.json").write_text('{"format": 1}')
+    with pytest.raises(InputError, match="not a model configuration"):
         Rabtriever.from_pretrained(tmp_path / "model")
     (tmp_path / "model" / "rabtriever.json").write_text("{")
     with pytest.raises(InputError, match="not a model configuration"):

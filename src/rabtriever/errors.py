@@ -8,3 +8,8 @@ class InputError(ValueError):
 
     The command line prints the line and exits with 2.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, in one line of bearable length."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

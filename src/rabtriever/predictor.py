@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+BLOCK = 512  # documents whose hidden units are held at a time
+
 
 class MLPPredictor(nn.Module):
     """Two layers over the query's state with the document's as latent (arXiv 2604.23336, section 3).
@@ -48,6 +50,8 @@ class MLPPredictor(nn.Module):
         They are affine and per side, so the fold stays exact.
         """
         scale = states.std(0, correction=0)
+        if not scale.any():  # a single state tells no spread
+            scale = torch.ones_like(scale)
         getattr(self, f"{side}_mean").copy_(states.mean(0))
         # A dimension that hardly moves must not be blown up to the size of the others.
         getattr(self, f"{side}_scale").copy_(scale.clamp_min(0.1 * scale.mean()).clamp_min(1e-6))
@@ -91,7 +95,9 @@ class MLPPredictor(nn.Module):
             float32 (n, k).
         """
         v, constant = self.head(w)
-        return torch.relu(self.query_part(z_q)[:, None] + self.document_part(z_d)) @ v + constant
+        queries = self.query_part(z_q)[:, None]
+        blocks = [torch.relu(queries + self.document_part(block)) @ v for block in z_d.split(BLOCK)]
+        return torch.cat(blocks, dim=1) + constant
 
     @torch.no_grad()
     def fold(self, w: Tensor) -> Fold:

@@ -54,8 +54,8 @@ class GenerativeReranker:
             return cls(load_llm(str(source), **options), PromptTemplate())
         config = read_config(source)
         adapter = Path(source) / ADAPTER
-        llm = load_llm(config["llm"], adapter if adapter.is_dir() else None, **options)
-        return cls(llm, PromptTemplate.from_dict(config["prompt"]))
+        template = PromptTemplate.from_dict(config["prompt"])
+        return cls(load_llm(config["llm"], adapter if adapter.is_dir() else None, **options), template)
 
     def predict(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """Probability that the document is right for the query.
@@ -86,7 +86,12 @@ class GenerativeReranker:
 
         Returns:
             ``[{"corpus_id": position in documents, "score": probability}, ...]``; ties keep their order.
+
+        Raises:
+            InputError: ``top_k`` below 1, or a text of zero tokens.
         """
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k {top_k}: ask for at least one document")
         log_odds = self.log_odds([query], documents)[0]
         order = np.argsort(-log_odds, kind="stable")[:top_k]
         probabilities = 1 / (1 + np.exp(-log_odds.astype(np.float64)))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rabtriever.errors import InputError
+from rabtriever.errors import InputError, first_line
 from rabtriever.llm.backbone import Pooling
 from rabtriever.llm.folder import ADAPTER, new_folder, read_config, write_config
 from rabtriever.predictor import MLPPredictor, folded_scores
@@ -60,18 +62,25 @@ class Rabtriever:
         weights = Path(folder) / PREDICTOR
         if not weights.is_file():
             raise InputError(f"{folder}: {PREDICTOR} is missing; copy the whole folder or distill again")
-        predictor = MLPPredictor(config["predictor"]["hidden_size"], config["predictor"]["width"])
-        predictor.load_state_dict(load_file(weights))
-        retriever = cls(GenerativeReranker.from_pretrained(folder, **options), predictor, config["pooling"])
+        try:
+            predictor = MLPPredictor(config["predictor"]["hidden_size"], config["predictor"]["width"])
+            predictor.load_state_dict(load_file(weights))
+            pooling = config["pooling"]
+        except (SafetensorError, RuntimeError, KeyError) as error:
+            raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
+        retriever = cls(GenerativeReranker.from_pretrained(folder, **options), predictor, pooling)
         retriever.source = str(folder)
         return retriever
 
-    def save_pretrained(self, folder: str | Path, notes: dict[str, Any] | None = None) -> None:
+    def save_pretrained(
+        self, folder: str | Path, notes: dict[str, Any] | None = None, log: Sequence[dict[str, Any]] = ()
+    ) -> None:
         """Write the retriever, its teacher's adapter included, so that the folder is also the reranker.
 
         Args:
             folder: To make; it must not exist.
             notes: Further JSON values for the configuration, such as how it was trained.
+            log: Lines of its training, kept as ``distill_log.jsonl``.
 
         Raises:
             InputError: ``folder`` exists.
@@ -84,6 +93,9 @@ class Rabtriever:
             shape = {"kind": "mlp", "hidden_size": self.predictor.query.in_features, "width": self.dim - 1}
             config = {"llm": llm.source, "prompt": self.teacher.template.to_dict(), "pooling": self.pooling}
             write_config(new, {**config, "predictor": shape, **(notes or {})})
+            if log:
+                lines = "".join(json.dumps(line) + "\n" for line in log)
+                (new / "distill_log.jsonl").write_text(lines, encoding="utf-8")
         self.source = str(folder)
 
     def encode_query(self, texts: Sequence[str], show_progress: bool = False) -> np.ndarray:
@@ -120,10 +132,6 @@ class Rabtriever:
             float32 (n, k).
         """
         return folded_scores(np.atleast_2d(queries), np.atleast_2d(documents), self.positive)
-
-    def reranker(self) -> GenerativeReranker:
-        """The teacher this retriever was distilled from."""
-        return self.teacher
 
     def states(self, side: str, texts: Sequence[str], show_progress: bool = False) -> Tensor:
         """z_q or z_d: float32 (n, H), before the predictor.

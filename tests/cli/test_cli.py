@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from rabtriever.cli import main
+from rabtriever.retriever import Rabtriever
 from rabtriever.training import mining
 
 
@@ -107,15 +108,49 @@ def test_demo_prints_quality_and_what_to_do_next(workspace, retriever, capsys):
         (["evaluate", "data", "--model", "m", "--systems", "magic"], "'magic'"),
         (["evaluate", "data", "--model", "m", "--limit", "0"], "--limit 0"),
         (["demo", "--model", "nowhere"], "nowhere"),
+        (["train", "data", "--out", "t", "--model", "{llm}", "--prompt", "choice.json"], "' undoubtedly' is"),
+        (["train", "data", "--out", "t", "--model", "{llm}", "--prompt", "types.json"], "must be a string"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(workspace, capsys, monkeypatch, argv, message):
+def test_bad_input_is_one_line_and_exit_code_2(workspace, llm_folder, capsys, monkeypatch, argv, message):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (workspace / "choice.json").write_text('{"yes": " undoubtedly"}')
+    (workspace / "types.json").write_text('{"yes": 1}')
+    argv = [str(llm_folder) if argument == "{llm}" else argument for argument in argv]
     before = {path for path in workspace.rglob("*") if "cache" not in path.parts}
     assert main(argv) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rabtriever ")]
     assert len(lines) == 1 and message in lines[0]
     assert {path for path in workspace.rglob("*") if "cache" not in path.parts} == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["-k", "0"], "k 0"),
+        (["--rerank", "0"], "rerank 0"),
+        (["--where", "colour = 'red'"], "where \"colour = 'red'\""),
+        (["--model", "other"], "index again"),
+    ],
+)
+def test_a_bad_search_is_one_line_and_exit_code_2(workspace, retriever, capsys, argv, message):
+    retriever.save_pretrained(workspace / "model")
+    other = Rabtriever(retriever.teacher, retriever.predictor, "last")
+    other.save_pretrained(workspace / "other")
+    assert main(["index", "data", "--model", "model", "--out", "index"]) == 0
+    capsys.readouterr()
+    assert main(["search", "index", "rain", *argv]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and message in lines[0]
+
+
+def test_an_index_whose_model_moved_is_searched_with_it(workspace, retriever, capsys):
+    retriever.save_pretrained(workspace / "model")
+    assert main(["index", "data", "--model", "model", "--out", "index"]) == 0
+    (workspace / "model").rename(workspace / "moved")
+    assert main(["search", "index", "rain"]) == 2
+    assert "is gone" in capsys.readouterr().err
+    assert main(["search", "index", "rain", "--model", "moved"]) == 0
 
 
 def test_a_malformed_corpus_leaves_no_index(workspace, retriever, capsys):

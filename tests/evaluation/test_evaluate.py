@@ -57,7 +57,7 @@ def test_systems_are_reported_side_by_side_with_fidelity() -> None:
 
 
 def test_fidelity_needs_both_retriever_and_reranker() -> None:
-    assert "fidelity" not in evaluate(DATA, {"retriever": retriever, "bm25": reranker})
+    assert evaluate(DATA, {"retriever": retriever, "bm25": reranker})["fidelity"] == {}
 
 
 def test_fidelity_to_a_reranker_that_finds_nothing_has_no_ratio() -> None:

@@ -90,7 +90,7 @@ def test_where_filters(index, where, ids):
 def test_rerank_asks_the_teacher(index, retriever):
     plain = index.search("rain", k=3)[0]
     hits = index.search("rain", k=3, rerank=2)[0]
-    judged = retriever.reranker().log_odds(["rain"], [hit.text for hit in plain[:2]])[0]
+    judged = retriever.teacher.log_odds(["rain"], [hit.text for hit in plain[:2]])[0]
     assert [hit.log_odds for hit in hits[:2]] == pytest.approx(sorted(judged, reverse=True), abs=1e-4)
     assert hits[2] == plain[2]
     assert len(index.search("rain", k=1, rerank=3)[0]) == 1
@@ -133,7 +133,20 @@ def test_an_add_that_fails_adds_nothing(index, monkeypatch, bad):
 def test_nothing_is_left_of_a_build_that_failed(retriever, tmp_path):
     with pytest.raises(InputError, match="ids must differ"):
         Index.build(tmp_path / "index", retriever, DOCUMENTS * 2)
+    with pytest.raises(InputError, match="no documents"):
+        Index.build(tmp_path / "index", retriever, [])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_document_deleted_during_a_search_is_left_out(index, monkeypatch):
+    scan = module.scan
+
+    def slow(*args):
+        Index.open(index.store.connection.uri, index.retriever).delete(["a"])
+        return scan(*args)
+
+    monkeypatch.setattr(module, "scan", slow)
+    assert {hit.id for hit in index.search("rain", k=3)[0]} == {"b'", "c"}
 
 
 def test_what_is_no_index_is_named(index, retriever, llm_folder, tmp_path):

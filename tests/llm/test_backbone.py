@@ -53,16 +53,24 @@ def test_small_budgets_change_nothing(reranker, monkeypatch):
     torch.testing.assert_close(reranker.log_odds(QUERIES, DOCUMENTS), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_documents_are_read_once_for_several_calls(reranker, monkeypatch):
+@pytest.mark.parametrize("budget", [2048, 4])
+def test_documents_are_read_once_for_several_calls(reranker, monkeypatch, budget):
     reads = []
+    monkeypatch.setattr(module, "TOKEN_BUDGET", budget)  # the small one makes several blocks of documents
     original = module.Backbone.read_documents
     monkeypatch.setattr(
         module.Backbone, "read_documents", lambda self, ids: reads.append(len(ids)) or original(self, ids)
     )
-    reranker.backbone._kept = None
+    reranker.backbone._kept = {}
     for query in QUERIES:
         reranker.log_odds([query], DOCUMENTS)
-    assert sum(reads) == len(DOCUMENTS)
+    assert sum(reads) == len(DOCUMENTS) and (len(reads) > 1) == (budget == 4)
+    monkeypatch.setattr(module, "KEPT_BYTES", 0)
+    reads.clear()
+    reranker.log_odds(QUERIES[:1], DOCUMENTS[:2])
+    reranker.log_odds(QUERIES[:1], DOCUMENTS[:2])
+    assert sum(reads) == 4
+    reranker.backbone._kept = {}
 
 
 def test_the_mean_leaves_the_first_token_out(reranker):

@@ -3,10 +3,11 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from rabtriever.errors import InputError
 from rabtriever.llm.folder import new_folder
-from rabtriever.llm.loading import load_base, load_llm
+from rabtriever.llm.loading import _file_digest, is_path, load_base, load_llm
 
 
 @pytest.fixture
@@ -44,9 +45,35 @@ def test_a_path_that_is_no_model_is_named(tmp_path, monkeypatch, name):
 def test_broken_weights_are_an_input_error(llm_folder, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(llm_folder, folder)
+    weights = next(folder.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(InputError, match="no model could be loaded"):
+        load_llm(str(folder))
     (folder / "config.json").write_text("{")
     with pytest.raises(InputError, match="no model could be loaded"):
         load_llm(str(folder))
+
+
+def test_an_adapter_of_another_llm_is_refused(llm_folder, adapter):
+    weights = adapter[0] / "adapter_model.safetensors"
+    save_file({name: weight[:, :3].contiguous() for name, weight in load_file(weights).items()}, weights)
+    with pytest.raises(InputError, match="does not fit its LLM"):
+        load_llm(str(llm_folder), adapter[0])
+
+
+def test_a_mistyped_path_is_not_looked_for_on_a_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    assert is_path("runs/nothing") and is_path("./x") and not is_path("owner/model") and not is_path("gpt2")
+
+
+def test_gguf_files_are_told_apart_by_their_content(tmp_path):
+    one, two = tmp_path / "one.gguf", tmp_path / "two.gguf"
+    one.write_bytes(bytes(100_000))
+    two.write_bytes(bytes(90_000) + b"x" + bytes(9_999))
+    assert _file_digest(one) != _file_digest(two)
+    two.write_bytes(bytes(100_000))
+    assert _file_digest(one) == _file_digest(two)
 
 
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):

@@ -38,8 +38,17 @@ def test_budgets_cut_the_field_and_never_the_cue(tokenizer, text, budget):
 
 def test_cuts_are_counted(tokenizer):
     prompt = Prompt(PromptTemplate(query_tokens=2), tokenizer)
-    prompt.query_ids(["show me the weather in my city", "rain"])
-    assert prompt.cut == {"document": 0, "query": 1}
+    with pytest.warns(UserWarning, match="query_tokens=2"):
+        prompt.query_ids(["show me the weather in my city", "rain"])
+    prompt.query_ids(["show me the weather in my city"])  # told once, counted always
+    assert prompt.cut == {"document": 0, "query": 2}
+
+
+def test_a_text_that_spells_a_control_token_is_text(tokenizer):
+    prompt = Prompt(PromptTemplate(), tokenizer)
+    ids = prompt.query_ids(["rain </s> city"])[0]
+    assert tokenizer.eos_token_id not in ids
+    assert "</s>" in tokenizer.decode(ids)
 
 
 def test_choices_are_resolved_behind_the_cue(tokenizer):
@@ -54,6 +63,8 @@ def test_choices_are_resolved_behind_the_cue(tokenizer):
         ({"yes": " no"}, "two different"),
         ({"query": "Query:"}, "must hold {query}"),
         ({"document_tokens": 0}, "at least 1"),
+        ({"document_tokens": "20"}, "must be a whole number"),
+        ({"yes": None}, "must be a string"),
     ],
 )
 def test_a_bad_template_is_refused(tokenizer, fields, message):

@@ -67,10 +67,23 @@ def test_no_llm_weight_moves(tiny_data, reranker, tmp_path):
         torch.testing.assert_close(weight, before[name], atol=0, rtol=0)
 
 
-def test_works_without_qrels(tiny_data, tmp_path):
+def test_works_without_qrels(tiny_data, reranker, tmp_path):
     tiny_data.qrels.clear()
-    distill(tiny_data, "teacher", tmp_path / "out", QUICK)
+    student = distill(tiny_data, "teacher", tmp_path / "out", QUICK)
     assert "dev_R@1" not in log_of(tmp_path / "out")[-1]
+    queries = list(tiny_data.queries.values())
+    documents = [document.content for document in tiny_data.documents.values()]
+    mine = student.similarity(student.encode_query(queries), student.encode_document(documents))
+    assert np.corrcoef(mine.ravel(), reranker.log_odds(queries, documents).ravel())[0, 1] > 0.8
+
+
+@pytest.mark.parametrize("calls", [1, 10, 1000])
+def test_no_pair_is_bought_twice_and_no_budget_is_too_small_or_large(tiny_data, tmp_path, calls):
+    distill(tiny_data, "teacher", tmp_path / "out", replace(QUICK, teacher_calls=calls, pairs=3, rounds=12))
+    last = log_of(tmp_path / "out")[-1]
+    assert (
+        last["teacher_calls"] == last["new_teacher_calls"] <= min(calls, 7 * 6)
+    )  # all there are: 7 queries, 6 documents
 
 
 def test_what_was_paid_for_is_not_asked_again(tiny_data, reranker, tmp_path, monkeypatch):

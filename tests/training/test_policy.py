@@ -13,15 +13,19 @@ def test_pairs_are_distinct_and_begin_with_a_positive(queries, documents, count,
     chance = torch.Generator().manual_seed(seed)
     log_odds = torch.randn(queries, documents, generator=chance) * 30
     positives = [[row % documents] if row % 2 else [] for row in range(queries)]
-    pairs = choose_pairs(log_odds, positives, count, exploration, 1.0, chance)
-    assert len(pairs) == queries * min(count, documents) == len({tuple(pair) for pair in pairs.tolist()})
+    known = torch.rand(queries, documents, generator=chance) < 0.3
+    pairs = choose_pairs(log_odds, positives, known, count, exploration, 1.0, chance)
+    left = (~known).sum(1).clamp_max(count)
+    assert len(pairs) == left.sum() == len({tuple(pair) for pair in pairs.tolist()})
+    assert not known[pairs[:, 0], pairs[:, 1]].any()
     for row, right in enumerate(positives):
-        assert not right or [row, right[0]] in pairs.tolist()
+        assert not right or known[row, right[0]] or [row, right[0]] in pairs.tolist()
 
 
 def frequencies(exploration: float, temperature: float = 1.0) -> torch.Tensor:
     log_odds = torch.log(torch.tensor([0.6, 0.3, 0.1])).expand(4000, 3)
-    pairs = choose_pairs(log_odds, [[]] * 4000, 1, exploration, temperature, torch.Generator().manual_seed(0))
+    known = torch.zeros(4000, 3, dtype=torch.bool)
+    pairs = choose_pairs(log_odds, [[]] * 4000, known, 1, exploration, temperature, torch.Generator().manual_seed(0))
     return torch.bincount(pairs[:, 1], minlength=3) / 4000
 
 

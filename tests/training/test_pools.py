@@ -1,7 +1,3 @@
-import pytest
-
-from rabtriever.data import RetrievalData
-from rabtriever.errors import InputError
 from rabtriever.training.pools import Pools
 from rabtriever.training.settings import RerankerTraining
 
@@ -43,10 +39,6 @@ def test_hard_negatives_come_from_the_neighbours(tiny_data):
 
 def test_a_small_corpus_is_taken_whole(tiny_data):
     assert len(pools_of(tiny_data, pool=50)[0].documents) == 6
-    one = {"weather": tiny_data.documents["weather"]}
-    alone = RetrievalData("one", one, tiny_data.queries, {"train": {"q0": {"weather": 1}}})
-    with pytest.raises(InputError, match="at least two documents"):
-        pools_of(alone)
 
 
 def test_a_query_reads_its_hardest_documents_of_the_pool(tiny_data):

@@ -1,11 +1,14 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import TEMPLATE
 
+from rabtriever.data import Document, RetrievalData
 from rabtriever.errors import InputError
+from rabtriever.llm.prompt import PromptTemplate
 from rabtriever.reranker import GenerativeReranker
 from rabtriever.training import mining
 from rabtriever.training import reranker as module
@@ -68,6 +71,10 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(tiny_data, llm_f
     assert not (tmp_path / "cut").exists()
     with pytest.raises(InputError, match="with other settings"):
         train(tiny_data, tmp_path / "cut", llm_folder, seed=1)
+    other = replace(tiny_data, documents={**tiny_data.documents, "new": Document("new", "another")})
+    with pytest.raises(InputError, match="other settings, data or model"):
+        train(other, tmp_path / "cut", llm_folder)
+    (tmp_path / "cut.partial" / "checkpoint-6").mkdir()  # as if killed while it was being written
     resumed = train(tiny_data, tmp_path / "cut", llm_folder)
     assert len(steps) == 6 + 2  # from the checkpoint after step 4
     assert not (tmp_path / "cut.partial").exists()
@@ -94,6 +101,12 @@ def test_bad_input_is_named(tiny_data, llm_folder, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match="exists already"):
         train(tiny_data, tmp_path / "out", llm_folder)
+    one = {"weather": tiny_data.documents["weather"]}
+    alone = RetrievalData("one", one, tiny_data.queries, {"train": {"q0": {"weather": 1}}})
+    with pytest.raises(InputError, match="at least two documents"):
+        train(alone, tmp_path / "new", llm_folder)
+    with pytest.raises(InputError, match="lower document_tokens"):
+        train_reranker(tiny_data, tmp_path / "new", str(llm_folder), PromptTemplate(document_tokens=10**6))
     tiny_data.qrels.pop("train")
     with pytest.raises(InputError, match="no split 'train'"):
         train(tiny_data, tmp_path / "new", llm_folder)

@@ -43,10 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rabtriever {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            f"rabtriever {args.command}: interrupted; the same command goes on from the last checkpoint",
-            file=sys.stderr,
-        )
+        again = "; the same command goes on where it was" if args.command in ("train", "distill") else ""
+        print(f"rabtriever {args.command}: interrupted{again}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader went away, as `| head` does; that is no failure of ours.

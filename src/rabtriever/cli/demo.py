@@ -53,9 +53,9 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         index = Index.build(str(Path(folder) / "index"), retriever, documents)
         bm25 = BM25(documents)
-        systems: dict[str, System] = {"retriever": IndexSystem(index, len(documents)), "bm25": bm25}
+        systems: dict[str, System] = {"retriever": IndexSystem(index, 10), "bm25": bm25}
         if args.reranker:
-            systems["reranker"] = RerankerSystem(retriever.reranker(), documents, None)
+            systems["reranker"] = RerankerSystem(retriever.teacher, documents, None)
         if not args.json:
             _show(data, index, bm25)
         report = evaluate(data, systems, show_progress=args.reranker)

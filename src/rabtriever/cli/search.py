@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("uri", help="an index of `rabtriever index`")
     parser.add_argument("query", help="what is asked")
     parser.add_argument("-k", type=int, default=10, help="hits to return (default: 10)")
+    parser.add_argument("--model", help="the retriever that made the index, if its folder has moved")
     parser.add_argument("--where", help="SQL filter over the documents' columns, e.g. \"title LIKE 'A%%'\"")
     parser.add_argument("--rerank", type=int, metavar="N", help="let the reranker judge the best N")
 
@@ -19,8 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from rabtriever.index import Index
+    from rabtriever.retriever import Rabtriever
 
-    hits = Index.open(args.uri).search(args.query, k=args.k, where=args.where, rerank=args.rerank)[0]
+    retriever = Rabtriever.from_pretrained(args.model) if args.model else None
+    hits = Index.open(args.uri, retriever).search(args.query, k=args.k, where=args.where, rerank=args.rerank)[0]
     if args.json:
         print(json.dumps({"query": args.query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False))
         return

@@ -157,6 +157,7 @@ def _unique_id(row: dict[str, Any], where: str, seen: dict[str, str]) -> str:
     if not isinstance(identifier, str) or not identifier.strip():
         found = f"_id is {identifier!r}" if "_id" in row else "no _id"
         raise InputError(f"{where}: {found}; it should be a string that is not empty")
+    _string(row, "_id", where)
     if identifier in seen:
         raise InputError(f"{where}: _id {identifier!r} was used before ({seen[identifier]}); ids should be unique")
     seen[identifier] = where.rpartition(", ")[2]

@@ -84,3 +84,10 @@ class RetrievalData:
             kept = set(drawn[:limit])
             judged = [query for query in judged if query in kept]
         return {query: self.queries[query] for query in judged}
+
+    def positives(self, split: str, limit: int | None = None, seed: int = 0) -> dict[str, list[str]]:
+        """Query id -> its documents of a grade above 0; arguments and errors as in :meth:`judged`."""
+        return {
+            query: [document for document, grade in self.qrels[split][query].items() if grade > 0]
+            for query in self.judged(split, limit, seed)
+        }

@@ -46,7 +46,7 @@ def evaluate(
 
     Returns:
         ``{"n_queries": int, "systems": {name: {measure: value, ..., "ms_per_query": median wall time of one query}}}``
-        and, with both a retriever and a reranker, ``"fidelity"`` as told in ``Fidelity.report``.
+        and ``"fidelity"`` as told in ``Fidelity.report``, empty without both a retriever and a reranker.
 
     Raises:
         InputError: No such split, a score that is not finite, a document that is not in the corpus, or an id that a
@@ -74,13 +74,11 @@ def evaluate(
             progress.advance()
     qrels = {query: data.qrels[split][query] for query in queries}
     quality = {name: measure(qrels, run) for name, run in best.items()}
-    report: dict[str, Any] = {
+    return {
         "n_queries": len(queries),
         "systems": {name: quality[name] | {"ms_per_query": 1000 * median(seconds[name])} for name in systems},
+        "fidelity": fidelity.report(quality["retriever"], quality["reranker"]) if fidelity.queries else {},
     }
-    if fidelity.queries:
-        report["fidelity"] = fidelity.report(quality["retriever"], quality["reranker"])
-    return report
 
 
 def _best(scores: Mapping[str, float], data: RetrievalData, name: str, query: str) -> dict[str, float]:

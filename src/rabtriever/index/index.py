@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +14,7 @@ from rabtriever.data import Document
 from rabtriever.errors import InputError
 from rabtriever.index.scan import scan
 from rabtriever.index.store import Model, Store
+from rabtriever.llm.folder import new_folder
 from rabtriever.progress import Progress
 from rabtriever.retriever import Rabtriever
 
@@ -71,14 +71,20 @@ class Index:
     def build(
         cls, uri: str | Path, retriever: Rabtriever, documents: Iterable[Document], show_progress: bool = False
     ) -> Index:
-        """Make an index of these documents; if one of them is bad, nothing is left at ``uri``."""
+        """Make an index of these documents, whole or not at all.
+
+        Raises:
+            InputError: something stands at ``uri`` already, no documents, or a bad one (see :meth:`add`).
+        """
+        if "://" not in str(uri):
+            with new_folder(uri) as folder:
+                cls.create(folder, retriever)._fill(documents, show_progress)
+            return cls.open(uri, retriever)
         index = cls.create(uri, retriever)
         try:
-            index.add(documents, show_progress)
+            index._fill(documents, show_progress)
         except BaseException:
             index.store.drop()
-            if "://" not in str(uri):
-                shutil.rmtree(uri, ignore_errors=True)
             raise
         return index
 
@@ -96,9 +102,9 @@ class Index:
         store = Store.open(str(uri))
         if retriever is None:
             if store.model.source is None:
-                raise InputError(f"{uri}: does not tell where its model lies; give the retriever")
+                raise InputError(f"{uri}: does not tell where its model lies; give the retriever (--model)")
             if not Path(store.model.source).is_dir():
-                raise InputError(f"{uri}: its model {store.model.source} is gone; give the retriever")
+                raise InputError(f"{uri}: its model {store.model.source} is gone; give the retriever (--model)")
             retriever = Rabtriever.from_pretrained(store.model.source)
         if retriever.fingerprint != store.model.fingerprint:
             made, given = store.model.fingerprint[:12], retriever.fingerprint[:12]
@@ -169,12 +175,18 @@ class Index:
             for query, (positions, log_odds) in zip(queries, found, strict=True)
         ]
 
+    def _fill(self, documents: Iterable[Document], show_progress: bool) -> None:
+        self.add(documents, show_progress)
+        if not len(self):
+            raise InputError("no documents: an index needs at least one")
+
     def _hits(self, query: str, rows: np.ndarray, log_odds: np.ndarray, k: int, rerank: int | None) -> list[Hit]:
         documents = self.store.documents(rows)
-        scored = list(zip(documents, log_odds.tolist(), strict=True))
+        pairs = zip(rows.tolist(), log_odds.tolist(), strict=True)
+        scored = [(documents[row], score) for row, score in pairs if row in documents]
         if rerank is not None and scored:
             judged = [document for document, _ in scored[:rerank]]
-            theirs = self.retriever.reranker().log_odds([query], [document.content for document in judged])[0]
+            theirs = self.retriever.teacher.log_odds([query], [document.content for document in judged])[0]
             scored[:rerank] = sorted(zip(judged, theirs.tolist(), strict=True), key=lambda pair: -pair[1])
         return [
             Hit(document.id, _sigmoid(score), score, document.content, dict(document.metadata))

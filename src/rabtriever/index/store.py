@@ -166,14 +166,13 @@ class Store:
         matched: np.ndarray = rows["_rowid"].to_numpy().astype(np.int64)
         return matched
 
-    def documents(self, rows: np.ndarray) -> list[Document]:
-        """The documents of row ids, in their order."""
+    def documents(self, rows: np.ndarray) -> dict[int, Document]:
+        """The documents of row ids; those that were deleted meanwhile are left out."""
         if not len(rows):
-            return []
+            return {}
         columns = ["id", "title", "text", "metadata"]
         found = self.table.take_row_ids(rows.tolist()).select(columns).with_row_id().to_arrow().to_pylist()
-        by_row = {row["_rowid"]: row for row in found}
-        return [_document(by_row[row]) for row in rows.tolist()]
+        return {row["_rowid"]: _document(row) for row in found}
 
 
 def _connect(uri: str) -> lancedb.DBConnection:

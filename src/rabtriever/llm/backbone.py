@@ -14,7 +14,8 @@ from rabtriever.progress import Progress
 
 Pooling = Literal["last", "mean"]
 TOKEN_BUDGET = 2048  # tokens of a batch; on a CPU more is not faster
-CACHE_BYTES = 2**29  # key/value caches of documents that are held at a time
+CACHE_BYTES = 2**29  # key/value caches of documents that are read at a time
+KEPT_BYTES = 2**30  # those that are kept for the next call over the same documents
 
 
 class Backbone:
@@ -31,7 +32,7 @@ class Backbone:
         self.model = model
         self.decoder = model.get_decoder()
         self.hidden_size = int(model.config.get_text_config().hidden_size)
-        self._kept: tuple[tuple[tuple[int, ...], ...], Prefixes] | None = None
+        self._kept: dict[tuple[tuple[int, ...], ...], Prefixes] = {}
 
     @property
     def device(self) -> torch.device:
@@ -87,8 +88,11 @@ class Backbone:
         result = torch.empty(len(pairs), self.hidden_size)
         used, inverse = torch.unique(pairs[:, 1], return_inverse=True)
         with Progress(progress, len(pairs)) as bar:
-            for block in self._blocks([len(documents[d]) for d in used.tolist()]):
-                prefixes = self._kept_prefixes(tuple(tuple(documents[d]) for d in used[block].tolist()))
+            blocks = list(self._blocks([len(documents[d]) for d in used.tolist()]))
+            texts = [tuple(tuple(documents[d]) for d in used[block].tolist()) for block in blocks]
+            self._kept = {key: self._kept[key] for key in texts if key in self._kept}
+            for block, key in zip(blocks, texts, strict=True):
+                prefixes = self._kept_prefixes(key)
                 place = torch.full((len(used),), -1)
                 place[block] = torch.arange(len(block))
                 wanted = (place[inverse] >= 0).nonzero().flatten()
@@ -146,10 +150,10 @@ class Backbone:
         return _pool(hidden.last_hidden_state, lengths, "last").float()
 
     def _kept_prefixes(self, documents: tuple[tuple[int, ...], ...]) -> Prefixes:
-        if self._kept is None or self._kept[0] != documents:
-            self._kept = None  # free the old ones before the new ones are made
-            self._kept = documents, self.read_documents(documents)
-        return self._kept[1]
+        prefixes = self._kept.get(documents) or self.read_documents(documents)
+        if sum(kept.bytes for kept in self._kept.values()) + prefixes.bytes <= KEPT_BYTES:
+            self._kept[documents] = prefixes
+        return prefixes
 
     def _blocks(self, lengths: Sequence[int]) -> Iterator[Tensor]:
         """Positions of documents whose caches fit in ``CACHE_BYTES``, in batches of eight times the token budget."""
@@ -180,6 +184,7 @@ class Prefixes:
     def __init__(self, layers: list[tuple[Tensor, Tensor]], lengths: Tensor) -> None:
         self.layers = layers
         self.lengths = lengths
+        self.bytes = sum(keys.nbytes + values.nbytes for keys, values in layers)
 
 
 def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

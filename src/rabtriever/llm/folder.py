@@ -32,6 +32,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = config["format"]
+        if version == FORMAT:
+            config["llm"], config["prompt"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a model configuration ({error}); train the model again") from error
     if version != FORMAT:
@@ -45,6 +47,13 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
+    """A JSON file that is there whole or not at all."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(value, indent=2), encoding="utf-8")
+    os.replace(temporary, path)
+
+
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
     """A folder that appears under its name only when it is complete.
@@ -53,7 +62,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         InputError: ``path`` exists.
     """
     path = Path(path)
-    if path.exists():
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise InputError(f"{path}: exists already; give another --out or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))

@@ -13,10 +13,11 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from rabtriever.errors import InputError
+from rabtriever.errors import InputError, first_line
 
 ALIAS = "smollm2"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -61,6 +62,7 @@ def load_llm(
     dtype = dtype or native_dtype(device)
     if adapter is None and (Path(source) / "adapter_config.json").is_file():
         adapter, source = Path(source), _adapter_base(Path(source))
+    source = str(Path(source).expanduser().resolve()) if is_path(source) else source  # saved models outlive the folder
     model, tokenizer = load_base(source)
     digest = weights_digest(model)
     if adapter is not None:
@@ -80,17 +82,16 @@ def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     location: str | Path = _alias_folder() if source == ALIAS else source
     if str(location).endswith(".gguf"):
         location = _converted(Path(location))
-    elif _is_path(str(location)) and not (Path(location) / "config.json").is_file():
+    elif is_path(str(location)) and not (Path(location) / "config.json").is_file():
         raise InputError(f"{source}: no model there (no config.json); give a model folder, a .gguf file or a hub id")
     bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # a quarter of a second of work
     try:
         tokenizer = AutoTokenizer.from_pretrained(location)
         model = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(
-            f"{source}: no model could be loaded ({reason}); give a folder, a .gguf file or a hub id"
+            f"{source}: no model could be loaded ({first_line(error)}); give a folder, a .gguf file or a hub id"
         ) from error
     finally:
         if bar:
@@ -99,7 +100,11 @@ def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def head_row(model: PreTrainedModel, choice_ids: tuple[int, int]) -> torch.Tensor:
-    """W = w_yes - w_no, the difference of lm_head's rows of the two choices: float32 (H,)."""
+    """W = w_yes - w_no, the difference of lm_head's rows of the two choices: float32 (H,).
+
+    The log-odds are w . z*, in training as in use: what some LLMs do to their logits behind lm_head (a bias, a cap, a
+    scale) is monotone and is left out.
+    """
     rows = model.get_output_embeddings().weight.detach()
     return rows[choice_ids[0]].float() - rows[choice_ids[1]].float()
 
@@ -122,9 +127,12 @@ def native_dtype(device: str) -> torch.dtype:
     return torch.float32
 
 
-def _is_path(source: str) -> bool:
+def is_path(source: str) -> bool:
     """Whether it can only be meant as a path: a hub id is ``name`` or ``owner/name``."""
-    return Path(source).exists() or source.startswith((".", "~", "/")) or source.count("/") > 1
+    if source == ALIAS:
+        return False
+    beside = "/" in source and Path(source).parent.is_dir()  # a mistyped path, not an owner of models
+    return Path(source).exists() or source.startswith((".", "~", "/")) or source.count("/") > 1 or beside
 
 
 def _alias_folder() -> Path:
@@ -140,29 +148,42 @@ def _converted(gguf: Path) -> Path:
     """The GGUF file as a safetensors folder, made once: reading GGUF takes half a minute, this less than a second."""
     if not gguf.is_file():
         raise InputError(f"{gguf}: no such GGUF file")
-    status = gguf.stat()
     cache = Path(os.environ.get("RABTRIEVER_CACHE", Path.home() / ".cache" / "rabtriever"))
-    folder = cache / f"{gguf.stem}-{status.st_size}"
+    folder = cache / f"{gguf.stem}-{_file_digest(gguf)[:12]}"
     if (folder / "config.json").is_file():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=cache))
+    options = {"gguf_file": gguf.name}
     try:
-        options = {"gguf_file": gguf.name}
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
         )
-        model.bfloat16().save_pretrained(temporary)
+    except Exception as error:  # a broken file makes the reader fail in many ways
+        raise InputError(f"{gguf}: not a GGUF file that transformers can read ({first_line(error)})") from error
+    if gguf.stat().st_size < 1.5 * model.num_parameters():
+        model.bfloat16()  # quantised: bfloat16 holds what is left
+    temporary = Path(tempfile.mkdtemp(dir=cache))
+    try:
+        model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         # Another process may have been faster: its folder is as good as ours.
         if not (folder / "config.json").is_file():
             os.replace(temporary, folder)
-    except Exception as error:  # a broken file makes the reader fail in many ways
-        raise InputError(f"{gguf}: not a GGUF file that transformers can read ({str(error)[:200]})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _file_digest(path: Path) -> str:
+    """A name for a large file's content: SHA-256 over its size and 256 pieces of it."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for start in range(0, size, max(1, size // 256)):
+            file.seek(start)
+            digest.update(file.read(4096))
+    return digest.hexdigest()
 
 
 def _adapter_base(adapter: Path) -> str:
@@ -180,5 +201,10 @@ def _merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
         raise InputError(f"{adapter}: no PEFT adapter there (no {missing[0]})")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going away
-        merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        try:
+            merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        except (RuntimeError, ValueError, SafetensorError) as error:
+            raise InputError(
+                f"{adapter}: does not fit its LLM ({first_line(error)}); give the adapter's own"
+            ) from error
     return merged

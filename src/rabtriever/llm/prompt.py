@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -31,14 +32,18 @@ class PromptTemplate:
     yes: str = " yes"
     no: str = " no"
     document_tokens: int = 256
-    query_tokens: int = 256
+    query_tokens: int = 224
 
     def __post_init__(self) -> None:
         """Check the fields.
 
         Raises:
-            InputError: a placeholder is missing or doubled, a choice is blank, or a budget is below one token.
+            InputError: a value of a wrong type, a placeholder missing or doubled, a blank choice, a budget below one.
         """
+        for name, value in asdict(self).items():
+            kind = int if name.endswith("_tokens") else str
+            if type(value) is not kind:
+                raise InputError(f"prompt.{name}: {value!r} must be {'a whole number' if kind is int else 'a string'}")
         for name in ("document", "query"):
             if getattr(self, name).count(f"{{{name}}}") != 1:
                 raise InputError(f"prompt.{name}: {getattr(self, name)!r} must hold {{{name}}} exactly once")
@@ -100,7 +105,7 @@ class Prompt:
         """
         fields = self._fields("document", texts, self._document_space)
         budget = self.template.document_tokens
-        self.cut["document"] += sum(len(ids) > budget for ids in fields)
+        self._count_cuts("document", fields, budget)
         return [self._bos + self._document_head + ids[:budget] + self._document_tail for ids in fields]
 
     def query_ids(self, texts: Sequence[str], *, alone: bool = False) -> list[list[int]]:
@@ -115,7 +120,7 @@ class Prompt:
         """
         fields = self._fields("query", texts, self._query_space)
         budget = self.template.query_tokens
-        self.cut["query"] += sum(len(ids) > budget for ids in fields)
+        self._count_cuts("query", fields, budget)
         head = (self._bos if alone else []) + self._query_head
         return [head + ids[-budget:] + self._query_tail for ids in fields]
 
@@ -124,6 +129,13 @@ class Prompt:
         """The longest prompt that these budgets allow, in tokens."""
         fixed = self._bos + self._document_head + self._document_tail + self._query_head + self._query_tail
         return len(fixed) + self.template.document_tokens + self.template.query_tokens
+
+    def _count_cuts(self, name: str, fields: list[list[int]], budget: int) -> None:
+        lost = [len(ids) for ids in fields if len(ids) > budget]
+        if lost and not self.cut[name]:
+            kept = f"{name}_tokens={budget}"
+            warnings.warn(f"a {name} of {lost[0]} tokens is cut to the prompt's {kept}; more are counted", stacklevel=4)
+        self.cut[name] += len(lost)
 
     def _split(self, name: str) -> tuple[list[int], list[int], str]:
         head, tail = getattr(self.template, name).split(f"{{{name}}}")
@@ -136,12 +148,17 @@ class Prompt:
         for position, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
                 raise InputError(f"{name} {position}: {text!r} has no tokens; give it a non-blank text")
-        return self._ids([space + text.strip() for text in texts])
+        # A text that spells a control token is text all the same.
+        fields = self._ids([space + text.strip() for text in texts], split_special_tokens=True)
+        for position, ids in enumerate(fields):
+            if not ids:
+                raise InputError(f"{name} {position}: {texts[position]!r} has no tokens; give it another text")
+        return fields
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+    def _ids(self, texts: Sequence[str], **options: bool) -> list[list[int]]:
         if not texts:
             return []
-        encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False, **options)["input_ids"]
         return [list(ids) for ids in encoded]
 
     def _choice(self, text: str) -> int:

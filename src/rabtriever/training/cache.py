@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -90,8 +91,11 @@ class StateCache:
         table = torch.from_numpy(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1).copy())
         handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".partial")
         os.close(handle)
-        save_file({"keys": table, "vectors": vectors}, temporary)
-        os.replace(temporary, self.folder / f"{hashlib.sha256(b''.join(keys)).hexdigest()[:16]}.safetensors")
+        try:
+            save_file({"keys": table, "vectors": vectors}, temporary)
+            os.replace(temporary, self.folder / f"{hashlib.sha256(b''.join(keys)).hexdigest()[:16]}.safetensors")
+        finally:
+            Path(temporary).unlink(missing_ok=True)
         self.vectors |= zip(keys, vectors.numpy(), strict=True)
 
     def _read(self, shard: Path) -> None:
@@ -103,4 +107,4 @@ class StateCache:
 
 
 def _key(*parts: str) -> bytes:
-    return hashlib.sha256("\0".join(parts).encode()).digest()[:16]
+    return hashlib.sha256(json.dumps(parts).encode()).digest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -39,10 +40,12 @@ class Diagnostics:
     @torch.no_grad()
     def on_fresh_pairs(self, run: Watched, fresh: Tensor) -> dict[str, float]:
         """Agreement with the teacher on pairs not trained on yet: a free held-out sample."""
+        if len(fresh) < 3:
+            return {}
         (q, d), target = run.pairs[fresh].T, run.targets[fresh]
         predicted = run.predictor(run.z_q[q], run.z_d[d]) @ run.teacher.w
-        both = torch.stack([predicted, target @ run.teacher.w])
-        return {"fresh_pearson": torch.corrcoef(both)[0, 1].item()}
+        pearson = torch.corrcoef(torch.stack([predicted, target @ run.teacher.w]))[0, 1].item()
+        return {"fresh_pearson": pearson} if math.isfinite(pearson) else {}
 
     @torch.no_grad()
     def of_student(self, run: Watched) -> dict[str, float]:
@@ -76,8 +79,7 @@ class Diagnostics:
         assert self.dev_states is not None
         hits = 0
         for start in range(0, len(self.dev_states), 64):
-            states = self.dev_states[start : start + 64]
-            blocks = [run.predictor.log_odds(states, block, run.teacher.w) for block in run.z_d.split(512)]
-            best = torch.cat(blocks, dim=1).argmax(1).tolist()
+            scores = run.predictor.log_odds(self.dev_states[start : start + 64], run.z_d, run.teacher.w)
+            best = scores.argmax(1).tolist()
             hits += sum(top in right for top, right in zip(best, self.dev_positives[start : start + 64], strict=True))
         return hits / len(self.dev_states)

@@ -17,6 +17,7 @@ from torch import Tensor
 from rabtriever.data import RetrievalData
 from rabtriever.errors import InputError
 from rabtriever.llm.backbone import Pooling
+from rabtriever.llm.folder import CONFIG, read_config
 from rabtriever.predictor import MLPPredictor
 from rabtriever.reranker import GenerativeReranker
 from rabtriever.retriever import Rabtriever
@@ -54,8 +55,10 @@ def distill(
     log = [line for line in run.train() if _report(line)]
     retriever = Rabtriever(reranker, run.predictor, run.pooling)
     notes = {"data": data.name, "training": asdict(settings), "teacher_calls": run.diagnostics.teacher_calls}
-    retriever.save_pretrained(out, notes)
-    (Path(out) / "distill_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
+    if (Path(teacher) / CONFIG).is_file():
+        known = read_config(teacher)
+        notes["teacher"] = {name: known[name] for name in ("data", "training", "training_before") if name in known}
+    retriever.save_pretrained(out, notes, log)
     return retriever
 
 
@@ -110,16 +113,21 @@ class _Run:
     def _ask(self, rows: Tensor) -> Tensor:
         """Choose pairs for these queries and let the teacher score them; returns the new pairs' positions."""
         settings, left = self.settings, self.settings.teacher_calls - len(self.pairs)
-        log_odds = torch.cat([self._log_odds(self.z_q[batch]) for batch in rows.split(64)])
+        log_odds = torch.cat(
+            [self.predictor.log_odds(self.z_q[batch], self.z_d, self.teacher.w) for batch in rows.split(64)]
+        )
         pairs = choose_pairs(
             log_odds,
             [self.positives[row] for row in rows.tolist()],
+            self._known(rows),
             settings.pairs,
             1.0 if settings.policy == "off" else settings.exploration,
             settings.temperature,
             self.chance,
         )
         pairs = pairs[torch.argsort(pairs[:, 0], stable=True)][:left]
+        if not len(pairs):
+            return torch.empty(0, dtype=torch.long)
         pairs = torch.stack([rows[pairs[:, 0]], pairs[:, 1]], dim=1)
         states, calls = self.cache.context_embeddings(self.queries, self.documents, pairs)
         self.diagnostics.teacher_calls += len(pairs)
@@ -151,17 +159,18 @@ class _Run:
         schedule.step()
         return {"mse": error.item(), "reverse_kl": divergence.item(), "label_loss": labels.item()}
 
-    def _log_odds(self, z_q: Tensor) -> Tensor:
-        blocks = [self.predictor.log_odds(z_q, block, self.teacher.w) for block in self.z_d.split(512)]
-        return torch.cat(blocks, dim=1)
+    def _known(self, rows: Tensor) -> Tensor:
+        """Which documents were scored for these queries before: bool (n, k)."""
+        place = torch.full((len(self.queries),), -1)
+        place[rows] = torch.arange(len(rows))
+        seen = self.pairs[place[self.pairs[:, 0]] >= 0]
+        known = torch.zeros(len(rows), len(self.documents), dtype=torch.bool)
+        known[place[seen[:, 0]], seen[:, 1]] = True
+        return known
 
 
 def _split(data: RetrievalData, settings: Distillation) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Training and development queries, each with its judged documents; what is held out is never trained on."""
-
-    def right(split: str, query: str) -> list[str]:
-        return [document for document, grade in data.qrels[split][query].items() if grade > 0]
-
     if "train" not in data.qrels:
         if data.qrels:
             judged = {query for qrels in data.qrels.values() for query in qrels}
@@ -173,9 +182,10 @@ def _split(data: RetrievalData, settings: Distillation) -> tuple[dict[str, list[
                 f"{data.name}: no train split and no query outside the others; add queries or qrels/train.tsv"
             )
         return dict.fromkeys(unjudged[: settings.queries or None], []), {}
-    train = {query: right("train", query) for query in data.judged("train", settings.queries or None, settings.seed)}
+    train = data.positives("train", settings.queries or None, settings.seed)
     if "dev" in data.qrels:
-        return train, {query: right("dev", query) for query in data.judged("dev", 500)}
+        dev = data.positives("dev", 500)
+        return {query: right for query, right in train.items() if query not in dev}, dev
     held = list(train)[:: max(10, len(train) // 500)]
     dev = {query: train.pop(query) for query in held}
     if not train:

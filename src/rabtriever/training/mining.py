@@ -26,7 +26,7 @@ def confusable_documents(
 
     Args:
         data: Documents, queries, and qrels with a train split.
-        backbone: The LLM, untrained.
+        backbone: The LLM as it is before this training.
         prompt: Its prompt.
         w: float32 (H,), w_yes - w_no.
         seed: Of the sample and the predictor.
@@ -37,9 +37,10 @@ def confusable_documents(
     """
     ids = list(data.documents)
     place = {document: i for i, document in enumerate(ids)}
-    judged = data.judged("train", MOST_QUERIES, seed)
-    positives = [[place[d] for d, grade in data.qrels["train"][query].items() if grade > 0] for query in judged]
-    z_q = backbone.states(prompt.query_ids(list(judged.values()), alone=True), "mean", "mining: reading queries")
+    judged = data.positives("train", MOST_QUERIES, seed)
+    positives = [[place[document] for document in right] for right in judged.values()]
+    texts = [data.queries[query] for query in judged]
+    z_q = backbone.states(prompt.query_ids(texts, alone=True), "mean", "mining: reading queries")
     contents = [document.content for document in data.documents.values()]
     z_d = backbone.states(prompt.document_ids(contents), "mean", "mining: reading documents")
     z_q, z_d = z_q.clone(), z_d.clone()  # out of inference mode
@@ -48,7 +49,7 @@ def confusable_documents(
     for fold in (0, 1):  # each half is ranked by what the other half taught: of its own labels a student is too sure
         learnt, ranked = list(range(fold, len(judged), 2)), list(range(1 - fold, len(judged), 2))
         if not learnt or not ranked:
-            learnt = ranked = list(range(len(judged)))
+            return {}
         predictor = train_on_labels(z_q[learnt], z_d, [positives[i] for i in learnt], w, STEPS, seed)
         right += _vote(votes, predictor, z_q[ranked], z_d, [positives[i] for i in ranked], w)
     print(f"mining: R@1 of the quick student on held-out queries {right / len(judged):.3f}", file=sys.stderr)
@@ -70,8 +71,8 @@ def _vote(
     """Add to each document's votes the mass that its queries give to others; how many queries were right."""
     best = 0
     for start in range(0, len(z_q), 64):
-        blocks = [predictor.log_odds(z_q[start : start + 64], block, w) for block in z_d.split(512)]
-        for row, right in zip(torch.cat(blocks, dim=1), positives[start : start + 64], strict=True):
+        scores = predictor.log_odds(z_q[start : start + 64], z_d, w)
+        for row, right in zip(scores, positives[start : start + 64], strict=True):
             best += int(row.argmax()) in right
             mass = row.softmax(0)
             mass[right] = 0

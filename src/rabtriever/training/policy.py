@@ -11,6 +11,7 @@ from torch import Tensor
 def choose_pairs(
     log_odds: Tensor,
     positives: Sequence[Sequence[int]],
+    known: Tensor,
     count: int,
     exploration: float,
     temperature: float,
@@ -21,18 +22,19 @@ def choose_pairs(
     Args:
         log_odds: float (n, k), the student's.
         positives: Judged documents of each query; empty without qrels.
+        known: bool (n, k), pairs that were scored before; they are not chosen again.
         count: Pairs a query.
         exploration: Chance that a document is drawn uniformly instead of from the policy; 1 is off-policy.
         temperature: Of the policy, the softmax over the student's log-odds.
         generator: Source of chance.
 
     Returns:
-        int64 (n * count, 2) of (row of ``log_odds``, document), no pair twice; fewer if documents are fewer.
+        int64 (at most n * count, 2) of (row of ``log_odds``, document), no pair twice.
     """
-    rows = torch.arange(len(log_odds))
-    taken = torch.zeros_like(log_odds, dtype=torch.bool)
-    columns = []
-    for slot in range(min(count, log_odds.shape[1])):
+    taken = known.clone()
+    chosen = [torch.empty(0, 2, dtype=torch.long)]
+    for slot in range(count):
+        left = (~taken).any(1).nonzero().flatten()
         explore = torch.rand(len(log_odds), 1, generator=generator) < exploration
         logits = torch.where(explore, torch.zeros_like(log_odds), log_odds / temperature).masked_fill(
             taken, float("-inf")
@@ -42,11 +44,12 @@ def choose_pairs(
         column = (logits - torch.log(-torch.log(uniform))).argmax(1)
         if slot == 0:
             for row, right in enumerate(positives):
-                if right:
-                    column[row] = right[int(torch.randint(len(right), (1,), generator=generator))]
-        taken[rows, column] = True
-        columns.append(column)
-    return torch.stack([rows.repeat(len(columns)), torch.cat(columns)], dim=1)
+                fresh = [document for document in right if not taken[row, document]]
+                if fresh:
+                    column[row] = fresh[int(torch.randint(len(fresh), (1,), generator=generator))]
+        taken[left, column[left]] = True
+        chosen.append(torch.stack([left, column[left]], dim=1))
+    return torch.cat(chosen)
 
 
 def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:

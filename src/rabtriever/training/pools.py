@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from rabtriever.data import RetrievalData
-from rabtriever.errors import InputError
 from rabtriever.training.settings import RerankerTraining
 
 
@@ -45,18 +44,12 @@ class Pools(torch.utils.data.Dataset[Pool]):
     def __init__(self, data: RetrievalData, settings: RerankerTraining, neighbours: dict[str, list[str]]) -> None:
         self.data, self.settings, self.neighbours = data, settings, neighbours
         self.size = min(settings.pool, len(data.documents))
-        grades = data.qrels["train"]
-        self.positives = {
-            query: [document for document, grade in grades[query].items() if grade > 0]
-            for query in data.judged("train")
-        }
+        self.positives = data.positives("train")
         self.queries = list(self.positives)
         self.asked: dict[str, list[str]] = defaultdict(list)
         for query, documents in self.positives.items():
             for document in documents:
                 self.asked[document].append(query)
-        if self.size < 2:
-            raise InputError(f"{data.name}: training needs at least two documents, to tell one from the other")
 
     def __len__(self) -> int:
         """Number of steps."""
@@ -78,7 +71,7 @@ class Pools(torch.utils.data.Dataset[Pool]):
         )
 
     def _negatives(self, query: str, documents: list[str], random: Random) -> list[int]:
-        """Positions of the documents that a query reads besides its own: the hardest of the pool, and some at random."""
+        """Positions of the documents that a query reads besides its own: the pool's hardest, and some at random."""
         right = self.positives[query]
         near = {document: rank for rank, document in enumerate(self.neighbours.get(right[0], []))}
         others = [position for position, document in enumerate(documents) if document not in right]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -11,13 +12,15 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers.pytorch_utils import Conv1D
 from transformers.trainer_utils import get_last_checkpoint
 
 from rabtriever.data import RetrievalData
 from rabtriever.errors import InputError
-from rabtriever.llm.folder import ADAPTER, CONFIG, new_folder, read_config, write_config
-from rabtriever.llm.loading import load_base, native_dtype
+from rabtriever.llm.folder import ADAPTER, CONFIG, new_folder, read_config, write_config, write_json
+from rabtriever.llm.loading import ADAPTER_WEIGHTS, is_path, load_base, native_dtype
 from rabtriever.llm.prompt import Prompt, PromptTemplate
 from rabtriever.training.choice_model import ChoiceModel, PoolTrainer
 from rabtriever.training.mining import confusable_documents
@@ -52,19 +55,23 @@ def train_reranker(
         raise InputError(f"{out}: exists already; give another --out or remove it")
     start = read_config(model) if (Path(model) / CONFIG).is_file() else None
     source = start["llm"] if start else model
+    source = str(Path(source).expanduser().resolve()) if is_path(source) else source
     prompt = prompt or (PromptTemplate.from_dict(start["prompt"]) if start else PromptTemplate())
     config = {"llm": source, "prompt": prompt.to_dict(), "data": data.name, "training": asdict(settings)}
     if start:
         config["training_before"] = [*start.get("training_before", []), start.get("training")]
     data.judged("train")
+    if len(data.documents) < 2:
+        raise InputError(f"{data.name}: training needs at least two documents, to tell one from the other")
     set_seed(settings.seed)
     base, tokenizer = load_base(source)
     bound = Prompt(prompt, tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base.to(device=device, dtype=native_dtype(device))  # type: ignore[call-arg]
-    partial = _resumable(out, config)
     adapted = _with_adapter(base, source, settings, Path(model) / ADAPTER if start else None)
     module = ChoiceModel(adapted, bound, settings.objective)
+    module.backbone.check_length(bound.max_tokens)
+    partial = _resumable(out, {**config, "digest": _digest(data, Path(model) / ADAPTER)})
     pools = Pools(data, settings, _mined(partial / "negatives.json", data, module, settings.seed))
     trainer = PoolTrainer(
         module,
@@ -99,7 +106,7 @@ class _JsonLog(TrainerCallback):
 def _mined(path: Path, data: RetrievalData, module: ChoiceModel, seed: int) -> dict[str, list[str]]:
     if not path.is_file():
         mined = confusable_documents(data, module.backbone, module.prompt, module.head.cpu(), seed)
-        path.write_text(json.dumps(mined))
+        write_json(path, mined)
     neighbours: dict[str, list[str]] = json.loads(path.read_text())
     return neighbours
 
@@ -111,10 +118,13 @@ def _with_adapter(base: PreTrainedModel, source: str, settings: RerankerTraining
         return PeftModel.from_pretrained(base, start, is_trainable=True)
     layers = base.config.get_text_config().num_hidden_layers
     first = layers - max(1, round(layers * settings.lora_depth))
+    products = {
+        name.rpartition(".")[2] for name, module in base.named_modules() if isinstance(module, nn.Linear | Conv1D)
+    }
     adapter = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=2 * settings.lora_rank,
-        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        target_modules=sorted(products),
         layers_to_transform=list(range(first, layers)),
     )
     return get_peft_model(base, adapter)
@@ -124,10 +134,24 @@ def _resumable(out: Path, config: dict[str, Any]) -> Path:
     partial = out.with_name(out.name + ".partial")
     settings = partial / "settings.json"
     if settings.is_file() and json.loads(settings.read_text()) != config:
-        raise InputError(f"{partial}: an interrupted training with other settings; repeat its command or remove it")
+        raise InputError(
+            f"{partial}: an interrupted training with other settings, data or model; repeat its command or remove it"
+        )
     partial.mkdir(parents=True, exist_ok=True)
-    settings.write_text(json.dumps(config, indent=2))
+    write_json(settings, config)
+    for checkpoint in partial.glob("checkpoint-*"):
+        if not (checkpoint / "trainer_state.json").is_file():  # written last: the one before it is whole
+            shutil.rmtree(checkpoint)
     return partial
+
+
+def _digest(data: RetrievalData, adapter: Path) -> str:
+    """Of what training reads and starts from, so that nothing is resumed on other data or from another adapter."""
+    contents = [(document.id, document.content) for document in data.documents.values()]
+    digest = hashlib.sha256(json.dumps([contents, data.queries, data.qrels["train"]]).encode())
+    if (adapter / ADAPTER_WEIGHTS).is_file():
+        digest.update((adapter / ADAPTER_WEIGHTS).read_bytes())
+    return digest.hexdigest()
 
 
 def _arguments(partial: Path, settings: RerankerTraining, device: str) -> TrainingArguments:

@@ -18,10 +18,13 @@ class RerankerTraining:
         default="listwise", metadata={"help": "listwise (+ pointwise), sft (pointwise alone) or dpo"}
     )
     steps: int = field(default=500, metadata={"help": "optimiser steps"})
-    queries: int = field(default=16, metadata={"help": "queries of a step"})
+    queries: int = field(default=16, metadata={"help": "queries of a step, at least one a document"})
     pool: int = field(default=16, metadata={"help": "documents of a step, which its queries share"})
     negatives: int = field(default=3, metadata={"help": "documents of the pool that a query reads besides its own"})
-    hard: float = field(default=0.7, metadata={"help": "share of negatives that are mined: mistaken for the positive"})
+    hard: float = field(
+        default=0.7,
+        metadata={"help": "share of a pool and of a query's negatives that is mined: mistaken for the positive"},
+    )
     learning_rate: float = field(default=4e-4, metadata={"help": "peak learning rate, cosine decay after 5%% warm-up"})
     lora_rank: int = field(default=16, metadata={"help": "rank of the adapter"})
     lora_depth: float = field(default=0.67, metadata={"help": "upper share of the layers that gets an adapter"})
@@ -38,8 +41,8 @@ class RerankerTraining:
             raise InputError(f"objective {self.objective!r}: choose one of {', '.join(OBJECTIVES)}")
         if min(self.steps, self.queries, self.negatives, self.lora_rank, self.checkpoint_every) < 1:
             raise InputError("steps, queries, negatives, lora_rank and checkpoint_every must be at least 1")
-        if self.pool < 2:
-            raise InputError("pool must be at least 2")
+        if self.pool < 2 or self.learning_rate <= 0:
+            raise InputError("pool must be at least 2 and learning_rate above 0")
         if not 0 <= self.hard <= 1 or not 0 < self.lora_depth <= 1:
             raise InputError("hard must lie in [0, 1] and lora_depth in (0, 1]")
 
@@ -78,5 +81,10 @@ class Distillation:
             raise InputError(f"pooling {self.pooling!r}: choose mean or last")
         if min(self.teacher_calls, self.pairs, self.rounds, self.width, self.steps) < 1 or self.queries < 0:
             raise InputError("teacher_calls, pairs, rounds, width and steps must be at least 1, queries at least 0")
-        if not 0 <= self.exploration <= 1 or self.temperature <= 0:
-            raise InputError("exploration must lie in [0, 1] and temperature above 0")
+        if not 0 <= self.exploration <= 1:
+            raise InputError("exploration must lie in [0, 1]")
+        if (
+            min(self.temperature, self.learning_rate) <= 0
+            or min(self.weight_decay, self.kl_weight, self.label_weight) < 0
+        ):
+            raise InputError("temperature and learning_rate must be above 0, no weight below 0")

@@ -1,0 +1,45 @@
+"""Run a command that answers in JSON and keep its answer with what is needed to repeat it.
+
+Usage: python benchmarks/record.py OUT.json COMMAND [ARGUMENT ...]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+
+def main() -> None:
+    out, *command = sys.argv[1:]
+    started = time.perf_counter()
+    answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+    record = {
+        # Folders by their names: where they lie on one machine helps nobody.
+        "command": " ".join(Path(part).name if part.startswith("/") else part for part in command),
+        "seconds": round(time.perf_counter() - started),
+        **machine(),
+        "result": json.loads(answer),
+    }
+    Path(out).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(f"{out}: {json.dumps(record['result'])}", file=sys.stderr)
+
+
+def machine() -> dict[str, object]:
+    """What the figures depend on besides the code."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return {
+        "machine": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "versions": {name: version(name) for name in ("rabtriever", "torch", "transformers")},
+    }
+
+
+if __name__ == "__main__":
+    main()
