@@ -5,7 +5,8 @@ set -euo pipefail
 data=$1 work=$2 here=$(dirname "$0")
 name=$(basename "$data")
 mkdir -p "$work"
-[ -d "$work/teacher" ] || rabtriever train "$data" --out "$work/teacher" --prompt "$here/$name.json" --steps 60 --seed 0
+[ -d "$work/teacher" ] || rabtriever train "$data" --out "$work/teacher" --prompt "$here/$name.json" \
+  --steps 30 --queries 8 --pool 8 --seed 0
 [ -d "$work/student" ] || rabtriever distill "$data" --teacher "$work/teacher" --out "$work/student" \
   --queries 400 --teacher-calls 1200 --rounds 6 --steps 1500 --seed 0
 python "$here/../record.py" "$here/../results/$name.json" \

@@ -26,6 +26,7 @@ class MLPPredictor(nn.Module):
     Args:
         hidden_size: H, width of the LLM's states.
         width: m, hidden units; what an index stores per document.
+        dropout: Share of each side's inputs that is left out in training mode.
     """
 
     query_mean: Tensor
@@ -35,8 +36,9 @@ class MLPPredictor(nn.Module):
     output_mean: Tensor
     output_scale: Tensor
 
-    def __init__(self, hidden_size: int, width: int = 256) -> None:
+    def __init__(self, hidden_size: int, width: int = 256, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.query = nn.Linear(hidden_size, width, bias=False)
         self.document = nn.Linear(hidden_size, width)
         self.output = nn.Linear(width, hidden_size)
@@ -71,11 +73,11 @@ class MLPPredictor(nn.Module):
 
     def query_part(self, z_q: Tensor) -> Tensor:
         """First layer, query side: a (..., m)."""
-        return self.query((z_q - self.query_mean) / self.query_scale)
+        return self.query(self.dropout((z_q - self.query_mean) / self.query_scale))
 
     def document_part(self, z_d: Tensor) -> Tensor:
         """First layer, document side with the bias: b (..., m)."""
-        return self.document((z_d - self.document_mean) / self.document_scale)
+        return self.document(self.dropout((z_d - self.document_mean) / self.document_scale))
 
     def head(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """What the second layer and lm_head's row w (H,) make of the hidden units: v (m,) and the constant c."""

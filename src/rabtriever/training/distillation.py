@@ -79,7 +79,7 @@ class _Run:
         self.z_d = self.cache.states("document", self.documents, self.pooling)
         dev_states = self.cache.states("query", [data.queries[query] for query in dev], self.pooling) if dev else None
         self.diagnostics = Diagnostics(dev_states, [[place[document] for document in right] for right in dev.values()])
-        self.predictor = MLPPredictor(teacher.backbone.hidden_size, settings.width)
+        self.predictor = MLPPredictor(teacher.backbone.hidden_size, settings.width, settings.dropout).eval()
         self.predictor.standardise("query", self.z_q)
         self.predictor.standardise("document", self.z_d)
         self.pairs = torch.empty(0, 2, dtype=torch.long)
@@ -101,7 +101,9 @@ class _Run:
             if number == 0:
                 self.predictor.standardise("output", self.targets)
             fidelity = self.diagnostics.on_fresh_pairs(self, fresh) if number else {}
+            self.predictor.train()
             losses = [self._step(optimiser, schedule) for _ in range(a_round)]
+            self.predictor.eval()
             means = {name: sum(loss[name] for loss in losses) / len(losses) for name in losses[0]}
             yield {"round": number + 1, **means, **fidelity, **self.diagnostics.of_student(self)}
 

@@ -51,7 +51,7 @@ def train_on_labels(
     """A predictor trained on labels alone: a ranking, not yet a probability. Arguments as in :func:`label_loss`."""
     chance = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    predictor = MLPPredictor(z_q.shape[1], width)
+    predictor = MLPPredictor(z_q.shape[1], width, dropout=0.2)
     predictor.standardise("query", z_q)
     predictor.standardise("document", z_d)
     optimiser = torch.optim.AdamW(predictor.parameters(), lr=1e-3, weight_decay=0.05)
@@ -63,4 +63,4 @@ def train_on_labels(
         loss.backward()
         optimiser.step()
         schedule.step()
-    return predictor
+    return predictor.eval()

@@ -54,19 +54,20 @@ class Distillation:
     policy: str = field(
         default="on", metadata={"help": "on: ask about what the student ranks high; off: uniform pairs"}
     )
-    teacher_calls: int = field(default=24_000, metadata={"help": "pairs the teacher scores in all"})
+    teacher_calls: int = field(default=12_000, metadata={"help": "pairs the teacher scores in all"})
     pairs: int = field(default=3, metadata={"help": "pairs a query: its positive, then policy and exploration"})
-    rounds: int = field(default=12, metadata={"help": "how often the student ranks anew"})
+    rounds: int = field(default=8, metadata={"help": "how often the student ranks anew"})
     exploration: float = field(default=0.5, metadata={"help": "chance that a pair is drawn uniformly"})
     temperature: float = field(default=1.0, metadata={"help": "of the policy"})
     kl_weight: float = field(default=1.0, metadata={"help": "lambda, weight of the reverse KL"})
-    label_weight: float = field(default=0.2, metadata={"help": "weight of the label softmax over all documents"})
+    label_weight: float = field(default=0.5, metadata={"help": "weight of the label softmax over all documents"})
     queries: int = field(default=0, metadata={"help": "labelled queries to use at most; 0: all"})
     width: int = field(default=256, metadata={"help": "hidden units m: numbers stored per document"})
     pooling: str = field(default="mean", metadata={"help": "mean or last: how a segment's state is read"})
-    steps: int = field(default=6000, metadata={"help": "optimiser steps, spread evenly over the rounds"})
+    steps: int = field(default=8000, metadata={"help": "optimiser steps, spread evenly over the rounds"})
     learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate, cosine decay"})
     weight_decay: float = field(default=0.05, metadata={"help": "AdamW's"})
+    dropout: float = field(default=0.2, metadata={"help": "share of the states' dimensions left out in each step"})
     seed: int = field(default=0, metadata={"help": "seed of all draws"})
 
     def __post_init__(self) -> None:
@@ -81,8 +82,8 @@ class Distillation:
             raise InputError(f"pooling {self.pooling!r}: choose mean or last")
         if min(self.teacher_calls, self.pairs, self.rounds, self.width, self.steps) < 1 or self.queries < 0:
             raise InputError("teacher_calls, pairs, rounds, width and steps must be at least 1, queries at least 0")
-        if not 0 <= self.exploration <= 1:
-            raise InputError("exploration must lie in [0, 1]")
+        if not 0 <= self.exploration <= 1 or not 0 <= self.dropout < 1:
+            raise InputError("exploration must lie in [0, 1] and dropout in [0, 1)")
         if (
             min(self.temperature, self.learning_rate) <= 0
             or min(self.weight_decay, self.kl_weight, self.label_weight) < 0
