@@ -55,8 +55,8 @@ def test_the_shipped_model_solves_what_keywords_cannot(shipped, tmp_path):
     index = Index.build(tmp_path / "index", shipped, documents)
     report = evaluate(data, {"retriever": IndexSystem(index, 10), "bm25": BM25(documents)})
     assert report["systems"]["bm25"]["R@1"] <= 0.05
-    assert report["systems"]["retriever"]["R@1"] >= 0.2
-    assert report["systems"]["retriever"]["R@10"] >= 0.6
+    assert report["systems"]["retriever"]["R@1"] >= 0.25
+    assert report["systems"]["retriever"]["R@10"] >= 0.65
 
 
 def test_it_fits_in_25_megabytes():
