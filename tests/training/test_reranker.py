@@ -84,6 +84,7 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(tiny_data, llm_f
 
 def test_training_goes_on_from_a_reranker(tiny_data, llm_folder, tmp_path):
     first = train(tiny_data, tmp_path / "first", llm_folder, lora_rank=4)
+    assert all(".layers." in name for name in first)  # lm_head and the embeddings stay as they are
     config = json.loads((tmp_path / "first" / "rabtriever.json").read_text())
     settings = RerankerTraining(steps=1, pool=4, learning_rate=1e-9)
     train_reranker(tiny_data, tmp_path / "second", str(tmp_path / "first"), None, settings)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, cast
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
@@ -123,11 +124,25 @@ class Backbone:
 
     def read_documents(self, documents: Sequence[Sequence[int]]) -> Prefixes:
         """The key/value caches of document segments, right-padded; differentiable."""
-        ids, lengths = self._pad(documents)
-        cache = DynamicCache()
-        self.decoder(input_ids=ids, attention_mask=_mask(lengths, ids.shape[1]), past_key_values=cache, use_cache=True)
-        layers = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr]
-        return Prefixes(cast(list[tuple[Tensor, Tensor]], layers), lengths)
+        lengths = torch.tensor([len(document) for document in documents])
+        batches = list(token_batches(lengths.tolist(), TOKEN_BUDGET))  # of like lengths: little padding is read
+        caches = []
+        for batch in batches:
+            ids, read = self._pad([documents[i] for i in batch])
+            cache = DynamicCache()
+            self.decoder(input_ids=ids, attention_mask=_mask(read, ids.shape[1]), past_key_values=cache, use_cache=True)
+            caches.append(cache)
+        order = torch.tensor([i for batch in batches for i in batch]).argsort().to(self.device)
+        longest = int(lengths.max())
+
+        def joined(parts: list[Tensor]) -> Tensor:
+            return torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[2])) for part in parts])[order]
+
+        layers = [
+            (joined([layer.keys for layer in same]), joined([layer.values for layer in same]))
+            for same in zip(*(cache.layers for cache in caches), strict=True)
+        ]
+        return Prefixes(layers, lengths.to(self.device))
 
     def read_queries(self, prefixes: Prefixes, rows: Tensor, queries: Sequence[Sequence[int]]) -> Tensor:
         """The last token's state of each query segment read behind document ``rows[i]``; differentiable.

@@ -119,7 +119,9 @@ def _with_adapter(base: PreTrainedModel, source: str, settings: RerankerTraining
     layers = base.config.get_text_config().num_hidden_layers
     first = layers - max(1, round(layers * settings.lora_depth))
     products = {
-        name.rpartition(".")[2] for name, module in base.named_modules() if isinstance(module, nn.Linear | Conv1D)
+        name.rpartition(".")[2]
+        for name, module in base.get_decoder().named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
     }
     adapter = LoraConfig(
         r=settings.lora_rank,
