@@ -17,7 +17,13 @@ STEPS = 600
 
 
 def confusable_documents(
-    data: RetrievalData, backbone: Backbone, prompt: Prompt, w: torch.Tensor, seed: int = 0, count: int = 32
+    data: RetrievalData,
+    backbone: Backbone,
+    prompt: Prompt,
+    w: torch.Tensor,
+    seed: int = 0,
+    count: int = 32,
+    most: int = MOST_QUERIES,
 ) -> dict[str, list[str]]:
     """For each document with training queries, the others that rank highest for those queries.
 
@@ -31,13 +37,14 @@ def confusable_documents(
         w: float32 (H,), w_yes - w_no.
         seed: Of the sample and the predictor.
         count: Documents to keep, hardest first.
+        most: Training queries to read, at most.
 
     Returns:
         Document id -> ids.
     """
     ids = list(data.documents)
     place = {document: i for i, document in enumerate(ids)}
-    judged = data.positives("train", MOST_QUERIES, seed)
+    judged = data.positives("train", min(most, MOST_QUERIES), seed)
     positives = [[place[document] for document in right] for right in judged.values()]
     texts = [data.queries[query] for query in judged]
     z_q = backbone.states(prompt.query_ids(texts, alone=True), "mean", "mining: reading queries")

@@ -72,7 +72,7 @@ def train_reranker(
     module = ChoiceModel(adapted, bound, settings.objective)
     module.backbone.check_length(bound.max_tokens)
     partial = _resumable(out, {**config, "digest": _digest(data, Path(model) / ADAPTER)})
-    pools = Pools(data, settings, _mined(partial / "negatives.json", data, module, settings.seed))
+    pools = Pools(data, settings, _mined(partial / "negatives.json", data, module, settings))
     trainer = PoolTrainer(
         module,
         _arguments(partial, settings, device),
@@ -103,9 +103,10 @@ class _JsonLog(TrainerCallback):
             file.write(line + "\n")
 
 
-def _mined(path: Path, data: RetrievalData, module: ChoiceModel, seed: int) -> dict[str, list[str]]:
+def _mined(path: Path, data: RetrievalData, module: ChoiceModel, settings: RerankerTraining) -> dict[str, list[str]]:
     if not path.is_file():
-        mined = confusable_documents(data, module.backbone, module.prompt, module.head.cpu(), seed)
+        most = settings.steps * settings.queries  # mining reads no more queries than training will
+        mined = confusable_documents(data, module.backbone, module.prompt, module.head.cpu(), settings.seed, most=most)
         write_json(path, mined)
     neighbours: dict[str, list[str]] = json.loads(path.read_text())
     return neighbours
