@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from rabtriever.data import Document, RetrievalData
-from rabtriever.predictor import MLPPredictor
+from rabtriever.predictor import Predictor
 from rabtriever.reranker import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 
@@ -104,7 +104,7 @@ def reranker(llm_folder: Path) -> GenerativeReranker:
 def retriever(reranker: GenerativeReranker) -> Rabtriever:
     """A retriever on the tiny Llama with a random predictor."""
     torch.manual_seed(0)
-    predictor = MLPPredictor(reranker.backbone.hidden_size, width=16)
+    predictor = Predictor(reranker.backbone.hidden_size, width=16)
     for side in ("query", "document", "output"):
         predictor.standardise(side, torch.randn(50, reranker.backbone.hidden_size) * 2 + 1)
     return Rabtriever(reranker, predictor)

@@ -3,14 +3,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rabtriever.predictor import MLPPredictor, folded_scores
+from rabtriever.fold import folded_scores
+from rabtriever.predictor import KINDS, Predictor
 
 
 @settings(max_examples=25, deadline=None)
-@given(width=st.integers(1, 40), hidden=st.integers(2, 30), seed=st.integers(0, 2**20))
-def test_the_fold_is_exact(width, hidden, seed):
+@given(kind=st.sampled_from(KINDS), width=st.integers(1, 40), hidden=st.integers(2, 30), seed=st.integers(0, 2**20))
+def test_the_fold_is_exact(kind, width, hidden, seed):
     torch.manual_seed(seed)
-    predictor = MLPPredictor(hidden, width)
+    predictor = Predictor(hidden, width, kind=kind)
     for side in ("query", "document", "output"):
         predictor.standardise(side, torch.randn(30, hidden) * 3 + 2)
     z_q, z_d, w = torch.randn(4, hidden), torch.randn(5, hidden), torch.randn(hidden)
@@ -25,7 +26,15 @@ def test_the_fold_is_exact(width, hidden, seed):
 
 
 def test_a_flat_dimension_is_not_blown_up():
-    predictor = MLPPredictor(3, 4)
+    predictor = Predictor(3, 4)
     states = torch.randn(100, 3) * torch.tensor([1.0, 1.0, 0.0])
     predictor.standardise("query", states)
     assert predictor.query_scale.min() > 0.01
+
+
+def test_a_quadratic_predictor_is_an_inner_product():
+    torch.manual_seed(0)
+    fold = Predictor(8, 5, kind="quadratic").fold(torch.randn(8))
+    queries, documents = (side(torch.randn(3, 8).numpy()) for side in (fold.query, fold.document))
+    plain = np.c_[queries[:, :-1], np.ones(3)] @ documents.T + queries[:, -1:]  # what a vector index would compute
+    np.testing.assert_allclose(folded_scores(queries, documents, fold.positive), plain, atol=1e-5)

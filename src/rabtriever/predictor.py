@@ -1,32 +1,28 @@
-"""The predictor, from (z_q, z_d) to the teacher's context embedding, and its exact fold into two short vectors.
+"""The predictor, from (z_q, z_d) to the teacher's context embedding.
 
-With standardised states q and d, the predictor is ``z^ = mean + scale * (W2 relu(U q + V d + b1) + b2)``. Ranking needs
-only ``w . z^`` with ``w = w_yes - w_no``, lm_head's two rows. With ``v = W2^T (scale * w)``:
-
-    log-odds(q, d) = sum_j v_j relu(a_j + b_j) + c,    a = U q,    b = V d + b1,    c = w . (mean + scale * b2)
-
-ReLU is positively homogeneous, so |v_j| moves inside: ``v_j relu(a_j + b_j) = sign(v_j) relu(|v_j| a_j + |v_j| b_j)``.
-Units are then ordered by the sign of v_j, and a document is m numbers that need no weights to be scored.
+With standardised states q and d it is ``z^ = mean + scale * (W2 act(U q + V d + b1) + b2)``; see :mod:`rabtriever.fold`
+for what it becomes when only the choice is asked for.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rabtriever.fold import Affine, Fold
+
+KINDS = ("mlp", "quadratic")
 BLOCK = 512  # documents whose hidden units are held at a time
 
 
-class MLPPredictor(nn.Module):
+class Predictor(nn.Module):
     """Two layers over the query's state with the document's as latent (arXiv 2604.23336, section 3).
 
     Args:
         hidden_size: H, width of the LLM's states.
         width: m, hidden units; what an index stores per document.
         dropout: Share of each side's inputs that is left out in training mode.
+        kind: ``mlp`` (ReLU, the paper's) or ``quadratic`` (square), whose score is an inner product.
     """
 
     query_mean: Tensor
@@ -36,8 +32,9 @@ class MLPPredictor(nn.Module):
     output_mean: Tensor
     output_scale: Tensor
 
-    def __init__(self, hidden_size: int, width: int = 256, dropout: float = 0.0) -> None:
+    def __init__(self, hidden_size: int, width: int = 256, dropout: float = 0.0, kind: str = "mlp") -> None:
         super().__init__()
+        self.kind = kind
         self.dropout = nn.Dropout(dropout)
         self.query = nn.Linear(hidden_size, width, bias=False)
         self.document = nn.Linear(hidden_size, width)
@@ -68,7 +65,7 @@ class MLPPredictor(nn.Module):
         Returns:
             float32 (..., H), the estimate z^ of the teacher's z*(q, d).
         """
-        hidden = torch.relu(self.query_part(z_q) + self.document_part(z_d))
+        hidden = self._activation(self.query_part(z_q) + self.document_part(z_d))
         return self.output_mean + self.output_scale * self.output(hidden)
 
     def query_part(self, z_q: Tensor) -> Tensor:
@@ -85,6 +82,9 @@ class MLPPredictor(nn.Module):
         weight, bias, mean = (value.to(w) for value in (self.output.weight, self.output.bias, self.output_mean))
         return weight.T @ scaled, w @ mean + scaled @ bias
 
+    def _activation(self, units: Tensor) -> Tensor:
+        return units.square() if self.kind == "quadratic" else torch.relu(units)
+
     def log_odds(self, z_q: Tensor, z_d: Tensor, w: Tensor) -> Tensor:
         """Every query against every document, differentiable, without building z^.
 
@@ -98,7 +98,7 @@ class MLPPredictor(nn.Module):
         """
         v, constant = self.head(w)
         queries = self.query_part(z_q)[:, None]
-        blocks = [torch.relu(queries + self.document_part(block)) @ v for block in z_d.split(BLOCK)]
+        blocks = [self._activation(queries + self.document_part(block)) @ v for block in z_d.split(BLOCK)]
         return torch.cat(blocks, dim=1) + constant
 
     @torch.no_grad()
@@ -106,68 +106,19 @@ class MLPPredictor(nn.Module):
         """Fold the predictor and lm_head's row ``w`` (H,) into one affine map a side."""
         v, constant = self.head(w.double())
         order = torch.argsort(v <= 0, stable=True)
-        size = v.abs()[order]
+        size = v.abs()[order].sqrt() if self.kind == "quadratic" else v.abs()[order]
 
-        def side(layer: nn.Linear, mean: Tensor, scale: Tensor, last: Tensor) -> Affine:
+        def side(layer: nn.Linear, mean: Tensor, scale: Tensor) -> Affine:
             weight = layer.weight.double()[order] * size[:, None] / scale.double()
             bias = -weight @ mean.double()
             if layer.bias is not None:
                 bias = bias + size * layer.bias.double()[order]
-            weight = torch.cat([weight, weight.new_zeros(1, weight.shape[1])])
-            return Affine(weight.T.float().numpy(), torch.cat([bias, last.view(1)]).float().numpy())
+            return Affine(weight.T.float().numpy(), bias.float().numpy())
 
         return Fold(
-            query=side(self.query, self.query_mean, self.query_scale, constant),
-            document=side(self.document, self.document_mean, self.document_scale, torch.zeros_like(constant)),
-            positive=int((v > 0).sum()),
+            units_q=side(self.query, self.query_mean, self.query_scale),
+            units_d=side(self.document, self.document_mean, self.document_scale),
+            plus=int((v > 0).sum()),
+            constant=float(constant),
+            inner=self.kind == "quadratic",
         )
-
-
-@dataclass(frozen=True)
-class Affine:
-    """States (n, H) to latents (n, m + 1), both float32; the last column is the bias."""
-
-    weight: np.ndarray
-    bias: np.ndarray
-
-    def __call__(self, states: np.ndarray) -> np.ndarray:
-        """Apply the map."""
-        return states @ self.weight + self.bias
-
-
-@dataclass(frozen=True)
-class Fold:
-    """The folded predictor.
-
-    Attributes:
-        query: Map of query states.
-        document: Map of document states.
-        positive: How many leading units count with a plus; the others count with a minus.
-    """
-
-    query: Affine
-    document: Affine
-    positive: int
-
-
-def folded_scores(queries: np.ndarray, documents: np.ndarray, positive: int) -> np.ndarray:
-    """Log-odds of every query and document from their latents: the reference that every kernel must equal.
-
-    Args:
-        queries: float32 (n, m + 1).
-        documents: float32 (k, m + 1).
-        positive: Leading units that count with a plus.
-
-    Returns:
-        float32 (n, k).
-    """
-    signs = np.ones(documents.shape[1] - 1, dtype=np.float32)
-    signs[positive:] = -1
-    latents = np.ascontiguousarray(documents[:, :-1])
-    result = np.empty((len(queries), len(documents)), dtype=np.float32)
-    hidden = np.empty_like(latents)
-    for row, query in zip(result, queries, strict=True):
-        np.add(latents, query[:-1], out=hidden)
-        np.maximum(hidden, 0, out=hidden)
-        row[:] = hidden @ signs + documents[:, -1] + query[-1]
-    return result

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rabtriever.calibration import Calibration
 from rabtriever.errors import InputError
 from rabtriever.llm.backbone import Backbone
 from rabtriever.llm.folder import ADAPTER, CONFIG, read_config
@@ -28,10 +29,12 @@ class GenerativeReranker:
     Args:
         llm: The LLM, its adapter merged.
         template: The prompt it was trained with.
+        calibration: What makes its log-odds a probability.
     """
 
-    def __init__(self, llm: LLM, template: PromptTemplate) -> None:
+    def __init__(self, llm: LLM, template: PromptTemplate, calibration: Calibration | None = None) -> None:
         self.llm, self.template = llm, template
+        self.calibration = calibration or Calibration()
         self.prompt = Prompt(template, llm.tokenizer)
         self.backbone = Backbone(llm.model)
         self.backbone.check_length(self.prompt.max_tokens)
@@ -55,7 +58,8 @@ class GenerativeReranker:
         config = read_config(source)
         adapter = Path(source) / ADAPTER
         template = PromptTemplate.from_dict(config["prompt"])
-        return cls(load_llm(config["llm"], adapter if adapter.is_dir() else None, **options), template)
+        calibration = Calibration(**config.get("calibration", {}).get("reranker", {}))
+        return cls(load_llm(config["llm"], adapter if adapter.is_dir() else None, **options), template, calibration)
 
     def predict(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """Probability that the document is right for the query.
@@ -74,7 +78,8 @@ class GenerativeReranker:
         queries, documents = (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True)) if pairs else ([], [])
         places = {text: i for i, text in enumerate(queries)}, {text: i for i, text in enumerate(documents)}
         wanted = torch.tensor([[places[0][q], places[1][d]] for q, d in pairs]).view(-1, 2)
-        return torch.sigmoid(self.context_embeddings(queries, documents, wanted) @ self.w).numpy()
+        log_odds = (self.context_embeddings(queries, documents, wanted) @ self.w).numpy()
+        return self.calibration.probability(log_odds).astype(np.float32)
 
     def rank(self, query: str, documents: Sequence[str], top_k: int | None = None) -> list[dict[str, int | float]]:
         """Documents from the most to the least probable.
@@ -94,7 +99,7 @@ class GenerativeReranker:
             raise InputError(f"top_k {top_k}: ask for at least one document")
         log_odds = self.log_odds([query], documents)[0]
         order = np.argsort(-log_odds, kind="stable")[:top_k]
-        probabilities = 1 / (1 + np.exp(-log_odds.astype(np.float64)))
+        probabilities = self.calibration.probability(log_odds)
         return [{"corpus_id": int(i), "score": float(probabilities[i])} for i in order]
 
     def log_odds(self, queries: Sequence[str], documents: Sequence[str], progress: str | None = None) -> np.ndarray:

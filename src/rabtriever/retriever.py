@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rabtriever.calibration import Calibration
 from rabtriever.errors import InputError, first_line
+from rabtriever.fold import folded_scores
 from rabtriever.llm.backbone import Pooling
 from rabtriever.llm.folder import ADAPTER, new_folder, read_config, write_config
-from rabtriever.predictor import MLPPredictor, folded_scores
+from rabtriever.predictor import Predictor
 from rabtriever.reranker import GenerativeReranker
 
 PREDICTOR = "predictor.safetensors"
@@ -30,15 +33,23 @@ class Rabtriever:
         teacher: The reranker; its LLM, frozen, is the encoder.
         predictor: The trained predictor.
         pooling: How a segment's state is read.
+        calibration: What makes its log-odds a probability.
     """
 
-    def __init__(self, teacher: GenerativeReranker, predictor: MLPPredictor, pooling: Pooling = "mean") -> None:
+    def __init__(
+        self,
+        teacher: GenerativeReranker,
+        predictor: Predictor,
+        pooling: Pooling = "mean",
+        calibration: Calibration | None = None,
+    ) -> None:
+        self.calibration = calibration or Calibration()
         self.teacher, self.predictor, self.pooling = teacher, predictor.eval(), pooling
         self.source: str | None = None  # the folder it was loaded from or saved to
         self._fold = predictor.fold(teacher.w)
         self.positive = self._fold.positive
-        self.dim = len(self._fold.query.bias)
-        digest = hashlib.sha256(f"{teacher.fingerprint}/{pooling}".encode())
+        self.dim = len(self._fold.units_q.bias) + 1
+        digest = hashlib.sha256(f"{teacher.fingerprint}/{pooling}/{predictor.kind}".encode())
         for name, value in sorted(predictor.state_dict().items()):
             digest.update(name.encode() + value.contiguous().numpy().tobytes())
         self.fingerprint = digest.hexdigest()
@@ -63,12 +74,14 @@ class Rabtriever:
         if not weights.is_file():
             raise InputError(f"{folder}: {PREDICTOR} is missing; copy the whole folder or distill again")
         try:
-            predictor = MLPPredictor(config["predictor"]["hidden_size"], config["predictor"]["width"])
+            shape = config["predictor"]
+            predictor = Predictor(shape["hidden_size"], shape["width"], kind=shape["kind"])
             predictor.load_state_dict(load_file(weights))
             pooling = config["pooling"]
-        except (SafetensorError, RuntimeError, KeyError) as error:
+            calibration = Calibration(**config.get("calibration", {}).get("retriever", {}))
+        except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
             raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
-        retriever = cls(GenerativeReranker.from_pretrained(folder, **options), predictor, pooling)
+        retriever = cls(GenerativeReranker.from_pretrained(folder, **options), predictor, pooling, calibration)
         retriever.source = str(folder)
         return retriever
 
@@ -90,9 +103,14 @@ class Rabtriever:
             if llm.adapter is not None:
                 shutil.copytree(llm.adapter, new / ADAPTER)
             save_file(self.predictor.state_dict(), new / PREDICTOR)
-            shape = {"kind": "mlp", "hidden_size": self.predictor.query.in_features, "width": self.dim - 1}
+            shape = {
+                "kind": self.predictor.kind,
+                "hidden_size": self.predictor.query.in_features,
+                "width": self.dim - 1,
+            }
             config = {"llm": llm.source, "prompt": self.teacher.template.to_dict(), "pooling": self.pooling}
-            write_config(new, {**config, "predictor": shape, **(notes or {})})
+            both = {"retriever": asdict(self.calibration), "reranker": asdict(self.teacher.calibration)}
+            write_config(new, {**config, "predictor": shape, "calibration": both, **(notes or {})})
             if log:
                 lines = "".join(json.dumps(line) + "\n" for line in log)
                 (new / "distill_log.jsonl").write_text(lines, encoding="utf-8")

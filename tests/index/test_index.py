@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from rabtriever.data import Document
 from rabtriever.errors import InputError
+from rabtriever.fold import folded_scores
 from rabtriever.index import Index
 from rabtriever.index import index as module
 from rabtriever.index.scan import scan
-from rabtriever.predictor import folded_scores
 from rabtriever.retriever import Rabtriever
 
 DOCUMENTS = [

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from rabtriever.calibration import Calibration
 from rabtriever.errors import InputError
 from rabtriever.reranker import GenerativeReranker
 from rabtriever.retriever import Rabtriever
@@ -39,7 +40,7 @@ def test_the_student_learns_its_teachers_log_odds(tiny_data, reranker, tmp_path)
     assert log[-1]["pair_error"] < log[-1]["mean_document"] and log[-1]["spread"] > 0
     expected = {
         "mse",
-        "reverse_kl",
+        "divergence",
         "teacher_calls",
         "dev_R@1",
         "copy_query",
@@ -58,6 +59,46 @@ def test_labels_teach_what_the_teacher_does_not_know(tiny_data, tmp_path):
     best = student.similarity(student.encode_query(list(judged.values())), student.encode_document(documents)).argmax(1)
     right = [list(tiny_data.documents)[i] in tiny_data.qrels["train"][q] for i, q in zip(best, judged, strict=True)]
     assert sum(right) >= len(right) - 1  # one query is held out as dev
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"predictor": "quadratic"},
+        {"divergence": "forward"},
+        {"divergence": "vocabulary"},
+        {"divergence": "documents"},
+        {"policy": "uniform"},
+        {"policy": "bm25"},
+        {"policy": "teacher", "teacher_calls": 42},
+        {"kl_weight": 0.0},
+    ],
+    ids=lambda change: "-".join(map(str, change.values())),
+)
+def test_every_objective_and_policy_teaches(tiny_data, reranker, tmp_path, change):
+    student = distill(tiny_data, "teacher", tmp_path / "out", replace(QUICK, **change))
+    queries = list(tiny_data.judged("train").values())
+    documents = [document.content for document in tiny_data.documents.values()]
+    mine = student.similarity(student.encode_query(queries), student.encode_document(documents))
+    assert np.corrcoef(mine.ravel(), reranker.log_odds(queries, documents).ravel())[0, 1] > 0.7
+    loaded = Rabtriever.from_pretrained(tmp_path / "out")
+    assert loaded.fingerprint == student.fingerprint and loaded.predictor.kind == student.predictor.kind
+
+
+def test_the_teachers_own_policy_pays_for_every_document_it_ranks(tiny_data, tmp_path):
+    distill(tiny_data, "teacher", tmp_path / "out", replace(QUICK, policy="teacher", teacher_calls=20))
+    assert log_of(tmp_path / "out")[-1]["teacher_calls"] == 18  # three queries of six documents
+
+
+def test_calibration_is_fitted_saved_and_never_part_of_the_fingerprint(tiny_data, tmp_path):
+    tiny_data.qrels["dev"] = tiny_data.qrels.pop("test")
+    labelled = replace(QUICK, label_weight=5.0)
+    fitted = distill(tiny_data, "teacher", tmp_path / "fitted", labelled)
+    plain = distill(tiny_data, "teacher", tmp_path / "plain", replace(labelled, calibration=0))
+    assert plain.calibration == Calibration()
+    assert fitted.calibration != Calibration() and fitted.fingerprint == plain.fingerprint
+    loaded = Rabtriever.from_pretrained(tmp_path / "fitted")
+    assert loaded.calibration == fitted.calibration
 
 
 def test_no_llm_weight_moves(tiny_data, reranker, tmp_path):
@@ -115,7 +156,15 @@ def test_the_saved_student_is_the_live_one(tiny_data, tmp_path, monkeypatch, llm
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("policy", "maybe"), ("pooling", "max"), ("teacher_calls", 0), ("exploration", 2.0), ("temperature", 0.0)],
+    [
+        ("policy", "maybe"),
+        ("pooling", "max"),
+        ("predictor", "cubic"),
+        ("divergence", "none"),
+        ("teacher_calls", 0),
+        ("exploration", 2.0),
+        ("temperature", 0.0),
+    ],
 )
 def test_bad_settings_are_named(field, value):
     with pytest.raises(InputError, match=field):

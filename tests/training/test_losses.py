@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rabtriever.training.losses import dpo, embedding_error, listwise, pointwise, reverse_kl
+from rabtriever.training.losses import dpo, embedding_error, listwise, pointwise, policy_kl, reverse_kl, vocabulary_kl
 
 
 def test_listwise_is_the_softmax_cross_entropy():
@@ -52,3 +52,25 @@ def test_embedding_error_of_the_mean_is_one():
     target = torch.randn(2000, 5) * torch.tensor([1.0, 2.0, 3.0, 4.0, 100.0]) + 7
     mean = target.mean(0).expand_as(target)
     assert embedding_error(mean, target, target.std(0)).item() == pytest.approx(1, abs=0.01)
+
+
+def test_vocabulary_kl_is_that_of_the_next_token_distributions():
+    torch.manual_seed(0)
+    z, target, head = torch.randn(5, 8), torch.randn(5, 8), torch.randn(11, 8)
+    student, teacher = (torch.distributions.Categorical(logits=states @ head.T) for states in (z, target))
+    expected = torch.distributions.kl_divergence(student, teacher).mean()
+    torch.testing.assert_close(vocabulary_kl(z, target, head), expected)
+
+
+def test_policy_kl_is_that_of_the_softmax_over_each_querys_documents():
+    torch.manual_seed(0)
+    mine, theirs = torch.randn(7) * 50, torch.randn(7) * 50  # large: the softmax must not overflow
+    query = torch.tensor([4, 9, 4, 4, 9, 0, 9])
+    expected = [
+        torch.distributions.kl_divergence(
+            torch.distributions.Categorical(logits=mine[query == q]),
+            torch.distributions.Categorical(logits=theirs[query == q]),
+        )
+        for q in (0, 4, 9)
+    ]
+    torch.testing.assert_close(policy_kl(mine, theirs, query), torch.stack(expected).mean(), rtol=1e-4, atol=1e-4)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 
-from rabtriever.cli.flags import add_flags, from_flags
+from rabtriever.cli.flags import add_data, add_flags, from_flags, read_data
 from rabtriever.training.settings import Distillation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("data", help="BEIR folder; works without qrels as well")
+    add_data(parser, "BEIR folder, or several; works without qrels as well")
     parser.add_argument("--teacher", required=True, help="a folder of `rabtriever train`, or any LLM")
     parser.add_argument("--out", required=True, help="folder to make")
     add_flags(parser, Distillation)
@@ -20,11 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     settings = from_flags(args, Distillation)
-    from rabtriever.data import load_data
     from rabtriever.training.distillation import distill
 
-    distill(load_data(args.data), args.teacher, args.out, settings)
+    distill(read_data(args), args.teacher, args.out, settings)
     if args.json:
         print(json.dumps({"retriever": args.out}))
     else:
-        print(f"{args.out}: a retriever; next: rabtriever index {args.data} --model {args.out} --out INDEX")
+        print(f"{args.out}: a retriever; next: rabtriever index {args.data[0]} --model {args.out} --out INDEX")

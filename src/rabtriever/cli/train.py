@@ -6,14 +6,14 @@ import argparse
 import json
 from pathlib import Path
 
-from rabtriever.cli.flags import add_flags, from_flags
+from rabtriever.cli.flags import add_data, add_flags, from_flags, read_data
 from rabtriever.errors import InputError
 from rabtriever.training.settings import RerankerTraining
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("data", help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/train.tsv")
+    add_data(parser, "BEIR folder: corpus.jsonl, queries.jsonl, qrels/train.tsv; several make one model for all")
     parser.add_argument("--out", required=True, help="folder to make; an interrupted run goes on with the same command")
     parser.add_argument(
         "--model", default="smollm2", help="smollm2 (default), hub id, folder, .gguf, or a reranker to train further"
@@ -25,16 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     settings = from_flags(args, RerankerTraining)
-    from rabtriever.data import load_data
     from rabtriever.llm.prompt import PromptTemplate
     from rabtriever.training.reranker import train_reranker
 
     prompt = PromptTemplate.from_dict(_json(args.prompt)) if args.prompt else None
-    train_reranker(load_data(args.data), args.out, args.model, prompt, settings)
+    train_reranker(read_data(args), args.out, args.model, prompt, settings)
     if args.json:
         print(json.dumps({"reranker": args.out}))
     else:
-        print(f"{args.out}: a reranker; next: rabtriever distill {args.data} --teacher {args.out} --out RETRIEVER")
+        again = f"rabtriever distill {' '.join(args.data)} --teacher {args.out} --out RETRIEVER"
+        print(f"{args.out}: a reranker; next: {again}")
 
 
 def _json(path: str) -> dict[str, object]:

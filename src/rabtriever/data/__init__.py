@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rabtriever.data.beir import load_data, read_corpus
+from rabtriever.data.mixture import mixture
 from rabtriever.data.types import Document, Qrels, RetrievalData, Run
 
-__all__ = ["Document", "Qrels", "RetrievalData", "Run", "load_data", "read_corpus"]
+__all__ = ["Document", "Qrels", "RetrievalData", "Run", "load_data", "mixture", "read_corpus"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rabtriever.evaluation.bm25 import BM25
+from rabtriever.bm25 import BM25
 from rabtriever.evaluation.evaluate import System, evaluate
 from rabtriever.evaluation.measures import MEASURES, measure
 from rabtriever.evaluation.runs import read_run, write_run

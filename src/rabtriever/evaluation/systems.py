@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from rabtriever.bm25 import BM25
 from rabtriever.data import Document, RetrievalData
 from rabtriever.errors import InputError
-from rabtriever.evaluation.bm25 import BM25
 from rabtriever.evaluation.evaluate import System
 from rabtriever.reranker import GenerativeReranker
 from rabtriever.retriever import Rabtriever

@@ -27,7 +27,7 @@ class Hit:
 
     Attributes:
         id: The document's id.
-        probability: sigmoid(log_odds): that the document is right for the query.
+        probability: That the document is right for the query: its log-odds, calibrated.
         log_odds: The ranking key; the retriever's, or the reranker's where it was asked.
         text: The document as the models read it.
         metadata: As it was added.
@@ -184,13 +184,15 @@ class Index:
         documents = self.store.documents(rows)
         pairs = zip(rows.tolist(), log_odds.tolist(), strict=True)
         scored = [(documents[row], score) for row, score in pairs if row in documents]
+        judges = [self.retriever.calibration] * len(scored)
         if rerank is not None and scored:
             judged = [document for document, _ in scored[:rerank]]
             theirs = self.retriever.teacher.log_odds([query], [document.content for document in judged])[0]
             scored[:rerank] = sorted(zip(judged, theirs.tolist(), strict=True), key=lambda pair: -pair[1])
+            judges[:rerank] = [self.retriever.teacher.calibration] * len(judged)
         return [
-            Hit(document.id, _sigmoid(score), score, document.content, dict(document.metadata))
-            for document, score in scored[:k]
+            Hit(document.id, float(judge.probability(score)), score, document.content, dict(document.metadata))
+            for (document, score), judge in zip(scored[:k], judges, strict=False)
         ]
 
     def _encoded(self, documents: Iterable[Document], show: bool) -> Iterator[tuple[list[Document], np.ndarray]]:
@@ -210,7 +212,3 @@ class Index:
         if self._latents is None or self._latents[0] != version:
             self._latents = (version, *self.store.latents())
         return self._latents[1:]
-
-
-def _sigmoid(log_odds: float) -> float:
-    return float(1 / (1 + np.exp(-np.float64(log_odds))))

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from rabtriever.predictor import folded_scores
+from rabtriever.fold import folded_scores
 
 CHUNK_BYTES = 2**25  # the hidden units of one block of documents; they should stay near the cores
 
 
-def scan(queries: np.ndarray, latents: np.ndarray, positive: int, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def scan(queries: np.ndarray, latents: np.ndarray, positive: int | None, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """The best documents of each query.
 
     Args:
         queries: float32 (n, m + 1).
         latents: float32 (N, m + 1).
-        positive: Leading units that count with a plus.
+        positive: Leading units that count with a plus; None if the score is an inner product.
         k: How many documents to return, at most.
 
     Returns:

@@ -28,13 +28,13 @@ class Model:
     Attributes:
         fingerprint: Of its weights and prompt.
         width: m, numbers a document besides the bias.
-        positive: Leading units that count with a plus.
+        positive: Leading units that count with a plus; None if the score is an inner product.
         source: Folder it was loaded from, if it was.
     """
 
     fingerprint: str
     width: int
-    positive: int
+    positive: int | None
     source: str | None
 
 

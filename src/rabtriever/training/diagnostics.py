@@ -9,14 +9,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rabtriever.predictor import MLPPredictor
+from rabtriever.predictor import Predictor
 from rabtriever.reranker import GenerativeReranker
 
 
 class Watched(Protocol):
     """What is looked at of a run."""
 
-    predictor: MLPPredictor
+    predictor: Predictor
     teacher: GenerativeReranker
     z_q: Tensor
     z_d: Tensor

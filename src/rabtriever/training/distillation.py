@@ -11,20 +11,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rabtriever.bm25 import BM25
+from rabtriever.calibration import Calibration
 from rabtriever.data import RetrievalData
 from rabtriever.errors import InputError
 from rabtriever.llm.backbone import Pooling
 from rabtriever.llm.folder import CONFIG, read_config
-from rabtriever.predictor import MLPPredictor
+from rabtriever.predictor import Predictor
 from rabtriever.reranker import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 from rabtriever.training.cache import StateCache
 from rabtriever.training.diagnostics import Diagnostics
 from rabtriever.training.labels import label_loss
-from rabtriever.training.losses import embedding_error, reverse_kl
+from rabtriever.training.losses import embedding_error, policy_kl, reverse_kl, vocabulary_kl
 from rabtriever.training.policy import batches, choose_pairs
 from rabtriever.training.settings import Distillation
 
@@ -53,7 +56,9 @@ def distill(
     reranker = GenerativeReranker.from_pretrained(teacher)
     run = _Run(data, reranker, settings)
     log = [line for line in run.train() if _report(line)]
-    retriever = Rabtriever(reranker, run.predictor, run.pooling)
+    mine, theirs = run.calibrations()
+    reranker.calibration = theirs
+    retriever = Rabtriever(reranker, run.predictor, run.pooling, mine)
     notes = {"data": data.name, "training": asdict(settings), "teacher_calls": run.diagnostics.teacher_calls}
     if (Path(teacher) / CONFIG).is_file():
         known = read_config(teacher)
@@ -78,10 +83,15 @@ class _Run:
         self.z_q = self.cache.states("query", self.queries, self.pooling)
         self.z_d = self.cache.states("document", self.documents, self.pooling)
         dev_states = self.cache.states("query", [data.queries[query] for query in dev], self.pooling) if dev else None
+        self.dev = [data.queries[query] for query in dev]
         self.diagnostics = Diagnostics(dev_states, [[place[document] for document in right] for right in dev.values()])
-        self.predictor = MLPPredictor(teacher.backbone.hidden_size, settings.width, settings.dropout).eval()
+        self.predictor = Predictor(
+            teacher.backbone.hidden_size, settings.width, settings.dropout, settings.predictor
+        ).eval()
+        self.bm25 = BM25(data.documents.values()) if settings.policy == "bm25" else None
         self.predictor.standardise("query", self.z_q)
         self.predictor.standardise("document", self.z_d)
+        self.lm_head = teacher.llm.model.get_output_embeddings().weight.detach().float().cpu()
         self.pairs = torch.empty(0, 2, dtype=torch.long)
         self.targets = torch.empty(0, teacher.backbone.hidden_size)
 
@@ -108,58 +118,112 @@ class _Run:
             yield {"round": number + 1, **means, **fidelity, **self.diagnostics.of_student(self)}
 
     def _queries_a_round(self) -> int:
-        calls = self.settings.teacher_calls / (self.settings.rounds * self.settings.pairs)
+        a_query = len(self.documents) if self.settings.policy == "teacher" else self.settings.pairs
+        calls = self.settings.teacher_calls / (self.settings.rounds * a_query)
         return min(len(self.queries), max(1, math.ceil(calls)))
 
     @torch.no_grad()
     def _ask(self, rows: Tensor) -> Tensor:
         """Choose pairs for these queries and let the teacher score them; returns the new pairs' positions."""
-        settings, left = self.settings, self.settings.teacher_calls - len(self.pairs)
-        log_odds = torch.cat(
-            [self.predictor.log_odds(self.z_q[batch], self.z_d, self.teacher.w) for batch in rows.split(64)]
-        )
+        settings, left = self.settings, self.settings.teacher_calls - self.diagnostics.teacher_calls
+        if settings.policy == "teacher":
+            rows = rows[: left // len(self.documents)]
+        if not len(rows) or left <= 0:
+            return torch.empty(0, dtype=torch.long)
         pairs = choose_pairs(
-            log_odds,
+            self._preferences(rows),
             [self.positives[row] for row in rows.tolist()],
             self._known(rows),
             settings.pairs,
-            1.0 if settings.policy == "off" else settings.exploration,
+            settings.exploration,
             settings.temperature,
             self.chance,
         )
-        pairs = pairs[torch.argsort(pairs[:, 0], stable=True)][:left]
+        pairs = pairs[torch.argsort(pairs[:, 0], stable=True)]
+        if settings.policy != "teacher":
+            pairs = pairs[:left]
         if not len(pairs):
             return torch.empty(0, dtype=torch.long)
         pairs = torch.stack([rows[pairs[:, 0]], pairs[:, 1]], dim=1)
-        states, calls = self.cache.context_embeddings(self.queries, self.documents, pairs)
-        self.diagnostics.teacher_calls += len(pairs)
-        self.diagnostics.new_calls += calls
+        states = self._teach(pairs, counted=settings.policy != "teacher")
         self.pairs, self.targets = torch.cat([self.pairs, pairs]), torch.cat([self.targets, states])
         return torch.arange(len(self.pairs) - len(pairs), len(self.pairs))
+
+    def _preferences(self, rows: Tensor) -> Tensor:
+        """What the policy is drawn from: float (n, k), unnormalised log-probabilities of documents."""
+        shape = (len(rows), len(self.documents))
+        if self.settings.policy == "uniform":
+            return torch.zeros(shape)
+        if self.bm25 is not None:
+            return torch.tensor(np.stack([self.bm25.scores(self.queries[row]) for row in rows.tolist()]))
+        if self.settings.policy == "teacher":
+            everything = torch.cartesian_prod(rows, torch.arange(len(self.documents)))
+            return (self._teach(everything, counted=True) @ self.teacher.w).view(shape)
+        return torch.cat([self.predictor.log_odds(self.z_q[some], self.z_d, self.teacher.w) for some in rows.split(64)])
+
+    def _teach(self, pairs: Tensor, counted: bool) -> Tensor:
+        """The teacher's context embeddings of pairs; whether they count as teacher calls."""
+        states, new = self.cache.context_embeddings(self.queries, self.documents, pairs)
+        if counted:
+            self.diagnostics.teacher_calls += len(pairs)
+            self.diagnostics.new_calls += new
+        return states
 
     def _step(
         self, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
     ) -> dict[str, float]:
         """One step on a batch of scored pairs and, with labels, on a batch of labelled queries."""
-        settings = self.settings
+        settings, w = self.settings, self.teacher.w
         rows = torch.randint(len(self.pairs), (256,), generator=self.chance)
+        if settings.divergence == "documents":  # whole queries, about as many pairs
+            rows = torch.isin(self.pairs[:, 0], self.pairs[rows[: 256 // settings.pairs], 0]).nonzero().flatten()
         (q, d), target = self.pairs[rows].T, self.targets[rows]
         predicted = self.predictor(self.z_q[q], self.z_d[d])
         error = embedding_error(predicted, target, self.predictor.output_scale)
-        divergence = reverse_kl(predicted @ self.teacher.w, target @ self.teacher.w)
-        loss = error + settings.kl_weight * divergence
+        divergence = self._divergence(predicted, target, q)
+        loss = settings.mse_weight * error + settings.kl_weight * divergence
         labels = torch.zeros(())
         if settings.label_weight and any(self.positives):
             rows = torch.randint(len(self.queries), (64,), generator=self.chance)
             right = [self.positives[row] for row in rows.tolist()]
-            labels = label_loss(self.predictor, self.z_q[rows], self.z_d, right, self.teacher.w, self.chance)
+            labels = label_loss(self.predictor, self.z_q[rows], self.z_d, right, w, self.chance)
             loss = loss + settings.label_weight * labels
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        return {"mse": error.item(), "reverse_kl": divergence.item(), "label_loss": labels.item()}
+        return {"mse": error.item(), "divergence": divergence.item(), "label_loss": labels.item()}
+
+    def _divergence(self, predicted: Tensor, target: Tensor, query: Tensor) -> Tensor:
+        kind, w = self.settings.divergence, self.teacher.w
+        if kind == "vocabulary":
+            return vocabulary_kl(predicted, target, self.lm_head)
+        if kind == "documents":
+            return policy_kl(predicted @ w, target @ w, query)
+        if kind == "forward":
+            return reverse_kl(target @ w, predicted @ w)
+        return reverse_kl(predicted @ w, target @ w)
+
+    @torch.no_grad()
+    def calibrations(self) -> tuple[Calibration, Calibration]:
+        """Student's and teacher's, fitted on the student's ten best documents of development queries."""
+        count = min(self.settings.calibration, len(self.dev))
+        if not count:
+            return Calibration(), Calibration()
+        some = torch.linspace(0, len(self.dev) - 1, count).long().tolist()
+        states = self.diagnostics.dev_states
+        assert states is not None
+        log_odds, best = self.predictor.log_odds(states[some], self.z_d, self.teacher.w).topk(
+            min(10, len(self.documents))
+        )
+        right = torch.tensor(
+            [[d in self.diagnostics.dev_positives[q] for d in row] for q, row in zip(some, best.tolist(), strict=True)]
+        )
+        pairs = torch.stack([torch.tensor(some).repeat_interleave(best.shape[1]), best.flatten()], dim=1)
+        theirs = self.cache.context_embeddings(self.dev, self.documents, pairs)[0] @ self.teacher.w
+        judged = right.flatten().numpy()
+        return Calibration.fit(log_odds.flatten().numpy(), judged), Calibration.fit(theirs.numpy(), judged)
 
     def _known(self, rows: Tensor) -> Tensor:
         """Which documents were scored for these queries before: bool (n, k)."""

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rabtriever.predictor import MLPPredictor
+from rabtriever.predictor import Predictor
 from rabtriever.training.losses import listwise
 
 CANDIDATES = 1024  # documents that a softmax runs over, at most
 
 
 def label_loss(
-    predictor: MLPPredictor,
+    predictor: Predictor,
     z_q: Tensor,
     z_d: Tensor,
     positives: Sequence[Sequence[int]],
@@ -47,11 +47,11 @@ def label_loss(
 
 def train_on_labels(
     z_q: Tensor, z_d: Tensor, positives: Sequence[Sequence[int]], w: Tensor, steps: int, seed: int, width: int = 256
-) -> MLPPredictor:
+) -> Predictor:
     """A predictor trained on labels alone: a ranking, not yet a probability. Arguments as in :func:`label_loss`."""
     chance = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    predictor = MLPPredictor(z_q.shape[1], width, dropout=0.2)
+    predictor = Predictor(z_q.shape[1], width, dropout=0.2)
     predictor.standardise("query", z_q)
     predictor.standardise("document", z_d)
     optimiser = torch.optim.AdamW(predictor.parameters(), lr=1e-3, weight_decay=0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -43,7 +44,7 @@ def dpo(log_odds: Tensor, reference: Tensor, positive: Tensor, beta: float = 0.1
 
 
 def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(student || teacher) over the two choices, from log-odds.
+    """KL(student || teacher) over the two choices, from log-odds; with the arguments exchanged, the forward KL.
 
     Args:
         student: float (n,) log-odds.
@@ -70,3 +71,40 @@ def embedding_error(predicted: Tensor, target: Tensor, scale: Tensor) -> Tensor:
         Scalar; 1 is what predicting the mean of z* would give.
     """
     return ((predicted - target) / scale).square().mean()
+
+
+def vocabulary_kl(predicted: Tensor, target: Tensor, lm_head: Tensor) -> Tensor:
+    """KL(student || teacher) over all next tokens, from context embeddings.
+
+    Args:
+        predicted: float (n, H), the predictor's z^.
+        target: float (n, H), the teacher's z*.
+        lm_head: float (V, H).
+
+    Returns:
+        Scalar, nats, mean over pairs.
+    """
+    student, teacher = (F.log_softmax(states @ lm_head.T, dim=1) for states in (predicted, target))
+    return (student.exp() * (student - teacher)).sum(1).mean()
+
+
+def policy_kl(student: Tensor, teacher: Tensor, query: Tensor) -> Tensor:
+    """KL(student || teacher) over the scored documents of each query: between the policies themselves.
+
+    Args:
+        student: float (n,) log-odds of pairs.
+        teacher: float (n,) log-odds.
+        query: int64 (n,), which query a pair belongs to.
+
+    Returns:
+        Scalar, nats, mean over queries.
+    """
+    names, group = torch.unique(query, return_inverse=True)
+
+    def log_softmax(values: Tensor) -> Tensor:
+        top = values.new_full((len(names),), float("-inf")).scatter_reduce(0, group, values.detach(), "amax")
+        mass = values.new_zeros(len(names)).index_add(0, group, (values - top[group]).exp())
+        return values - (top + mass.log())[group]
+
+    mine, theirs = log_softmax(student), log_softmax(teacher)
+    return (mine.exp() * (mine - theirs)).sum() / len(names)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter, defaultdict
 
 import torch
 
 from rabtriever.data import RetrievalData
 from rabtriever.llm.backbone import Backbone
 from rabtriever.llm.prompt import Prompt
-from rabtriever.predictor import MLPPredictor
+from rabtriever.predictor import Predictor
 from rabtriever.training.labels import train_on_labels
 
 MOST_QUERIES = 6000
 STEPS = 600
+DEPTH = 64  # wrong documents of a query that count
 
 
 def confusable_documents(
@@ -51,7 +53,7 @@ def confusable_documents(
     contents = [document.content for document in data.documents.values()]
     z_d = backbone.states(prompt.document_ids(contents), "mean", "mining: reading documents")
     z_q, z_d = z_q.clone(), z_d.clone()  # out of inference mode
-    votes: dict[int, torch.Tensor] = {}
+    votes: dict[int, Counter[int]] = defaultdict(Counter)
     right = 0
     for fold in (0, 1):  # each half is ranked by what the other half taught: of its own labels a student is too sure
         learnt, ranked = list(range(fold, len(judged), 2)), list(range(1 - fold, len(judged), 2))
@@ -60,16 +62,13 @@ def confusable_documents(
         predictor = train_on_labels(z_q[learnt], z_d, [positives[i] for i in learnt], w, STEPS, seed)
         right += _vote(votes, predictor, z_q[ranked], z_d, [positives[i] for i in ranked], w)
     print(f"mining: R@1 of the quick student on held-out queries {right / len(judged):.3f}", file=sys.stderr)
-    return {
-        ids[document]: [ids[i] for i in vote.topk(min(count + 1, len(ids))).indices.tolist() if i != document][:count]
-        for document, vote in votes.items()
-    }
+    return {ids[document]: [ids[i] for i, _ in vote.most_common(count)] for document, vote in votes.items()}
 
 
 @torch.no_grad()
 def _vote(
-    votes: dict[int, torch.Tensor],
-    predictor: MLPPredictor,
+    votes: dict[int, Counter[int]],
+    predictor: Predictor,
     z_q: torch.Tensor,
     z_d: torch.Tensor,
     positives: list[list[int]],
@@ -81,8 +80,8 @@ def _vote(
         scores = predictor.log_odds(z_q[start : start + 64], z_d, w)
         for row, right in zip(scores, positives[start : start + 64], strict=True):
             best += int(row.argmax()) in right
-            mass = row.softmax(0)
-            mass[right] = 0
+            mass, found = row.softmax(0).index_fill(0, torch.tensor(right), 0.0).topk(min(DEPTH, len(row)))
+            wrong = {i: share for i, share in zip(found.tolist(), mass.tolist(), strict=True) if share > 0}
             for document in right:
-                votes[document] = votes.get(document, torch.zeros(())) + mass
+                votes[document].update(wrong)
     return best

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 from rabtriever.errors import InputError
 
+KINDS = ("mlp", "quadratic")  # as in rabtriever.predictor, which need not be loaded to parse flags
+POOLINGS = ("mean", "last")
 OBJECTIVES = ("listwise", "sft", "dpo")
-POLICIES = ("on", "off")
+POLICIES = ("on", "uniform", "bm25", "teacher")
+DIVERGENCES = ("reverse", "forward", "vocabulary", "documents")
 
 
 @dataclass(frozen=True)
@@ -52,22 +55,38 @@ class Distillation:
     """How a retriever is distilled; every field is a flag of ``rabtriever distill``."""
 
     policy: str = field(
-        default="on", metadata={"help": "on: ask about what the student ranks high; off: uniform pairs"}
+        default="on",
+        metadata={
+            "help": "whose high-ranked documents the teacher is asked about: on (the student's), bm25, teacher (its "
+            "own, of fewer queries: each document scored is a call) or uniform (nobody's)"
+        },
     )
     teacher_calls: int = field(default=12_000, metadata={"help": "pairs the teacher scores in all"})
     pairs: int = field(default=3, metadata={"help": "pairs a query: its positive, then policy and exploration"})
     rounds: int = field(default=8, metadata={"help": "how often the student ranks anew"})
     exploration: float = field(default=0.5, metadata={"help": "chance that a pair is drawn uniformly"})
     temperature: float = field(default=1.0, metadata={"help": "of the policy"})
-    kl_weight: float = field(default=1.0, metadata={"help": "lambda, weight of the reverse KL"})
+    mse_weight: float = field(default=1.0, metadata={"help": "weight of the squared error of the embedding"})
+    kl_weight: float = field(default=1.0, metadata={"help": "lambda, weight of the divergence"})
+    divergence: str = field(
+        default="reverse",
+        metadata={
+            "help": "KL over the two choices, reverse (student || teacher) or forward; or reverse over the whole "
+            "vocabulary, or over the scored documents of a query"
+        },
+    )
     label_weight: float = field(default=0.5, metadata={"help": "weight of the label softmax over all documents"})
     queries: int = field(default=0, metadata={"help": "labelled queries to use at most; 0: all"})
+    predictor: str = field(default="mlp", metadata={"help": "mlp, or quadratic: its score is an inner product"})
     width: int = field(default=256, metadata={"help": "hidden units m: numbers stored per document"})
     pooling: str = field(default="mean", metadata={"help": "mean or last: how a segment's state is read"})
     steps: int = field(default=8000, metadata={"help": "optimiser steps, spread evenly over the rounds"})
     learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate, cosine decay"})
     weight_decay: float = field(default=0.05, metadata={"help": "AdamW's"})
     dropout: float = field(default=0.2, metadata={"help": "share of the states' dimensions left out in each step"})
+    calibration: int = field(
+        default=100, metadata={"help": "development queries whose ten best documents fit the probabilities; 0: none"}
+    )
     seed: int = field(default=0, metadata={"help": "seed of all draws"})
 
     def __post_init__(self) -> None:
@@ -76,16 +95,16 @@ class Distillation:
         Raises:
             InputError: a value out of its range.
         """
-        if self.policy not in POLICIES:
-            raise InputError(f"policy {self.policy!r}: choose one of {', '.join(POLICIES)}")
-        if self.pooling not in ("mean", "last"):
-            raise InputError(f"pooling {self.pooling!r}: choose mean or last")
+        choices = {"policy": POLICIES, "divergence": DIVERGENCES, "predictor": KINDS, "pooling": POOLINGS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(known)}")
         if min(self.teacher_calls, self.pairs, self.rounds, self.width, self.steps) < 1 or self.queries < 0:
             raise InputError("teacher_calls, pairs, rounds, width and steps must be at least 1, queries at least 0")
         if not 0 <= self.exploration <= 1 or not 0 <= self.dropout < 1:
             raise InputError("exploration must lie in [0, 1] and dropout in [0, 1)")
         if (
             min(self.temperature, self.learning_rate) <= 0
-            or min(self.weight_decay, self.kl_weight, self.label_weight) < 0
+            or min(self.weight_decay, self.mse_weight, self.kl_weight, self.label_weight, self.calibration) < 0
         ):
-            raise InputError("temperature and learning_rate must be above 0, no weight below 0")
+            raise InputError("temperature and learning_rate must be above 0, no weight and no calibration below 0")

@@ -50,11 +50,16 @@ class BM25:
         Returns:
             Document id -> score above 0.
         """
+        scores = self.scores(query)
+        return {self.ids[i]: float(scores[i]) for i in np.flatnonzero(scores > 0)}
+
+    def scores(self, query: str) -> np.ndarray:
+        """Every document's score, in the corpus's order: float32 (n,), 0 without a common term."""
         [terms] = _tokenize([query])
         if self._index is None or not terms:
-            return {}
-        scores = self._index.get_scores(terms)
-        return {self.ids[i]: float(scores[i]) for i in np.flatnonzero(scores > 0)}
+            return np.zeros(len(self.ids), dtype=np.float32)
+        result: np.ndarray = self._index.get_scores(terms).astype(np.float32)
+        return result
 
 
 def _tokenize(texts: list[str]) -> list[list[str]]:
