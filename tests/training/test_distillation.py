@@ -19,6 +19,7 @@ QUICK = Distillation(teacher_calls=40, pairs=4, rounds=4, steps=400, width=16, l
 @pytest.fixture(autouse=True)
 def _here(reranker, tmp_path, monkeypatch):
     monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(reranker, "calibration", Calibration())  # put back afterwards: all tests share this teacher
     monkeypatch.setattr(module.GenerativeReranker, "from_pretrained", classmethod(lambda cls, source: reranker))
 
 
@@ -83,6 +84,15 @@ def test_every_objective_and_policy_teaches(tiny_data, reranker, tmp_path, chang
     assert np.corrcoef(mine.ravel(), reranker.log_odds(queries, documents).ravel())[0, 1] > 0.7
     loaded = Rabtriever.from_pretrained(tmp_path / "out")
     assert loaded.fingerprint == student.fingerprint and loaded.predictor.kind == student.predictor.kind
+
+
+def test_labels_alone_need_no_teacher_call(tiny_data, reranker, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(reranker), "context_embeddings", lambda *args: pytest.fail("the teacher was asked"))
+    distill(tiny_data, "teacher", tmp_path / "out", replace(QUICK, teacher_calls=0, label_weight=1.0))
+    log = log_of(tmp_path / "out")
+    assert log[-1]["teacher_calls"] == 0 and log[-1]["label_loss"] < 0.1
+    with pytest.raises(InputError, match="nothing to learn from"):
+        Distillation(teacher_calls=0, label_weight=0.0)
 
 
 def test_the_teachers_own_policy_pays_for_every_document_it_ranks(tiny_data, tmp_path):
@@ -161,7 +171,7 @@ def test_the_saved_student_is_the_live_one(tiny_data, tmp_path, monkeypatch, llm
         ("pooling", "max"),
         ("predictor", "cubic"),
         ("divergence", "none"),
-        ("teacher_calls", 0),
+        ("teacher_calls", -1),
         ("exploration", 2.0),
         ("temperature", 0.0),
     ],

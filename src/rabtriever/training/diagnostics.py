@@ -55,6 +55,14 @@ class Diagnostics:
         ``mean_document`` averages z^ over documents, so the pair's own error must lie clearly below it; ``spread`` is
         the standard deviation of z^ over documents for one query, against that of z* over pairs.
         """
+        line: dict[str, float] = {"teacher_calls": self.teacher_calls, "new_teacher_calls": self.new_calls}
+        if len(run.pairs):
+            line |= self._of_pairs(run)
+        if self.dev_states is not None:
+            line["dev_R@1"] = self._hits(run)
+        return line
+
+    def _of_pairs(self, run: Watched) -> dict[str, float]:
         rows = torch.linspace(0, len(run.pairs) - 1, min(256, len(run.pairs))).long()
         (q, d), target = run.pairs[rows].T, run.targets[rows]
         some = run.z_d[torch.linspace(0, len(run.z_d) - 1, min(32, len(run.z_d))).long()]
@@ -63,17 +71,12 @@ class Diagnostics:
         def error(predicted: Tensor) -> float:
             return ((predicted - target) / run.predictor.output_scale).square().mean().item()
 
-        line = {
-            "teacher_calls": self.teacher_calls,
-            "new_teacher_calls": self.new_calls,
+        return {
             "pair_error": error(run.predictor(run.z_q[q], run.z_d[d])),
             "copy_query": error(run.z_q[q]),
             "mean_document": error(everywhere.mean(0)),
             "spread": (everywhere.std(0) / run.predictor.output_scale).mean().item(),
         }
-        if self.dev_states is not None:
-            line["dev_R@1"] = self._hits(run)
-        return line
 
     def _hits(self, run: Watched) -> float:
         assert self.dev_states is not None

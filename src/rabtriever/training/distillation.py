@@ -31,6 +31,8 @@ from rabtriever.training.losses import embedding_error, policy_kl, reverse_kl, v
 from rabtriever.training.policy import batches, choose_pairs
 from rabtriever.training.settings import Distillation
 
+PAIRS = 256  # scored pairs a step
+
 
 def distill(
     data: RetrievalData, teacher: str | Path, out: str | Path, settings: Distillation | None = None
@@ -108,7 +110,7 @@ class _Run:
         asked = batches(len(self.queries), self._queries_a_round(), self.chance)
         for number, rows in enumerate(itertools.islice(asked, settings.rounds)):
             fresh = self._ask(rows)
-            if number == 0:
+            if number == 0 and len(fresh):
                 self.predictor.standardise("output", self.targets)
             fidelity = self.diagnostics.on_fresh_pairs(self, fresh) if number else {}
             self.predictor.train()
@@ -173,27 +175,32 @@ class _Run:
         self, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
     ) -> dict[str, float]:
         """One step on a batch of scored pairs and, with labels, on a batch of labelled queries."""
-        settings, w = self.settings, self.teacher.w
-        rows = torch.randint(len(self.pairs), (256,), generator=self.chance)
-        if settings.divergence == "documents":  # whole queries, about as many pairs
-            rows = torch.isin(self.pairs[:, 0], self.pairs[rows[: 256 // settings.pairs], 0]).nonzero().flatten()
-        (q, d), target = self.pairs[rows].T, self.targets[rows]
-        predicted = self.predictor(self.z_q[q], self.z_d[d])
-        error = embedding_error(predicted, target, self.predictor.output_scale)
-        divergence = self._divergence(predicted, target, q)
-        loss = settings.mse_weight * error + settings.kl_weight * divergence
-        labels = torch.zeros(())
+        settings = self.settings
+        error = divergence = labels = torch.zeros(())
+        if len(self.pairs):
+            error, divergence = self._distillation_losses()
         if settings.label_weight and any(self.positives):
             rows = torch.randint(len(self.queries), (64,), generator=self.chance)
             right = [self.positives[row] for row in rows.tolist()]
-            labels = label_loss(self.predictor, self.z_q[rows], self.z_d, right, w, self.chance)
-            loss = loss + settings.label_weight * labels
+            labels = label_loss(self.predictor, self.z_q[rows], self.z_d, right, self.teacher.w, self.chance)
+        loss = settings.mse_weight * error + settings.kl_weight * divergence + settings.label_weight * labels
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), 1.0)
         optimiser.step()
         schedule.step()
         return {"mse": error.item(), "divergence": divergence.item(), "label_loss": labels.item()}
+
+    def _distillation_losses(self) -> tuple[Tensor, Tensor]:
+        """Squared error and divergence of a batch of scored pairs."""
+        rows = torch.randint(len(self.pairs), (PAIRS,), generator=self.chance)
+        if self.settings.divergence == "documents":  # whole queries, about as many pairs
+            some = self.pairs[rows[: PAIRS // self.settings.pairs], 0]
+            rows = torch.isin(self.pairs[:, 0], some).nonzero().flatten()
+        (q, d), target = self.pairs[rows].T, self.targets[rows]
+        predicted = self.predictor(self.z_q[q], self.z_d[d])
+        error = embedding_error(predicted, target, self.predictor.output_scale)
+        return error, self._divergence(predicted, target, q)
 
     def _divergence(self, predicted: Tensor, target: Tensor, query: Tensor) -> Tensor:
         kind, w = self.settings.divergence, self.teacher.w

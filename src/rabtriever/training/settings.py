@@ -61,7 +61,7 @@ class Distillation:
             "own, of fewer queries: each document scored is a call) or uniform (nobody's)"
         },
     )
-    teacher_calls: int = field(default=12_000, metadata={"help": "pairs the teacher scores in all"})
+    teacher_calls: int = field(default=12_000, metadata={"help": "pairs the teacher scores in all; 0: labels alone"})
     pairs: int = field(default=3, metadata={"help": "pairs a query: its positive, then policy and exploration"})
     rounds: int = field(default=8, metadata={"help": "how often the student ranks anew"})
     exploration: float = field(default=0.5, metadata={"help": "chance that a pair is drawn uniformly"})
@@ -99,8 +99,10 @@ class Distillation:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise InputError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(known)}")
-        if min(self.teacher_calls, self.pairs, self.rounds, self.width, self.steps) < 1 or self.queries < 0:
-            raise InputError("teacher_calls, pairs, rounds, width and steps must be at least 1, queries at least 0")
+        if min(self.pairs, self.rounds, self.width, self.steps) < 1 or min(self.queries, self.teacher_calls) < 0:
+            raise InputError("pairs, rounds, width and steps must be at least 1, queries and teacher_calls at least 0")
+        if not self.teacher_calls and not self.label_weight:
+            raise InputError("teacher_calls 0 and label_weight 0 leave nothing to learn from; raise one of them")
         if not 0 <= self.exploration <= 1 or not 0 <= self.dropout < 1:
             raise InputError("exploration must lie in [0, 1] and dropout in [0, 1)")
         if (

@@ -1,0 +1,239 @@
+"""The kinds of jobs: train a reranker, train a bi-encoder, distil students, hold systems against each other."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from quality.biencoder import BiEncoder
+from quality.biencoder import Settings as BiEncoderSettings
+from quality.biencoder import train as train_biencoder
+from quality.jobs import Job, folder
+from quality.measuring import Bench, expected_calibration_error, minilm_folder, paired_test
+from record import machine
+
+from rabtriever.calibration import Calibration
+from rabtriever.data import RetrievalData, load_data, mixture
+from rabtriever.evaluation import read_run
+from rabtriever.llm.folder import read_config, write_json
+from rabtriever.llm.prompt import PromptTemplate
+from rabtriever.reranker import GenerativeReranker
+from rabtriever.retriever import Rabtriever
+from rabtriever.training.cache import StateCache
+from rabtriever.training.distillation import distill
+from rabtriever.training.reranker import train_reranker
+from rabtriever.training.settings import Distillation, RerankerTraining
+
+
+def run(job: Job, args: argparse.Namespace) -> None:
+    """Do one job and write its record."""
+    record = _Record(job, args)
+    {"teacher": _teacher, "biencoder": _biencoder, "students": _students, "systems": _systems}[job.kind](
+        job, args, record
+    )
+    record.write(finished=True)
+
+
+class _Record:
+    """A job's result file; it can be taken up where it was left."""
+
+    def __init__(self, job: Job, args: argparse.Namespace) -> None:
+        self.path, self.started = job.result(args), time.monotonic()
+        cuda = torch.cuda.is_available()
+        self.head = {
+            "job": job.name,
+            "command": f"python benchmarks/quality/work.py --size {args.size} --jobs '{job.name}' --data D --work W",
+            "size": args.size,
+            "device": torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads",
+            **machine(),
+            "python": platform.python_version(),
+            "options": job.options,
+        }
+        known = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.rows: list[dict[str, Any]] = known.get("rows", [])
+        self.before = known.get("seconds", 0)
+        self.extra: dict[str, Any] = {}
+
+    def write(self, finished: bool = False) -> None:
+        seconds = round(self.before + time.monotonic() - self.started)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, {**self.head, "seconds": seconds, "finished": finished, **self.extra, "rows": self.rows})
+
+
+def _load(args: argparse.Namespace, names: list[str], most: int | None = None, seed: int = 0) -> RetrievalData:
+    return mixture([load_data(args.data / name) for name in names], most, seed)
+
+
+def _folder(args: argparse.Namespace, name: str) -> Path:
+    """A model made by another job, or one that ships."""
+    made = args.work / name
+    return made if made.is_dir() else Path(__file__).parents[2] / "models" / name
+
+
+def _teacher(job: Job, args: argparse.Namespace, record: _Record) -> None:
+    o, out = job.options, args.work / job.name
+    data = _load(args, o["tasks"], o.get("per_task"), o.get("seed", 0))
+    if not out.is_dir():
+        prompt = PromptTemplate.from_dict(o["prompt"]) if "prompt" in o else None
+        model = str(_folder(args, o["model"])) if "model" in o else "smollm2"
+        train_reranker(data, out, model, prompt, RerankerTraining(**o["settings"]))
+    record.extra["log"] = [json.loads(line) for line in (out / "train_log.jsonl").read_text().splitlines()]
+    cache = StateCache(GenerativeReranker.from_pretrained(out))
+    for task, split, limit in o.get("evaluate", []):
+        bench = Bench(_load(args, [task]), split, limit, 0)
+        scores = bench.teacher(cache)
+        settings = RerankerTraining(**o["settings"])
+        shape = {"task": task, "split": split, "system": "reranker", "objective": settings.objective}
+        row = {**shape, "teacher": job.name, "n_queries": len(bench.texts), **bench.quality(scores)}
+        record.rows.append({**row, "absent_auroc": bench.absent(scores), "seed": settings.seed})
+        record.write()
+
+
+def _biencoder(job: Job, args: argparse.Namespace, record: _Record) -> None:
+    o, out = job.options, args.work / job.name
+    if not out.is_dir():
+        train_biencoder(_load(args, [o["task"]]), out, BiEncoderSettings(**o["settings"]))
+    record.extra["log"] = [json.loads(line) for line in (out / "train_log.jsonl").read_text().splitlines()][::10]
+
+
+def _students(job: Job, args: argparse.Namespace, record: _Record) -> None:
+    o = job.options
+    data = _load(args, o["tasks"], o.get("per_task"), 0)
+    teacher = GenerativeReranker.from_pretrained(_folder(args, o["teacher"]))
+    cache = StateCache(teacher)
+    benches = [Bench(_load(args, [task]), split, limit, 0) for task, split, limit in o.get("evaluate", [])]
+    judged = [bench.teacher(cache) if bench.split in o.get("agreement", []) else None for bench in benches]
+    done = {json.dumps(row["variant"], sort_keys=True) for row in record.rows}
+    for variant in o["variants"]:
+        if json.dumps(variant, sort_keys=True) in done:
+            continue
+        changes = {**o.get("settings", {}), **variant}
+        kept = changes.pop("system", None)
+        settings = Distillation(**changes)
+        out = args.work / job.name / (folder(kept) if kept else "partial")
+        shutil.rmtree(out, ignore_errors=True)
+        started = time.monotonic()
+        student = distill(data, _folder(args, o["teacher"]), out, settings)
+        seconds = round(time.monotonic() - started)
+        calls = read_config(out)["teacher_calls"]
+        if not kept:
+            shutil.rmtree(out)
+        for bench, theirs in zip(benches, judged, strict=True):
+            scores = bench.student(student, cache)
+            row = {"task": bench.data.name, "split": bench.split, "system": kept or _name(settings), "variant": variant}
+            row |= {"predictor": settings.predictor, "width": settings.width, "policy": settings.policy}
+            row |= {"objective": _objective(settings), "teacher": o["teacher"], "teacher_calls": calls}
+            row |= {"n_queries": len(bench.texts), **bench.quality(scores), "absent_auroc": bench.absent(scores)}
+            if theirs is not None:
+                row |= bench.agreement(scores, theirs)
+            record.rows.append({**row, "seed": settings.seed, "seconds": seconds})
+        record.write()
+
+
+def _systems(job: Job, args: argparse.Namespace, record: _Record) -> None:
+    o = job.options
+    bench = Bench(_load(args, [o["task"]]), o["split"], o.get("limit"), 0)
+    students = {name: Rabtriever.from_pretrained(_folder(args, made)) for name, made in o["students"].items()}
+    scores = _scores(bench, o, args, students)
+    record.rows = []
+    for name, values in scores.items():
+        row = {"task": o["task"], "split": o["split"], "system": name, "n_queries": len(bench.texts)}
+        row |= {"candidates": f"best 100 of {o['first_stage']}" if "first_stage" in o else "all documents"}
+        row |= bench.quality(values)
+        if name in students:
+            row |= _provenance(read_config(_folder(args, o["students"][name])))
+            row |= _compared(bench, values, scores)
+        if name in students or name == "reranker":
+            row |= {"teacher": o["teacher"], "absent_auroc": bench.absent(values)}
+            row |= _calibration(bench, values, students[name].calibration if name in students else None)
+        record.rows.append(row)
+
+
+def _scores(
+    bench: Bench, o: dict[str, Any], args: argparse.Namespace, students: dict[str, Rabtriever]
+) -> dict[str, np.ndarray]:
+    """Every system's scores (n_queries, n_documents); the first stage, if there is one, decides on the candidates."""
+    teacher = GenerativeReranker.from_pretrained(_folder(args, o["teacher"]))
+    caches = {teacher.fingerprint: StateCache(teacher)}
+    for student in students.values():
+        caches.setdefault(student.teacher.fingerprint, StateCache(student.teacher))
+    scores = {name: bench.student(s, caches[s.teacher.fingerprint]) for name, s in students.items()}
+    first = o.get("first_stage", "")
+    if first.endswith(".trec"):
+        bench.restrict_to(read_run(args.data / o["task"] / first))
+    elif first:
+        bench.restrict(scores[first], 100)
+    scores["bm25"] = bench.bm25()
+    if minilm_folder():
+        scores["minilm"] = bench.minilm()
+    if "biencoder" in o:
+        encoder = BiEncoder(_folder(args, o["biencoder"]), teacher.template.query_tokens)
+        scores["bi-encoder"] = encoder.scores(bench.texts, bench.contents).numpy()
+    if o.get("reranker", True):
+        scores["reranker"] = bench.teacher(caches[teacher.fingerprint])
+    return scores
+
+
+def _provenance(config: dict[str, Any]) -> dict[str, Any]:
+    """How a student was made."""
+    settings = Distillation(**config["training"])
+    return {
+        "objective": _objective(settings),
+        "predictor": settings.predictor,
+        "width": settings.width,
+        "policy": settings.policy,
+        "teacher_calls": config["teacher_calls"],
+        "seed": settings.seed,
+    }
+
+
+def _compared(bench: Bench, values: np.ndarray, scores: dict[str, np.ndarray]) -> dict[str, Any]:
+    """A student against its teacher and against the bi-encoder."""
+    row: dict[str, Any] = {}
+    if "reranker" in scores:
+        mine, theirs = bench.quality(values), bench.quality(scores["reranker"])
+        row |= bench.agreement(values, scores["reranker"])
+        row |= {f"fidelity_{key}": round(mine[key] / theirs[key], 4) for key in ("R@1", "nDCG@10") if theirs[key]}
+    if "bi-encoder" in scores:
+        hits, base = bench.hits(values), bench.hits(scores["bi-encoder"])
+        row |= {"over_biencoder": round(float((hits - base).mean()), 4), "p": round(paired_test(hits, base), 5)}
+    return row
+
+
+def _calibration(bench: Bench, scores: np.ndarray, fitted: Calibration | None) -> dict[str, float]:
+    """Calibration error of the first hit and of the ten best, as the log-odds are and as fitted."""
+    report = {}
+    for name, calibration in {"raw": Calibration(), "fitted": fitted}.items():
+        for label, depth in {"first": 1, "ten": 10}.items():
+            if calibration is not None:
+                log_odds, right = bench.top(scores, min(depth, scores.shape[1]))
+                error = expected_calibration_error(calibration.probability(log_odds), right)
+                report[f"ece_{label}_{name}"] = error
+    return report
+
+
+def _name(settings: Distillation) -> str:
+    """What the issue of comparison calls such a student."""
+    if not settings.mse_weight and not settings.kl_weight:
+        return "labels-only"
+    if settings.policy != "on":
+        return "off-policy"
+    if not settings.mse_weight:
+        return "logit-distil"
+    return "retriever" if settings.kl_weight else "regression"
+
+
+def _objective(settings: Distillation) -> str:
+    parts = [
+        f"{settings.mse_weight:g} MSE" if settings.mse_weight else "",
+        f"{settings.kl_weight:g} KL ({settings.divergence})" if settings.kl_weight else "",
+        f"{settings.label_weight:g} labels" if settings.label_weight else "",
+    ]
+    return " + ".join(part for part in parts if part)

@@ -1,0 +1,253 @@
+"""The queue: what is trained and measured, at the size of a CPU or of a GPU.
+
+A job's name is also its model's folder. ``cpu`` is the same list at a reduced size: fewer steps, queries and teacher
+calls, so its figures are never put in one table with those of ``gpu``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SINGLE = ("metatool", "esconv", "saycan_next")
+FACTS = ("openbookqa", "strategyqa_facts")
+SEEDS = (0, 1, 2)
+LABELS_ONLY = {"label_weight": 1.0, "teacher_calls": 0, "calibration": 0}
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One entry of the queue.
+
+    Attributes:
+        name: Of its result file, and of the model it makes.
+        kind: ``teacher``, ``biencoder``, ``students`` or ``systems``.
+        options: What it works on; kept in the result file.
+    """
+
+    name: str
+    kind: str
+    options: dict[str, Any]
+
+    def result(self, args: argparse.Namespace) -> Path:
+        """Its result file."""
+        path: Path = args.out / f"{self.name}.json"
+        return path
+
+    def done(self, args: argparse.Namespace) -> bool:
+        """Whether the result file is complete."""
+        path = self.result(args)
+        return path.is_file() and json.loads(path.read_text())["finished"]
+
+
+def jobs(size: str) -> list[Job]:
+    """The queue in the order of work."""
+    return _cpu() if size == "cpu" else _gpu()
+
+
+def _losses() -> list[Options]:
+    """Question 3: which terms, which divergence, and what labels add."""
+    terms = [{}, {"kl_weight": 0.0}, {"mse_weight": 0.0}]
+    kinds = [{"divergence": "forward"}, {"divergence": "documents"}, {"divergence": "vocabulary"}, {"kl_weight": 5.0}]
+    labels = [{"label_weight": weight} for weight in (0.05, 0.2, 0.5, 1.0)]
+    return [*({**term, "seed": seed} for term in terms for seed in SEEDS), *kinds, *labels, LABELS_ONLY]
+
+
+def _predictors(widths: tuple[int, ...]) -> list[Options]:
+    """Question 2: form and width; which state of a segment is read."""
+    forms = [{"predictor": kind, "width": width} for kind in ("mlp", "quadratic") for width in widths]
+    return [*forms, {"pooling": "last"}]
+
+
+def _policies(budgets: tuple[int, ...]) -> list[Options]:
+    """Question 4: R@1 against teacher calls for each rule of sampling; the teacher's own only at the largest."""
+    rules = ("on", "uniform", "bm25")
+    triples = itertools.product(budgets, SEEDS, rules)
+    curves = [{"policy": policy, "teacher_calls": calls, "seed": seed} for calls, seed, policy in triples]
+    return curves + [{"policy": "teacher", "teacher_calls": budgets[-1], "seed": seed} for seed in SEEDS]
+
+
+def _side_by_side(task: str, teacher: str, settings: Options, dev: list[Any]) -> Job:
+    """The students that are held against each other, all of one teacher, one seed, the same labelled queries."""
+    systems: dict[str, Options] = {
+        "retriever": {},
+        "retriever, quadratic": {"predictor": "quadratic"},
+        "retriever, no labels": {"label_weight": 0.0},
+        "off-policy, uniform": {"policy": "uniform"},
+        "off-policy, bm25": {"policy": "bm25"},
+        "regression": {"label_weight": 0.0, "kl_weight": 0.0},
+        "logit-distil": {"label_weight": 0.0, "mse_weight": 0.0},
+        "labels-only": LABELS_ONLY,
+    }
+    variants = [{"system": name, **change} for name, change in systems.items()]
+    options = {"tasks": [task], "teacher": teacher, "settings": settings, "variants": variants, "evaluate": [dev]}
+    return Job(f"students-{task}", "students", options)
+
+
+def _systems(task: str, split: str, teacher: str, limit: int | None, general: bool = True, **more: Any) -> Job:  # noqa: ANN401
+    """All systems of a task on the same queries."""
+    names = ["retriever", "retriever, quadratic", "retriever, no labels", "off-policy, uniform", "off-policy, bm25"]
+    names += ["regression", "logit-distil", "labels-only"]
+    students = {name: f"students-{task}/{folder(name)}" for name in names} if task in SINGLE else {}
+    if general:
+        students["retriever, general" if students else "retriever"] = "students-general/retriever"
+    options = {"task": task, "split": split, "teacher": teacher, "limit": limit, "students": students, **more}
+    if task in SINGLE:
+        options["biencoder"] = f"biencoder-{task}"
+    reranked = "" if more.get("reranker", True) else "-all"
+    return Job(f"systems-{task}-{split}{reranked}", "systems", options)
+
+
+def folder(system: str) -> str:
+    """A system's name as a folder's."""
+    return system.replace(", ", "-").replace(" ", "-")
+
+
+def _cpu() -> list[Job]:
+    mixed, short = ["metatool", "saycan_next", "esconv", *FACTS], {"query_tokens": 96}
+    plain = {"label_weight": 0.0, "calibration": 0, "steps": 1500, "rounds": 5, "teacher_calls": 4000, "queries": 8192}
+    tools = {"tasks": ["metatool"], "teacher": "tools", "evaluate": [["metatool", "dev", None]]}
+    recipe = {"teacher_calls": 3000, "steps": 3000, "rounds": 6}
+    general = {"steps": 160, "learning_rate": 3e-4, "checkpoint_every": 20}
+    return [
+        # Uniform pairs are the same for all losses: bought once, and nothing but the loss differs.
+        Job(
+            "losses-metatool", "students", {**tools, "settings": {**plain, "policy": "uniform"}, "variants": _losses()}
+        ),
+        Job("policies-metatool", "students", {**tools, "settings": plain, "variants": _policies((1000, 2000, 4000))}),
+        Job("biencoder-metatool", "biencoder", {"task": "metatool", "settings": {"queries": 4096, "steps": 64}}),
+        _side_by_side(
+            "metatool", "tools", {**recipe, "teacher_calls": 4000, "queries": 4096}, ["metatool", "dev", None]
+        ),
+        _systems("metatool", "test", "tools", None, general=False, reranker=False),
+        _systems("metatool", "test", "tools", 100, general=False),
+        Job(
+            "predictors-metatool",
+            "students",
+            {**tools, "settings": {**plain, "label_weight": 0.5}, "variants": _predictors((32, 128, 512))},
+        ),
+        Job(
+            "teacher-general",
+            "teacher",
+            {"tasks": mixed, "per_task": 1200, "model": "tools", "prompt": short, "settings": general},
+        ),
+        *(
+            Job(f"biencoder-{task}", "biencoder", {"task": task, "settings": {**o, **short, "batch": 32}})
+            for task, o in (
+                ("saycan_next", {"queries": 195, "steps": 48}),
+                ("esconv", {"queries": 1200, "steps": 38}),
+            )
+        ),
+        _side_by_side("saycan_next", "teacher-general", {**recipe, "queries": 195}, ["saycan_next", "dev", None]),
+        _systems("saycan_next", "test", "teacher-general", None, general=False),
+        _side_by_side("esconv", "teacher-general", {**recipe, "queries": 1200}, ["esconv", "dev", 200]),
+        _systems("esconv", "test", "teacher-general", 200, general=False),
+        Job(
+            "students-general",
+            "students",
+            {
+                "tasks": mixed,
+                "per_task": 1200,
+                "teacher": "teacher-general",
+                "settings": {"teacher_calls": 10_000, "steps": 4000, "rounds": 6},
+                "variants": [{"system": "retriever"}],
+                "evaluate": [],
+            },
+        ),
+        *(_systems(task, "test", "teacher-general", 60, first_stage="retriever") for task in FACTS),
+    ]
+
+
+def _gpu() -> list[Job]:
+    mixed = ["metatool", "saycan_next", "esconv", *FACTS, "empathetic_response", "nfcorpus", "scifact"]
+    full = {"steps": 3000, "queries": 32, "checkpoint_every": 200}
+    sizes = {"metatool": 2000, "esconv": 1500, "saycan_next": 400}
+    recipe = {"teacher_calls": 60_000, "steps": 8000}
+    plain = {"label_weight": 0.0, "calibration": 0, "steps": 6000}
+    curves = (1000, 2000, 4000, 8000, 16_000, 32_000)
+    all_of_it = {"teacher_calls": 200_000, "steps": 16_000}
+    queue = [
+        Job("teacher-general", "teacher", {"tasks": mixed, "settings": full}),
+        Job("students-general", "students", _general(mixed, "teacher-general", all_of_it)),
+    ]
+    for task, steps in sizes.items():
+        own = {"steps": steps, "queries": 32, "checkpoint_every": 200}
+        cosine = {"queries": 10**6, "steps": steps, "batch": 128}
+        queue += [
+            Job(f"teacher-{task}", "teacher", {"tasks": [task], "settings": own}),
+            Job(f"biencoder-{task}", "biencoder", {"task": task, "settings": cosine}),
+            _side_by_side(task, f"teacher-{task}", recipe, [task, "dev", None]),
+            _systems(task, "test", f"teacher-{task}", None),
+        ]
+    queue += [
+        _systems("esconv", "test_turnstart", "teacher-esconv", None),
+        *(_systems(task, "test", "teacher-general", None, first_stage="retriever") for task in mixed[3:]),
+        *(_passages(year) for year in (19, 20)),
+    ]
+    tools = {"tasks": ["metatool"], "teacher": "teacher-metatool", "evaluate": [["metatool", "dev", None]]}
+    trials = {
+        "losses": ({**plain, "teacher_calls": 16_000}, _losses()),
+        "policies": (plain, _policies(curves)),
+        "predictors": ({**plain, **recipe, "label_weight": 0.5}, _predictors((32, 64, 128, 256, 512))),
+    }
+    for name, (settings, variants) in trials.items():
+        options = {**tools, "settings": settings, "variants": variants}
+        queue.append(Job(f"{name}-metatool", "students", options))
+    for task in ("metatool", "saycan_next"):
+        queue += [_objective(task, objective, 800) for objective in ("listwise", "sft", "dpo")]
+        queue += [_negatives(task, count, hard) for count in (1, 3, 7) for hard in (0.0, 0.7)]
+    for left_out in mixed:
+        rest = [task for task in mixed if task != left_out]
+        queue += [
+            Job(f"teacher-without-{left_out}", "teacher", {"tasks": rest, "settings": {**full, "steps": 1500}}),
+            Job(
+                f"students-without-{left_out}",
+                "students",
+                _general(rest, f"teacher-without-{left_out}", {"teacher_calls": 60_000, "steps": 8000}),
+            ),
+            Job(
+                f"systems-without-{left_out}",
+                "systems",
+                {
+                    "task": left_out,
+                    "split": "test",
+                    "teacher": f"teacher-without-{left_out}",
+                    "limit": 300,
+                    "students": {"retriever": f"students-without-{left_out}/retriever"},
+                    **({} if left_out in SINGLE else {"first_stage": "retriever"}),
+                },
+            ),
+        ]
+    return queue
+
+
+def _general(tasks: list[str], teacher: str, settings: Options) -> Options:
+    """The student of a mixture."""
+    return {"tasks": tasks, "teacher": teacher, "settings": settings, "variants": [{"system": "retriever"}]}
+
+
+def _passages(year: int) -> Job:
+    """Re-ranking the official BM25 top 100: comparable with published figures."""
+    run = f"runs/bm25_dl{year}.trec"
+    return _systems("msmarco_dl1920", f"test_dl{year}", "teacher-general", None, first_stage=run)
+
+
+def _objective(task: str, objective: str, steps: int) -> Job:
+    """Question 1: what a teacher is trained for."""
+    settings = {"steps": steps, "objective": objective, "checkpoint_every": 100}
+    return Job(f"teacher-{task}-{objective}", "teacher", _judged(task, settings))
+
+
+def _negatives(task: str, count: int, hard: float) -> Job:
+    """Question 1: how many negatives, and whether they are mined; pairs read are the same for all."""
+    settings = {"steps": 3200 // (count + 1), "negatives": count, "hard": hard, "checkpoint_every": 100}
+    return Job(f"teacher-{task}-{count}-{'mined' if hard else 'random'}", "teacher", _judged(task, settings))
+
+
+def _judged(task: str, settings: Options) -> Options:
+    return {"tasks": [task], "settings": settings, "evaluate": [[task, "dev", 200]]}
