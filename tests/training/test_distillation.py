@@ -12,6 +12,7 @@ from rabtriever.retriever import Rabtriever
 from rabtriever.training import distillation as module
 from rabtriever.training.distillation import distill
 from rabtriever.training.settings import Distillation
+from rabtriever.training.splits import split_queries
 
 QUICK = Distillation(teacher_calls=40, pairs=4, rounds=4, steps=400, width=16, label_weight=0.0, learning_rate=1e-2)
 
@@ -69,6 +70,7 @@ def test_labels_teach_what_the_teacher_does_not_know(tiny_data, tmp_path):
         {"divergence": "forward"},
         {"divergence": "vocabulary"},
         {"divergence": "documents"},
+        {"divergence": "squares"},
         {"policy": "uniform"},
         {"policy": "bm25"},
         {"policy": "teacher", "teacher_calls": 42},
@@ -146,10 +148,10 @@ def test_what_was_paid_for_is_not_asked_again(tiny_data, reranker, tmp_path, mon
 
 
 def test_held_out_queries_are_never_trained_on(tiny_data):
-    train, dev = module._split(tiny_data, QUICK)
+    train, dev = split_queries(tiny_data, QUICK)
     assert dev and not set(train) & set(dev) and not set(train) & set(tiny_data.qrels["test"])
     tiny_data.qrels.pop("train")
-    train, dev = module._split(tiny_data, QUICK)
+    train, dev = split_queries(tiny_data, QUICK)
     assert not dev and set(train) == set(tiny_data.queries) - set(tiny_data.qrels["test"])
 
 

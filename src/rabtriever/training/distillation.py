@@ -26,12 +26,10 @@ from rabtriever.reranker import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 from rabtriever.training.cache import StateCache
 from rabtriever.training.diagnostics import Diagnostics
-from rabtriever.training.labels import label_loss
-from rabtriever.training.losses import embedding_error, policy_kl, reverse_kl, vocabulary_kl
+from rabtriever.training.objective import Objective
 from rabtriever.training.policy import batches, choose_pairs
 from rabtriever.training.settings import Distillation
-
-PAIRS = 256  # scored pairs a step
+from rabtriever.training.splits import split_queries
 
 
 def distill(
@@ -78,7 +76,7 @@ class _Run:
         self.chance = torch.Generator().manual_seed(settings.seed)
         self.cache = StateCache(teacher)
         place = {document: i for i, document in enumerate(data.documents)}
-        train, dev = _split(data, settings)
+        train, dev = split_queries(data, settings)
         self.queries = [data.queries[query] for query in train]
         self.documents = [document.content for document in data.documents.values()]
         self.positives = [[place[document] for document in right] for right in train.values()]
@@ -93,7 +91,8 @@ class _Run:
         self.bm25 = BM25(data.documents.values()) if settings.policy == "bm25" else None
         self.predictor.standardise("query", self.z_q)
         self.predictor.standardise("document", self.z_d)
-        self.lm_head = teacher.llm.model.get_output_embeddings().weight.detach().float().cpu()
+        lm_head = teacher.llm.model.get_output_embeddings().weight.detach()
+        self.objective = Objective(settings, teacher.w, lm_head.float().cpu(), self.chance)
         self.pairs = torch.empty(0, 2, dtype=torch.long)
         self.targets = torch.empty(0, teacher.backbone.hidden_size)
 
@@ -174,63 +173,31 @@ class _Run:
     def _step(
         self, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
     ) -> dict[str, float]:
-        """One step on a batch of scored pairs and, with labels, on a batch of labelled queries."""
-        settings = self.settings
-        error = divergence = labels = torch.zeros(())
-        if len(self.pairs):
-            error, divergence = self._distillation_losses()
-        if settings.label_weight and any(self.positives):
-            rows = torch.randint(len(self.queries), (64,), generator=self.chance)
-            right = [self.positives[row] for row in rows.tolist()]
-            labels = label_loss(self.predictor, self.z_q[rows], self.z_d, right, self.teacher.w, self.chance)
-        loss = settings.mse_weight * error + settings.kl_weight * divergence + settings.label_weight * labels
+        loss, parts = self.objective(self.predictor, self.z_q, self.z_d, self.pairs, self.targets, self.positives)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        return {"mse": error.item(), "divergence": divergence.item(), "label_loss": labels.item()}
-
-    def _distillation_losses(self) -> tuple[Tensor, Tensor]:
-        """Squared error and divergence of a batch of scored pairs."""
-        rows = torch.randint(len(self.pairs), (PAIRS,), generator=self.chance)
-        if self.settings.divergence == "documents":  # whole queries, about as many pairs
-            some = self.pairs[rows[: PAIRS // self.settings.pairs], 0]
-            rows = torch.isin(self.pairs[:, 0], some).nonzero().flatten()
-        (q, d), target = self.pairs[rows].T, self.targets[rows]
-        predicted = self.predictor(self.z_q[q], self.z_d[d])
-        error = embedding_error(predicted, target, self.predictor.output_scale)
-        return error, self._divergence(predicted, target, q)
-
-    def _divergence(self, predicted: Tensor, target: Tensor, query: Tensor) -> Tensor:
-        kind, w = self.settings.divergence, self.teacher.w
-        if kind == "vocabulary":
-            return vocabulary_kl(predicted, target, self.lm_head)
-        if kind == "documents":
-            return policy_kl(predicted @ w, target @ w, query)
-        if kind == "forward":
-            return reverse_kl(target @ w, predicted @ w)
-        return reverse_kl(predicted @ w, target @ w)
+        return parts
 
     @torch.no_grad()
     def calibrations(self) -> tuple[Calibration, Calibration]:
         """Student's and teacher's, fitted on the student's ten best documents of development queries."""
-        count = min(self.settings.calibration, len(self.dev))
-        if not count:
+        count, states = min(self.settings.calibration, len(self.dev)), self.diagnostics.dev_states
+        if not count or states is None:
             return Calibration(), Calibration()
-        some = torch.linspace(0, len(self.dev) - 1, count).long().tolist()
-        states = self.diagnostics.dev_states
-        assert states is not None
+        some = torch.linspace(0, len(self.dev) - 1, count).long()
         log_odds, best = self.predictor.log_odds(states[some], self.z_d, self.teacher.w).topk(
             min(10, len(self.documents))
         )
-        right = torch.tensor(
-            [[d in self.diagnostics.dev_positives[q] for d in row] for q, row in zip(some, best.tolist(), strict=True)]
-        )
-        pairs = torch.stack([torch.tensor(some).repeat_interleave(best.shape[1]), best.flatten()], dim=1)
+        pairs = torch.stack([some.repeat_interleave(best.shape[1]), best.flatten()], dim=1)
+        right = np.array([document in self.diagnostics.dev_positives[query] for query, document in pairs.tolist()])
+        mine = Calibration.fit(log_odds.flatten().numpy(), right)
+        if not self.settings.teacher_calls:
+            return mine, Calibration()
         theirs = self.cache.context_embeddings(self.dev, self.documents, pairs)[0] @ self.teacher.w
-        judged = right.flatten().numpy()
-        return Calibration.fit(log_odds.flatten().numpy(), judged), Calibration.fit(theirs.numpy(), judged)
+        return mine, Calibration.fit(theirs.numpy(), right)
 
     def _known(self, rows: Tensor) -> Tensor:
         """Which documents were scored for these queries before: bool (n, k)."""
@@ -240,30 +207,6 @@ class _Run:
         known = torch.zeros(len(rows), len(self.documents), dtype=torch.bool)
         known[place[seen[:, 0]], seen[:, 1]] = True
         return known
-
-
-def _split(data: RetrievalData, settings: Distillation) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Training and development queries, each with its judged documents; what is held out is never trained on."""
-    if "train" not in data.qrels:
-        if data.qrels:
-            judged = {query for qrels in data.qrels.values() for query in qrels}
-            unjudged = [query for query in data.queries if query not in judged]
-        else:
-            unjudged = list(data.queries)
-        if not unjudged:
-            raise InputError(
-                f"{data.name}: no train split and no query outside the others; add queries or qrels/train.tsv"
-            )
-        return dict.fromkeys(unjudged[: settings.queries or None], []), {}
-    train = data.positives("train", settings.queries or None, settings.seed)
-    if "dev" in data.qrels:
-        dev = data.positives("dev", 500)
-        return {query: right for query, right in train.items() if query not in dev}, dev
-    held = list(train)[:: max(10, len(train) // 500)]
-    dev = {query: train.pop(query) for query in held}
-    if not train:
-        raise InputError(f"{data.name}: too few labelled queries to train on; give at least two")
-    return train, dev
 
 
 def _report(line: dict[str, Any]) -> bool:

@@ -59,6 +59,21 @@ def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
     return (yes * log_yes + (1 - yes) * log_no).mean()
 
 
+def log_odds_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared error of the log-odds, in units of the teacher's spread over the batch.
+
+    Unlike a KL it does not saturate: how far apart two hopeless documents are still counts.
+
+    Args:
+        student: float (n,) log-odds.
+        teacher: float (n,) log-odds.
+
+    Returns:
+        Scalar; 1 is what the mean of the teacher's would give.
+    """
+    return (student - teacher).square().mean() / teacher.var(correction=0).clamp_min(1e-6)
+
+
 def embedding_error(predicted: Tensor, target: Tensor, scale: Tensor) -> Tensor:
     """The JEPA term: squared error of the context embedding, each dimension in units of its own spread.
 

@@ -10,7 +10,7 @@ KINDS = ("mlp", "quadratic")  # as in rabtriever.predictor, which need not be lo
 POOLINGS = ("mean", "last")
 OBJECTIVES = ("listwise", "sft", "dpo")
 POLICIES = ("on", "uniform", "bm25", "teacher")
-DIVERGENCES = ("reverse", "forward", "vocabulary", "documents")
+DIVERGENCES = ("reverse", "forward", "vocabulary", "documents", "squares")
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Distillation:
     divergence: str = field(
         default="reverse",
         metadata={
-            "help": "KL over the two choices, reverse (student || teacher) or forward; or reverse over the whole "
-            "vocabulary, or over the scored documents of a query"
+            "help": "KL over the two choices, reverse (student || teacher) or forward; reverse over the vocabulary, "
+            "or over a query's scored documents; or squares of the log-odds' difference"
         },
     )
     label_weight: float = field(default=0.5, metadata={"help": "weight of the label softmax over all documents"})
