@@ -231,9 +231,10 @@ def _name(settings: Distillation) -> str:
 
 
 def _objective(settings: Distillation) -> str:
+    divergence = "squares" if settings.divergence == "squares" else f"KL ({settings.divergence})"
     parts = [
         f"{settings.mse_weight:g} MSE" if settings.mse_weight else "",
-        f"{settings.kl_weight:g} KL ({settings.divergence})" if settings.kl_weight else "",
+        f"{settings.kl_weight:g} {divergence}" if settings.kl_weight else "",
         f"{settings.label_weight:g} labels" if settings.label_weight else "",
     ]
     return " + ".join(part for part in parts if part)

@@ -56,8 +56,8 @@ def jobs(size: str) -> list[Job]:
 def _losses() -> list[Options]:
     """Question 3: which terms, which divergence, and what labels add."""
     terms = [{}, {"kl_weight": 0.0}, {"mse_weight": 0.0}]
-    kinds = [{"divergence": kind} for kind in ("forward", "documents", "squares", "vocabulary")]
-    kinds += [{"divergence": "squares", "mse_weight": 0.0}, {"kl_weight": 5.0}]
+    kinds = [{"divergence": kind} for kind in ("forward", "documents", "squares")]
+    kinds += [{"divergence": "squares", "mse_weight": 0.0}, {"kl_weight": 5.0}, {"divergence": "vocabulary"}]
     labels = [{"label_weight": weight} for weight in (0.05, 0.2, 0.5, 1.0)]
     return [*({**term, "seed": seed} for term in terms for seed in SEEDS), *kinds, *labels, LABELS_ONLY]
 
@@ -123,7 +123,7 @@ def _cpu() -> list[Job]:
     plain = {"label_weight": 0.0, "calibration": 0, "steps": 1500, "rounds": 5, "teacher_calls": 4000, "queries": 8192}
     tools = {"tasks": ["metatool"], "teacher": "tools", "evaluate": [["metatool", "dev", None]]}
     recipe = {"teacher_calls": 3000, "steps": 3000, "rounds": 6}
-    on_tools = {**recipe, "queries": 4096}
+    on_tools = {**recipe, "queries": 2048}
     general = {"steps": 160, "learning_rate": 3e-4, "checkpoint_every": 20}
     return [
         # Uniform pairs are the same for all losses: bought once, and nothing but the loss differs.
@@ -131,7 +131,11 @@ def _cpu() -> list[Job]:
             "losses-metatool", "students", {**tools, "settings": {**plain, "policy": "uniform"}, "variants": _losses()}
         ),
         Job("policies-metatool", "students", {**tools, "settings": plain, "variants": _policies((1000, 2000, 4000))}),
-        Job("biencoder-metatool", "biencoder", {"task": "metatool", "settings": {"queries": 4096, "steps": 64}}),
+        Job(
+            "biencoder-metatool",
+            "biencoder",
+            {"task": "metatool", "settings": {"queries": 2048, "steps": 64, "batch": 32}},
+        ),
         _side_by_side("metatool", "tools", on_tools, ["metatool", "dev", None]),
         _systems("metatool", "test", "tools", None, general=False, reranker=False),
         _systems("metatool", "test", "tools", 100, general=False),
@@ -148,22 +152,22 @@ def _cpu() -> list[Job]:
         *(
             Job(f"biencoder-{task}", "biencoder", {"task": task, "settings": {**o, **short, "batch": 32}})
             for task, o in (
-                ("saycan_next", {"queries": 195, "steps": 48}),
-                ("esconv", {"queries": 1200, "steps": 38}),
+                ("saycan_next", {"queries": 195, "steps": 24}),
+                ("esconv", {"queries": 600, "steps": 19}),
             )
         ),
         _side_by_side("saycan_next", "teacher-general", {**recipe, "queries": 195}, ["saycan_next", "dev", None]),
         _systems("saycan_next", "test", "teacher-general", None, general=False),
-        _side_by_side("esconv", "teacher-general", {**recipe, "queries": 1200}, ["esconv", "dev", 200]),
+        _side_by_side("esconv", "teacher-general", {**recipe, "queries": 600}, ["esconv", "dev", 200]),
         _systems("esconv", "test", "teacher-general", 200, general=False),
         Job(
             "students-general",
             "students",
             {
                 "tasks": mixed,
-                "per_task": 1200,
+                "per_task": 600,
                 "teacher": "teacher-general",
-                "settings": {"teacher_calls": 10_000, "steps": 4000, "rounds": 6},
+                "settings": {"teacher_calls": 6000, "steps": 3000, "rounds": 6},
                 "variants": [{"system": "retriever"}],
                 "evaluate": [["metatool", "test", None], ["saycan_next", "test", None], ["esconv", "test", 200]],
             },

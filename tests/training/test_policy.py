@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rabtriever.training import policy
 from rabtriever.training.policy import batches, choose_pairs
 
 
@@ -45,3 +46,17 @@ def test_batches_visit_all_before_any_twice():
     chance = torch.Generator().manual_seed(0)
     visited = torch.cat(list(itertools.islice(batches(7, 3, chance), 6)))
     assert sorted(visited[:7].tolist()) == sorted(visited[7:].tolist()) == list(range(7))
+
+
+def test_exploration_stays_near_the_best_but_a_flat_preference_reaches_everything(monkeypatch):
+    monkeypatch.setattr(policy, "NEAR", 3)
+    slope = torch.arange(10.0).expand(200, 10)
+    settings = {"count": 1, "exploration": 1.0, "temperature": 1.0, "generator": torch.Generator().manual_seed(0)}
+    nothing = torch.zeros(200, 10, dtype=torch.bool)
+    near = choose_pairs(slope, [[]] * 200, nothing, **settings)[:, 1]
+    assert set(near.tolist()) == {7, 8, 9}
+    flat = choose_pairs(torch.zeros(200, 10), [[]] * 200, nothing, **settings)[:, 1]
+    assert set(flat.tolist()) == set(range(10))
+    known = nothing.clone()
+    known[:, 7:] = True  # all that is near was scored: the rest is drawn from, rather than nothing
+    assert set(choose_pairs(slope, [[]] * 200, known, **settings)[:, 1].tolist()) == set(range(7))

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from rabtriever.predictor import Predictor
-from rabtriever.reranker import GenerativeReranker
 
 
 class Watched(Protocol):
     """What is looked at of a run."""
 
     predictor: Predictor
-    teacher: GenerativeReranker
+    w: Tensor
     z_q: Tensor
     z_d: Tensor
     pairs: Tensor
@@ -43,8 +42,8 @@ class Diagnostics:
         if len(fresh) < 3:
             return {}
         (q, d), target = run.pairs[fresh].T, run.targets[fresh]
-        predicted = run.predictor(run.z_q[q], run.z_d[d]) @ run.teacher.w
-        pearson = torch.corrcoef(torch.stack([predicted, target @ run.teacher.w]))[0, 1].item()
+        predicted = run.predictor(run.z_q[q], run.z_d[d]) @ run.w
+        pearson = torch.corrcoef(torch.stack([predicted, target @ run.w]))[0, 1].item()
         return {"fresh_pearson": pearson} if math.isfinite(pearson) else {}
 
     @torch.no_grad()
@@ -82,7 +81,7 @@ class Diagnostics:
         assert self.dev_states is not None
         hits = 0
         for start in range(0, len(self.dev_states), 64):
-            scores = run.predictor.log_odds(self.dev_states[start : start + 64], run.z_d, run.teacher.w)
+            scores = run.predictor.log_odds(self.dev_states[start : start + 64], run.z_d, run.w)
             best = scores.argmax(1).tolist()
             hits += sum(top in right for top, right in zip(best, self.dev_positives[start : start + 64], strict=True))
         return hits / len(self.dev_states)

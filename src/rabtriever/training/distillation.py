@@ -58,13 +58,16 @@ def distill(
     log = [line for line in run.train() if _report(line)]
     mine, theirs = run.calibrations()
     reranker.calibration = theirs
-    retriever = Rabtriever(reranker, run.predictor, run.pooling, mine)
+    retriever = Rabtriever(reranker, run.predictor.cpu(), run.pooling, mine)
     notes = {"data": data.name, "training": asdict(settings), "teacher_calls": run.diagnostics.teacher_calls}
     if (Path(teacher) / CONFIG).is_file():
         known = read_config(teacher)
         notes["teacher"] = {name: known[name] for name in ("data", "training", "training_before") if name in known}
     retriever.save_pretrained(out, notes, log)
     return retriever
+
+
+ROWS = 1024  # queries whose scores of all documents are held at a time
 
 
 class _Run:
@@ -80,21 +83,24 @@ class _Run:
         self.queries = [data.queries[query] for query in train]
         self.documents = [document.content for document in data.documents.values()]
         self.positives = [[place[document] for document in right] for right in train.values()]
-        self.z_q = self.cache.states("query", self.queries, self.pooling)
-        self.z_d = self.cache.states("document", self.documents, self.pooling)
-        dev_states = self.cache.states("query", [data.queries[query] for query in dev], self.pooling) if dev else None
         self.dev = [data.queries[query] for query in dev]
+        self.device = teacher.backbone.device
+        self.w = teacher.w.to(self.device)
+        self.z_q, self.z_d = self._states("query", self.queries), self._states("document", self.documents)
+        dev_states = self._states("query", self.dev) if dev else None
         self.diagnostics = Diagnostics(dev_states, [[place[document] for document in right] for right in dev.values()])
-        self.predictor = Predictor(
-            teacher.backbone.hidden_size, settings.width, settings.dropout, settings.predictor
-        ).eval()
+        shape = (teacher.backbone.hidden_size, settings.width, settings.dropout, settings.predictor)
+        self.predictor = Predictor(*shape).eval().to(self.device)
         self.bm25 = BM25(data.documents.values()) if settings.policy == "bm25" else None
         self.predictor.standardise("query", self.z_q)
         self.predictor.standardise("document", self.z_d)
         lm_head = teacher.llm.model.get_output_embeddings().weight.detach()
-        self.objective = Objective(settings, teacher.w, lm_head.float().cpu(), self.chance)
+        self.objective = Objective(settings, self.w, lm_head.float(), self.chance)
         self.pairs = torch.empty(0, 2, dtype=torch.long)
-        self.targets = torch.empty(0, teacher.backbone.hidden_size)
+        self.targets = torch.empty(0, teacher.backbone.hidden_size, device=self.device)
+
+    def _states(self, side: str, texts: list[str]) -> Tensor:
+        return self.cache.states(side, texts, self.pooling).to(self.device)
 
     def train(self) -> Iterator[dict[str, Any]]:
         """Rank, ask the teacher, learn; a log line a round."""
@@ -131,6 +137,18 @@ class _Run:
             rows = rows[: left // len(self.documents)]
         if not len(rows) or left <= 0:
             return torch.empty(0, dtype=torch.long)
+        pairs = torch.cat([self._chosen(some) for some in rows.split(ROWS)])
+        if settings.policy != "teacher":
+            pairs = pairs[:left]
+        if not len(pairs):
+            return torch.empty(0, dtype=torch.long)
+        states = self._teach(pairs, counted=settings.policy != "teacher")
+        self.pairs, self.targets = torch.cat([self.pairs, pairs]), torch.cat([self.targets, states.to(self.device)])
+        return torch.arange(len(self.pairs) - len(pairs), len(self.pairs))
+
+    def _chosen(self, rows: Tensor) -> Tensor:
+        """Pairs of these queries, those of a query side by side."""
+        settings = self.settings
         pairs = choose_pairs(
             self._preferences(rows),
             [self.positives[row] for row in rows.tolist()],
@@ -141,14 +159,7 @@ class _Run:
             self.chance,
         )
         pairs = pairs[torch.argsort(pairs[:, 0], stable=True)]
-        if settings.policy != "teacher":
-            pairs = pairs[:left]
-        if not len(pairs):
-            return torch.empty(0, dtype=torch.long)
-        pairs = torch.stack([rows[pairs[:, 0]], pairs[:, 1]], dim=1)
-        states = self._teach(pairs, counted=settings.policy != "teacher")
-        self.pairs, self.targets = torch.cat([self.pairs, pairs]), torch.cat([self.targets, states])
-        return torch.arange(len(self.pairs) - len(pairs), len(self.pairs))
+        return torch.stack([rows[pairs[:, 0]], pairs[:, 1]], dim=1)
 
     def _preferences(self, rows: Tensor) -> Tensor:
         """What the policy is drawn from: float (n, k), unnormalised log-probabilities of documents."""
@@ -160,7 +171,7 @@ class _Run:
         if self.settings.policy == "teacher":
             everything = torch.cartesian_prod(rows, torch.arange(len(self.documents)))
             return (self._teach(everything, counted=True) @ self.teacher.w).view(shape)
-        return torch.cat([self.predictor.log_odds(self.z_q[some], self.z_d, self.teacher.w) for some in rows.split(64)])
+        return torch.cat([self.predictor.log_odds(self.z_q[some], self.z_d, self.w).cpu() for some in rows.split(64)])
 
     def _teach(self, pairs: Tensor, counted: bool) -> Tensor:
         """The teacher's context embeddings of pairs; whether they count as teacher calls."""
@@ -188,8 +199,8 @@ class _Run:
         if not count or states is None:
             return Calibration(), Calibration()
         some = torch.linspace(0, len(self.dev) - 1, count).long()
-        log_odds, best = self.predictor.log_odds(states[some], self.z_d, self.teacher.w).topk(
-            min(10, len(self.documents))
+        log_odds, best = (
+            self.predictor.log_odds(states[some], self.z_d, self.w).cpu().topk(min(10, len(self.documents)))
         )
         pairs = torch.stack([some.repeat_interleave(best.shape[1]), best.flatten()], dim=1)
         right = np.array([document in self.diagnostics.dev_positives[query] for query, document in pairs.tolist()])

@@ -42,7 +42,7 @@ def label_loss(
     positive = torch.zeros(len(z_q), len(candidates), dtype=torch.bool)
     for row, some in enumerate(positives):
         positive[row, [column[document] for document in some]] = True
-    return listwise(predictor.log_odds(z_q, z_d[candidates], w), positive)
+    return listwise(predictor.log_odds(z_q, z_d[candidates], w), positive.to(z_d.device))
 
 
 def train_on_labels(

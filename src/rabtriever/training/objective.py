@@ -13,6 +13,7 @@ from rabtriever.training.losses import embedding_error, log_odds_error, policy_k
 from rabtriever.training.settings import Distillation
 
 PAIRS, QUERIES = 256, 64  # scored pairs and labelled queries a step
+VOCABULARY_PAIRS = 32  # of them for a KL over the vocabulary, whose tens of thousands of logits are what costs
 
 
 class Objective:
@@ -51,7 +52,7 @@ class Objective:
             The loss, and its parts by name.
         """
         settings = self.settings
-        error = divergence = labels = torch.zeros(())
+        error = divergence = labels = torch.zeros((), device=z_q.device)
         if len(pairs):
             rows = self._batch(pairs)
             (q, d), target = pairs[rows].T, targets[rows]
@@ -75,10 +76,10 @@ class Objective:
     def _divergence(self, predicted: Tensor, target: Tensor, query: Tensor) -> Tensor:
         kind = self.settings.divergence
         if kind == "vocabulary":
-            return vocabulary_kl(predicted, target, self.lm_head)
+            return vocabulary_kl(predicted[:VOCABULARY_PAIRS], target[:VOCABULARY_PAIRS], self.lm_head)
         student, teacher = predicted @ self.w, target @ self.w
         if kind == "documents":
-            return policy_kl(student, teacher, query)
+            return policy_kl(student, teacher, query.to(student.device))
         if kind == "squares":
             return log_odds_error(student, teacher)
         return reverse_kl(teacher, student) if kind == "forward" else reverse_kl(student, teacher)
