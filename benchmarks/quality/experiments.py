@@ -220,8 +220,8 @@ def _calibration(bench: Bench, scores: np.ndarray, fitted: Calibration | None) -
 
 
 def _name(settings: Distillation) -> str:
-    """What the issue of comparison calls such a student."""
-    if not settings.mse_weight and not settings.kl_weight:
+    """What the tables call such a student."""
+    if not settings.teacher_calls:
         return "labels-only"
     if settings.policy != "on":
         return "off-policy"
@@ -231,6 +231,8 @@ def _name(settings: Distillation) -> str:
 
 
 def _objective(settings: Distillation) -> str:
+    if not settings.teacher_calls:
+        return "labels"
     divergence = "squares" if settings.divergence == "squares" else f"KL ({settings.divergence})"
     parts = [
         f"{settings.mse_weight:g} MSE" if settings.mse_weight else "",

@@ -17,7 +17,19 @@ SINGLE = ("metatool", "esconv", "saycan_next")
 FACTS = ("openbookqa", "strategyqa_facts")
 SEEDS = (0, 1, 2)
 LABELS_ONLY = {"label_weight": 1.0, "teacher_calls": 0, "calibration": 0}
+PAPER = {"divergence": "reverse", "kl_weight": 1.0}  # the squared error and the reverse KL, equally
 Options = dict[str, Any]
+STUDENTS: dict[str, Options] = {
+    "retriever": {},
+    "retriever, quadratic": {"predictor": "quadratic"},
+    "retriever, no labels": {"label_weight": 0.0},
+    "retriever, reverse KL": PAPER,
+    "off-policy, uniform": {"policy": "uniform"},
+    "off-policy, bm25": {"policy": "bm25"},
+    "regression": {"label_weight": 0.0, "kl_weight": 0.0},
+    "logit-distil": {**PAPER, "label_weight": 0.0, "mse_weight": 0.0},
+    "labels-only": LABELS_ONLY,
+}
 
 
 @dataclass(frozen=True)
@@ -55,9 +67,10 @@ def jobs(size: str) -> list[Job]:
 
 def _losses() -> list[Options]:
     """Question 3: which terms, which divergence, and what labels add."""
-    terms = [{}, {"kl_weight": 0.0}, {"mse_weight": 0.0}]
-    kinds = [{"divergence": kind} for kind in ("forward", "documents", "squares")]
-    kinds += [{"divergence": "squares", "mse_weight": 0.0}, {"kl_weight": 5.0}, {"divergence": "vocabulary"}]
+    squares = {"divergence": "squares", "kl_weight": 3.0}
+    terms = [{}, {"kl_weight": 0.0}, {"mse_weight": 0.0}, squares]
+    kinds = [{"divergence": kind} for kind in ("forward", "documents", "vocabulary")]
+    kinds += [{"kl_weight": 5.0}, {**squares, "mse_weight": 0.0}, {**squares, "label_weight": 0.5}]
     labels = [{"label_weight": weight} for weight in (0.05, 0.2, 0.5, 1.0)]
     return [*({**term, "seed": seed} for term in terms for seed in SEEDS), *kinds, *labels, LABELS_ONLY]
 
@@ -78,26 +91,14 @@ def _policies(budgets: tuple[int, ...]) -> list[Options]:
 
 def _side_by_side(task: str, teacher: str, settings: Options, dev: list[Any]) -> Job:
     """The students that are held against each other, all of one teacher, one seed, the same labelled queries."""
-    systems: dict[str, Options] = {
-        "retriever": {},
-        "retriever, quadratic": {"predictor": "quadratic"},
-        "retriever, no labels": {"label_weight": 0.0},
-        "off-policy, uniform": {"policy": "uniform"},
-        "off-policy, bm25": {"policy": "bm25"},
-        "regression": {"label_weight": 0.0, "kl_weight": 0.0},
-        "logit-distil": {"label_weight": 0.0, "mse_weight": 0.0},
-        "labels-only": LABELS_ONLY,
-    }
-    variants = [{"system": name, **change} for name, change in systems.items()]
+    variants = [{"system": name, **change} for name, change in STUDENTS.items()]
     options = {"tasks": [task], "teacher": teacher, "settings": settings, "variants": variants, "evaluate": [dev]}
     return Job(f"students-{task}", "students", options)
 
 
 def _systems(task: str, split: str, teacher: str, limit: int | None, general: bool = True, **more: Any) -> Job:  # noqa: ANN401
     """All systems of a task on the same queries."""
-    names = ["retriever", "retriever, quadratic", "retriever, no labels", "off-policy, uniform", "off-policy, bm25"]
-    names += ["regression", "logit-distil", "labels-only"]
-    students = {name: f"students-{task}/{folder(name)}" for name in names} if task in SINGLE else {}
+    students = {name: f"students-{task}/{folder(name)}" for name in STUDENTS} if task in SINGLE else {}
     if general:
         students["retriever, general" if students else "retriever"] = "students-general/retriever"
     options = {"task": task, "split": split, "teacher": teacher, "limit": limit, "students": students, **more}
@@ -120,9 +121,10 @@ def folder(system: str) -> str:
 
 def _cpu() -> list[Job]:
     mixed, short = ["metatool", "saycan_next", "esconv", *FACTS], {"query_tokens": 96}
-    plain = {"label_weight": 0.0, "calibration": 0, "steps": 1500, "rounds": 5, "teacher_calls": 4000, "queries": 8192}
+    plain = {**PAPER, "label_weight": 0.0, "calibration": 0}
+    plain |= {"steps": 1500, "rounds": 5, "teacher_calls": 4000, "queries": 8192}
     tools = {"tasks": ["metatool"], "teacher": "tools", "evaluate": [["metatool", "dev", None]]}
-    recipe = {"teacher_calls": 3000, "steps": 3000, "rounds": 6}
+    recipe = {"teacher_calls": 3000, "steps": 2000, "rounds": 6}
     on_tools = {**recipe, "queries": 2048}
     general = {"steps": 160, "learning_rate": 3e-4, "checkpoint_every": 20}
     return [
@@ -182,7 +184,7 @@ def _gpu() -> list[Job]:
     full = {"steps": 3000, "queries": 32, "checkpoint_every": 200}
     sizes = {"metatool": 2000, "esconv": 1500, "saycan_next": 400}
     recipe = {"teacher_calls": 60_000, "steps": 8000}
-    plain = {"label_weight": 0.0, "calibration": 0, "steps": 6000}
+    plain = {**PAPER, "label_weight": 0.0, "calibration": 0, "steps": 6000}
     curves = (1000, 2000, 4000, 8000, 16_000, 32_000)
     all_of_it = {"teacher_calls": 200_000, "steps": 16_000}
     queue = [

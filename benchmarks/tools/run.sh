@@ -9,7 +9,8 @@ set -euo pipefail
 data=$1 work=$2 here=$(dirname "$0")
 results="$here/../results"
 [ -d "$work/teacher" ] || rabtriever train "$data" --out "$work/teacher" --seed 0
-[ -d "$work/tools" ] || rabtriever distill "$data" --teacher "$work/teacher" --out "$work/tools" --seed 0
+[ -d "$work/tools" ] || rabtriever distill "$data" --teacher "$work/teacher" --out "$work/tools" \
+  --divergence reverse --kl-weight 1 --seed 0
 python "$here/../record.py" "$results/metatool.json" \
   rabtriever evaluate "$data" --model "$work/tools" --systems retriever,bm25 --json
 python "$here/../record.py" "$results/metatool_reranker.json" \

@@ -10,7 +10,7 @@ KINDS = ("mlp", "quadratic")  # as in rabtriever.predictor, which need not be lo
 POOLINGS = ("mean", "last")
 OBJECTIVES = ("listwise", "sft", "dpo")
 POLICIES = ("on", "uniform", "bm25", "teacher")
-DIVERGENCES = ("reverse", "forward", "vocabulary", "documents", "squares")
+DIVERGENCES = ("squares", "reverse", "forward", "vocabulary", "documents")
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ class Distillation:
     exploration: float = field(default=0.5, metadata={"help": "chance that a pair is drawn uniformly"})
     temperature: float = field(default=1.0, metadata={"help": "of the policy"})
     mse_weight: float = field(default=1.0, metadata={"help": "weight of the squared error of the embedding"})
-    kl_weight: float = field(default=1.0, metadata={"help": "lambda, weight of the divergence"})
+    kl_weight: float = field(default=3.0, metadata={"help": "lambda, weight of the divergence"})
     divergence: str = field(
-        default="reverse",
+        default="squares",
         metadata={
-            "help": "KL over the two choices, reverse (student || teacher) or forward; reverse over the vocabulary, "
-            "or over a query's scored documents; or squares of the log-odds' difference"
+            "help": "squares of the log-odds' difference; KL over the two choices, reverse (student || teacher, the "
+            "paper's) or forward; reverse KL over the vocabulary, or over a query's scored documents"
         },
     )
     label_weight: float = field(default=0.5, metadata={"help": "weight of the label softmax over all documents"})
