@@ -50,11 +50,12 @@ def train(data: RetrievalData, out: Path, settings: Settings) -> None:
     base.to(device=device, dtype=native_dtype(device)).requires_grad_(False)
     layers = base.config.num_hidden_layers
     first = layers - round(layers * settings.lora_depth)
+    decoder = base.get_decoder()
+    products = {n.rpartition(".")[2] for n, part in decoder.named_modules() if isinstance(part, torch.nn.Linear)}
     lora = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=2 * settings.lora_rank,
-        target_modules="all-linear",
-        exclude_modules=["lm_head"],
+        target_modules=sorted(products),
         layers_to_transform=list(range(first, layers)),
     )
     model = get_peft_model(base, lora)

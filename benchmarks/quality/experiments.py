@@ -57,6 +57,8 @@ class _Record:
             "options": job.options,
         }
         known = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        if _base(known.get("options", {})) != _base(json.loads(json.dumps(job.options))):
+            known = {}  # another experiment of the same name
         self.rows: list[dict[str, Any]] = known.get("rows", [])
         self.before = known.get("seconds", 0)
         self.extra: dict[str, Any] = {}
@@ -65,6 +67,11 @@ class _Record:
         seconds = round(self.before + time.monotonic() - self.started)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, {**self.head, "seconds": seconds, "finished": finished, **self.extra, "rows": self.rows})
+
+
+def _base(options: dict[str, Any]) -> dict[str, Any]:
+    """What all rows of a job have in common."""
+    return {key: value for key, value in options.items() if key != "variants"}
 
 
 def _load(args: argparse.Namespace, names: list[str], most: int | None = None, seed: int = 0) -> RetrievalData:
@@ -86,6 +93,7 @@ def _teacher(job: Job, args: argparse.Namespace, record: _Record) -> None:
         train_reranker(data, out, model, prompt, RerankerTraining(**o["settings"]))
     record.extra["log"] = [json.loads(line) for line in (out / "train_log.jsonl").read_text().splitlines()]
     cache = StateCache(GenerativeReranker.from_pretrained(out))
+    record.rows = []
     for task, split, limit in o.get("evaluate", []):
         bench = Bench(_load(args, [task]), split, limit, 0)
         scores = bench.teacher(cache)

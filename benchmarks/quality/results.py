@@ -20,9 +20,12 @@ KEYS = (
     *(*QUALITY, "seed", "device", "command"),
 )
 SIZES = {
-    "gpu": "Full size, on one CUDA GPU.",
-    "cpu": "Reduced size, on two shared CPU cores: fewer labelled queries, steps and teacher calls than the method "
-    "deserves. Compare systems within a table; the figures themselves are a lower bound of the method.",
+    "gpu": ("Full size", "Trained and measured on one CUDA GPU."),
+    "cpu": (
+        "Reduced size",
+        "Trained and measured on two shared CPU cores, with fewer labelled queries, steps and teacher calls than the\n"
+        "method deserves: compare systems within a table, not tables with published figures.",
+    ),
 }
 Row = dict[str, Any]
 
@@ -34,7 +37,7 @@ def main() -> None:
     text = (DOCS / "results.head.md").read_text(encoding="utf-8")
     for size, found in records.items():
         if found:
-            text += "\n".join(["", f"# {SIZES[size]}", "", *_sections(size, found)])
+            text += "\n".join(["", f"## {SIZES[size][0]}", SIZES[size][1], "", *_sections(size, found)])
     (DOCS / "results.md").write_text(text.rstrip() + "\n", encoding="utf-8")
     print(f"{len(rows)} rows: benchmarks/results/quality.json, docs/results.md", file=sys.stderr)
 
@@ -52,9 +55,9 @@ def _sections(size: str, records: dict[str, dict[str, Any]]) -> list[str]:
     lines: list[str] = []
     systems = {name: record for name, record in records.items() if name.startswith("systems-")}
     for record in systems.values():
-        lines += [f"## {_title(record['rows'][0])}", "", *_systems(record), *_source(size, record)]
+        lines += [f"### {_title(record['rows'][0])}", "", *_systems(record), *_source(size, record)]
     if systems:
-        lines += ["## Calibration: does probability mean probability?", "", *_calibration(systems), ""]
+        lines += ["### Calibration: does probability mean probability?", "", *_calibration(systems), ""]
     for stem, draw in {
         "losses": _variants,
         "predictors": _variants,
@@ -64,7 +67,7 @@ def _sections(size: str, records: dict[str, dict[str, Any]]) -> list[str]:
     }.items():
         for name, record in records.items():
             if name.startswith(f"{stem}-") and record["rows"]:
-                lines += [f"## {stem.capitalize()}: {name}", "", *draw(size, name, record), *_source(size, record)]
+                lines += [f"### {name}", "", *draw(size, name, record), *_source(size, record)]
     return lines
 
 
