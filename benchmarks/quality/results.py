@@ -83,6 +83,8 @@ def _systems(record: dict[str, Any]) -> list[str]:
     lines = [_line(["system", "objective", "teacher calls", *columns, *extra]), _rule(3, len(columns) + len(extra))]
     for row in sorted(record["rows"], key=lambda row: -row["R@1"]):
         values = [_number(row.get(column)) for column in (*columns, *extra.values())]
+        if "p" in row and row["p"] < 0.0005:
+            values[-1] = "< 0.001"
         lines.append(_line([row["system"], row.get("objective", ""), _count(row.get("teacher_calls")), *values]))
     return lines
 
