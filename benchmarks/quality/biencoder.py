@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rabtriever.bm25 import BM25
 from rabtriever.data import RetrievalData
-from rabtriever.llm.backbone import Backbone, token_batches
+from rabtriever.llm.backbone import Backbone
 from rabtriever.llm.folder import ADAPTER, new_folder, write_config
 from rabtriever.llm.loading import load_base, native_dtype
 from rabtriever.llm.prompt import Prompt, PromptTemplate
@@ -71,7 +71,7 @@ def train(data: RetrievalData, out: Path, settings: Settings) -> None:
     log = []
     for step, (queries, documents, right) in enumerate(_batches(data, settings), 1):
         with torch.autocast(device, dtype=torch.bfloat16, enabled=native_dtype(device) == torch.bfloat16):
-            states = _states(backbone, prompt.query_ids(queries, alone=True) + prompt.document_ids(documents))
+            states = backbone.read(prompt.query_ids(queries, alone=True) + prompt.document_ids(documents))
         z = torch.nn.functional.normalize(states.float(), dim=1)
         scores = z[: len(queries)] @ z[len(queries) :].T / settings.temperature
         right = right.to(scores.device)
@@ -111,19 +111,6 @@ class BiEncoder:
 
 def _prompt(tokenizer: object, query_tokens: int) -> Prompt:
     return Prompt(PromptTemplate.from_dict({**TEMPLATE.to_dict(), "query_tokens": query_tokens}), tokenizer)  # type: ignore[arg-type]
-
-
-def _states(backbone: Backbone, sequences: list[list[int]]) -> Tensor:
-    """Last-token states with gradients, in the order given."""
-    batches = list(token_batches([len(sequence) for sequence in sequences], 2048))
-    parts = []
-    for batch in batches:
-        ids, lengths = backbone._pad([sequences[i] for i in batch])
-        mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
-        hidden = backbone.decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        parts.append(hidden[torch.arange(len(batch), device=ids.device), lengths - 1])
-    order = torch.tensor([i for batch in batches for i in batch]).argsort()
-    return torch.cat(parts)[order.to(parts[0].device)]
 
 
 def _batches(data: RetrievalData, settings: Settings):  # noqa: ANN202

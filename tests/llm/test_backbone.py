@@ -53,6 +53,14 @@ def test_small_budgets_change_nothing(reranker, monkeypatch):
     torch.testing.assert_close(reranker.log_odds(QUERIES, DOCUMENTS), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_reading_with_gradients_gives_the_same_states(each_reranker, monkeypatch):
+    backbone, ids = each_reranker.backbone, each_reranker.prompt.document_ids(DOCUMENTS)
+    monkeypatch.setattr(module, "TOKEN_BUDGET", 24)  # several batches
+    expected = backbone.states(ids, "mean")
+    torch.testing.assert_close(backbone.read(ids, "mean"), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(backbone.read_documents(ids).means, expected, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("budget", [2048, 4])
 def test_documents_are_read_once_for_several_calls(reranker, monkeypatch, budget):
     reads = []

@@ -55,8 +55,27 @@ def test_training_learns(tiny_data, llm_folder, tmp_path, objective):
     assert log[-1]["step"] == 60 and {"loss", "accuracy"} <= set(log[0])
 
 
-def test_an_interrupted_training_goes_on_as_if_nothing_had_been(tiny_data, llm_folder, tmp_path, monkeypatch):
-    whole = train(tiny_data, tmp_path / "whole", llm_folder)
+def test_a_student_in_the_loop_moves_the_adapter_and_is_logged(tiny_data, llm_folder, tmp_path):
+    alone = train(tiny_data, tmp_path / "alone", llm_folder)
+    along = train(tiny_data, tmp_path / "along", llm_folder, student_weight=1.0)
+    assert any((alone[name] - along[name]).abs().max() > 1e-4 for name in alone)
+    log = [json.loads(line) for line in (tmp_path / "along" / "train_log.jsonl").read_text().splitlines()]
+    assert "student_accuracy" in log[0]
+    assert sorted(path.name for path in (tmp_path / "along").iterdir()) == [
+        "adapter",
+        "rabtriever.json",
+        "train_log.jsonl",
+    ]
+    with pytest.raises(InputError, match="student_weight not below 0"):
+        RerankerTraining(student_weight=-1.0)
+
+
+@pytest.mark.parametrize("student_weight", [0.0, 1.0])
+def test_an_interrupted_training_goes_on_as_if_nothing_had_been(
+    tiny_data, llm_folder, tmp_path, monkeypatch, student_weight
+):
+    settings = {"student_weight": student_weight}
+    whole = train(tiny_data, tmp_path / "whole", llm_folder, **settings)
     original, steps = module.PoolTrainer.compute_loss, []
 
     def interrupted(self, *args, **kwargs):
@@ -67,15 +86,15 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_been(tiny_data, llm_f
 
     monkeypatch.setattr(module.PoolTrainer, "compute_loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(tiny_data, tmp_path / "cut", llm_folder)
+        train(tiny_data, tmp_path / "cut", llm_folder, **settings)
     assert not (tmp_path / "cut").exists()
     with pytest.raises(InputError, match="with other settings"):
-        train(tiny_data, tmp_path / "cut", llm_folder, seed=1)
+        train(tiny_data, tmp_path / "cut", llm_folder, seed=1, **settings)
     other = replace(tiny_data, documents={**tiny_data.documents, "new": Document("new", "another")})
     with pytest.raises(InputError, match="other settings, data or model"):
-        train(other, tmp_path / "cut", llm_folder)
+        train(other, tmp_path / "cut", llm_folder, **settings)
     (tmp_path / "cut.partial" / "checkpoint-6").mkdir()  # as if killed while it was being written
-    resumed = train(tiny_data, tmp_path / "cut", llm_folder)
+    resumed = train(tiny_data, tmp_path / "cut", llm_folder, **settings)
     assert len(steps) == 6 + 2  # from the checkpoint after step 4
     assert not (tmp_path / "cut.partial").exists()
     for name, value in whole.items():

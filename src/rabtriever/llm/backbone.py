@@ -58,11 +58,15 @@ class Backbone:
         result = torch.empty(len(sequences), self.hidden_size)
         with Progress(progress, len(sequences)) as bar:
             for batch in token_batches([len(sequence) for sequence in sequences], TOKEN_BUDGET):
-                ids, lengths = self._pad([sequences[i] for i in batch])
-                hidden = self.decoder(input_ids=ids, attention_mask=_mask(lengths, ids.shape[1]), use_cache=False)
-                result[batch] = _pool(hidden.last_hidden_state.float(), lengths, pooling).cpu()
+                result[batch] = self._read([sequences[i] for i in batch], pooling).cpu()
                 bar.advance(len(batch))
         return result
+
+    def read(self, sequences: Sequence[Sequence[int]], pooling: Pooling = "last") -> Tensor:
+        """:meth:`states`, differentiable and on the model's device."""
+        batches = list(token_batches([len(sequence) for sequence in sequences], TOKEN_BUDGET))
+        order = torch.tensor([i for batch in batches for i in batch]).argsort().to(self.device)
+        return torch.cat([self._read([sequences[i] for i in batch], pooling) for batch in batches])[order]
 
     @torch.inference_mode()
     def pair_states(
@@ -126,12 +130,14 @@ class Backbone:
         """The key/value caches of document segments, right-padded; differentiable."""
         lengths = torch.tensor([len(document) for document in documents])
         batches = list(token_batches(lengths.tolist(), TOKEN_BUDGET))  # of like lengths: little padding is read
-        caches = []
+        caches, means = [], []
         for batch in batches:
             ids, read = self._pad([documents[i] for i in batch])
             cache = DynamicCache()
-            self.decoder(input_ids=ids, attention_mask=_mask(read, ids.shape[1]), past_key_values=cache, use_cache=True)
+            mask = _mask(read, ids.shape[1])
+            hidden = self.decoder(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
             caches.append(cache)
+            means.append(_pool(hidden.last_hidden_state.float(), read, "mean"))
         order = torch.tensor([i for batch in batches for i in batch]).argsort().to(self.device)
         longest = int(lengths.max())
 
@@ -142,7 +148,7 @@ class Backbone:
             (joined([layer.keys for layer in same]), joined([layer.values for layer in same]))
             for same in zip(*(cache.layers for cache in caches), strict=True)
         ]
-        return Prefixes(layers, lengths.to(self.device))
+        return Prefixes(layers, lengths.to(self.device), torch.cat(means)[order])
 
     def read_queries(self, prefixes: Prefixes, rows: Tensor, queries: Sequence[Sequence[int]]) -> Tensor:
         """The last token's state of each query segment read behind document ``rows[i]``; differentiable.
@@ -163,6 +169,11 @@ class Backbone:
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
         return _pool(hidden.last_hidden_state, lengths, "last").float()
+
+    def _read(self, sequences: list[Sequence[int]], pooling: Pooling) -> Tensor:
+        ids, lengths = self._pad(sequences)
+        hidden = self.decoder(input_ids=ids, attention_mask=_mask(lengths, ids.shape[1]), use_cache=False)
+        return _pool(hidden.last_hidden_state.float(), lengths, pooling)
 
     def _kept_prefixes(self, documents: tuple[tuple[int, ...], ...]) -> Prefixes:
         prefixes = self._kept.get(documents) or self.read_documents(documents)
@@ -194,11 +205,13 @@ class Prefixes:
     Args:
         layers: Per layer, keys and values (n, heads, longest, head size).
         lengths: int64 (n,) tokens of each document.
+        means: float32 (n, H), what :meth:`Backbone.read` gives of them with ``mean``.
     """
 
-    def __init__(self, layers: list[tuple[Tensor, Tensor]], lengths: Tensor) -> None:
+    def __init__(self, layers: list[tuple[Tensor, Tensor]], lengths: Tensor, means: Tensor) -> None:
         self.layers = layers
         self.lengths = lengths
+        self.means = means
         self.bytes = sum(keys.nbytes + values.nbytes for keys, values in layers)
 
 

@@ -26,7 +26,7 @@ def confusable_documents(
     seed: int = 0,
     count: int = 32,
     most: int = MOST_QUERIES,
-) -> dict[str, list[str]]:
+) -> tuple[dict[str, list[str]], Predictor | None]:
     """For each document with training queries, the others that rank highest for those queries.
 
     The frozen LLM reads queries and documents once; a predictor trained on the labels (minutes on a CPU, no pair is
@@ -42,7 +42,7 @@ def confusable_documents(
         most: Training queries to read, at most.
 
     Returns:
-        Document id -> ids.
+        Document id -> ids; and a quick student, of one half of the queries (None if there are not two).
     """
     ids = list(data.documents)
     place = {document: i for i, document in enumerate(ids)}
@@ -58,11 +58,12 @@ def confusable_documents(
     for fold in (0, 1):  # each half is ranked by what the other half taught: of its own labels a student is too sure
         learnt, ranked = list(range(fold, len(judged), 2)), list(range(1 - fold, len(judged), 2))
         if not learnt or not ranked:
-            return {}
+            return {}, None
         predictor = train_on_labels(z_q[learnt], z_d, [positives[i] for i in learnt], w, STEPS, seed)
         right += _vote(votes, predictor, z_q[ranked], z_d, [positives[i] for i in ranked], w)
     print(f"mining: R@1 of the quick student on held-out queries {right / len(judged):.3f}", file=sys.stderr)
-    return {ids[document]: [ids[i] for i, _ in vote.most_common(count)] for document, vote in votes.items()}
+    hardest = {ids[document]: [ids[i] for i, _ in vote.most_common(count)] for document, vote in votes.items()}
+    return hardest, predictor
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 from transformers.pytorch_utils import Conv1D
@@ -22,7 +23,8 @@ from rabtriever.errors import InputError
 from rabtriever.llm.folder import ADAPTER, CONFIG, new_folder, read_config, write_config, write_json
 from rabtriever.llm.loading import ADAPTER_WEIGHTS, is_path, load_base, native_dtype
 from rabtriever.llm.prompt import Prompt, PromptTemplate
-from rabtriever.training.choice_model import ChoiceModel, PoolTrainer
+from rabtriever.predictor import Predictor
+from rabtriever.training.choice_model import STUDENT, ChoiceModel, PoolTrainer
 from rabtriever.training.mining import confusable_documents
 from rabtriever.training.pools import Pool, Pools
 from rabtriever.training.settings import RerankerTraining
@@ -69,10 +71,10 @@ def train_reranker(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base.to(device=device, dtype=native_dtype(device))  # type: ignore[call-arg]
     adapted = _with_adapter(base, source, settings, Path(model) / ADAPTER if start else None)
-    module = ChoiceModel(adapted, bound, settings.objective)
+    module = ChoiceModel(adapted, bound, settings.objective, student_weight=settings.student_weight)
     module.backbone.check_length(bound.max_tokens)
     partial = _resumable(out, {**config, "digest": _digest(data, Path(model) / ADAPTER)})
-    pools = Pools(data, settings, _mined(partial / "negatives.json", data, module, settings))
+    pools = Pools(data, settings, _mined(partial, data, module, settings))
     trainer = PoolTrainer(
         module,
         _arguments(partial, settings, device),
@@ -83,7 +85,7 @@ def train_reranker(
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is the command's answer
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(partial)))
     with new_folder(out) as folder:
-        module.save_adapter(str(folder / ADAPTER))
+        adapted.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)
         (folder / ADAPTER / "README.md").unlink(missing_ok=True)
         shutil.copy(partial / "log.jsonl", folder / "train_log.jsonl")
         write_config(folder, config)
@@ -103,11 +105,22 @@ class _JsonLog(TrainerCallback):
             file.write(line + "\n")
 
 
-def _mined(path: Path, data: RetrievalData, module: ChoiceModel, settings: RerankerTraining) -> dict[str, list[str]]:
+def _mined(partial: Path, data: RetrievalData, module: ChoiceModel, settings: RerankerTraining) -> dict[str, list[str]]:
+    """Hard negatives, mined once; the quick student that found them learns along, if a student shall."""
+    path, student = partial / "negatives.json", partial / STUDENT
     if not path.is_file():
         most = settings.steps * settings.queries  # mining reads no more queries than training will
-        mined = confusable_documents(data, module.backbone, module.prompt, module.head.cpu(), settings.seed, most=most)
+        mined, found = confusable_documents(
+            data, module.backbone, module.prompt, module.head.cpu(), settings.seed, most=most
+        )
+        if found is not None:
+            save_file(found.state_dict(), student)
         write_json(path, mined)
+    if settings.student_weight and student.is_file():
+        weights = load_file(student)
+        width, hidden = weights["query.weight"].shape
+        module.student = Predictor(hidden, width, dropout=0.2).to(module.head.device)
+        module.student.load_state_dict(weights)
     neighbours: dict[str, list[str]] = json.loads(path.read_text())
     return neighbours
 

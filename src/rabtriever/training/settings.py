@@ -28,6 +28,10 @@ class RerankerTraining:
         default=0.7,
         metadata={"help": "share of a pool and of a query's negatives that is mined: mistaken for the positive"},
     )
+    student_weight: float = field(
+        default=0.0,
+        metadata={"help": "weight of a student's label softmax, trained along: the LLM learns to be read apart, too"},
+    )
     learning_rate: float = field(default=4e-4, metadata={"help": "peak learning rate, cosine decay after 5%% warm-up"})
     lora_rank: int = field(default=16, metadata={"help": "rank of the adapter"})
     lora_depth: float = field(default=0.67, metadata={"help": "upper share of the layers that gets an adapter"})
@@ -44,8 +48,8 @@ class RerankerTraining:
             raise InputError(f"objective {self.objective!r}: choose one of {', '.join(OBJECTIVES)}")
         if min(self.steps, self.queries, self.negatives, self.lora_rank, self.checkpoint_every) < 1:
             raise InputError("steps, queries, negatives, lora_rank and checkpoint_every must be at least 1")
-        if self.pool < 2 or self.learning_rate <= 0:
-            raise InputError("pool must be at least 2 and learning_rate above 0")
+        if self.pool < 2 or self.learning_rate <= 0 or self.student_weight < 0:
+            raise InputError("pool must be at least 2, learning_rate above 0 and student_weight not below 0")
         if not 0 <= self.hard <= 1 or not 0 < self.lora_depth <= 1:
             raise InputError("hard must lie in [0, 1] and lora_depth in (0, 1]")
 
