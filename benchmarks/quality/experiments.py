@@ -98,7 +98,8 @@ def _teacher(job: Job, args: argparse.Namespace, record: _Record) -> None:
         bench = Bench(_load(args, [task]), split, limit, 0)
         scores = bench.teacher(cache)
         settings = RerankerTraining(**o["settings"])
-        shape = {"task": task, "split": split, "system": "reranker", "objective": settings.objective}
+        objective = settings.objective + (" + student" if settings.student_weight else "")
+        shape = {"task": task, "split": split, "system": "reranker", "objective": objective}
         row = {**shape, "teacher": job.name, "n_queries": len(bench.texts), **bench.quality(scores)}
         record.rows.append({**row, "absent_auroc": bench.absent(scores), "seed": settings.seed})
         record.write()
@@ -116,8 +117,9 @@ def _students(job: Job, args: argparse.Namespace, record: _Record) -> None:
     data = _load(args, o["tasks"], o.get("per_task"), 0)
     teacher = GenerativeReranker.from_pretrained(_folder(args, o["teacher"]))
     cache = StateCache(teacher)
-    benches = [Bench(_load(args, [task]), split, limit, 0) for task, split, limit in o.get("evaluate", [])]
-    judged = [bench.teacher(cache) if bench.split in o.get("agreement", []) else None for bench in benches]
+    evaluate = o.get("evaluate", [])
+    benches = [Bench(_load(args, [task]), split, limit, 0) for task, split, limit, *_ in evaluate]
+    judged = [bench.teacher(cache) if more else None for bench, (_, _, _, *more) in zip(benches, evaluate, strict=True)]
     done = {json.dumps(row["variant"], sort_keys=True) for row in record.rows}
     for variant in o["variants"]:
         if json.dumps(variant, sort_keys=True) in done:

@@ -82,11 +82,20 @@ def _predictors(widths: tuple[int, ...]) -> list[Options]:
 
 
 def _policies(budgets: tuple[int, ...]) -> list[Options]:
-    """Question 4: R@1 against teacher calls for each rule of sampling; the teacher's own only at the largest."""
+    """Question 4: R@1 against teacher calls for each rule of sampling; the teacher's own only at the largest.
+
+    Then, at the middle budget, how far the student's own ranking should be followed.
+    """
     rules = ("on", "uniform", "bm25")
     triples = itertools.product(budgets, SEEDS, rules)
     curves = [{"policy": policy, "teacher_calls": calls, "seed": seed} for calls, seed, policy in triples]
-    return [*curves, {"policy": "teacher", "teacher_calls": budgets[-1]}]
+    own = [{"exploration": share} for share in (0.0, 0.25)] + [{"pairs": count} for count in (2, 5)] + [{"rounds": 10}]
+    middle = budgets[len(budgets) // 2]
+    return [
+        *curves,
+        {"policy": "teacher", "teacher_calls": budgets[-1]},
+        *({"policy": "on", "teacher_calls": middle, **change} for change in own),
+    ]
 
 
 def _side_by_side(task: str, teacher: str, settings: Options, dev: list[Any]) -> Job:
@@ -112,6 +121,22 @@ def _transfer(task: str, limit: int | None) -> Job:
     """Question 5: a model of another task, on documents and a task it never saw."""
     options = {"task": task, "split": "test", "teacher": "tools", "limit": limit, "reranker": False}
     return Job(f"systems-{task}-unseen", "systems", {**options, "students": {"retriever": "tools"}})
+
+
+def _apart(recipe: Options) -> list[Job]:
+    """Whether a teacher that is trained with a student in the loop can be distilled better; and into what."""
+    evaluate = [["metatool", "dev", None], ["metatool", "dev", 30, "agreement"]]
+    chosen = ("retriever", "retriever, quadratic", "labels-only")
+    variants = [{"system": name, **STUDENTS[name]} for name in chosen]
+    queue = []
+    for name, weight in (("longer", 0.0), ("apart", 1.0)):
+        training = {"steps": 64, "learning_rate": 3e-4, "student_weight": weight, "checkpoint_every": 16}
+        options = {"tasks": ["metatool"], "model": "tools", "settings": training, "evaluate": [["metatool", "dev", 30]]}
+        queue.append(Job(f"teacher-metatool-{name}", "teacher", options))
+    for name in ("tools", "teacher-metatool-longer", "teacher-metatool-apart"):
+        options = {"tasks": ["metatool"], "teacher": name, "settings": recipe, "variants": variants}
+        queue.append(Job(f"students-of-{name}", "students", {**options, "evaluate": evaluate}))
+    return queue
 
 
 def folder(system: str) -> str:
@@ -146,6 +171,7 @@ def _cpu() -> list[Job]:
             "students",
             {**tools, "settings": {**plain, "label_weight": 0.5}, "variants": _predictors((32, 128, 512))},
         ),
+        *_apart(on_tools),
         Job(
             "teacher-general",
             "teacher",

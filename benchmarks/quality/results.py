@@ -126,7 +126,8 @@ def _variants(size: str, name: str, record: dict[str, Any]) -> list[str]:
 
 def _policies(size: str, name: str, record: dict[str, Any]) -> list[str]:
     curves: dict[str, dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in record["rows"]:
+    plain = [row for row in record["rows"] if row["variant"].keys() <= {"policy", "teacher_calls", "seed"}]
+    for row in plain:
         budget = row["variant"].get("teacher_calls", row["teacher_calls"])
         curves[row["policy"]][budget].append(row)
     budgets = sorted({budget for curve in curves.values() for budget in curve})
@@ -136,14 +137,24 @@ def _policies(size: str, name: str, record: dict[str, Any]) -> list[str]:
         lines.append(_line([policy, *(_spread(curve[b], "R@1") if curve[b] else "" for b in budgets)]))
     first = record["rows"][0]
     head = f"R@1 on {first['task']}, {first['split']}, {first['n_queries']} queries; mean ± deviation over seeds."
-    return [head, "", *lines, "", f"![R@1 against teacher calls](figures/{name}-{size}.svg)"]
+    lines += ["", f"![R@1 against teacher calls](figures/{name}-{size}.svg)", ""]
+    changed = [row for row in record["rows"] if row not in plain]
+    if changed:
+        lines += [_line(["on-policy, with", "teacher calls", "R@1"]), _rule(1, 2)]
+    for row in changed:
+        what = {key: value for key, value in row["variant"].items() if key not in ("policy", "teacher_calls")}
+        label = ", ".join(f"{key} {value}" for key, value in what.items())
+        lines.append(_line([label, _count(row["teacher_calls"]), _number(row["R@1"])]))
+    return [head, "", *lines]
 
 
 def _students(size: str, name: str, record: dict[str, Any]) -> list[str]:
-    lines = [_line(["task", "split", "queries", "system", "objective", "teacher calls", *QUALITY]), _rule(5, 5)]
+    columns = [*QUALITY, *(["pearson"] if any("pearson" in row for row in record["rows"]) else [])]
+    lines = [_line(["task", "split", "queries", "system", "objective", "teacher calls", *columns])]
+    lines.append(_rule(5, 1 + len(columns)))
     for row in record["rows"]:
         start = [row["task"], row["split"], str(row["n_queries"]), row["system"], row["objective"]]
-        lines.append(_line([*start, _count(row["teacher_calls"]), *(_number(row[column]) for column in QUALITY)]))
+        lines.append(_line([*start, _count(row["teacher_calls"]), *(_number(row.get(column)) for column in columns)]))
     return lines
 
 

@@ -5,7 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rabtriever.training.losses import dpo, embedding_error, listwise, pointwise, policy_kl, reverse_kl, vocabulary_kl
+from rabtriever.training.losses import (
+    decorrelation,
+    dpo,
+    embedding_error,
+    listwise,
+    pointwise,
+    policy_kl,
+    reverse_kl,
+    vocabulary_kl,
+)
 
 
 def test_listwise_is_the_softmax_cross_entropy():
@@ -74,3 +83,10 @@ def test_policy_kl_is_that_of_the_softmax_over_each_querys_documents():
         for q in (0, 4, 9)
     ]
     torch.testing.assert_close(policy_kl(mine, theirs, query), torch.stack(expected).mean(), rtol=1e-4, atol=1e-4)
+
+
+@given(seed=st.integers(0, 99), scale=st.floats(0.1, 10), offset=st.floats(-5, 5))
+def test_decorrelation_is_blind_to_scale_and_offset(seed, scale, offset):
+    student, teacher = torch.randn(2, 9, generator=torch.Generator().manual_seed(seed))
+    expected = 1 - torch.corrcoef(torch.stack([student, teacher]))[0, 1]
+    torch.testing.assert_close(decorrelation(student * scale + offset, teacher), expected, rtol=1e-3, atol=1e-3)

@@ -15,7 +15,7 @@ from rabtriever.llm.backbone import TOKEN_BUDGET, Backbone, Prefixes, token_batc
 from rabtriever.llm.loading import head_row
 from rabtriever.llm.prompt import Prompt
 from rabtriever.predictor import Predictor
-from rabtriever.training.losses import dpo, listwise, pointwise
+from rabtriever.training.losses import decorrelation, dpo, listwise, pointwise
 from rabtriever.training.pools import Pool
 
 STUDENT = "student.safetensors"
@@ -29,7 +29,7 @@ class ChoiceModel(nn.Module):
         prompt: Its prompt.
         objective: ``listwise``, ``sft`` or ``dpo``.
         student: A predictor that learns along, if the LLM shall learn to be read apart, too.
-        student_weight: Weight of its label softmax over the pool's documents.
+        student_weight: Weight of its losses: label softmax over the pool's documents, decorrelation from the LLM.
     """
 
     head: Tensor
@@ -56,7 +56,9 @@ class ChoiceModel(nn.Module):
         result = {"loss": self._loss(pool, log_odds, positive), "accuracy": _accuracy(log_odds, positive)}
         if self.student is not None:
             apart = self._apart(pool, prefixes)
-            result["loss"] = result["loss"] + self.student_weight * listwise(apart, positive)
+            asked = pool.asked.to(self.head.device)
+            follows = decorrelation(apart[asked], log_odds[asked].detach())
+            result["loss"] = result["loss"] + self.student_weight * (listwise(apart, positive) + follows)
             result["student_accuracy"] = _accuracy(apart, positive)
         return result
 

@@ -74,6 +74,19 @@ def log_odds_error(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).square().mean() / teacher.var(correction=0).clamp_min(1e-6)
 
 
+def decorrelation(student: Tensor, teacher: Tensor) -> Tensor:
+    """One minus the correlation of log-odds: blind to scale and offset, which distillation settles later.
+
+    Args:
+        student: float (n,) log-odds.
+        teacher: float (n,) log-odds.
+
+    Returns:
+        Scalar in [0, 2].
+    """
+    return 1 - F.cosine_similarity(student - student.mean(), teacher - teacher.mean(), dim=0)
+
+
 def embedding_error(predicted: Tensor, target: Tensor, scale: Tensor) -> Tensor:
     """The JEPA term: squared error of the context embedding, each dimension in units of its own spread.
 

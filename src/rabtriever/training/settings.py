@@ -30,7 +30,9 @@ class RerankerTraining:
     )
     student_weight: float = field(
         default=0.0,
-        metadata={"help": "weight of a student's label softmax, trained along: the LLM learns to be read apart, too"},
+        metadata={
+            "help": "weight of a student's losses (labels, and the LLM's judgement): the LLM learns to be read apart"
+        },
     )
     learning_rate: float = field(default=4e-4, metadata={"help": "peak learning rate, cosine decay after 5%% warm-up"})
     lora_rank: int = field(default=16, metadata={"help": "rank of the adapter"})
