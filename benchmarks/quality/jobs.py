@@ -201,6 +201,10 @@ def _cpu() -> list[Job]:
             },
         ),
         *(_systems(task, "test", "teacher-general", 60, first_stage="retriever") for task in FACTS),
+        *(
+            _objective("saycan_next", objective, 24, model="teacher-general")
+            for objective in ("listwise", "sft", "dpo")
+        ),
         *(_transfer(task, limit) for task, limit in (("saycan_next", None), ("esconv", 200))),
     ]
 
@@ -279,10 +283,10 @@ def _passages(year: int) -> Job:
     return _systems("msmarco_dl1920", f"test_dl{year}", "teacher-general", None, first_stage=run)
 
 
-def _objective(task: str, objective: str, steps: int) -> Job:
+def _objective(task: str, objective: str, steps: int, **more: Any) -> Job:  # noqa: ANN401
     """Question 1: what a teacher is trained for."""
     settings = {"steps": steps, "objective": objective, "checkpoint_every": 100}
-    return Job(f"teacher-{task}-{objective}", "teacher", _judged(task, settings))
+    return Job(f"teacher-{task}-{objective}", "teacher", {**_judged(task, settings), **more})
 
 
 def _negatives(task: str, count: int, hard: float) -> Job:
