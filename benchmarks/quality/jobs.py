@@ -125,7 +125,7 @@ def _transfer(task: str, limit: int | None) -> Job:
 
 def _apart(recipe: Options) -> list[Job]:
     """Whether a teacher that is trained with a student in the loop can be distilled better; and into what."""
-    evaluate = [["metatool", "dev", None], ["metatool", "dev", 30, "agreement"]]
+    evaluate = [["metatool", "dev", None], ["metatool", "dev", 30, "teacher"]]
     chosen = ("retriever", "retriever, quadratic", "labels-only")
     variants = [{"system": name, **STUDENTS[name]} for name in chosen]
     queue = []
@@ -137,6 +137,17 @@ def _apart(recipe: Options) -> list[Job]:
         options = {"tasks": ["metatool"], "teacher": name, "settings": recipe, "variants": variants}
         queue.append(Job(f"students-of-{name}", "students", {**options, "evaluate": evaluate}))
     return queue
+
+
+def _agreement(settings: Options) -> Job:
+    """How far log-odds follow the teacher's over all pairs of 100 test queries, if calls are spread evenly."""
+    squares = {"divergence": "squares", "kl_weight": 3.0, "policy": "uniform", "steps": 4000}
+    best = {"teacher_calls": 16_000, "label_weight": 0.2}
+    variants = [{**best, "teacher_calls": 4000}, best, {**best, "label_weight": 0.0}]
+    variants += [{**best, "width": 512}, {**best, "width": 512, "predictor": "quadratic"}]
+    evaluate = [["metatool", "dev", None], ["metatool", "test", 100, "teacher"]]
+    options = {"tasks": ["metatool"], "teacher": "tools", "settings": {**settings, **squares}, "variants": variants}
+    return Job("agreement-metatool", "students", {**options, "evaluate": evaluate})
 
 
 def folder(system: str) -> str:
@@ -171,6 +182,7 @@ def _cpu() -> list[Job]:
             "students",
             {**tools, "settings": {**plain, "label_weight": 0.5}, "variants": _predictors((32, 128, 512))},
         ),
+        _agreement(plain),
         *_apart(on_tools),
         Job(
             "teacher-general",
@@ -193,9 +205,9 @@ def _cpu() -> list[Job]:
             "students",
             {
                 "tasks": mixed,
-                "per_task": 600,
+                "per_task": 2500,
                 "teacher": "teacher-general",
-                "settings": {"teacher_calls": 6000, "steps": 3000, "rounds": 6},
+                "settings": {"teacher_calls": 8000, "steps": 6000, "rounds": 6},
                 "variants": [{"system": "retriever"}],
                 "evaluate": [["metatool", "test", None], ["saycan_next", "test", None], ["esconv", "test", 200]],
             },

@@ -64,6 +64,7 @@ def _sections(size: str, records: dict[str, dict[str, Any]]) -> list[str]:
         "policies": _policies,
         "teacher": _teachers,
         "students": _students,
+        "agreement": _students,
     }.items():
         for name, record in records.items():
             if name.startswith(f"{stem}-") and record["rows"]:
