@@ -175,12 +175,12 @@ def _scores(
     for student in students.values():
         caches.setdefault(student.teacher.fingerprint, StateCache(student.teacher))
     scores = {name: bench.student(s, caches[s.teacher.fingerprint]) for name, s in students.items()}
+    scores["bm25"] = bench.bm25()
     first = o.get("first_stage", "")
     if first.endswith(".trec"):
         bench.restrict_to(read_run(args.data / o["task"] / first))
     elif first:
         bench.restrict(scores[first], 100)
-    scores["bm25"] = bench.bm25()
     if minilm_folder():
         scores["minilm"] = bench.minilm()
     if "biencoder" in o:

@@ -123,17 +123,17 @@ def _transfer(task: str, limit: int | None) -> Job:
     return Job(f"systems-{task}-unseen", "systems", {**options, "students": {"retriever": "tools"}})
 
 
-def _apart(recipe: Options) -> list[Job]:
+def _apart(recipe: Options, training: Options, start: Options, others: list[str]) -> list[Job]:
     """Whether a teacher that is trained with a student in the loop can be distilled better; and into what."""
     evaluate = [["metatool", "dev", None], ["metatool", "dev", 30, "teacher"]]
     chosen = ("retriever", "retriever, quadratic", "labels-only")
     variants = [{"system": name, **STUDENTS[name]} for name in chosen]
     queue = []
     for name, weight in (("longer", 0.0), ("apart", 1.0)):
-        training = {"steps": 64, "learning_rate": 3e-4, "student_weight": weight, "checkpoint_every": 16}
-        options = {"tasks": ["metatool"], "model": "tools", "settings": training, "evaluate": [["metatool", "dev", 30]]}
+        settings = {**training, "student_weight": weight}
+        options = {"tasks": ["metatool"], **start, "settings": settings, "evaluate": [["metatool", "dev", 30]]}
         queue.append(Job(f"teacher-metatool-{name}", "teacher", options))
-    for name in ("tools", "teacher-metatool-longer", "teacher-metatool-apart"):
+    for name in (*others, "teacher-metatool-longer", "teacher-metatool-apart"):
         options = {"tasks": ["metatool"], "teacher": name, "settings": recipe, "variants": variants}
         queue.append(Job(f"students-of-{name}", "students", {**options, "evaluate": evaluate}))
     return queue
@@ -183,7 +183,7 @@ def _cpu() -> list[Job]:
             {**tools, "settings": {**plain, "label_weight": 0.5}, "variants": _predictors((32, 128, 512))},
         ),
         _agreement(plain),
-        *_apart(on_tools),
+        *_apart(on_tools, {"steps": 64, "learning_rate": 3e-4, "checkpoint_every": 16}, {"model": "tools"}, ["tools"]),
         Job(
             "teacher-general",
             "teacher",
@@ -212,7 +212,7 @@ def _cpu() -> list[Job]:
                 "evaluate": [["metatool", "test", None], ["saycan_next", "test", None], ["esconv", "test", 200]],
             },
         ),
-        *(_systems(task, "test", "teacher-general", 60, first_stage="retriever") for task in FACTS),
+        *(_systems(task, "test", "teacher-general", 60, first_stage="bm25") for task in FACTS),
         *(
             _objective("saycan_next", objective, 24, model="teacher-general")
             for objective in ("listwise", "sft", "dpo")
@@ -244,7 +244,7 @@ def _gpu() -> list[Job]:
         ]
     queue += [
         _systems("esconv", "test_turnstart", "teacher-esconv", None),
-        *(_systems(task, "test", "teacher-general", None, first_stage="retriever") for task in mixed[3:]),
+        *(_systems(task, "test", "teacher-general", None, first_stage="bm25") for task in mixed[3:]),
         *(_passages(year) for year in (19, 20)),
     ]
     tools = {"tasks": ["metatool"], "teacher": "teacher-metatool", "evaluate": [["metatool", "dev", None]]}
@@ -259,6 +259,7 @@ def _gpu() -> list[Job]:
     for task in ("metatool", "saycan_next"):
         queue += [_objective(task, objective, 800) for objective in ("listwise", "sft", "dpo")]
         queue += [_negatives(task, count, hard) for count in (1, 3, 7) for hard in (0.0, 0.7)]
+    queue += _apart(recipe, {**full, "steps": 1000}, {"model": "teacher-metatool"}, ["teacher-metatool"])
     for left_out in mixed:
         rest = [task for task in mixed if task != left_out]
         queue += [
@@ -277,7 +278,7 @@ def _gpu() -> list[Job]:
                     "teacher": f"teacher-without-{left_out}",
                     "limit": 300,
                     "students": {"retriever": f"students-without-{left_out}/retriever"},
-                    **({} if left_out in SINGLE else {"first_stage": "retriever"}),
+                    **({} if left_out in SINGLE else {"first_stage": "bm25"}),
                 },
             ),
         ]
