@@ -84,7 +84,8 @@ def _predictors(widths: tuple[int, ...]) -> list[Options]:
 def _policies(budgets: tuple[int, ...]) -> list[Options]:
     """Question 4: R@1 against teacher calls for each rule of sampling; the teacher's own only at the largest.
 
-    Then, at the middle budget, how far the student's own ranking should be followed.
+    Then, at the middle budget, how far the student's own ranking should be followed; and what came out of that, more
+    queries with two pairs each, for all rules: half the calls on-policy against the rest's.
     """
     rules = ("on", "uniform", "bm25")
     triples = itertools.product(budgets, SEEDS, rules)
@@ -95,6 +96,11 @@ def _policies(budgets: tuple[int, ...]) -> list[Options]:
         *curves,
         {"policy": "teacher", "teacher_calls": budgets[-1]},
         *({"policy": "on", "teacher_calls": middle, **change} for change in own),
+        *(
+            {"policy": policy, "teacher_calls": calls, "pairs": 2, "seed": seed}
+            for policy, calls in (("on", budgets[-1] // 2), ("uniform", budgets[-1]), ("bm25", budgets[-1]))
+            for seed in SEEDS
+        ),
     ]
 
 

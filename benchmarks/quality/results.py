@@ -27,6 +27,7 @@ SIZES = {
         "method deserves: compare systems within a table, not tables with published figures.",
     ),
 }
+PLAIN = {"policy", "teacher_calls", "seed"}  # what a curve of question 4 varies
 Row = dict[str, Any]
 
 
@@ -127,7 +128,7 @@ def _variants(size: str, name: str, record: dict[str, Any]) -> list[str]:
 
 def _policies(size: str, name: str, record: dict[str, Any]) -> list[str]:
     curves: dict[str, dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    plain = [row for row in record["rows"] if row["variant"].keys() <= {"policy", "teacher_calls", "seed"}]
+    plain = [row for row in record["rows"] if row["variant"].keys() <= PLAIN]
     for row in plain:
         budget = row["variant"].get("teacher_calls", row["teacher_calls"])
         curves[row["policy"]][budget].append(row)
@@ -139,13 +140,16 @@ def _policies(size: str, name: str, record: dict[str, Any]) -> list[str]:
     first = record["rows"][0]
     head = f"R@1 on {first['task']}, {first['split']}, {first['n_queries']} queries; mean ± deviation over seeds."
     lines += ["", f"![R@1 against teacher calls](figures/{name}-{size}.svg)", ""]
-    changed = [row for row in record["rows"] if row not in plain]
+    changed: dict[str, list[Row]] = defaultdict(list)
+    for row in record["rows"]:
+        if row not in plain:
+            what = {key: value for key, value in row["variant"].items() if key not in PLAIN}
+            label = ", ".join(f"{key} {value}" for key, value in what.items())
+            changed[f"{row['policy']}|{label}|{_count(row['variant']['teacher_calls'])}"].append(row)
     if changed:
-        lines += [_line(["on-policy, with", "teacher calls", "R@1"]), _rule(1, 2)]
-    for row in changed:
-        what = {key: value for key, value in row["variant"].items() if key not in ("policy", "teacher_calls")}
-        label = ", ".join(f"{key} {value}" for key, value in what.items())
-        lines.append(_line([label, _count(row["teacher_calls"]), _number(row["R@1"])]))
+        lines += [_line(["policy", "changed", "teacher calls", "seeds", "R@1"]), _rule(2, 3)]
+    for label, rows in changed.items():
+        lines.append(_line([*label.split("|"), str(len(rows)), _spread(rows, "R@1")]))
     return [head, "", *lines]
 
 
