@@ -113,6 +113,11 @@ def test_training_goes_on_from_a_reranker(tiny_data, llm_folder, tmp_path):
     further = json.loads((tmp_path / "second" / "rabtriever.json").read_text())
     assert further["llm"] == config["llm"] and further["prompt"] == config["prompt"]
     assert further["training_before"] == [config["training"]] and further["training"]["steps"] == 1
+    retriever = {**config, "training": {"policy": "on"}, "teacher": {"training": config["training"]}}
+    (tmp_path / "first" / "rabtriever.json").write_text(json.dumps(retriever))
+    train_reranker(tiny_data, tmp_path / "third", str(tmp_path / "first"), None, settings)
+    further = json.loads((tmp_path / "third" / "rabtriever.json").read_text())
+    assert further["training_before"] == [config["training"]]  # the reranker's, not the retriever's
 
 
 def test_bad_input_is_named(tiny_data, llm_folder, tmp_path):

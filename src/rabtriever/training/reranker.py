@@ -61,7 +61,8 @@ def train_reranker(
     prompt = prompt or (PromptTemplate.from_dict(start["prompt"]) if start else PromptTemplate())
     config = {"llm": source, "prompt": prompt.to_dict(), "data": data.name, "training": asdict(settings)}
     if start:
-        config["training_before"] = [*start.get("training_before", []), start.get("training")]
+        before = start.get("teacher", start)  # of a retriever's folder, its teacher's
+        config["training_before"] = [*before.get("training_before", []), before.get("training")]
     data.judged("train")
     if len(data.documents) < 2:
         raise InputError(f"{data.name}: training needs at least two documents, to tell one from the other")
