@@ -6,15 +6,21 @@ from hypothesis import strategies as st
 from rabtriever.calibration import Calibration
 
 
-def judged(temperature, offset, n=200_000):
+def judged(temperature, offset, n=200_000, mean=0.0):
     chance = np.random.default_rng(0)
-    log_odds = chance.normal(0, 4, n)
+    log_odds = chance.normal(mean, 4, n)
     return log_odds, chance.random(n) < Calibration(temperature, offset).probability(log_odds)
 
 
 @pytest.mark.parametrize(("temperature", "offset"), [(1.0, 0.0), (2.5, -3.0), (0.5, 1.0)])
 def test_the_scaling_that_made_the_judgements_is_found(temperature, offset):
     fitted = Calibration.fit(*judged(temperature, offset))
+    assert fitted.temperature == pytest.approx(temperature, rel=0.1) and fitted.offset == pytest.approx(offset, abs=0.2)
+
+
+@pytest.mark.parametrize(("temperature", "offset", "mean"), [(2.0, -3.0, 3.0), (3.0, -3.0, 3.0), (3.0, -4.0, 5.0)])
+def test_the_fit_converges_where_plain_newton_steps_swing(temperature, offset, mean):
+    fitted = Calibration.fit(*judged(temperature, offset, 20_000, mean))
     assert fitted.temperature == pytest.approx(temperature, rel=0.1) and fitted.offset == pytest.approx(offset, abs=0.2)
 
 

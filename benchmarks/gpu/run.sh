@@ -26,6 +26,7 @@ python3 "$here/../quality/work.py" --data "$work/data" --work "$work/models" --o
   --minutes "${MINUTES:-9}" ${JOBS:+--jobs "$JOBS"}
 [ -z "$out" ] && exit 0
 mkdir -p "$out" && tar -czf "$out/results.tgz" -C "$work" results
+(cd "$work/models" && find . -name '*.json' -not -path '*partial*' | tar -czf "$out/configs.tgz" -T -)  # without them no model loads
 for adapter in "$work"/models/teacher-*/adapter/adapter_model.safetensors "$work"/models/students-general/*/predictor.safetensors; do
   [ -f "$adapter" ] || continue
   name=$(echo "${adapter#"$work"/models/}" | tr / _)

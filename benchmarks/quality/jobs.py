@@ -101,6 +101,10 @@ def _policies(budgets: tuple[int, ...]) -> list[Options]:
             for policy, calls in (("on", budgets[-1] // 2), ("uniform", budgets[-1]), ("bm25", budgets[-1]))
             for seed in SEEDS
         ),
+        *(
+            {"policy": "on", "teacher_calls": budgets[-1] // 2, "pairs": 2, "exploration": 0.0, "seed": seed}
+            for seed in SEEDS
+        ),
     ]
 
 

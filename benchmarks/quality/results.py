@@ -120,7 +120,7 @@ def _variants(size: str, name: str, record: dict[str, Any]) -> list[str]:
         lines.append(_line([*label.split("|"), str(len(rows)), *(_spread(rows, column) for column in QUALITY)]))
     first = record["rows"][0]
     return [
-        f"{first['task']}, {first['split']}, {first['n_queries']} queries; mean ± deviation over seeds.",
+        f"{first['task']}, {first['split']}, {first['n_queries']} queries; mean ± sample deviation over seeds.",
         "",
         *lines,
     ]
@@ -138,7 +138,9 @@ def _policies(size: str, name: str, record: dict[str, Any]) -> list[str]:
     for policy, curve in curves.items():
         lines.append(_line([policy, *(_spread(curve[b], "R@1") if curve[b] else "" for b in budgets)]))
     first = record["rows"][0]
-    head = f"R@1 on {first['task']}, {first['split']}, {first['n_queries']} queries; mean ± deviation over seeds."
+    head = (
+        f"R@1 on {first['task']}, {first['split']}, {first['n_queries']} queries; mean ± sample deviation over seeds."
+    )
     lines += ["", f"![R@1 against teacher calls](figures/{name}-{size}.svg)", ""]
     changed: dict[str, list[Row]] = defaultdict(list)
     for row in record["rows"]:
@@ -183,7 +185,7 @@ def _figure(path: Path, curves: dict[str, dict[int, list[Row]]]) -> None:
         budgets = sorted(curve)
         values = [[row["R@1"] for row in curve[budget]] for budget in budgets]
         means = [statistics.mean(some) for some in values]
-        spread = [statistics.pstdev(some) for some in values]
+        spread = [statistics.stdev(some) if len(some) > 1 else 0.0 for some in values]
         axes.errorbar(budgets, means, yerr=spread, marker="o", capsize=3, label=policy)
     axes.set(xscale="log", xlabel="teacher calls", ylabel="R@1")
     axes.set_xticks(sorted({b for curve in curves.values() for b in curve}), minor=False)
@@ -204,7 +206,7 @@ def _source(size: str, record: dict[str, Any]) -> list[str]:
 def _spread(rows: list[Row], column: str) -> str:
     values = [row[column] for row in rows]
     mean = _number(statistics.mean(values))
-    return mean if len(values) == 1 else f"{mean} ± {_number(statistics.pstdev(values))}"
+    return mean if len(values) == 1 else f"{mean} ± {_number(statistics.stdev(values))}"
 
 
 def _number(value: float | None) -> str:

@@ -41,6 +41,7 @@ def main() -> None:
         from quality.experiments import run
 
         return run(next(job for job in todo if job.name == args.one), args)
+    failed = False
     deadline = time.monotonic() + 60 * args.minutes
     for job in todo:
         if not fnmatch.fnmatch(job.name, args.jobs):
@@ -58,7 +59,11 @@ def main() -> None:
             code = subprocess.run([*again, "--size", args.size, "--one", job.name], timeout=left).returncode
         except subprocess.TimeoutExpired:
             return print(f"time is up in {job.name}; the same command goes on", flush=True)
+        failed |= code != 0
         print(f"{'made' if code == 0 else 'FAILED'}  {job.name}  {time.monotonic() - started:.0f} s", flush=True)
+
+    if failed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ class Calibration:
 
     @classmethod
     def fit(cls, log_odds: np.ndarray, right: np.ndarray) -> Calibration:
-        """The most probable scaling for judged pairs (Newton's method on the logistic loss).
+        """The most probable scaling for judged pairs (Newton's method on the logistic loss, with backtracking).
 
         Args:
             log_odds: float (n,).
@@ -44,13 +44,20 @@ class Calibration:
             return cls()
         inputs, start = np.stack([x, np.ones_like(x)]), np.array([1.0, 0.0])
         pull = PRIOR * np.array([np.square(x).mean(), 1.0])
+
+        def loss(at: np.ndarray) -> float:
+            scores = at @ inputs
+            return float((np.logaddexp(0, scores) - y * scores).sum() + (pull * np.square(at - start)).sum() / 2)
+
         values = start
         for _ in range(100):
             p = 1 / (1 + np.exp(-np.clip(values @ inputs, -500, 500)))
             slope = inputs @ (p - y) + pull * (values - start)
             curvature = (inputs * (p * (1 - p))) @ inputs.T + np.diag(pull)
             step = np.linalg.solve(curvature, slope)
-            values = values - step * min(1.0, 2 / max(float(np.abs(step).max()), 1e-9))
-            if np.abs(step).max() < 1e-9:
+            while loss(values - step) > loss(values) and np.abs(step).max() > 1e-9:
+                step = step / 2
+            values = values - step
+            if np.abs(step).max() <= 1e-9:
                 break
         return cls(float(1 / values[0]), float(values[1])) if values[0] > 1e-3 else cls()

@@ -12,7 +12,8 @@ def test_a_mixture_holds_every_text_and_judgement_under_its_sources_name(tiny_da
     assert both.name == "tiny+other" and len(both.documents) == 12 and len(both.queries) == 24
     assert both.documents["other/lamp"].id == "other/lamp"
     assert both.documents["other/lamp"].content == tiny_data.documents["lamp"].content
-    assert both.qrels["train"]["tiny/q0"] == {"tiny/weather": 1} and len(both.qrels["test"]) == 8
+    assert both.qrels["dev"] == {f"{name}/q0": {f"{name}/weather": 1} for name in ("tiny", "other")}
+    assert both.qrels["train"]["tiny/q7"] == {"tiny/flight": 1} and len(both.qrels["test"]) == 8
 
 
 def test_each_source_gives_at_most_so_many_train_queries_and_keeps_its_other_splits(tiny_data):

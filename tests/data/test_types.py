@@ -66,3 +66,12 @@ def test_a_split_without_a_positive_judgement_and_a_limit_below_one_are_refused(
         DATA.judged("junk")
     with pytest.raises(InputError, match="a limit of 0"):
         DATA.judged("train", limit=0)
+
+
+def test_a_dev_split_is_taken_from_train_where_there_is_none(tiny_data):
+    data = tiny_data.with_dev()
+    assert set(data.qrels["dev"]) == {"q0"} and not set(data.qrels["train"]) & set(data.qrels["dev"])
+    assert data.qrels["train"] | data.qrels["dev"] == tiny_data.qrels["train"]
+    assert data.with_dev() is data  # there is one now
+    tiny_data.qrels.pop("train")
+    assert tiny_data.with_dev() is tiny_data

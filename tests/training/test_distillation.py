@@ -37,7 +37,7 @@ def test_the_student_learns_its_teachers_log_odds(tiny_data, reranker, tmp_path)
     assert np.corrcoef(mine.ravel(), theirs.ravel())[0, 1] > 0.8
     log = log_of(tmp_path / "out")
     assert log[-1]["teacher_calls"] <= 40
-    assert log[-1]["mse"] < 0.5 * log[0]["mse"]
+    assert log[-1]["mse"] < 0.6 * log[0]["mse"]  # though its pairs are three times as many
     # A predictor that looks at the document beats one that averages it away.
     assert log[-1]["pair_error"] < log[-1]["mean_document"] and log[-1]["spread"] > 0
     expected = {
@@ -134,9 +134,7 @@ def test_works_without_qrels(tiny_data, reranker, tmp_path):
 def test_no_pair_is_bought_twice_and_no_budget_is_too_small_or_large(tiny_data, tmp_path, calls):
     distill(tiny_data, "teacher", tmp_path / "out", replace(QUICK, teacher_calls=calls, pairs=3, rounds=12))
     last = log_of(tmp_path / "out")[-1]
-    assert (
-        last["teacher_calls"] == last["new_teacher_calls"] <= min(calls, 7 * 6)
-    )  # all there are: 7 queries, 6 documents
+    assert last["teacher_calls"] == last["new_teacher_calls"] == min(calls, 7 * 6)  # all pairs: 7 queries, 6 documents
 
 
 def test_what_was_paid_for_is_not_asked_again(tiny_data, reranker, tmp_path, monkeypatch):
@@ -148,7 +146,7 @@ def test_what_was_paid_for_is_not_asked_again(tiny_data, reranker, tmp_path, mon
 
 
 def test_held_out_queries_are_never_trained_on(tiny_data):
-    train, dev = split_queries(tiny_data, QUICK)
+    train, dev = split_queries(tiny_data.with_dev(), QUICK)
     assert dev and not set(train) & set(dev) and not set(train) & set(tiny_data.qrels["test"])
     tiny_data.qrels.pop("train")
     train, dev = split_queries(tiny_data, QUICK)

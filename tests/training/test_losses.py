@@ -10,6 +10,7 @@ from rabtriever.training.losses import (
     dpo,
     embedding_error,
     listwise,
+    log_odds_error,
     pointwise,
     policy_kl,
     reverse_kl,
@@ -90,3 +91,9 @@ def test_decorrelation_is_blind_to_scale_and_offset(seed, scale, offset):
     student, teacher = torch.randn(2, 9, generator=torch.Generator().manual_seed(seed))
     expected = 1 - torch.corrcoef(torch.stack([student, teacher]))[0, 1]
     torch.testing.assert_close(decorrelation(student * scale + offset, teacher), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_log_odds_error_is_in_units_of_the_teachers_spread_and_bounded_where_it_has_none():
+    teacher = torch.tensor([-3.0, 1.0, 2.0, 8.0])
+    assert log_odds_error(teacher.mean().expand(4), teacher).item() == pytest.approx(1.0)
+    assert log_odds_error(torch.tensor([3.0]), torch.tensor([1.0])).item() == pytest.approx(4.0)

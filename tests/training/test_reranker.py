@@ -37,7 +37,7 @@ def train(data, out, llm_folder, **settings):
 
 @pytest.mark.parametrize("objective", ["listwise", "sft", "dpo"])
 def test_training_learns(tiny_data, llm_folder, tmp_path, objective):
-    settings = {"objective": objective, "steps": 60, "learning_rate": 3e-3, "checkpoint_every": 100}
+    settings = {"objective": objective, "steps": 80, "learning_rate": 3e-3, "checkpoint_every": 100}
     train(tiny_data, tmp_path / "out", llm_folder, **settings)
     judged = tiny_data.judged("train")
     documents = [document.content for document in tiny_data.documents.values()]
@@ -52,7 +52,7 @@ def test_training_learns(tiny_data, llm_folder, tmp_path, objective):
     assert trained.template == TEMPLATE
     assert accuracy(trained) >= 0.75  # chance is 1/6
     log = [json.loads(line) for line in (tmp_path / "out" / "train_log.jsonl").read_text().splitlines()]
-    assert log[-1]["step"] == 60 and {"loss", "accuracy"} <= set(log[0])
+    assert log[-1]["step"] == 80 and {"loss", "accuracy"} <= set(log[0])
 
 
 def test_a_student_in_the_loop_moves_the_adapter_and_is_logged(tiny_data, llm_folder, tmp_path):
@@ -60,7 +60,7 @@ def test_a_student_in_the_loop_moves_the_adapter_and_is_logged(tiny_data, llm_fo
     along = train(tiny_data, tmp_path / "along", llm_folder, student_weight=1.0)
     assert any((alone[name] - along[name]).abs().max() > 1e-4 for name in alone)
     log = [json.loads(line) for line in (tmp_path / "along" / "train_log.jsonl").read_text().splitlines()]
-    assert "student_accuracy" in log[0]
+    assert 0 <= log[0]["student_accuracy"] <= 1
     assert sorted(path.name for path in (tmp_path / "along").iterdir()) == [
         "adapter",
         "rabtriever.json",

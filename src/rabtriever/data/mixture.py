@@ -26,7 +26,7 @@ def mixture(sources: Sequence[RetrievalData], most: int | None = None, seed: int
     names = [source.name for source in sources]
     if not sources or len(set(names)) < len(names):
         raise InputError(f"mixture of {', '.join(names) or 'nothing'}: give data sets of different names")
-    limited = [_limited(source, most, seed) for source in sources]
+    limited = [_limited(source.with_dev() if len(sources) > 1 else source, most, seed) for source in sources]
     if len(limited) == 1:
         return limited[0]
     documents = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rabtriever.errors import InputError
@@ -91,3 +91,18 @@ class RetrievalData:
             query: [document for document, grade in self.qrels[split][query].items() if grade > 0]
             for query in self.judged(split, limit, seed)
         }
+
+    def with_dev(self) -> RetrievalData:
+        """With a ``dev`` split: where there is none, every tenth train query is moved there, 500 at most.
+
+        Teacher and student both train on what is left, so that what calibrates them was seen by neither.
+        """
+        if "dev" in self.qrels or "train" not in self.qrels:
+            return self
+        judged = list(self.judged("train"))
+        held = set(judged[:: max(10, len(judged) // 500)]) if len(judged) > 1 else set()
+        train = self.qrels["train"]
+        rest = {query: grades for query, grades in train.items() if query not in held}
+        return replace(
+            self, qrels={**self.qrels, "train": rest, **({"dev": {q: train[q] for q in held}} if held else {})}
+        )

@@ -79,7 +79,9 @@ class _Run:
         self.chance = torch.Generator().manual_seed(settings.seed)
         self.cache = StateCache(teacher)
         place = {document: i for i, document in enumerate(data.documents)}
-        train, dev = split_queries(data, settings)
+        train, dev = split_queries(data.with_dev(), settings)
+        if not settings.teacher_calls and not any(train.values()):
+            raise InputError(f"{data.name}: no judged query and no teacher call leave nothing to learn from; raise one")
         self.queries = [data.queries[query] for query in train]
         self.documents = [document.content for document in data.documents.values()]
         self.positives = [[place[document] for document in right] for right in train.values()]
@@ -112,7 +114,7 @@ class _Run:
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, settings.learning_rate, total_steps=a_round * settings.rounds, pct_start=0.05
         )
-        asked = batches(len(self.queries), self._queries_a_round(), self.chance)
+        asked = batches(len(self.queries), self._sizes()[0], self.chance)
         for number, rows in enumerate(itertools.islice(asked, settings.rounds)):
             fresh = self._ask(rows)
             if number == 0 and len(fresh):
@@ -124,10 +126,15 @@ class _Run:
             means = {name: sum(loss[name] for loss in losses) / len(losses) for name in losses[0]}
             yield {"round": number + 1, **means, **fidelity, **self.diagnostics.of_student(self)}
 
-    def _queries_a_round(self) -> int:
-        a_query = len(self.documents) if self.settings.policy == "teacher" else self.settings.pairs
-        calls = self.settings.teacher_calls / (self.settings.rounds * a_query)
-        return min(len(self.queries), max(1, math.ceil(calls)))
+    def _sizes(self) -> tuple[int, int]:
+        """Queries of a round, and pairs of a query: more than ``settings.pairs`` if queries are few."""
+        settings = self.settings
+        a_round = settings.teacher_calls / settings.rounds
+        if settings.policy == "teacher":
+            pairs = len(self.documents)
+        else:
+            pairs = min(len(self.documents), max(settings.pairs, math.ceil(a_round / len(self.queries))))
+        return min(len(self.queries), max(1, math.ceil(a_round / pairs))), pairs
 
     @torch.no_grad()
     def _ask(self, rows: Tensor) -> Tensor:
@@ -137,23 +144,26 @@ class _Run:
             rows = rows[: left // len(self.documents)]
         if not len(rows) or left <= 0:
             return torch.empty(0, dtype=torch.long)
-        pairs = torch.cat([self._chosen(some) for some in rows.split(ROWS)])
-        if settings.policy != "teacher":
-            pairs = pairs[:left]
+        pairs = torch.cat([self._chosen(some) for some in rows.split(ROWS)])[:left]
         if not len(pairs):
             return torch.empty(0, dtype=torch.long)
-        states = self._teach(pairs, counted=settings.policy != "teacher")
+        states, new = self.cache.context_embeddings(self.queries, self.documents, pairs)
+        self.diagnostics.teacher_calls += len(pairs)
+        self.diagnostics.new_calls += new
         self.pairs, self.targets = torch.cat([self.pairs, pairs]), torch.cat([self.targets, states.to(self.device)])
         return torch.arange(len(self.pairs) - len(pairs), len(self.pairs))
 
     def _chosen(self, rows: Tensor) -> Tensor:
         """Pairs of these queries, those of a query side by side."""
-        settings = self.settings
+        settings, known = self.settings, self._known(rows)
+        if settings.policy == "teacher":  # to know its own ranking, it must score every document: all of that is taught
+            row, column = (~known).nonzero().T
+            return torch.stack([rows[row], column], dim=1)
         pairs = choose_pairs(
             self._preferences(rows),
             [self.positives[row] for row in rows.tolist()],
-            self._known(rows),
-            settings.pairs,
+            known,
+            self._sizes()[1],
             settings.exploration,
             settings.temperature,
             self.chance,
@@ -168,18 +178,7 @@ class _Run:
             return torch.zeros(shape)
         if self.bm25 is not None:
             return torch.tensor(np.stack([self.bm25.scores(self.queries[row]) for row in rows.tolist()]))
-        if self.settings.policy == "teacher":
-            everything = torch.cartesian_prod(rows, torch.arange(len(self.documents)))
-            return (self._teach(everything, counted=True) @ self.teacher.w).view(shape)
         return torch.cat([self.predictor.log_odds(self.z_q[some], self.z_d, self.w).cpu() for some in rows.split(64)])
-
-    def _teach(self, pairs: Tensor, counted: bool) -> Tensor:
-        """The teacher's context embeddings of pairs; whether they count as teacher calls."""
-        states, new = self.cache.context_embeddings(self.queries, self.documents, pairs)
-        if counted:
-            self.diagnostics.teacher_calls += len(pairs)
-            self.diagnostics.new_calls += new
-        return states
 
     def _step(
         self, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler

@@ -69,9 +69,9 @@ def log_odds_error(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: float (n,) log-odds.
 
     Returns:
-        Scalar; 1 is what the mean of the teacher's would give.
+        Scalar; 1 is what the mean of the teacher's would give, if they spread by more than one.
     """
-    return (student - teacher).square().mean() / teacher.var(correction=0).clamp_min(1e-6)
+    return (student - teacher).square().mean() / teacher.var(correction=0).clamp_min(1.0)
 
 
 def decorrelation(student: Tensor, teacher: Tensor) -> Tensor:

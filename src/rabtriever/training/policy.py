@@ -56,6 +56,13 @@ def choose_pairs(
 
 
 def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless random batches of positions; each pass over all of them is shuffled anew."""
+    """Endless random batches of ``size`` different positions; each pass over all of them is shuffled anew."""
+    left = torch.empty(0, dtype=torch.long)
     while True:
-        yield from torch.randperm(count, generator=generator).split(size)
+        if len(left) < size:
+            fresh = torch.randperm(count, generator=generator)
+            more = fresh[~torch.isin(fresh, left)][: size - len(left)]
+            batch, left = torch.cat([left, more]), fresh[~torch.isin(fresh, more)]
+        else:
+            batch, left = left[:size], left[size:]
+        yield batch

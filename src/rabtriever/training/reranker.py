@@ -64,6 +64,7 @@ def train_reranker(
         before = start.get("teacher", start)  # of a retriever's folder, its teacher's
         config["training_before"] = [*before.get("training_before", []), before.get("training")]
     data.judged("train")
+    data = data.with_dev()  # what a student will be calibrated on is not trained on here either
     if len(data.documents) < 2:
         raise InputError(f"{data.name}: training needs at least two documents, to tell one from the other")
     set_seed(settings.seed)

@@ -68,12 +68,15 @@ class Distillation:
         },
     )
     teacher_calls: int = field(default=12_000, metadata={"help": "pairs the teacher scores in all; 0: labels alone"})
-    pairs: int = field(default=3, metadata={"help": "pairs a query: its positive, then policy and exploration"})
+    pairs: int = field(
+        default=3,
+        metadata={"help": "pairs a query, more if the queries are few: a positive if judged, policy and exploration"},
+    )
     rounds: int = field(default=8, metadata={"help": "how often the student ranks anew"})
     exploration: float = field(default=0.5, metadata={"help": "chance that a pair is drawn uniformly"})
     temperature: float = field(default=1.0, metadata={"help": "of the policy"})
     mse_weight: float = field(default=1.0, metadata={"help": "weight of the squared error of the embedding"})
-    kl_weight: float = field(default=3.0, metadata={"help": "lambda, weight of the divergence"})
+    kl_weight: float = field(default=3.0, metadata={"help": "lambda, weight of the divergence (or of the squares)"})
     divergence: str = field(
         default="squares",
         metadata={
@@ -107,8 +110,8 @@ class Distillation:
                 raise InputError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(known)}")
         if min(self.pairs, self.rounds, self.width, self.steps) < 1 or min(self.queries, self.teacher_calls) < 0:
             raise InputError("pairs, rounds, width and steps must be at least 1, queries and teacher_calls at least 0")
-        if not self.teacher_calls and not self.label_weight:
-            raise InputError("teacher_calls 0 and label_weight 0 leave nothing to learn from; raise one of them")
+        if not self.label_weight and not (self.teacher_calls and self.mse_weight + self.kl_weight):
+            raise InputError("label_weight 0 without teacher_calls or their weights: nothing to learn from; raise one")
         if not 0 <= self.exploration <= 1 or not 0 <= self.dropout < 1:
             raise InputError("exploration must lie in [0, 1] and dropout in [0, 1)")
         if (

@@ -10,8 +10,7 @@ from rabtriever.training.settings import Distillation
 def split_queries(data: RetrievalData, settings: Distillation) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Training and development queries; what is held out is never trained on.
 
-    Without a ``dev`` split, some of train is held out. Without a ``train`` split, the queries that no split judges are
-    trained on, by the teacher alone.
+    Without a ``train`` split, the queries that no split judges are trained on, by the teacher alone.
 
     Args:
         data: Queries and judgements.
@@ -35,11 +34,8 @@ def split_queries(data: RetrievalData, settings: Distillation) -> tuple[dict[str
             )
         return dict.fromkeys(unjudged[: settings.queries or None], []), {}
     train = data.positives("train", settings.queries or None, settings.seed)
-    if "dev" in data.qrels:
-        dev = data.positives("dev", 500)
-        return {query: right for query, right in train.items() if query not in dev}, dev
-    held = list(train)[:: max(10, len(train) // 500)]
-    dev = {query: train.pop(query) for query in held}
+    dev = data.positives("dev", 500) if "dev" in data.qrels else {}
+    train = {query: right for query, right in train.items() if query not in dev}
     if not train:
         raise InputError(f"{data.name}: too few labelled queries to train on; give at least two")
     return train, dev
