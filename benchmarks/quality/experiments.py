@@ -162,7 +162,8 @@ def _systems(job: Job, args: argparse.Namespace, record: _Record) -> None:
             row |= _compared(bench, values, scores)
         if name in students or name == "reranker":
             row |= {"teacher": o["teacher"], "absent_auroc": bench.absent(values)}
-            row |= _calibration(bench, values, students[name].calibration if name in students else None)
+            fitted = students[name].calibration if name in students else Calibration()
+            row |= _calibration(bench, values, None if fitted == Calibration() else fitted)
         record.rows.append(row)
 
 
