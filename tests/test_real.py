@@ -15,7 +15,7 @@ from rabtriever.reranker import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 
 pytestmark = pytest.mark.slow
-SHIPPED = Path(__file__).parents[1] / "models" / "tools"
+SHIPPED = sorted(path for path in (Path(__file__).parents[1] / "models").iterdir() if path.is_dir())
 QUERIES = ["I knocked my soda over", "My landlord wrote me a letter in a language that I cannot read"]
 DOCUMENTS = ["Fetches the sponge", "Translates text between a hundred languages", "Books flights"]
 
@@ -36,9 +36,9 @@ def test_smollm2_reads_pairs_as_it_reads_whole_prompts():
     np.testing.assert_allclose(cached.ravel(), (whole @ reranker.w).numpy(), atol=1e-3)
 
 
-@pytest.fixture(scope="module")
-def shipped():
-    return Rabtriever.from_pretrained(SHIPPED)
+@pytest.fixture(scope="module", params=SHIPPED, ids=lambda path: path.name)
+def shipped(request):
+    return Rabtriever.from_pretrained(request.param)
 
 
 def test_the_shipped_fold_is_exact(shipped):
@@ -59,5 +59,6 @@ def test_the_shipped_model_solves_what_keywords_cannot(shipped, tmp_path):
     assert report["systems"]["retriever"]["R@10"] >= 0.65
 
 
-def test_it_fits_in_25_megabytes():
-    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 25e6
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda path: path.name)
+def test_it_fits_in_25_megabytes(folder):
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 25e6
