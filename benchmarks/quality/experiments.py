@@ -155,7 +155,7 @@ def _systems(job: Job, args: argparse.Namespace, record: _Record) -> None:
     record.rows = []
     for name, values in scores.items():
         row = {"task": o["task"], "split": o["split"], "system": name, "n_queries": len(bench.texts)}
-        row |= {"candidates": f"best 100 of {o['first_stage']}" if "first_stage" in o else "all documents"}
+        row |= {"candidates": _candidates(o)}
         row |= bench.quality(values)
         if name in students:
             row |= _provenance(read_config(_folder(args, o["students"][name])))
@@ -181,7 +181,7 @@ def _scores(
     if first.endswith(".trec"):
         bench.restrict_to(read_run(args.data / o["task"] / first))
     elif first:
-        bench.restrict(scores[first], 100)
+        bench.restrict(scores[first], 100, o.get("with_judged", False))
     if minilm_folder():
         scores["minilm"] = bench.minilm()
     if "biencoder" in o:
@@ -190,6 +190,13 @@ def _scores(
     if o.get("reranker", True):
         scores["reranker"] = bench.teacher(caches[teacher.fingerprint])
     return scores
+
+
+def _candidates(o: dict[str, Any]) -> str:
+    """What the systems rank, in words."""
+    if "first_stage" not in o:
+        return "all documents"
+    return ("the right ones and " if o.get("with_judged") else "") + f"best 100 of {o['first_stage']}"
 
 
 def _provenance(config: dict[str, Any]) -> dict[str, Any]:

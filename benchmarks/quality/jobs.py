@@ -128,9 +128,12 @@ def _systems(task: str, split: str, teacher: str, limit: int | None, general: bo
 
 
 def _transfer(task: str, limit: int | None) -> Job:
-    """Question 5: a model of another task, on documents and a task it never saw."""
-    options = {"task": task, "split": "test", "teacher": "tools", "limit": limit, "reranker": False}
-    return Job(f"systems-{task}-unseen", "systems", {**options, "students": {"retriever": "tools"}})
+    """Question 5: models of MetaTool on documents and a task they never saw."""
+    teacher = "teacher-metatool-apart"
+    options = {"task": task, "split": "test", "teacher": teacher, "limit": limit, "biencoder": "biencoder-metatool"}
+    return Job(
+        f"systems-{task}-unseen", "systems", {**options, "students": {"retriever": f"students-of-{teacher}/retriever"}}
+    )
 
 
 def _apart(recipe: Options, training: Options, start: Options, others: list[str]) -> list[Job]:
@@ -150,12 +153,12 @@ def _apart(recipe: Options, training: Options, start: Options, others: list[str]
 
 
 def _agreement(settings: Options) -> Job:
-    """How far log-odds follow the teacher's over all pairs of 100 test queries, if calls are spread evenly."""
+    """How far log-odds follow the teacher's over all pairs of 100 queries, if calls are spread evenly."""
     squares = {"divergence": "squares", "kl_weight": 3.0, "policy": "uniform", "steps": 4000}
     best = {"teacher_calls": 16_000, "label_weight": 0.2}
     variants = [{**best, "teacher_calls": 4000}, best, {**best, "label_weight": 0.0}]
     variants += [{**best, "width": 512}, {**best, "width": 512, "predictor": "quadratic"}]
-    evaluate = [["metatool", "dev", None], ["metatool", "test", 100, "teacher"]]
+    evaluate = [["metatool", "dev", None], ["metatool", "dev", 100, "teacher"]]
     options = {"tasks": ["metatool"], "teacher": "tools", "settings": {**settings, **squares}, "variants": variants}
     return Job("agreement-metatool", "students", {**options, "evaluate": evaluate})
 
@@ -222,7 +225,8 @@ def _cpu() -> list[Job]:
                 "evaluate": [["metatool", "test", None], ["saycan_next", "test", None], ["esconv", "test", 200]],
             },
         ),
-        *(_systems(task, "test", "teacher-general", 60, first_stage="bm25") for task in FACTS),
+        # BM25 finds hardly any of their answers: they are added, for all systems.
+        *(_systems(task, "test", "teacher-general", 60, first_stage="bm25", with_judged=True) for task in FACTS),
         *(
             _objective("saycan_next", objective, 24, model="teacher-general")
             for objective in ("listwise", "sft", "dpo")
@@ -254,7 +258,10 @@ def _gpu() -> list[Job]:
         ]
     queue += [
         _systems("esconv", "test_turnstart", "teacher-esconv", None),
-        *(_systems(task, "test", "teacher-general", None, first_stage="bm25") for task in mixed[3:]),
+        *(
+            _systems(task, "test", "teacher-general", None, first_stage="bm25", with_judged=task in FACTS)
+            for task in mixed[3:]
+        ),
         *(_passages(year) for year in (19, 20)),
     ]
     tools = {"tasks": ["metatool"], "teacher": "teacher-metatool", "evaluate": [["metatool", "dev", None]]}

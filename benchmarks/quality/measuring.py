@@ -39,11 +39,13 @@ class Bench:
         self.right = np.array([[data.qrels[split][q].get(d, 0) > 0 for d in self.ids] for q in self.queries])
         self.candidates = np.ones_like(self.right)  # what the systems may rank
 
-    def restrict(self, scores: np.ndarray, depth: int) -> None:
-        """Let all systems rank only the ``depth`` best of ``scores`` (n_queries, n_documents)."""
+    def restrict(self, scores: np.ndarray, depth: int, with_judged: bool = False) -> None:
+        """Let all systems rank only the ``depth`` best of ``scores`` (n_queries, n_documents), and the right ones."""
         best = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
         self.candidates = np.zeros_like(self.right)
         np.put_along_axis(self.candidates, best, True, axis=1)
+        if with_judged:
+            self.candidates |= self.right
 
     def restrict_to(self, run: Run) -> None:
         """Let all systems rank only the documents of a run."""

@@ -21,11 +21,16 @@ def mixture(sources: Sequence[RetrievalData], most: int | None = None, seed: int
         A data set named ``a+b+...``.
 
     Raises:
-        InputError: no data set, two of one name, or ``most`` below 1.
+        InputError: no data set, two of one name, ``most`` below 1, or queries that would be lost: some data sets have a
+            train split, another has queries without one.
     """
     names = [source.name for source in sources]
     if not sources or len(set(names)) < len(names):
         raise InputError(f"mixture of {', '.join(names) or 'nothing'}: give data sets of different names")
+    if any("train" in source.qrels for source in sources):
+        for source in sources:
+            if source.queries and "train" not in source.qrels:
+                raise InputError(f"{source.name} has queries but no qrels/train.tsv, unlike the rest: train on it apart")
     limited = [_limited(source.with_dev() if len(sources) > 1 else source, most, seed) for source in sources]
     if len(limited) == 1:
         return limited[0]
