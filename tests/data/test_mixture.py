@@ -38,7 +38,7 @@ def test_sources_of_one_name_or_none_are_refused(tiny_data):
 
 def test_a_source_whose_queries_would_be_lost_is_refused(tiny_data):
     unlabelled = replace(tiny_data, name="unlabelled", qrels={})
-    with pytest.raises(InputError, match="unlabelled has queries but no qrels/train.tsv"):
+    with pytest.raises(InputError, match="unlabelled has queries, but no qrels/train.tsv"):
         mixture([tiny_data, unlabelled])
     corpus = replace(unlabelled, queries={})
     assert len(mixture([tiny_data, corpus]).documents) == 12

@@ -30,7 +30,7 @@ def mixture(sources: Sequence[RetrievalData], most: int | None = None, seed: int
     if any("train" in source.qrels for source in sources):
         for source in sources:
             if source.queries and "train" not in source.qrels:
-                raise InputError(f"{source.name} has queries but no qrels/train.tsv, unlike the rest: train on it apart")
+                raise InputError(f"{source.name} has queries, but no qrels/train.tsv as others have: train on it apart")
     limited = [_limited(source.with_dev() if len(sources) > 1 else source, most, seed) for source in sources]
     if len(limited) == 1:
         return limited[0]
