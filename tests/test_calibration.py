@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rabtriever.calibration import Calibration
@@ -36,6 +36,7 @@ def test_fitted_probabilities_mean_what_they_say():
 
 
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=20), st.integers(0, 2**20))
+@example([0.0, 0.0], 1)
 def test_a_fit_never_changes_a_ranking_and_is_always_finite(log_odds, bits):
     right = np.array([bits >> i & 1 for i in range(len(log_odds))], dtype=bool)
     fitted = Calibration.fit(np.array(log_odds), right)

@@ -43,7 +43,7 @@ class Calibration:
         if not len(y) or y.min() == y.max():
             return cls()
         inputs, start = np.stack([x, np.ones_like(x)]), np.array([1.0, 0.0])
-        pull = PRIOR * np.array([np.square(x).mean(), 1.0])
+        pull = PRIOR * np.array([max(np.square(x).mean(), 1e-12), 1.0])  # log-odds may all be 0
 
         def loss(at: np.ndarray) -> float:
             scores = at @ inputs

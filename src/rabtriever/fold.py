@@ -84,17 +84,18 @@ def folded_scores(queries: np.ndarray, documents: np.ndarray, positive: int | No
     Returns:
         float32 (n, k).
     """
-    latents = np.ascontiguousarray(documents[:, :-1])
-    if positive is None:
-        product: np.ndarray = queries[:, :-1] @ latents.T + documents[:, -1] + queries[:, -1:]
-        return product
-    signs = _signs(latents.shape[1], positive)
-    result = np.empty((len(queries), len(documents)), dtype=np.float32)
-    hidden = np.empty_like(latents)
+    latents, result = documents[:, :-1], np.empty((len(queries), len(documents)), np.float32)
+    hidden = np.empty(latents.shape, np.float32)
     for row, query in zip(result, queries, strict=True):
-        np.add(latents, query[:-1], out=hidden)
-        np.maximum(hidden, 0, out=hidden)
-        row[:] = hidden @ signs + documents[:, -1] + query[-1]
+        if positive is None:
+            np.multiply(latents, query[:-1], out=hidden)
+            units = hidden.sum(axis=1, dtype=np.float64)
+        else:
+            np.maximum(np.add(latents, query[:-1], out=hidden), 0, out=hidden)
+            units = hidden[:, :positive].sum(axis=1, dtype=np.float64)
+            units -= hidden[:, positive:].sum(axis=1, dtype=np.float64)
+        # Row by row and in float64, so that a document's score does not depend on its neighbours.
+        row[:] = units + documents[:, -1] + query[-1]
     return result
 
 

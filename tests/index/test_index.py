@@ -2,15 +2,12 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rabtriever.data import Document
 from rabtriever.errors import InputError
-from rabtriever.fold import folded_scores
 from rabtriever.index import Index
 from rabtriever.index import index as module
-from rabtriever.index.scan import scan
+from rabtriever.index.view import View
 from rabtriever.retriever import Rabtriever
 
 DOCUMENTS = [
@@ -23,30 +20,6 @@ DOCUMENTS = [
 @pytest.fixture
 def index(retriever, tmp_path):
     return Index.build(tmp_path / "index", retriever, DOCUMENTS)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 50), st.integers(1, 5), st.integers(0, 9), st.integers(0, 999))
-def test_the_scan_is_a_full_sort(documents, k, width, positive, seed):
-    chance = np.random.default_rng(seed)
-    # Few distinct values, so that there are ties.
-    queries = chance.integers(-2, 3, (3, width + 1)).astype(np.float32)
-    latents = chance.integers(-2, 3, (documents, width + 1)).astype(np.float32)
-    scores = folded_scores(queries, latents, min(positive, width))
-    for row, (positions, log_odds) in zip(scores, scan(queries, latents, min(positive, width), k), strict=True):
-        expected = np.argsort(-row, kind="stable")[:k]
-        np.testing.assert_array_equal(positions, expected)
-        np.testing.assert_array_equal(log_odds, row[expected])
-
-
-def test_the_scans_chunks_change_nothing(monkeypatch):
-    chance = np.random.default_rng(0)
-    queries, latents = chance.standard_normal((2, 9), np.float32), chance.standard_normal((50, 9), np.float32)
-    whole = scan(queries, latents, 4, 7)
-    monkeypatch.setattr("rabtriever.index.scan.CHUNK_BYTES", 4 * 9 * 3)
-    for (positions, scores), (expected, best) in zip(scan(queries, latents, 4, 7), whole, strict=True):
-        np.testing.assert_array_equal(positions, expected)
-        np.testing.assert_allclose(scores, best, rtol=1e-6)
 
 
 def test_search_gives_the_retrievers_log_odds(index, retriever):
@@ -138,15 +111,24 @@ def test_nothing_is_left_of_a_build_that_failed(retriever, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_document_deleted_during_a_search_is_left_out(index, monkeypatch):
-    scan = module.scan
+def test_a_search_reads_one_version_whatever_is_written_meanwhile(index, monkeypatch):
+    search = View.search
 
     def slow(*args):
-        Index.open(index.store.connection.uri, index.retriever).delete(["a"])
-        return scan(*args)
+        monkeypatch.undo()
+        other = Index.open(index.store.uri, index.retriever)
+        other.delete(["a"])
+        other.upsert([Document("c", "something else")])
+        other.optimize()
+        return search(*args)
 
-    monkeypatch.setattr(module, "scan", slow)
-    assert {hit.id for hit in index.search("rain", k=3)[0]} == {"b'", "c"}
+    monkeypatch.setattr(View, "search", slow)
+    found = {hit.id: hit.text for hit in index.search("rain", k=3)[0]}
+    assert found == {document.id: document.content for document in DOCUMENTS}
+    assert {hit.id: hit.text for hit in index.search("rain", k=3)[0]} == {
+        "b'": "Cook: a recipe for bread",
+        "c": "something else",
+    }
 
 
 def test_what_is_no_index_is_named(index, retriever, llm_folder, tmp_path):

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from rabtriever.data import Document
 from rabtriever.errors import InputError
-from rabtriever.index.scan import scan
+from rabtriever.fold import folded_scores
+from rabtriever.index.codes import PRECISIONS
+from rabtriever.index.segments import Segments
 from rabtriever.index.store import Model, Store
+from rabtriever.index.view import View
 from rabtriever.llm.folder import new_folder
 from rabtriever.progress import Progress
 from rabtriever.retriever import Rabtriever
 
 BATCH = 1024  # documents encoded and written at a time
+MODES = ("auto", "exact", "ann")
+HYBRIDS = ("union", "rrf")
+RRF = 60  # of reciprocal-rank fusion: 1 / (RRF + rank), Cormack et al. 2009
+KEEP = timedelta(days=7)  # how long versions are kept, at least
 
 
 @dataclass(frozen=True)
@@ -46,11 +56,22 @@ class Index:
     Args:
         store: The table.
         retriever: The retriever that made, and will make, its latents.
+        precision: Of what a search reads first: ``int8``, ``float16`` or ``float32``. Hits and log-odds are the same.
+        version: A version of the past, to read; the latest if None.
     """
 
-    def __init__(self, store: Store, retriever: Rabtriever) -> None:
-        self.store, self.retriever = store, retriever
-        self._latents: tuple[int, np.ndarray, np.ndarray] | None = None  # table version, row ids, latents
+    def __init__(
+        self, store: Store, retriever: Rabtriever, precision: str = "int8", version: int | None = None
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise InputError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+        self.store, self.retriever, self.version = store, retriever, version
+        model = store.model
+        self._segments = Segments(store.uri, model.fingerprint, model.positive, precision)
+        self._view: View | None = None
+        self._lock = Lock()
+        if version is not None:
+            self._view = View.of(store.snapshot(version), self._segments, tidy=False)
 
     @classmethod
     def create(cls, uri: str | Path, retriever: Rabtriever) -> Index:
@@ -79,25 +100,37 @@ class Index:
         if "://" not in str(uri):
             with new_folder(uri) as folder:
                 cls.create(folder, retriever)._fill(documents, show_progress)
-            return cls.open(uri, retriever)
+            index = cls.open(uri, retriever)
+            index._warm()
+            return index
         index = cls.create(uri, retriever)
         try:
             index._fill(documents, show_progress)
         except BaseException:
             index.store.drop()
             raise
+        index._warm()
         return index
 
     @classmethod
-    def open(cls, uri: str | Path, retriever: Rabtriever | None = None) -> Index:
+    def open(
+        cls,
+        uri: str | Path,
+        retriever: Rabtriever | None = None,
+        precision: str = "int8",
+        version: int | None = None,
+    ) -> Index:
         """Open an index.
 
         Args:
             uri: Folder or object-store URI.
             retriever: The one that made it; loaded from where it was then, if None.
+            precision: Of what a search reads first: ``int8``, ``float16`` or ``float32``; hits stay the same.
+            version: One of :meth:`versions`, to read; the latest, and what will be, if None.
 
         Raises:
-            InputError: no index there, its model is not to be found, or ``retriever`` is another model.
+            InputError: no index there or a damaged one, no such version, its model is not to be found, or ``retriever``
+                is another model.
         """
         store = Store.open(str(uri))
         if retriever is None:
@@ -109,42 +142,108 @@ class Index:
         if retriever.fingerprint != store.model.fingerprint:
             made, given = store.model.fingerprint[:12], retriever.fingerprint[:12]
             raise InputError(f"{uri}: made by model {made}, not by {given}; open it with its own model or index again")
-        return cls(store, retriever)
+        return cls(store, retriever, precision, version)
 
     def __len__(self) -> int:
         """Number of documents."""
-        return len(self.store)
+        return len(self.store) if self.version is None else len(self._opened().snapshot.keys)
 
-    def add(self, documents: Iterable[Document], show_progress: bool = False) -> None:
+    def add(
+        self, documents: Iterable[Document], latents: Iterable[np.ndarray] | None = None, show_progress: bool = False
+    ) -> None:
         """Add documents in one transaction: all of them or, on an error, none.
 
         Args:
             documents: Read as a stream; memory stays constant but for their ids.
+            latents: Their latents as :meth:`Rabtriever.encode_document` makes them, float32 (m + 1,) each, if they were
+                made elsewhere; encoded here if None.
             show_progress: Tell on stderr how far it is.
 
         Raises:
-            InputError: an id that is there already or comes twice, or a document without text.
+            InputError: an id that is there already or comes twice, a document without text, latents that are not
+                finite or not of this model's width, another writer, or no room.
         """
-        self.store.add(self._encoded(documents, show_progress))
+        with self._writing():
+            self.store.add(self._encoded(documents, latents, show_progress, replace=False), replace=False)
+
+    def upsert(
+        self, documents: Iterable[Document], latents: Iterable[np.ndarray] | None = None, show_progress: bool = False
+    ) -> None:
+        """As :meth:`add`, but documents whose ids are there already take the place of those."""
+        with self._writing():
+            self.store.add(self._encoded(documents, latents, show_progress, replace=True), replace=True)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove documents.
 
         Raises:
-            InputError: an id that is not there; nothing is removed then.
+            InputError: an id that is not there; nothing is removed then. Or another writer.
         """
         if isinstance(ids, str):
             raise InputError(f"delete: expected a list of ids, got {ids!r}; wrap it in a list")
-        missing = sorted(set(ids) - self.store.ids())
-        if missing:
-            raise InputError(f"delete: no document {missing[0]!r} in the index")
-        if ids:
-            self.store.delete(ids)
+        with self._writing():
+            missing = sorted(set(ids) - self.store.known(ids))
+            if missing:
+                raise InputError(f"delete: no document {missing[0]!r} in the index")
+            if ids:
+                self.store.delete(ids)
+
+    def optimize(self, keep: timedelta = KEEP) -> None:
+        """Join small files, bring the text index up to date, forget versions older than ``keep``.
+
+        Raises:
+            InputError: another writer.
+        """
+        with self._writing():
+            self.store.optimize(keep)
+        self._warm()
+
+    def versions(self) -> list[dict[str, Any]]:
+        """Every version that can be opened, the oldest first: ``version``, ``time`` (ISO 8601) and ``documents``."""
+        return self.store.versions()
+
+    def restore(self, version: int) -> None:
+        """Make an older version the latest again; it becomes a new one, so that nothing is lost.
+
+        Raises:
+            InputError: no such version, or another writer.
+        """
+        with self._writing():
+            self.store.snapshot(version)
+            self.store.restore(version)
+
+    def info(self) -> dict[str, Any]:
+        """What there is: documents, model, version, bytes on disk (of the table, of segments) and in memory."""
+        view = self._opened()
+        segments = [path for path in self._segments.folder.rglob("*") if path.is_file()]
+        return {
+            "uri": self.store.uri,
+            "documents": len(view.snapshot.keys),
+            "model": self.store.model.source,
+            "fingerprint": self.store.model.fingerprint,
+            "width": self.store.model.width,
+            "predictor": "quadratic" if self.store.model.positive is None else "mlp",
+            "precision": self._segments.precision,
+            "version": view.snapshot.version,
+            "versions": len(self.versions()),
+            "table_bytes": self.store.bytes(),
+            "segment_bytes": sum(path.stat().st_size for path in segments),
+            "memory_bytes": view.memory(),
+            "segments": len(view.parts),
+            "clusters": sum(len(part.segment.centres) for part in view.parts),
+            "text_index": view.snapshot.has_words(),
+        }
 
     def search(
-        self, texts: str | Sequence[str], k: int = 10, where: str | None = None, rerank: int | None = None
+        self,
+        texts: str | Sequence[str],
+        k: int = 10,
+        where: str | None = None,
+        rerank: int | None = None,
+        mode: str = "auto",
+        hybrid: str | None = None,
     ) -> list[list[Hit]]:
-        """The best documents for each query, by the exact folded score.
+        """The best documents for each query, by the folded score.
 
         Args:
             texts: A query or a list of them.
@@ -152,38 +251,93 @@ class Index:
             where: SQL condition over ``id``, ``title``, ``text`` and metadata, such as ``title LIKE 'A%'`` or
                 ``json_get_int(metadata, 'year') > 2001`` (also ``json_get_string``, ``json_get_bool``, ...).
             rerank: How many of the best the reranker judges; they come first, with its log-odds.
+            mode: ``exact``: the best of all documents. ``ann``: of a small share of them, the likeliest. ``auto``:
+                exact as long as that takes 20 ms a query, as measured in this process.
+            hybrid: ``union``: BM25's best documents are candidates too. ``rrf``: order by reciprocal-rank fusion of
+                both rankings. None: the retriever alone.
 
         Returns:
             For each query its hits, best first; ties in the order of insertion.
 
         Raises:
-            InputError: ``k`` or ``rerank`` below 1, a ``where`` that cannot be read, or a query of zero tokens.
+            InputError: ``k`` or ``rerank`` below 1, an unknown ``mode`` or ``hybrid``, ``hybrid`` without a text
+                index, a ``where`` that cannot be read, or a query of zero tokens.
         """
         if k < 1:
             raise InputError(f"k {k}: ask for at least one hit")
         if rerank is not None and rerank < 1:
             raise InputError(f"rerank {rerank}: let the reranker judge at least one document")
+        if mode not in MODES:
+            raise InputError(f"mode {mode!r}: choose one of {', '.join(MODES)}")
+        if hybrid is not None and hybrid not in HYBRIDS:
+            raise InputError(f"hybrid {hybrid!r}: choose one of {', '.join(HYBRIDS)}")
         queries = [texts] if isinstance(texts, str) else list(texts)
-        rows, latents = self._cached()
-        if where is not None:
-            kept = np.isin(rows, self.store.matching(where))
-            rows, latents = rows[kept], latents[kept]
-        vectors = self.retriever.encode_query(queries)
-        found = scan(vectors, latents, self.store.model.positive, max(k, rerank or 0))
+        view = self._opened()
+        only = None if where is None else view.snapshot.matching(where)
+        vectors, depth = self.retriever.encode_query(queries), max(k, rerank or 0)
+        found = view.search(vectors, depth if hybrid != "rrf" else max(RRF, 4 * depth), mode, only)
+        if hybrid is not None:
+            found = [
+                self._fused(view, query, vector, ranking, where, hybrid, depth)
+                for query, vector, ranking in zip(queries, vectors, found, strict=True)
+            ]
         return [
-            self._hits(query, rows[positions], log_odds, k, rerank)
-            for query, (positions, log_odds) in zip(queries, found, strict=True)
+            self._hits(view, query, ordinals, log_odds, k, rerank)
+            for query, (ordinals, log_odds) in zip(queries, found, strict=True)
         ]
 
+    def _opened(self) -> View:
+        """The version to read: the one that was asked for, or the latest."""
+        with self._lock:
+            version = self.store.version if self.version is None else self.version
+            if self._view is None or self._view.snapshot.version != version:
+                self._view = View.of(self.store.snapshot(), self._segments, self._view)
+            return self._view
+
+    def _warm(self) -> None:
+        """Make segments and compile the kernel, so that no query has to wait for it."""
+        self._opened().search(np.zeros((2, self.store.model.width + 1), np.float32), 1, "exact")
+
+    def _writing(self) -> AbstractContextManager[Any]:
+        if self.version is not None:
+            raise InputError(f"version {self.version} was opened to read; open the index without it to change it")
+        return self.store.writing()
+
     def _fill(self, documents: Iterable[Document], show_progress: bool) -> None:
-        self.add(documents, show_progress)
+        self.add(documents, show_progress=show_progress)
         if not len(self):
             raise InputError("no documents: an index needs at least one")
 
-    def _hits(self, query: str, rows: np.ndarray, log_odds: np.ndarray, k: int, rerank: int | None) -> list[Hit]:
-        documents = self.store.documents(rows)
-        pairs = zip(rows.tolist(), log_odds.tolist(), strict=True)
-        scored = [(documents[row], score) for row, score in pairs if row in documents]
+    def _fused(
+        self,
+        view: View,
+        query: str,
+        vector: np.ndarray,
+        ranking: tuple[np.ndarray, np.ndarray],
+        where: str | None,
+        hybrid: str,
+        k: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A ranking and BM25's as one: ordinals and the retriever's log-odds of each."""
+        lexical = view.snapshot.lexical(query, max(RRF, 4 * k), where)
+        scores = dict(zip(ranking[0].tolist(), ranking[1].tolist(), strict=True))
+        new = np.array(sorted(set(lexical.tolist()) - scores.keys()), np.int64)
+        for ordinals, latents in view.snapshot.latents(new):
+            found = folded_scores(vector[None], latents, self.store.model.positive)[0]
+            scores.update(zip(ordinals.tolist(), found.tolist(), strict=True))
+        value = scores
+        if hybrid == "rrf":
+            value = dict.fromkeys(scores, 0.0)
+            for places in (ranking[0], lexical):
+                for rank, ordinal in enumerate(places.tolist(), 1):
+                    value[ordinal] += 1 / (RRF + rank)
+        best = sorted(scores, key=lambda ordinal: (-value[ordinal], ordinal))[:k]
+        return np.array(best, np.int64), np.array([scores[ordinal] for ordinal in best], np.float32)
+
+    def _hits(
+        self, view: View, query: str, ordinals: np.ndarray, log_odds: np.ndarray, k: int, rerank: int | None
+    ) -> list[Hit]:
+        scored = list(zip(view.snapshot.documents(ordinals), log_odds.tolist(), strict=True))
         judges = [self.retriever.calibration] * len(scored)
         if rerank is not None and scored:
             judged = [document for document, _ in scored[:rerank]]
@@ -195,20 +349,32 @@ class Index:
             for (document, score), judge in zip(scored[:k], judges, strict=False)
         ]
 
-    def _encoded(self, documents: Iterable[Document], show: bool) -> Iterator[tuple[list[Document], np.ndarray]]:
-        seen = self.store.ids()
-        stream = iter(documents)
+    def _encoded(
+        self, documents: Iterable[Document], latents: Iterable[np.ndarray] | None, show: bool, replace: bool
+    ) -> Iterator[tuple[list[Document], np.ndarray]]:
+        seen: set[str] = set()
+        stream, given = iter(documents), None if latents is None else iter(latents)
         with Progress("documents indexed" if show else None) as bar:
             while batch := list(islice(stream, BATCH)):
+                known = set() if replace else self.store.known([document.id for document in batch])
                 for document in batch:
-                    if not document.id or document.id in seen:
+                    if not document.id or document.id in seen or document.id in known:
                         raise InputError(f"add: document id {document.id!r} is empty or there already; ids must differ")
                     seen.add(document.id)
-                yield batch, self.retriever.encode_document([document.content for document in batch])
+                if given is None:
+                    values = self.retriever.encode_document([document.content for document in batch])
+                else:
+                    values = self._given(batch, list(islice(given, len(batch))))
+                wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
+                if len(wrong):
+                    raise InputError(f"add: the latent of document {batch[wrong[0]].id!r} is not finite")
+                yield batch, values
                 bar.advance(len(batch))
+        if given is not None and next(given, None) is not None:
+            raise InputError("add: more latents than documents; give one for each")
 
-    def _cached(self) -> tuple[np.ndarray, np.ndarray]:
-        version = self.store.version
-        if self._latents is None or self._latents[0] != version:
-            self._latents = (version, *self.store.latents())
-        return self._latents[1:]
+    def _given(self, documents: list[Document], latents: list[np.ndarray]) -> np.ndarray:
+        dim = self.store.model.width + 1
+        if len(latents) < len(documents) or any(np.shape(latent) != (dim,) for latent in latents):
+            raise InputError(f"add: give each document one latent of {dim} numbers, from {documents[0].id!r} on")
+        return np.asarray(latents, np.float32)

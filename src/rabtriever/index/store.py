@@ -1,9 +1,10 @@
-"""The Lance table: one row per document, the model it belongs to in the schema's metadata."""
+"""The Lance table: one row per document, the model it belongs to in the schema's metadata. This is the truth."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,13 +13,19 @@ from typing import Any
 import lancedb
 import numpy as np
 import pyarrow as pa
+from filelock import FileLock, Timeout
+from lancedb.index import FTS, BTree
 
 from rabtriever.data import Document
 from rabtriever.errors import InputError
+from rabtriever.index.snapshot import Snapshot
 
 TABLE = "documents"
+LOCK = "writer.lock"
 KEY = b"rabtriever"
 JSON = pa.json_(pa.utf8())
+FORMAT = 2
+SOME = 10_000  # ids looked up at a time
 
 
 @dataclass(frozen=True)
@@ -39,16 +46,20 @@ class Model:
 
 
 class Store:
-    """A Lance table of documents and latents, seen as its latest version.
+    """A Lance table of documents and latents: what changes it, and its versions.
 
     Args:
-        connection: The database.
-        table: Its table.
+        uri: Folder or object-store URI.
+        connection: The database there.
+        table: Its table, as of its latest version.
     """
 
-    def __init__(self, connection: lancedb.DBConnection, table: lancedb.table.Table) -> None:
-        self.connection, self.table = connection, table
-        self.model = Model(**json.loads(table.schema.metadata[KEY]))
+    def __init__(self, uri: str, connection: lancedb.DBConnection, table: lancedb.table.Table) -> None:
+        self.uri, self.connection, self.table = uri, connection, table
+        stored = json.loads(table.schema.metadata[KEY])
+        if stored.pop("format", 1) != FORMAT:
+            raise InputError(f"{uri}: an index of another release; index the documents again")
+        self.model = Model(**stored)
 
     @classmethod
     def create(cls, uri: str, model: Model) -> Store:
@@ -68,31 +79,33 @@ class Store:
                 pa.field("title", pa.utf8()),
                 pa.field("text", pa.utf8()),
                 pa.field("metadata", JSON),
+                pa.field("key", pa.int64()),
                 pa.field("latent", pa.list_(pa.float32(), model.width)),
                 pa.field("bias", pa.float32()),
             ],
-            metadata={KEY: json.dumps(asdict(model))},
+            metadata={KEY: json.dumps({"format": FORMAT, **asdict(model)})},
         )
-        return cls(connection, connection.create_table(TABLE, schema=schema))
+        return cls(uri, connection, connection.create_table(TABLE, schema=schema))
 
     @classmethod
     def open(cls, uri: str) -> Store:
         """Open a table.
 
         Raises:
-            InputError: there is no index of ours.
+            InputError: there is no index of ours, or it is damaged.
         """
         if "://" not in uri and not Path(uri).is_dir():
             raise InputError(f"{uri}: no such index; make one with `rabtriever index`")
         connection = _connect(uri)
         if TABLE not in connection.list_tables().tables:
             raise InputError(f"{uri}: not an index (no table {TABLE!r} in it); make one with `rabtriever index`")
-        table = connection.open_table(TABLE)
+        with readable(uri):
+            table = connection.open_table(TABLE)
         if KEY not in (table.schema.metadata or {}):
             raise InputError(
                 f"{uri}: its table {TABLE!r} was not made by rabtriever; make an index with `rabtriever index`"
             )
-        return cls(connection, table)
+        return cls(uri, connection, table)
 
     def __len__(self) -> int:
         """Number of documents."""
@@ -100,19 +113,61 @@ class Store:
 
     @property
     def version(self) -> int:
-        """The table's version, raised by every add and delete."""
+        """The table's version, raised by every change."""
         return int(self.table.version)
+
+    def bytes(self) -> int:
+        """What the latest version takes on disk."""
+        stats: Any = self.table.stats()
+        return int(stats["total_bytes"])
+
+    def versions(self) -> list[dict[str, Any]]:
+        """Version, time and number of documents of each that can be opened, the oldest first."""
+        return [
+            {"version": v["version"], "time": v["timestamp"].isoformat(), "documents": int(v["metadata"]["total_rows"])}
+            for v in self.table.list_versions()
+        ]
+
+    def snapshot(self, version: int | None = None) -> Snapshot:
+        """A version to read from; the latest if None.
+
+        Raises:
+            InputError: there is no such version, or it is damaged.
+        """
+        if version is not None and version not in (there := [v["version"] for v in self.table.list_versions()]):
+            raise InputError(f"{self.uri}: no version {version}; there are {', '.join(map(str, there))}")
+        with readable(self.uri):
+            return Snapshot(self.connection.open_table(TABLE), version, self.model.width)
+
+    def writing(self) -> AbstractContextManager[Any]:
+        """Held by whoever changes the index. In an object store Lance itself refuses what conflicts.
+
+        Raises:
+            InputError: another writer is at work.
+        """
+        if "://" in self.uri:
+            return nullcontext()
+        return _held(FileLock(Path(self.uri) / LOCK), self.uri)
 
     def drop(self) -> None:
         """Remove the table."""
         self.connection.drop_table(TABLE)
 
-    def ids(self) -> set[str]:
-        """All documents' ids."""
-        return set(self.table.search().select(["id"]).to_arrow()["id"].to_pylist())
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Which of these ids are there."""
+        found: set[str] = set()
+        for start in range(0, len(ids) if len(self) else 0, SOME):
+            rows = self.table.search().where(_among(ids[start : start + SOME])).select(["id"]).to_arrow()
+            found.update(rows["id"].to_pylist())
+        return found
 
-    def add(self, batches: Iterator[tuple[Sequence[Document], np.ndarray]]) -> None:
-        """Append batches of documents and their latents (n, m + 1) in one transaction: all or none."""
+    def add(self, batches: Iterator[tuple[Sequence[Document], np.ndarray]], replace: bool) -> None:
+        """Write batches of documents and their latents (n, m + 1) in one transaction: all or none.
+
+        Args:
+            batches: Of different ids.
+            replace: Whether documents whose ids are there already take the place of those.
+        """
         # The table's own schema tells JSON by its storage, which only Lance's writer knows how to make.
         schema = pa.schema(
             [pa.field("metadata", JSON) if field.name == "metadata" else field for field in self.table.schema]
@@ -127,52 +182,59 @@ class Store:
                 failure.append(error)  # Lance would wrap it beyond recognition
                 raise
 
+        reader = pa.RecordBatchReader.from_batches(schema, rows())
         try:
-            self.table.add(pa.RecordBatchReader.from_batches(schema, rows()))
-        except RuntimeError:
+            if replace:
+                self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(reader)
+            else:
+                self.table.add(reader)
+        except (RuntimeError, OSError, ValueError) as error:
             if failure:
                 raise failure[0] from None
-            raise
+            raise InputError(f"{self.uri}: cannot be written, nothing was added: {_reason(error)}") from error
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove documents in one transaction."""
-        self.table.delete(f"id IN ({', '.join(_quoted(identifier) for identifier in ids)})")
+        self.table.delete(_among(ids))
 
-    def latents(self) -> tuple[np.ndarray, np.ndarray]:
-        """Row ids int64 (n,) in the order of insertion, and latents float32 (n, m + 1)."""
-        rows = self.table.search().select(["latent", "bias"]).with_row_id(True).to_arrow()
-        identifiers = rows["_rowid"].to_numpy().astype(np.int64)
-        latents = np.empty((len(identifiers), self.model.width + 1), dtype=np.float32)
-        start = 0
-        for batch in rows.to_batches():
-            stop = start + batch.num_rows
-            latents[start:stop, :-1] = batch["latent"].flatten().to_numpy().reshape(batch.num_rows, -1)
-            latents[start:stop, -1] = batch["bias"].to_numpy()
-            start = stop
-        order = np.argsort(identifiers, kind="stable")
-        return identifiers[order], latents[order]
+    def restore(self, version: int) -> None:
+        """Make an older version the latest again; those in between stay."""
+        self.table.checkout(version)
+        self.table.restore()
 
-    def matching(self, where: str) -> np.ndarray:
-        """Row ids of the documents that an SQL condition holds for.
+    def optimize(self, keep: timedelta) -> None:
+        """Join small files, bring the indices of ids and words up to date, forget versions older than ``keep``."""
+        there = {column for index in self.table.list_indices() for column in index.columns}
+        wanted: dict[str, Any] = {"id": BTree(), "title": FTS(), "text": FTS()}
+        for column, kind in wanted.items():
+            if column not in there and len(self):
+                self.table.create_index(column, config=kind)
+        self.table.optimize(cleanup_older_than=keep)
 
-        Raises:
-            InputError: the condition cannot be read.
-        """
-        try:
-            rows = self.table.search().where(where).select(["id"]).with_row_id(True).to_arrow()
-        except (ValueError, RuntimeError, OSError) as error:
-            reason = " ".join(str(error).split("Candidate functions")[0].split())[:300]
-            raise InputError(f"where {where!r}: {reason}") from None
-        matched: np.ndarray = rows["_rowid"].to_numpy().astype(np.int64)
-        return matched
 
-    def documents(self, rows: np.ndarray) -> dict[int, Document]:
-        """The documents of row ids; those that were deleted meanwhile are left out."""
-        if not len(rows):
-            return {}
-        columns = ["id", "title", "text", "metadata"]
-        found = self.table.take_row_ids(rows.tolist()).select(columns).with_row_id().to_arrow().to_pylist()
-        return {row["_rowid"]: _document(row) for row in found}
+@contextmanager
+def readable(uri: str) -> Iterator[None]:
+    """Lance's errors, in a line of ours.
+
+    Raises:
+        InputError: a table that cannot be read.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError, ValueError) as error:
+        raise InputError(f"{uri}: damaged ({_reason(error)}); restore it from a copy, or index again") from error
+
+
+@contextmanager
+def _held(lock: FileLock, uri: str) -> Iterator[None]:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(f"{uri}: another process is changing it; wait until it is done") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _connect(uri: str) -> lancedb.DBConnection:
@@ -184,20 +246,22 @@ def _rows(schema: pa.Schema, documents: Sequence[Document], latents: np.ndarray)
     width = latents.shape[1] - 1
     flat = np.ascontiguousarray(latents[:, :-1], dtype=np.float32).ravel()
     metadata = pa.array([json.dumps(dict(document.metadata)) for document in documents], pa.utf8())
+    keys = np.random.default_rng().integers(2**63 - 1, size=len(documents))
     columns = [
         pa.array([document.id for document in documents], pa.utf8()),
         pa.array([document.title for document in documents], pa.utf8()),
         pa.array([document.text for document in documents], pa.utf8()),
         pa.ExtensionArray.from_storage(JSON, metadata),
+        pa.array(keys),
         pa.FixedSizeListArray.from_arrays(pa.array(flat), width),
         pa.array(latents[:, -1], pa.float32()),
     ]
     return pa.record_batch(columns, schema=schema)
 
 
-def _document(row: dict[str, Any]) -> Document:
-    return Document(row["id"], row["text"], row["title"], json.loads(row["metadata"]))
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
-def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
+def _among(ids: Sequence[str]) -> str:
+    return "id IN ({})".format(", ".join("'" + identifier.replace("'", "''") + "'" for identifier in ids))

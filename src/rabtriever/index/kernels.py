@@ -1,0 +1,240 @@
+"""The scan's kernel: folded scores of 64 documents at a time, and the k best, in one pass over the codes.
+
+Codes lie in blocks of 64 documents, dimension by dimension (int8: four dimensions by four, as the processor's dot
+products of bytes want them), so that a register holds one dimension of many documents: no sum within a register, and
+what was loaded serves every query. With ``t = -a`` and signs s, a ReLU costs one maximum and one multiply-add::
+
+    sum_j s_j relu(a_j + b_j) = sum_j s_j max(b_j, t_j) - sum_j s_j t_j
+
+The block's arithmetic is written as LLVM vectors, which LLVM lowers to what the machine has. Left to itself it would
+add across a register's lanes for every document and query. With AVX-512 VNNI the bytes' dot product is one instruction.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.core.errors import TypingError
+from numba.extending import intrinsic
+
+BLOCK = 64  # documents of a block
+I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+BYTES, WORDS, INTS = ir.VectorType(I8, 64), ir.VectorType(I16, 32), ir.VectorType(I32, 16)
+HALVES, FLOATS = ir.VectorType(ir.HalfType(), 16), ir.VectorType(F32, 16)
+VNNI = bool(llvmlite.binding.get_host_cpu_features().get("avx512vnni"))
+
+
+@njit(nogil=True, cache=True, boundscheck=False, error_model="numpy")
+def best(
+    codes: Any,
+    thresholds: Any,
+    weights: Any,
+    unit: Any,
+    bias: Any,
+    live: Any,
+    blocks: Any,
+    scores: Any,
+    positions: Any,
+) -> None:
+    """The best documents of each query over some blocks; it holds no lock, so threads share the work.
+
+    Args:
+        codes: (n_blocks, dims, 64) float32 or uint16 (float16's bits), or (n_blocks, dims / 4, 64, 4) uint8.
+        thresholds: t, (n_queries, dims), float32 or, for bytes, uint8; None for an inner product.
+        weights: (n_queries, planes, dims) float32, or int8 for bytes; an inner product of bytes has two planes, 128
+            times the first counts.
+        unit: float32 (n_queries,); log-odds of one count.
+        bias: float32 (n_blocks * 64,), added to each document's score.
+        live: uint8 (n_blocks * 64,), 0 for those that are not there.
+        blocks: int64, the blocks to read, ascending.
+        scores: float32 (n_queries, k), a heap of the best so far, least first; begins with -inf. Changed.
+        positions: int64 (n_queries, k), theirs; begins with -1. Changed.
+    """
+    found = np.empty((2, BLOCK), np.float32)
+    top = np.empty(2, np.float32)
+    for block in blocks:
+        query = 0
+        while query < len(scores):
+            if query + 1 < len(scores):  # a pair shares what is loaded
+                block_scores(codes, thresholds, weights, unit, bias, block, query, 2, found, top)  # type: ignore[call-arg]
+                _keep(found[1], top[1], live, block, scores[query + 1], positions[query + 1])
+            else:
+                block_scores(codes, thresholds, weights, unit, bias, block, query, 1, found, top)  # type: ignore[call-arg]
+            _keep(found[0], top[0], live, block, scores[query], positions[query])
+            query += 2
+
+
+@njit(nogil=True, cache=True, boundscheck=False)
+def _keep(found: Any, top: Any, live: Any, block: Any, scores: Any, positions: Any) -> None:
+    """Put a block's documents into a heap, those that are better than its least; there is none unless ``top`` is."""
+    if top > scores[0]:
+        for i in range(BLOCK):
+            if found[i] > scores[0] and live[block * BLOCK + i]:
+                _replace(scores, positions, found[i], block * BLOCK + i)
+
+
+@njit(nogil=True, cache=True, boundscheck=False)
+def _replace(scores: Any, positions: Any, score: Any, position: Any) -> None:
+    """Put a better document in the place of the heap's least; of equal scores, the later position is the lesser."""
+    place, size = 0, len(scores)
+    while True:
+        child = 2 * place + 1
+        if child >= size:
+            break
+        right = child + 1
+        if right < size and (
+            scores[right] < scores[child] or (scores[right] == scores[child] and positions[right] > positions[child])
+        ):
+            child = right
+        if scores[child] > score or (scores[child] == score and positions[child] < position):
+            break
+        scores[place], positions[place] = scores[child], positions[child]
+        place = child
+    scores[place], positions[place] = score, position
+
+
+@intrinsic(prefer_literal=True)
+def block_scores(
+    typingctx: Any,
+    codes: Any,
+    thresholds: Any,
+    weights: Any,
+    unit: Any,
+    bias: Any,
+    block: Any,
+    query: Any,
+    count: Any,
+    found: Any,
+    top: Any,
+) -> Any:
+    """Write the scores of a block's documents for ``count`` queries from ``query`` on, and each query's highest."""
+    if codes.dtype not in (types.uint8, types.uint16, types.float32):
+        raise TypingError(f"codes of {codes.dtype}")
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def array(place: int) -> Any:
+            return context.make_array(signature.args[place])(context, builder, args[place])
+
+        planes, dims = cgutils.unpack_tuple(builder, array(2).shape)[1:]
+        relu = not isinstance(signature.args[1], types.NoneType)
+        queries = [builder.add(args[6], I64(i)) for i in range(count.literal_value)]
+        sums = (_bytes if codes.dtype == types.uint8 else _floats)(
+            builder,
+            builder.gep(array(0).data, [builder.mul(args[5], builder.mul(dims, I64(BLOCK)))]),
+            [builder.gep(array(1).data, [builder.mul(i, dims)]) for i in queries] if relu else None,
+            [builder.gep(array(2).data, [builder.mul(i, builder.mul(dims, planes))]) for i in queries],
+            dims,
+        )
+        first = builder.mul(args[5], I64(BLOCK))
+        units = [_spread(builder, builder.load(builder.gep(array(3).data, [i])), FLOATS) for i in queries]
+        _finish(builder, sums, units, builder.gep(array(4).data, [first]), array(8), array(9))
+        return context.get_dummy_value()
+
+    arguments = (codes, thresholds, weights, unit, bias, types.int64, types.int64, count, found, top)
+    return types.void(*arguments), generate
+
+
+def _floats(b: Any, codes: Any, thresholds: list[Any] | None, weights: list[Any], dims: Any) -> list[list[Any]]:
+    """For each query four registers of 16 documents; a dimension is a maximum and a multiply-add, or that alone."""
+    half = codes.type.pointee == I16
+    multiply_add = _declare(b, "llvm.fmuladd.v16f32", FLOATS, FLOATS, FLOATS, FLOATS)
+    sums = [[cgutils.alloca_once_value(b, ir.Constant(FLOATS, None)) for _ in range(4)] for _ in weights]
+    with cgutils.for_range(b, dims) as loop:
+        factors = [_spread(b, b.load(b.gep(some, [loop.index])), FLOATS) for some in weights]
+        floors = [_spread(b, b.load(b.gep(some, [loop.index])), FLOATS) for some in thresholds or []]
+        for i in range(4):
+            at = b.gep(codes, [b.add(b.mul(loop.index, I64(BLOCK)), I64(16 * i))])
+            values = _load(b, at, HALVES if half else FLOATS, 2 if half else 4)
+            values = b.fpext(values, FLOATS) if half else values
+            for query, factor in enumerate(factors):
+                above = values
+                if thresholds:
+                    above = b.select(b.fcmp_ordered(">", values, floors[query]), values, floors[query])
+                b.store(b.call(multiply_add, [above, factor, b.load(sums[query][i])]), sums[query][i])
+    return [[b.load(total) for total in of_query] for of_query in sums]
+
+
+def _bytes(b: Any, codes: Any, thresholds: list[Any] | None, weights: list[Any], dims: Any) -> list[list[Any]]:
+    """As :func:`_floats`; a step is four dimensions: a maximum and a dot product of bytes, or two of the latter."""
+    planes = range(1 if thresholds else 2)
+    maximum = _declare(b, "llvm.umax.v64i8", BYTES, BYTES, BYTES)
+    sums = [
+        [[cgutils.alloca_once_value(b, ir.Constant(INTS, None)) for _ in range(4)] for _ in planes] for _ in weights
+    ]
+    with cgutils.for_range(b, b.lshr(dims, I64(2))) as loop:
+        offset = b.shl(loop.index, I64(2))
+        factors = [[_four(b, some, b.add(offset, b.mul(dims, I64(plane)))) for plane in planes] for some in weights]
+        floors = [_four(b, some, offset) for some in thresholds or []]
+        for i in range(4):
+            values = _load(b, b.gep(codes, [b.add(b.mul(loop.index, I64(4 * BLOCK)), I64(64 * i))]), BYTES, 1)
+            for query, of_query in enumerate(factors):
+                above = b.call(maximum, [values, floors[query]]) if thresholds else values
+                for plane, factor in enumerate(of_query):
+                    total = sums[query][plane][i]
+                    b.store(_dot(b, b.load(total), above, factor), total)
+    return [[_joined(b, [b.load(of_plane[i]) for of_plane in of_query]) for i in range(4)] for of_query in sums]
+
+
+def _dot(b: Any, total: Any, values: Any, weights: Any) -> Any:
+    """Total + the products of four unsigned and four signed bytes in each 32-bit lane."""
+    if VNNI:
+        return b.call(_declare(b, "llvm.x86.avx512.vpdpbusd.512", INTS, INTS, BYTES, BYTES), [total, values, weights])
+    eight, wide = ir.Constant(WORDS, [8] * 32), ir.VectorType(I32, 32)
+    values, weights = b.bitcast(values, WORDS), b.bitcast(weights, WORDS)
+    even = b.and_(values, ir.Constant(WORDS, [255] * 32)), b.ashr(b.shl(weights, eight), eight)
+    odd = b.lshr(values, eight), b.ashr(weights, eight)
+    for x, y in (even, odd):
+        product, blank = b.mul(b.sext(x, wide), b.sext(y, wide)), ir.Constant(wide, ir.Undefined)
+        halves = [b.shuffle_vector(product, blank, ir.Constant(INTS, list(range(i, 32, 2)))) for i in (0, 1)]
+        total = b.add(total, b.add(*halves))
+    return total
+
+
+def _joined(b: Any, planes: list[Any]) -> Any:
+    """Planes of whole numbers as one of floats."""
+    result = b.sitofp(planes[0], FLOATS)
+    for plane in planes[1:]:
+        result = b.fadd(b.fmul(result, ir.Constant(FLOATS, [128.0] * 16)), b.sitofp(plane, FLOATS))
+    return result
+
+
+def _finish(b: Any, sums: list[list[Any]], units: list[Any], bias: Any, found: Any, top: Any) -> None:
+    """Write units * sums + bias and their maximum, query by query."""
+    largest = _declare(b, "llvm.maxnum.v16f32", FLOATS, FLOATS, FLOATS)
+    reduce = _declare(b, "llvm.vector.reduce.fmax.v16f32", F32, FLOATS)
+    multiply_add = _declare(b, "llvm.fmuladd.v16f32", FLOATS, FLOATS, FLOATS, FLOATS)
+    offsets = [_load(b, b.gep(bias, [I64(16 * i)]), FLOATS, 4) for i in range(4)]
+    for query, of_query in enumerate(sums):
+        values = [b.call(multiply_add, [s, units[query], offset]) for s, offset in zip(of_query, offsets, strict=True)]
+        for i, value in enumerate(values):
+            at = b.gep(found.data, [I64(BLOCK * query + 16 * i)])
+            b.store(value, b.bitcast(at, FLOATS.as_pointer()), align=4)
+        pairs = [b.call(largest, values[:2]), b.call(largest, values[2:])]
+        b.store(b.call(reduce, [b.call(largest, pairs)]), b.gep(top.data, [I64(query)]))
+
+
+def _declare(b: Any, name: str, result: Any, *arguments: Any) -> Any:
+    return cgutils.get_or_insert_function(b.module, ir.FunctionType(result, arguments), name)
+
+
+def _four(b: Any, array: Any, offset: Any) -> Any:
+    """Four neighbouring bytes, in every lane."""
+    word = b.load(b.bitcast(b.gep(array, [offset]), I32.as_pointer()), align=1)
+    return b.bitcast(_spread(b, word, INTS), BYTES)
+
+
+def _spread(b: Any, value: Any, kind: Any) -> Any:
+    """A scalar in every lane."""
+    blank = ir.Constant(kind, ir.Undefined)
+    return b.shuffle_vector(
+        b.insert_element(blank, value, I32(0)), blank, ir.Constant(ir.VectorType(I32, kind.count), None)
+    )
+
+
+def _load(b: Any, pointer: Any, kind: Any, align: int) -> Any:
+    return b.load(b.bitcast(pointer, kind.as_pointer()), align=align)

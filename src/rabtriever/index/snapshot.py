@@ -1,0 +1,106 @@
+"""A table as of one version: what a search reads, whatever writers do meanwhile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+from lancedb.query import FullTextOperator, MultiMatchQuery
+
+from rabtriever.data import Document
+from rabtriever.errors import InputError
+
+DOCUMENT = ["id", "title", "text", "metadata"]
+READ = 8192  # latents read at a time
+FEW = 100_000  # rows that are picked rather than read with all others
+
+
+class Snapshot:
+    """One version of an index's table.
+
+    Args:
+        table: A handle of its own, for it is checked out.
+        version: The table's version; the latest if None.
+        width: m, numbers a document besides the bias.
+    """
+
+    def __init__(self, table: lancedb.table.Table, version: int | None, width: int) -> None:
+        self.table, self.width = table, width
+        self.version = int(table.version) if version is None else version
+        table.checkout(self.version)
+        found = table.search().select(["key"]).with_row_id(True).to_arrow()
+        rows = found["_rowid"].to_numpy().astype(np.int64)
+        order = np.argsort(rows, kind="stable")
+        self.rows: np.ndarray = rows[order]
+        """int64 (n,), Lance's row ids, ascending: the order of insertion. An *ordinal* is a place in this array."""
+        self.keys: np.ndarray = found["key"].to_numpy()[order]
+        """int64 (n,), what a latent is known by, in every version."""
+
+    def latents(self, ordinals: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Pieces of ordinals int64 and their latents float32 (n, m + 1), as they come."""
+        if len(ordinals) < min(len(self.rows) // 4, FEW):
+            some = self.table.take_row_ids(self.rows[ordinals].tolist()).with_row_id()
+            reader = some.select(["latent", "bias"]).to_batches()
+        else:
+            all_ = self.table.search().with_row_id(True)
+            reader = all_.select(["latent", "bias"]).to_batches(batch_size=READ)
+        wanted = np.zeros(len(self.rows), bool)
+        wanted[ordinals] = True
+        for batch in reader:
+            found = np.searchsorted(self.rows, batch["_rowid"].to_numpy().astype(np.int64))
+            latents = np.empty((batch.num_rows, self.width + 1), np.float32)
+            latents[:, :-1] = batch["latent"].flatten().to_numpy().reshape(batch.num_rows, -1)
+            latents[:, -1] = batch["bias"].to_numpy()
+            kept = wanted[found]
+            yield found[kept], latents[kept]
+
+    def matching(self, where: str) -> np.ndarray:
+        """Ordinals of the documents that an SQL condition holds for.
+
+        Raises:
+            InputError: the condition cannot be read.
+        """
+        try:
+            found = self.table.search().where(where).select(["key"]).with_row_id(True).to_arrow()
+        except (ValueError, RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split("Candidate functions")[0].split())[:300]
+            raise InputError(f"where {where!r}: {reason}") from None
+        return np.searchsorted(self.rows, np.sort(found["_rowid"].to_numpy().astype(np.int64)))
+
+    def lexical(self, text: str, k: int, where: str | None) -> np.ndarray:
+        """Ordinals of BM25's k best documents over title and text, best first.
+
+        Raises:
+            InputError: the table has no text index.
+        """
+        if not self.has_words():
+            raise InputError("hybrid: this index has no text index yet; call optimize() once")
+        query = self.table.search(
+            MultiMatchQuery(text, ["title", "text"], boosts=None, operator=FullTextOperator.OR), query_type="fts"
+        )
+        query = query.where(where) if where else query
+        found = (
+            query.select(["key", "_score"]).with_row_id(True).limit(k).to_arrow().sort_by([("_score", "descending")])
+        )
+        return np.searchsorted(self.rows, found["_rowid"].to_numpy().astype(np.int64))
+
+    def has_words(self) -> bool:
+        """Whether there is a text index."""
+        return any(index.index_type == "FTS" for index in self.table.list_indices())
+
+    def documents(self, ordinals: np.ndarray) -> list[Document]:
+        """The documents at these ordinals, in their order."""
+        if not len(ordinals):
+            return []
+        rows = self.rows[ordinals]
+        found: pa.Table = self.table.take_row_ids(rows.tolist()).select(DOCUMENT).with_row_id().to_arrow()
+        documents = {row["_rowid"]: _document(row) for row in found.to_pylist()}
+        return [documents[row] for row in rows.tolist()]
+
+
+def _document(row: dict[str, Any]) -> Document:
+    return Document(row["id"], row["text"], row["title"], json.loads(row["metadata"]))

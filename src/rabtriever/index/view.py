@@ -1,0 +1,180 @@
+"""A version's documents, ready to be searched: segments, and where each of their slots stands in the table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rabtriever.index.codes import Codes
+from rabtriever.index.kernels import BLOCK
+from rabtriever.index.scan import Found, propose, rank, scan
+from rabtriever.index.segments import Segment, Segments
+from rabtriever.index.snapshot import Snapshot
+
+TAILS = 16  # segments besides the first, before all are joined
+TAIL = 0.25  # share of rows in those, or of rows in the first that are gone, before all are joined
+SHARE = 0.03  # of the documents, read by an approximate search
+LEAST = 4096  # documents, read by it all the same
+PATIENCE = 0.02  # seconds an exact scan may take a query before "auto" searches approximately
+
+
+@dataclass(frozen=True)
+class Part:
+    """A segment in a version.
+
+    Attributes:
+        segment: Its arrays.
+        ordinals: int32 (n_blocks * 64,), each slot's place in the snapshot; -1 if it is not in it.
+        live: uint8 (n_blocks * 64,), 1 where it is.
+        centres: The clusters' centres for the kernel; None if there is but one cluster.
+    """
+
+    segment: Segment
+    ordinals: np.ndarray
+    live: np.ndarray
+    centres: Codes | None
+
+    @classmethod
+    def of(cls, segment: Segment, taken: np.ndarray) -> Part:
+        """The slots whose ordinals (n,) are not negative."""
+        ordinals = np.full(len(segment.codes.bias), -1, np.int32)
+        ordinals[: len(taken)] = taken
+        many = len(segment.centres) > 1
+        centres = Codes.encode(segment.centres, segment.codes.positive, "int8") if many else None
+        return cls(segment, ordinals, (ordinals >= 0).astype(np.uint8), centres)
+
+
+class View:
+    """One version of an index in memory.
+
+    Args:
+        snapshot: The version.
+        parts: Segments that hold all of its rows, each row once.
+        seconds: What an exact scan has taken in this process, for one query and one block; None if there was none yet.
+    """
+
+    def __init__(self, snapshot: Snapshot, parts: Sequence[Part], seconds: float | None) -> None:
+        self.snapshot, self.parts, self.seconds = snapshot, list(parts), seconds
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, segments: Segments, before: View | None = None, tidy: bool = True) -> View:
+        """Open a version, from segments that are there as far as possible.
+
+        Args:
+            snapshot: The version.
+            segments: Where segments are kept; what is missing is read from the table and kept there.
+            before: The view of another version, whose segments need not be opened again.
+            tidy: Whether many small segments may be joined, others removed; not for a version of the past.
+
+        Raises:
+            InputError: a segment cannot be written.
+        """
+        keys, parts = snapshot.keys, []
+        missing = np.ones(len(keys), bool)
+        old = before.snapshot.keys if before else np.empty(0, np.int64)
+        if before and np.array_equal(keys[: len(old)], old):  # rows were added, or nothing happened
+            known, parts = [part.segment for part in before.parts], list(before.parts)
+            missing[: len(old)] = False
+        else:
+            known = [part.segment for part in before.parts] if before else segments.load()
+            order = np.argsort(keys, kind="stable")
+            for segment in known:
+                ordinals = _ordinals(np.asarray(segment.keys), keys, order, missing)
+                if (ordinals >= 0).any():
+                    parts.append(Part.of(segment, ordinals))
+        absent = np.flatnonzero(missing)
+        tails = len(keys) - (int(parts[0].live.sum()) if parts else 0)
+        gone = len(parts[0].segment.keys) - int(parts[0].live.sum()) if parts else 0
+        if tidy and parts and (len(parts) > TAILS or max(tails, gone) > max(TAIL * len(keys), LEAST)):
+            parts, absent = [], np.arange(len(keys))
+        if len(absent):
+            latents = segments.room((len(absent), snapshot.width + 1))
+            for ordinals, piece in snapshot.latents(absent):
+                latents[np.searchsorted(absent, ordinals)] = piece
+            made = segments.make(keys[absent], latents)
+            parts.append(Part.of(made, _ordinals(np.asarray(made.keys), keys, np.argsort(keys, kind="stable"))))
+        for segment in known if tidy else []:
+            if all(segment is not part.segment for part in parts):
+                segments.drop(segment)
+        return cls(snapshot, parts, before.seconds if before else None)
+
+    def search(self, queries: np.ndarray, k: int, mode: str, only: np.ndarray | None = None) -> Found:
+        """The best documents.
+
+        Args:
+            queries: float32 (n, m + 1).
+            k: How many, at most.
+            mode: ``exact``: by float32 log-odds of all documents. ``ann``: of those in the likeliest clusters.
+                ``auto``: exact unless that was measured to take more than ``PATIENCE`` a query.
+            only: Ordinals that may be found; all if None.
+
+        Returns:
+            For each query ordinals int64 and log-odds float32, best first; ties in the order of insertion.
+        """
+        allowed = None
+        if only is not None:
+            allowed = np.zeros(len(self.snapshot.keys) + 1, np.uint8)  # the last one is ordinal -1's
+            allowed[only] = 1
+        found = []
+        for part in self.parts:
+            live = part.live if allowed is None else allowed[part.ordinals]
+            blocks = np.flatnonzero(live.reshape(-1, BLOCK).any(axis=1))
+            slow = self.seconds is not None and self.seconds * len(blocks) > PATIENCE
+            if part.centres is not None and (mode == "ann" or (mode == "auto" and slow)):
+                found.append([self._near(part, query[None], live, k) for query in queries])
+            else:
+                started = time.perf_counter()
+                found.append(scan(queries, part.segment.codes, part.segment.latents, live, k, part.ordinals, blocks))
+                if len(blocks) > 1000:
+                    self.seconds = (time.perf_counter() - started) / len(blocks) / len(queries)
+        return [_joined([of_part[query] for of_part in found], k) for query in range(len(queries))]
+
+    def memory(self) -> int:
+        """Bytes that a search reads and that are kept for it: codes, and where their slots stand."""
+        arrays = [self.snapshot.rows, self.snapshot.keys]
+        for part in self.parts:
+            arrays += [part.segment.codes.blocks, part.segment.codes.bias, part.ordinals, part.live]
+            arrays += [part.centres.blocks] if part.centres else []
+        return sum(array.nbytes for array in arrays)
+
+    def _near(self, part: Part, query: np.ndarray, live: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The best of one query in the clusters whose centres score best."""
+        assert part.centres is not None
+        codes, starts = part.segment.codes, part.segment.starts
+        there = np.add.reduceat(live, starts[:-1], dtype=np.int64)
+        full = np.zeros(len(part.centres.bias), np.uint8)
+        full[: len(there)] = there > 0
+        depth = min(int(full.sum()), max(64, int(2 * SHARE * len(there)), 2 * LEAST * len(there) // len(live)))
+        clusters, scores = (row[0] for row in propose(part.centres, part.centres.prepare(query), full, depth))
+        order = clusters[np.argsort(-scores, kind="stable")]
+        enough = max(SHARE * there.sum(), LEAST, 4 * k)
+        order = order[: int(np.searchsorted(np.cumsum(there[order]), enough)) + 1]
+        opened = np.zeros(len(codes.blocks) + 1, np.int64)
+        np.add.at(opened, starts[order] // BLOCK, 1)
+        np.add.at(opened, (starts[order + 1] - 1) // BLOCK + 1, -1)
+        blocks = np.flatnonzero(np.cumsum(opened[:-1]))
+        positions, _ = propose(codes, codes.prepare(query), live, min(4 * k + 128, int(there.sum())), blocks)
+        return rank(query[0], part.segment.latents, codes.positive, positions[0], k, part.ordinals)
+
+
+def _ordinals(
+    segment: np.ndarray, keys: np.ndarray, order: np.ndarray, missing: np.ndarray | None = None
+) -> np.ndarray:
+    """Where a segment's keys stand in the table's, else -1; ``missing`` is kept up to date, and no row counts twice."""
+    if not len(keys):
+        return np.full(len(segment), -1)
+    found = order[np.searchsorted(keys, segment, sorter=order).clip(max=len(keys) - 1)]
+    found = np.where(keys[found] == segment, found, -1)
+    if missing is not None:
+        found[~missing[found]] = -1
+        missing[found[found >= 0]] = False
+    return found
+
+
+def _joined(found: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
+    ordinals, scores = (np.concatenate([part[i] for part in found] or [np.empty(0, np.int64)]) for i in (0, 1))
+    order = np.lexsort((ordinals, -scores))[:k]
+    return ordinals[order].astype(np.int64), scores[order].astype(np.float32)
