@@ -57,6 +57,7 @@ class Codes:
         positive: Leading units that count with a plus; None for an inner product.
         error: Largest rounding of a document: the sum of absolutes, or the Euclidean norm for an inner product.
         size: The same of a document itself.
+        offset: Largest absolute bias.
     """
 
     blocks: np.ndarray
@@ -67,6 +68,7 @@ class Codes:
     positive: int | None
     error: float
     size: float
+    offset: float
 
     @classmethod
     def encode(cls, latents: np.ndarray, positive: int | None, precision: str) -> Codes:
@@ -89,7 +91,7 @@ class Codes:
         bias = np.pad(latents[:, -1], (0, n_blocks * BLOCK - n))
         if not whole:
             blocks = blocks[..., 0].view(np.uint16) if precision == "float16" else blocks[..., 0]
-        return cls(blocks, bias, low, step, unit, positive, error, size)
+        return cls(blocks, bias, low, step, unit, positive, error, size, float(np.abs(bias).max(initial=0)))
 
     def prepare(self, queries: np.ndarray) -> Prepared:
         """Query latents float32 (n, m + 1) for these codes."""
@@ -104,7 +106,7 @@ class Codes:
             thresholds, weights, unit, more, wrong = self._relu_counts(a, signs) if whole else _relu(a, signs)
             wrong, size = wrong + self.error, np.abs(a).sum(1) + self.size
         # A sum of float32, in whatever order, here and in the reference.
-        wrong += 2 * EPS * a.shape[1] * (size + np.abs(constant) + np.abs(self.bias).max(initial=0))
+        wrong += 2 * EPS * a.shape[1] * (size + np.abs(constant) + self.offset)
         floats = [np.asarray(values, np.float32) for values in (unit, constant + more, wrong)]
         return Prepared(thresholds, weights, *floats)
 

@@ -25,9 +25,9 @@ from rabtriever.index.kernels import BLOCK
 
 FORMAT = 1
 CLUSTERED = 100_000  # documents from which on a segment is sorted into clusters
-CLUSTER = 160  # documents of a cluster
+CLUSTER = 40  # documents of a cluster
 ARRAYS = ("keys", "latents", "blocks", "bias", "low", "step", "starts", "centres")
-CODES = ("unit", "positive", "error", "size")
+CODES = ("unit", "positive", "error", "size", "offset")
 
 
 @dataclass(frozen=True)

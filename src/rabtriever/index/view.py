@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from rabtriever.index.snapshot import Snapshot
 
 TAILS = 16  # segments besides the first, before all are joined
 TAIL = 0.25  # share of rows in those, or of rows in the first that are gone, before all are joined
-SHARE = 0.03  # of the documents, read by an approximate search
+SHARE = 0.01  # of the documents, read by an approximate search
 LEAST = 4096  # documents, read by it all the same
 PATIENCE = 0.02  # seconds an exact scan may take a query before "auto" searches approximately
 
@@ -29,13 +29,17 @@ class Part:
         segment: Its arrays.
         ordinals: int32 (n_blocks * 64,), each slot's place in the snapshot; -1 if it is not in it.
         live: uint8 (n_blocks * 64,), 1 where it is.
+        blocks: int64, the blocks with such slots.
         centres: The clusters' centres for the kernel; None if there is but one cluster.
+        counts: int64 (n_clusters,), how many of their documents are live.
     """
 
     segment: Segment
     ordinals: np.ndarray
     live: np.ndarray
+    blocks: np.ndarray
     centres: Codes | None
+    counts: np.ndarray
 
     @classmethod
     def of(cls, segment: Segment, taken: np.ndarray) -> Part:
@@ -44,7 +48,14 @@ class Part:
         ordinals[: len(taken)] = taken
         many = len(segment.centres) > 1
         centres = Codes.encode(segment.centres, segment.codes.positive, "int8") if many else None
-        return cls(segment, ordinals, (ordinals >= 0).astype(np.uint8), centres)
+        part = cls(segment, ordinals, np.empty(0), np.empty(0), centres, np.empty(0))
+        return part.masked((ordinals >= 0).astype(np.uint8))
+
+    def masked(self, live: np.ndarray) -> Part:
+        """The same with other slots live."""
+        blocks = np.flatnonzero(live.view(np.uint64).reshape(-1, BLOCK // 8).any(axis=1))
+        counts = np.add.reduceat(live, self.segment.starts[:-1], dtype=np.int64)
+        return replace(self, live=live, blocks=blocks, counts=counts)
 
 
 class View:
@@ -120,16 +131,15 @@ class View:
             allowed[only] = 1
         found = []
         for part in self.parts:
-            live = part.live if allowed is None else allowed[part.ordinals]
-            blocks = np.flatnonzero(live.reshape(-1, BLOCK).any(axis=1))
-            slow = self.seconds is not None and self.seconds * len(blocks) > PATIENCE
+            seen = part if allowed is None else part.masked(allowed[part.ordinals])
+            slow = self.seconds is not None and self.seconds * len(seen.blocks) > PATIENCE
             if part.centres is not None and (mode == "ann" or (mode == "auto" and slow)):
-                found.append([self._near(part, query[None], live, k) for query in queries])
+                found.append([self._near(seen, query[None], k) for query in queries])
             else:
-                started = time.perf_counter()
-                found.append(scan(queries, part.segment.codes, part.segment.latents, live, k, part.ordinals, blocks))
-                if len(blocks) > 1000:
-                    self.seconds = (time.perf_counter() - started) / len(blocks) / len(queries)
+                started, codes = time.perf_counter(), part.segment.codes
+                found.append(scan(queries, codes, part.segment.latents, seen.live, k, part.ordinals, seen.blocks))
+                if len(seen.blocks) > 1000:
+                    self.seconds = (time.perf_counter() - started) / len(seen.blocks) / len(queries)
         return [_joined([of_part[query] for of_part in found], k) for query in range(len(queries))]
 
     def memory(self) -> int:
@@ -140,23 +150,23 @@ class View:
             arrays += [part.centres.blocks] if part.centres else []
         return sum(array.nbytes for array in arrays)
 
-    def _near(self, part: Part, query: np.ndarray, live: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The best of one query in the clusters whose centres score best."""
+    def _near(self, part: Part, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The best of one query in the clusters whose centres score best, as many as hold a share of the documents."""
         assert part.centres is not None
-        codes, starts = part.segment.codes, part.segment.starts
-        there = np.add.reduceat(live, starts[:-1], dtype=np.int64)
+        codes, starts, counts = part.segment.codes, part.segment.starts, part.counts
         full = np.zeros(len(part.centres.bias), np.uint8)
-        full[: len(there)] = there > 0
-        depth = min(int(full.sum()), max(64, int(2 * SHARE * len(there)), 2 * LEAST * len(there) // len(live)))
-        clusters, scores = (row[0] for row in propose(part.centres, part.centres.prepare(query), full, depth))
+        full[: len(counts)] = counts > 0
+        total, filled = int(counts.sum()), int(full.sum())
+        enough = min(total, max(int(SHARE * total), LEAST, 4 * k))
+        wanted = min(filled, 16 + 2 * enough * filled // max(1, total))
+        clusters, scores = (row[0] for row in propose(part.centres, part.centres.prepare(query), full, wanted))
         order = clusters[np.argsort(-scores, kind="stable")]
-        enough = max(SHARE * there.sum(), LEAST, 4 * k)
-        order = order[: int(np.searchsorted(np.cumsum(there[order]), enough)) + 1]
+        order = order[: int(np.searchsorted(np.cumsum(counts[order]), enough)) + 1]
         opened = np.zeros(len(codes.blocks) + 1, np.int64)
         np.add.at(opened, starts[order] // BLOCK, 1)
         np.add.at(opened, (starts[order + 1] - 1) // BLOCK + 1, -1)
         blocks = np.flatnonzero(np.cumsum(opened[:-1]))
-        positions, _ = propose(codes, codes.prepare(query), live, min(4 * k + 128, int(there.sum())), blocks)
+        positions, _ = propose(codes, codes.prepare(query), part.live, min(4 * k + 128, total), blocks)
         return rank(query[0], part.segment.latents, codes.positive, positions[0], k, part.ordinals)
 
 
