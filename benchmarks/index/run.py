@@ -192,8 +192,7 @@ def store(real: Any, documents: np.ndarray, work: Path, kind: str, repeats: int)
         exact, near = (opened.search(queries, k, mode) for mode in ("exact", "ann"))
         shares = [len(set(a) & set(b)) / len(a) for (a, _), (b, _) in zip(exact, near, strict=True)]
         row[f"ann_recall{k}"] = round(float(np.mean(shares)), 4)
-    one = opened.parts[0]
-    row["certified_at_once"] = round(_certified(one, queries), 3)
+    row["certified_at_once"] = round(_certified(opened.parts[0], queries), 3)
     row["ann_curve"] = _curve(opened, queries, repeats)
     started = time.perf_counter()
     index.add((Document(f"new{i}", f"new {i}") for i in range(1000)), latents=documents[:1000])
@@ -208,8 +207,6 @@ def store(real: Any, documents: np.ndarray, work: Path, kind: str, repeats: int)
     left = seen.search(queries[:1], 3, "exact")
     row["delete_s"] = round(time.perf_counter() - started, 3)
     assert not {hit.id for hit in index._hits(seen, "", *left[0], 3, None)} & set(gone)
-    del opened, seen, index, one
-    gc.collect()
     answer = subprocess.run(
         [sys.executable, HERE, "--open", str(uri), "--model", model], check=True, stdout=subprocess.PIPE, text=True
     )
