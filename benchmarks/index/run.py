@@ -99,7 +99,7 @@ def scans(real: Any, documents: np.ndarray, kind: str, repeats: int) -> dict[str
 
         def ours(i: int, threads: int = 1, many: int = 1, codes: Codes = codes) -> Any:
             some = thirty_two if many > 1 else queries[i % len(queries)][None]
-            return propose(codes, codes.prepare(some), live, k, threads=threads)
+            return propose(codes, some, live, k, threads=threads)
 
         calls: dict[str, Callable[[int], Any]] = {
             "1 thread": ours,
@@ -151,7 +151,7 @@ def int8_loss(real: Any) -> dict[str, Any]:
     for name, (documents, queries, right) in real.judged.items():
         codes, live = Codes.encode(documents, real.positive, "int8"), np.ones(-(-len(documents) // 64) * 64, np.uint8)
         live[len(documents) :] = 0
-        positions, scores = propose(codes, codes.prepare(queries), live, 10)
+        positions, scores, _ = propose(codes, queries, live, 10)
         exact = [found for found, _ in scan(queries, codes, documents, live, 10)]
         relevant = np.maximum(1, right.sum(1))
         recall = {
@@ -218,8 +218,8 @@ def store(real: Any, documents: np.ndarray, work: Path, kind: str, repeats: int)
 def _certified(part: Part, queries: np.ndarray) -> float:
     """Share of queries whose first proposal was enough."""
     codes, k = part.segment.codes, 10
-    positions, scores = propose(codes, codes.prepare(queries), part.live, 4 * k + 128)
-    missed = scores.min(axis=1) + codes.prepare(queries).error
+    _, scores, error = propose(codes, queries, part.live, 4 * k + 128)
+    missed = scores.min(axis=1) + error
     found = scan(queries, codes, part.segment.latents, part.live, k)
     return float(np.mean([limit < scores[-1] for limit, (_, scores) in zip(missed, found, strict=True)]))
 
@@ -243,7 +243,7 @@ def opening(uri: str, model: str) -> dict[str, float]:
     Index.open(uri, retriever).store.snapshot(1)  # Lance's threads and caches are not what is asked about
     chance = np.random.default_rng(0).standard_normal((20, retriever.dim), np.float32)
     warm = Codes.encode(chance, retriever.positive, "int8")
-    propose(warm, warm.prepare(chance), np.ones(64, np.uint8), 3)
+    propose(warm, chance, np.ones(64, np.uint8), 3)
     gc.collect()
     before = _resident()
     started = time.perf_counter()

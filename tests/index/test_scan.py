@@ -7,6 +7,7 @@ from numba import njit
 from rabtriever.fold import folded_scores
 from rabtriever.index import kernels
 from rabtriever.index.codes import PRECISIONS, Codes
+from rabtriever.index.device import OnDevice
 from rabtriever.index.scan import propose, scan
 
 shapes = st.tuples(st.integers(1, 200), st.integers(1, 21), st.one_of(st.none(), st.integers(0, 21)))
@@ -42,10 +43,9 @@ def test_the_scan_is_a_full_sort(shape, precision, k, whole, threads, seed):
 def test_codes_are_wrong_by_no_more_than_they_say(shape, precision, seed):
     queries, latents, live, positive = some(shape, seed)
     codes = Codes.encode(latents, positive, precision)
-    prepared = codes.prepare(queries)
-    positions, scores = propose(codes, prepared, live, len(latents))
+    positions, scores, error = propose(codes, queries, live, len(latents))
     reference = np.take_along_axis(folded_scores(queries, latents, positive), positions, 1)
-    assert (np.abs(scores - reference) <= prepared.error[:, None]).all()
+    assert (np.abs(scores - reference) <= error[:, None]).all()
     if precision == "float32":
         np.testing.assert_allclose(scores, reference, atol=1e-4, rtol=1e-4)
 
@@ -90,10 +90,10 @@ def test_some_blocks_and_one_query_are_as_in_the_whole(precision, positive):
     codes = Codes.encode(latents, positive, precision)
     blocks = np.array([1, 4, 9])
     there = np.isin(np.arange(640) // 64, blocks)
-    positions, scores = propose(codes, codes.prepare(queries), live, 192, blocks)
+    positions, scores, _ = propose(codes, queries, live, 192, blocks)
     assert all(set(row) == set(np.flatnonzero(there)) for row in positions.tolist())
     for i in range(len(queries)):
-        single, alone = propose(codes, codes.prepare(queries[i : i + 1]), live, 192, blocks)
+        single, alone, _ = propose(codes, queries[i : i + 1], live, 192, blocks)
         np.testing.assert_array_equal(np.sort(alone[0]), np.sort(scores[i]))
         np.testing.assert_array_equal(np.sort(single[0]), np.sort(positions[i]))
 
@@ -117,3 +117,18 @@ def test_without_the_instruction_for_bytes_the_kernel_is_the_same(monkeypatch, p
     before = scores()
     monkeypatch.setattr(kernels, "VNNI", False)
     np.testing.assert_array_equal(scores(), before)
+
+
+@settings(max_examples=30, deadline=None)
+@given(shapes, st.integers(1, 250), st.booleans(), st.integers(0, 999))
+def test_torch_finds_what_the_kernel_finds(shape, k, whole, seed):
+    queries, latents, live, positive = some(shape, seed, whole)
+    live[:] *= np.random.default_rng(seed).integers(0, 4, len(live), np.uint8) > 0
+    device, codes = OnDevice(latents, positive, "cpu"), Codes.encode(latents, positive, "float32")
+    for a, b in zip(scan(queries, device, latents, live, k), scan(queries, codes, latents, live, k), strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+        np.testing.assert_array_equal(a[1], b[1])
+    blocks = np.arange(0, len(live) // 64, 2)
+    found = device.propose(queries, live, 64, blocks)[0]
+    expected = propose(codes, queries, live, 64, blocks)[0]
+    assert [set(row[row >= 0]) for row in found] == [set(row[row >= 0]) for row in expected] or whole

@@ -78,9 +78,9 @@ def test_auto_searches_approximately_once_exact_is_slow(index, monkeypatch):
     assert asked
 
 
-@pytest.mark.parametrize("precision", ["float16", "float32"])
-def test_all_precisions_find_the_same(index, retriever, precision):
-    other = Index.open(index.store.uri, retriever, precision=precision)
+@pytest.mark.parametrize("options", [{"precision": "float16"}, {"precision": "float32"}, {"device": "cpu"}])
+def test_all_precisions_and_torch_find_the_same(index, retriever, options):
+    other = Index.open(index.store.uri, retriever, **options)
     assert other.search(["rain", "lamp"], k=30) == index.search(["rain", "lamp"], k=30)
 
 

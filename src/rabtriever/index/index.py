@@ -58,16 +58,23 @@ class Index:
         retriever: The retriever that made, and will make, its latents.
         precision: Of what a search reads first: ``int8``, ``float16`` or ``float32``. Hits and log-odds are the same.
         version: A version of the past, to read; the latest if None.
+        device: Where torch holds and scans the latents, such as ``cuda``; None: the CPU's kernel does, whatever the
+            retriever runs on.
     """
 
     def __init__(
-        self, store: Store, retriever: Rabtriever, precision: str = "int8", version: int | None = None
+        self,
+        store: Store,
+        retriever: Rabtriever,
+        precision: str = "int8",
+        version: int | None = None,
+        device: str | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise InputError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
         self.store, self.retriever, self.version = store, retriever, version
         model = store.model
-        self._segments = Segments(store.uri, model.fingerprint, model.positive, precision)
+        self._segments = Segments(store.uri, model.fingerprint, model.positive, precision, device)
         self._view: View | None = None
         self._lock = Lock()
         if version is not None:
@@ -119,6 +126,7 @@ class Index:
         retriever: Rabtriever | None = None,
         precision: str = "int8",
         version: int | None = None,
+        device: str | None = None,
     ) -> Index:
         """Open an index.
 
@@ -127,6 +135,7 @@ class Index:
             retriever: The one that made it; loaded from where it was then, if None.
             precision: Of what a search reads first: ``int8``, ``float16`` or ``float32``; hits stay the same.
             version: One of :meth:`versions`, to read; the latest, and what will be, if None.
+            device: Where torch holds and scans the latents, such as ``cuda``; None: the CPU's kernel does.
 
         Raises:
             InputError: no index there or a damaged one, no such version, its model is not to be found, or ``retriever``
@@ -142,7 +151,7 @@ class Index:
         if retriever.fingerprint != store.model.fingerprint:
             made, given = store.model.fingerprint[:12], retriever.fingerprint[:12]
             raise InputError(f"{uri}: made by model {made}, not by {given}; open it with its own model or index again")
-        return cls(store, retriever, precision, version)
+        return cls(store, retriever, precision, version, device)
 
     def __len__(self) -> int:
         """Number of documents."""

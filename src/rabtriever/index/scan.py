@@ -9,7 +9,8 @@ from functools import cache
 import numpy as np
 
 from rabtriever.fold import folded_scores
-from rabtriever.index.codes import Codes, Prepared
+from rabtriever.index.codes import Codes
+from rabtriever.index.device import OnDevice
 from rabtriever.index.kernels import best
 
 Found = list[tuple[np.ndarray, np.ndarray]]
@@ -17,50 +18,54 @@ Found = list[tuple[np.ndarray, np.ndarray]]
 
 
 def propose(
-    codes: Codes,
-    queries: Prepared,
+    codes: Codes | OnDevice,
+    queries: np.ndarray,
     live: np.ndarray,
     k: int,
     blocks: np.ndarray | None = None,
     threads: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best documents by their codes.
 
     Args:
         codes: The documents.
-        queries: n of them, prepared for these codes.
+        queries: float32 (n, m + 1).
         live: uint8 (n_blocks * 64,), 0 for those that must not be found.
         k: How many.
         blocks: Which blocks to read, ascending; all if None.
         threads: How many share the work; as many as there are cores if None.
 
     Returns:
-        Positions int64 (n, k), -1 where there are fewer, and approximate log-odds float32 (n, k), in no order.
+        Positions int64 (n, k), -1 where there are fewer, approximate log-odds float32 (n, k), in no order, and float32
+        (n,), the most that those can be wrong by.
     """
+    if isinstance(codes, OnDevice):
+        return codes.propose(queries, live, k, blocks)
+    prepared, n = codes.prepare(queries), len(queries)
     blocks = np.arange(len(codes.blocks)) if blocks is None else blocks
-    threads = max(1, min(threads or cores(), len(blocks) * queries.weights.shape[0] // 64))
-    n = len(queries.unit)
-    scores = np.full((threads, n, k), -np.inf, np.float32)
-    positions = np.full((threads, n, k), -1, np.int64)
+    threads = max(1, min(threads or cores(), len(blocks) * n // 64))
+    heaps = np.full((threads, n, k), -np.inf, np.float32)
+    places = np.full((threads, n, k), -1, np.int64)
 
     def work(part: int) -> None:
         some = blocks[len(blocks) * part // threads : len(blocks) * (part + 1) // threads]
-        best(codes.blocks, *queries[:3], codes.bias, live, some, scores[part], positions[part])
+        best(codes.blocks, *prepared[:3], codes.bias, live, some, heaps[part], places[part])
 
     if threads == 1:
         work(0)
     else:
         list(_pool().map(work, range(threads)))
-    scores, positions = (np.moveaxis(array, 0, 1).reshape(n, -1) for array in (scores, positions))
+    scores: np.ndarray = np.moveaxis(heaps, 0, 1).reshape(n, -1)
+    positions: np.ndarray = np.moveaxis(places, 0, 1).reshape(n, -1)
     if threads > 1:
         order = np.lexsort((positions, -scores), axis=1)[:, :k]
-        scores, positions = (np.take_along_axis(array, order, 1) for array in (scores, positions))
-    return positions, scores + queries.constant[:, None]
+        scores, positions = np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
+    return positions, scores + prepared.constant[:, None], prepared.error
 
 
 def scan(
     queries: np.ndarray,
-    codes: Codes,
+    codes: Codes | OnDevice,
     latents: np.ndarray,
     live: np.ndarray,
     k: int,
@@ -89,9 +94,8 @@ def scan(
     found: Found = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
     left, depth = np.arange(len(queries) if k else 0), min(there, 4 * k + 128)
     while len(left):
-        prepared = codes.prepare(queries[left])
-        positions, scores = propose(codes, prepared, live, depth, blocks, threads)
-        missed = scores.min(axis=1) + prepared.error if depth < there else np.full(len(left), -np.inf)
+        positions, scores, error = propose(codes, queries[left], live, depth, blocks, threads)
+        missed = scores.min(axis=1) + error if depth < there else np.full(len(left), -np.inf)
         for row, query in enumerate(left):
             found[query] = rank(queries[query], latents, codes.positive, positions[row], k, ordinals)
         least = np.array([found[query][1][-1] for query in left])

@@ -26,7 +26,7 @@ from rabtriever.index.kernels import BLOCK
 FORMAT = 1
 CLUSTERED = 100_000  # documents from which on a segment is sorted into clusters
 CLUSTER = 40  # documents of a cluster
-ARRAYS = ("keys", "latents", "blocks", "bias", "low", "step", "starts", "centres")
+ARRAYS = ("keys", "order", "latents", "blocks", "bias", "low", "step", "starts", "centres")
 CODES = ("unit", "positive", "error", "size", "offset")
 
 
@@ -36,6 +36,7 @@ class Segment:
 
     Attributes:
         keys: int64 (n,), in the order of the segment's slots.
+        order: int32 (n,), the place each slot's row had among the rows when the segment was made.
         latents: float32 (n, m + 1), in the same order.
         codes: The same for the kernel.
         starts: int64 (n_clusters + 1,), the first slot of each cluster; two numbers if there are no clusters.
@@ -44,6 +45,7 @@ class Segment:
     """
 
     keys: np.ndarray
+    order: np.ndarray
     latents: np.ndarray
     codes: Codes
     starts: np.ndarray
@@ -59,10 +61,13 @@ class Segments:
         fingerprint: Of the model.
         positive: Leading units that count with a plus; None for an inner product.
         precision: Of the codes: int8, float16 or float32.
+        device: Where torch scans float32 latents instead; None: the kernel scans the codes.
     """
 
-    def __init__(self, uri: str, fingerprint: str, positive: int | None, precision: str) -> None:
-        self.positive, self.precision = positive, precision
+    def __init__(
+        self, uri: str, fingerprint: str, positive: int | None, precision: str, device: str | None = None
+    ) -> None:
+        self.positive, self.precision, self.device = positive, precision, device
         if "://" not in uri and os.access(uri, os.W_OK):
             base = Path(uri)
         else:
@@ -95,7 +100,12 @@ class Segments:
                 sorted_[first : first + 2**16] = latents[order[first : first + 2**16]]
             codes = Codes.encode(sorted_, self.positive, self.precision)
             centres = [sorted_[first:last].mean(0) for first, last in zip(starts, starts[1:], strict=False)]
-            arrays = {"keys": keys[order], "starts": starts, "centres": np.array(centres, np.float32)}
+            arrays = {
+                "keys": keys[order],
+                "order": order.astype(np.int32),
+                "starts": starts,
+                "centres": np.array(centres, np.float32),
+            }
             arrays |= {name: getattr(codes, name) for name in ("blocks", "bias", "low", "step")}
             for array, values in arrays.items():
                 np.save(temporary / f"{array}.npy", values, allow_pickle=False)
@@ -136,13 +146,11 @@ class Segments:
             if meta["format"] != FORMAT or meta["positive"] != self.positive:
                 return None
             arrays = {name: np.load(folder / f"{name}.npy", "r", allow_pickle=False) for name in ARRAYS}
-            blocks, bias, low, step = (arrays[name] for name in ("blocks", "bias", "low", "step"))
-            n = len(arrays["keys"])
-            if len(arrays["latents"]) != n or len(blocks) != -(-n // BLOCK) or len(bias) != BLOCK * len(blocks):
+            keys, order, latents, blocks, bias, low, step, starts, centres = (arrays[name] for name in ARRAYS)
+            n = len(keys)
+            if not len(order) == len(latents) == n or len(blocks) != -(-n // BLOCK) or len(bias) != BLOCK * len(blocks):
                 return None
             codes = Codes(blocks, bias, np.array(low), np.array(step), **{name: meta[name] for name in CODES})
         except (OSError, ValueError, KeyError, EOFError):
             return None  # half-written or damaged: it is made anew
-        return Segment(
-            arrays["keys"], arrays["latents"], codes, np.array(arrays["starts"]), np.array(arrays["centres"]), folder
-        )
+        return Segment(keys, order, latents, codes, np.array(starts), np.array(centres), folder)

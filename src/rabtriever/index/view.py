@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rabtriever.index.codes import Codes
+from rabtriever.index.device import OnDevice
 from rabtriever.index.kernels import BLOCK
 from rabtriever.index.scan import Found, propose, rank, scan
 from rabtriever.index.segments import Segment, Segments
@@ -27,6 +28,7 @@ class Part:
 
     Attributes:
         segment: Its arrays.
+        codes: The segment's, or its latents on a device.
         ordinals: int32 (n_blocks * 64,), each slot's place in the snapshot; -1 if it is not in it.
         live: uint8 (n_blocks * 64,), 1 where it is.
         blocks: int64, the blocks with such slots.
@@ -35,6 +37,7 @@ class Part:
     """
 
     segment: Segment
+    codes: Codes | OnDevice
     ordinals: np.ndarray
     live: np.ndarray
     blocks: np.ndarray
@@ -42,13 +45,14 @@ class Part:
     counts: np.ndarray
 
     @classmethod
-    def of(cls, segment: Segment, taken: np.ndarray) -> Part:
+    def of(cls, segment: Segment, taken: np.ndarray, device: str | None = None) -> Part:
         """The slots whose ordinals (n,) are not negative."""
         ordinals = np.full(len(segment.codes.bias), -1, np.int32)
         ordinals[: len(taken)] = taken
         many = len(segment.centres) > 1
         centres = Codes.encode(segment.centres, segment.codes.positive, "int8") if many else None
-        part = cls(segment, ordinals, np.empty(0), np.empty(0), centres, np.empty(0))
+        codes = OnDevice(segment.latents, segment.codes.positive, device) if device else segment.codes
+        part = cls(segment, codes, ordinals, np.empty(0), np.empty(0), centres, np.empty(0))
         return part.masked((ordinals >= 0).astype(np.uint8))
 
     def masked(self, live: np.ndarray) -> Part:
@@ -91,11 +95,10 @@ class View:
             missing[: len(old)] = False
         else:
             known = [part.segment for part in before.parts] if before else segments.load()
-            order = np.argsort(keys, kind="stable")
             for segment in known:
-                ordinals = _ordinals(np.asarray(segment.keys), keys, order, missing)
+                ordinals = _ordinals(segment, keys, missing)
                 if (ordinals >= 0).any():
-                    parts.append(Part.of(segment, ordinals))
+                    parts.append(Part.of(segment, ordinals, segments.device))
         absent = np.flatnonzero(missing)
         tails = len(keys) - (int(parts[0].live.sum()) if parts else 0)
         gone = len(parts[0].segment.keys) - int(parts[0].live.sum()) if parts else 0
@@ -106,7 +109,7 @@ class View:
             for ordinals, piece in snapshot.latents(absent):
                 latents[np.searchsorted(absent, ordinals)] = piece
             made = segments.make(keys[absent], latents)
-            parts.append(Part.of(made, _ordinals(np.asarray(made.keys), keys, np.argsort(keys, kind="stable"))))
+            parts.append(Part.of(made, absent[made.order], segments.device))
         for segment in known if tidy else []:
             if all(segment is not part.segment for part in parts):
                 segments.drop(segment)
@@ -136,8 +139,8 @@ class View:
             if part.centres is not None and (mode == "ann" or (mode == "auto" and slow)):
                 found.append([self._near(seen, query[None], k) for query in queries])
             else:
-                started, codes = time.perf_counter(), part.segment.codes
-                found.append(scan(queries, codes, part.segment.latents, seen.live, k, part.ordinals, seen.blocks))
+                started = time.perf_counter()
+                found.append(scan(queries, part.codes, part.segment.latents, seen.live, k, part.ordinals, seen.blocks))
                 if len(seen.blocks) > 1000:
                     self.seconds = (time.perf_counter() - started) / len(seen.blocks) / len(queries)
         return [_joined([of_part[query] for of_part in found], k) for query in range(len(queries))]
@@ -153,34 +156,36 @@ class View:
     def _near(self, part: Part, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The best of one query in the clusters whose centres score best, as many as hold a share of the documents."""
         assert part.centres is not None
-        codes, starts, counts = part.segment.codes, part.segment.starts, part.counts
+        codes, starts, counts = part.codes, part.segment.starts, part.counts
         full = np.zeros(len(part.centres.bias), np.uint8)
         full[: len(counts)] = counts > 0
         total, filled = int(counts.sum()), int(full.sum())
         enough = min(total, max(int(SHARE * total), LEAST, 4 * k))
         wanted = min(filled, 16 + 2 * enough * filled // max(1, total))
-        clusters, scores = (row[0] for row in propose(part.centres, part.centres.prepare(query), full, wanted))
+        clusters, scores = (row[0] for row in propose(part.centres, query, full, wanted)[:2])
         order = clusters[np.argsort(-scores, kind="stable")]
         order = order[: int(np.searchsorted(np.cumsum(counts[order]), enough)) + 1]
-        opened = np.zeros(len(codes.blocks) + 1, np.int64)
+        opened = np.zeros(len(part.live) // BLOCK + 1, np.int64)
         np.add.at(opened, starts[order] // BLOCK, 1)
         np.add.at(opened, (starts[order + 1] - 1) // BLOCK + 1, -1)
         blocks = np.flatnonzero(np.cumsum(opened[:-1]))
-        positions, _ = propose(codes, codes.prepare(query), part.live, min(4 * k + 128, total), blocks)
+        positions = propose(codes, query, part.live, min(4 * k + 128, total), blocks)[0]
         return rank(query[0], part.segment.latents, codes.positive, positions[0], k, part.ordinals)
 
 
-def _ordinals(
-    segment: np.ndarray, keys: np.ndarray, order: np.ndarray, missing: np.ndarray | None = None
-) -> np.ndarray:
-    """Where a segment's keys stand in the table's, else -1; ``missing`` is kept up to date, and no row counts twice."""
+def _ordinals(segment: Segment, keys: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Where a segment's slots stand in the table, else -1; what was ``missing`` is so no longer, nor counts twice."""
+    mine, first = np.asarray(segment.keys), len(segment.order)
+    if first <= len(keys) and missing[:first].all() and np.array_equal(keys[segment.order], mine):
+        missing[:first] = False  # as they were, perhaps with others behind them
+        return np.asarray(segment.order)
     if not len(keys):
-        return np.full(len(segment), -1)
-    found = order[np.searchsorted(keys, segment, sorter=order).clip(max=len(keys) - 1)]
-    found = np.where(keys[found] == segment, found, -1)
-    if missing is not None:
-        found[~missing[found]] = -1
-        missing[found[found >= 0]] = False
+        return np.full(first, -1)
+    order = np.argsort(keys, kind="stable")
+    found = order[np.searchsorted(keys, mine, sorter=order).clip(max=len(keys) - 1)]
+    found = np.where(keys[found] == mine, found, -1)
+    found[~missing[found]] = -1
+    missing[found[found >= 0]] = False
     return found
 
 
