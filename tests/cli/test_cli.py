@@ -98,7 +98,10 @@ def test_demo_prints_quality_and_what_to_do_next(workspace, retriever, capsys):
     [
         (["index", "nowhere", "--model", "m", "--out", "i"], "nowhere"),
         (["index", "data", "--model", "nowhere", "--out", "i"], "nowhere: no model there"),
+        (["index", "data", "--out", "i"], "--model: name the retriever"),
+        (["index", "data", "--out", "nowhere", "--update"], "nowhere: no such index"),
         (["search", "nowhere", "rain"], "nowhere: no such index"),
+        (["info", "nowhere"], "nowhere: no such index"),
         (["train", "data", "--out", "data"], "data: exists already"),
         (["train", "data", "--out", "t", "--objective", "magic"], "objective 'magic'"),
         (["train", "data", "--out", "t", "--prompt", "nowhere.json"], "nowhere.json: not a readable JSON"),
@@ -130,6 +133,9 @@ def test_bad_input_is_one_line_and_exit_code_2(workspace, llm_folder, capsys, mo
         (["-k", "0"], "k 0"),
         (["--rerank", "0"], "rerank 0"),
         (["--where", "colour = 'red'"], "where \"colour = 'red'\""),
+        (["--mode", "fast"], "mode 'fast'"),
+        (["--hybrid", "both"], "hybrid 'both'"),
+        (["--hybrid", "rrf"], "no text index"),
         (["--model", "other"], "index again"),
     ],
 )
@@ -151,6 +157,21 @@ def test_an_index_whose_model_moved_is_searched_with_it(workspace, retriever, ca
     assert main(["search", "index", "rain"]) == 2
     assert "is gone" in capsys.readouterr().err
     assert main(["search", "index", "rain", "--model", "moved"]) == 0
+
+
+def test_an_index_is_brought_up_to_date_and_tells_about_itself(workspace, retriever, capsys):
+    retriever.save_pretrained(workspace / "model")
+    assert main(["index", "data", "--model", "model", "--out", "index"]) == 0
+    lines = [{"_id": "lamp", "text": "a lantern"}, {"_id": "tuba", "text": "plays the tuba"}]
+    (workspace / "more.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert answer(capsys, "index", "more.jsonl", "--out", "index", "--update", "--json")["documents"] == 7
+    hits = answer(capsys, "search", "index", "rain", "--hybrid", "rrf", "--mode", "exact", "--json")["hits"]
+    assert {hit["text"] for hit in hits if hit["id"] in ("lamp", "tuba")} == {"a lantern", "plays the tuba"}
+    info = answer(capsys, "info", "index", "--json")
+    assert info["documents"] == 7 and info["model"] == str(workspace / "model") and info["text_index"]
+    versions = answer(capsys, "info", "index", "--versions", "--json")
+    assert len(versions) == info["versions"] and versions[-1]["documents"] == 7
+    assert main(["info", "index"]) == 0 and "documents       7" in capsys.readouterr().out
 
 
 def test_a_malformed_corpus_leaves_no_index(workspace, retriever, capsys):

@@ -14,6 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", type=int, default=10, help="hits to return (default: 10)")
     parser.add_argument("--model", help="the retriever that made the index, if its folder has moved")
     parser.add_argument("--where", help="SQL filter over the documents' columns, e.g. \"title LIKE 'A%%'\"")
+    parser.add_argument("--mode", default="auto", help="auto, exact or ann: approximate (default: auto)")
+    parser.add_argument("--hybrid", help="join BM25's best documents: union (as candidates) or rrf (both rankings)")
     parser.add_argument("--rerank", type=int, metavar="N", help="let the reranker judge the best N")
 
 
@@ -23,7 +25,8 @@ def run(args: argparse.Namespace) -> None:
     from rabtriever.retriever import Rabtriever
 
     retriever = Rabtriever.from_pretrained(args.model) if args.model else None
-    hits = Index.open(args.uri, retriever).search(args.query, k=args.k, where=args.where, rerank=args.rerank)[0]
+    options = {name: getattr(args, name) for name in ("k", "where", "rerank", "mode", "hybrid")}
+    hits = Index.open(args.uri, retriever).search(args.query, **options)[0]
     if args.json:
         print(json.dumps({"query": args.query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False))
         return

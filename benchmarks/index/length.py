@@ -1,0 +1,106 @@
+"""Time per candidate against the document's length: the teacher, the teacher with kept documents, the retriever.
+
+Usage: python benchmarks/index/length.py [--model models/tools] [--repeats 3] [--out FILE]
+
+The last line is JSON: milliseconds a candidate for 16 to 2,048 tokens, and the slope of log time over log length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import torch
+from record import machine
+
+from rabtriever import Rabtriever
+from rabtriever.index.codes import Codes
+from rabtriever.index.scan import scan
+
+LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
+TOKENS = 4096  # read at a time, in as many documents as that is
+CANDIDATES = 100_000  # of the retriever's scan: copies of the documents read
+QUERY = 16
+
+
+@torch.inference_mode()
+def measured(retriever: Rabtriever, documents: list[list[int]], asked: list[int], repeats: int) -> dict[str, float]:
+    """Seconds a candidate, by turns."""
+    backbone, fold = retriever.teacher.backbone, retriever.predictor.fold(retriever.teacher.w)
+    query = fold.query(backbone.states([asked], retriever.pooling).numpy())
+    latents = np.resize(
+        fold.document(backbone.states(documents, retriever.pooling).numpy()), (CANDIDATES, len(query[0]))
+    )
+    latents[:, :-1] += 0.1 * np.random.default_rng(0).standard_normal(latents[:, :-1].shape, np.float32)
+    codes, live = Codes.encode(latents, fold.positive, "int8"), np.ones(-(-CANDIDATES // 64) * 64, np.uint8)
+    live[CANDIDATES:] = 0
+    kept, rows = backbone.read_documents(documents), torch.arange(len(documents))
+    ways: dict[str, tuple[Callable[[], Any], int, int]] = {
+        "teacher": (lambda: backbone.states([ids + asked for ids in documents]), len(documents), 1),
+        "teacher, kept documents": (
+            lambda: backbone.read_queries(kept, rows, [asked] * len(documents)),
+            len(documents),
+            1,
+        ),
+        "retriever": (lambda: scan(query, codes, latents, live, 10), CANDIDATES, 20),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(repeats + 1):
+        for name, (way, candidates, times) in ways.items():
+            for _ in range(times):
+                started = time.perf_counter()
+                way()
+                if turn:  # the first is to warm up
+                    seconds[name].append((time.perf_counter() - started) / candidates)
+    return {name: median(found) for name, found in seconds.items()}
+
+
+def fitted(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The slope of log time over log length."""
+    logs = np.log([list(row.values()) for row in rows])
+    return {name: round(float(np.polyfit(logs[:, 0], logs[:, i], 1)[0]), 3) for i, name in enumerate(rows[0]) if i}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="models/tools")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    retriever = Rabtriever.from_pretrained(args.model)
+    words = np.random.default_rng(0)
+    asked = words.integers(1000, 20_000, QUERY).tolist()
+    rows = []
+    for length in LENGTHS:
+        documents = words.integers(1000, 20_000, (max(1, TOKENS // length), length)).tolist()
+        seconds = measured(retriever, documents, asked, args.repeats)
+        rows.append({"tokens": length, **{name: float(f"{1e3 * value:.4g}") for name, value in seconds.items()}})
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    slopes = fitted(rows)
+    record = {
+        "command": "python benchmarks/index/length.py",
+        **machine(),
+        "threads": torch.get_num_threads(),
+        "dtype": str(retriever.teacher.llm.model.dtype),
+        "query_tokens": QUERY,
+        "ms_per_candidate": rows,
+        "slopes": slopes,
+        "slopes_from_128_tokens": fitted(rows[3:]),
+    }
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(slopes))
+
+
+if __name__ == "__main__":
+    main()

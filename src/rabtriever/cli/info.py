@@ -1,0 +1,27 @@
+"""Tell what an index holds: documents, model, bytes, versions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("uri", help="an index of `rabtriever index`")
+    parser.add_argument("--model", help="the retriever that made the index, if its folder has moved")
+    parser.add_argument("--versions", action="store_true", help="list every version that can be opened")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from rabtriever.index import Index
+    from rabtriever.retriever import Rabtriever
+
+    index = Index.open(args.uri, Rabtriever.from_pretrained(args.model) if args.model else None)
+    if args.versions:
+        versions = index.versions()
+        lines = [f"{v['version']:6d}  {v['time'][:19]}  {v['documents']} documents" for v in versions]
+        return print(json.dumps(versions) if args.json else "\n".join(lines))
+    info = index.info()
+    print(json.dumps(info) if args.json else "\n".join(f"{name:15s} {value}" for name, value in info.items()))
