@@ -1,5 +1,5 @@
 # make demo: install and run the built-in task.   make test: install, lint, type-check, test.
-# make results: docs/results.md from the committed result files.
+# make results: docs/results.md and docs/index.md from the committed result files.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,6 +29,7 @@ format: $(VENV)/test-installed
 results: $(VENV)/installed
 	$(PIP) -c constraints.txt -e ".[results]"
 	$(BIN)/python benchmarks/quality/results.py
+	$(BIN)/python benchmarks/index/report.py
 
 clean:
 	rm -rf $(VENV)

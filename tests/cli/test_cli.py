@@ -135,7 +135,6 @@ def test_bad_input_is_one_line_and_exit_code_2(workspace, llm_folder, capsys, mo
         (["--where", "colour = 'red'"], "where \"colour = 'red'\""),
         (["--mode", "fast"], "mode 'fast'"),
         (["--hybrid", "both"], "hybrid 'both'"),
-        (["--hybrid", "rrf"], "no text index"),
         (["--model", "other"], "index again"),
     ],
 )

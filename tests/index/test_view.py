@@ -95,8 +95,15 @@ def test_adds_make_small_segments_which_are_joined_in_time(index, monkeypatch):
     assert len(folders(index)) == 4
     monkeypatch.setattr(view, "TAILS", 3)
     index.add(documents(5, 4000), latents=latents(5, 9))
-    assert index.info()["segments"] == 1 and len(folders(index)) == 1
+    assert index.info()["segments"] == 2 and len(folders(index)) == 2
     assert len(index.search("rain", k=4000)[0]) == 3020
+    monkeypatch.setattr(view, "LEAST", 0)
+    index.add(documents(2000, 5000), latents=latents(2000, 9))
+    assert index.info()["segments"] == 1 and len(folders(index)) == 1
+    assert len(index.search("rain", k=6000)[0]) == 5020
+    index.delete([f"d{i}" for i in range(2000)])
+    assert index.info()["segments"] == 1 and len(index.search("rain", k=6000)[0]) == 3020
+    assert len(index._opened().parts[0].segment.keys) == 3020
 
 
 def test_what_is_deleted_is_gone_from_small_and_large_segments(index, monkeypatch):

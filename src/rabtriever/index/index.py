@@ -18,7 +18,7 @@ from rabtriever.errors import InputError
 from rabtriever.fold import folded_scores
 from rabtriever.index.codes import PRECISIONS
 from rabtriever.index.segments import Segments
-from rabtriever.index.store import Model, Store
+from rabtriever.index.store import Model, Store, readable
 from rabtriever.index.view import View
 from rabtriever.llm.folder import new_folder
 from rabtriever.progress import Progress
@@ -108,14 +108,13 @@ class Index:
             with new_folder(uri) as folder:
                 cls.create(folder, retriever)._fill(documents, show_progress)
             index = cls.open(uri, retriever)
-            index._warm()
-            return index
-        index = cls.create(uri, retriever)
-        try:
-            index._fill(documents, show_progress)
-        except BaseException:
-            index.store.drop()
-            raise
+        else:
+            index = cls.create(uri, retriever)
+            try:
+                index._fill(documents, show_progress)
+            except BaseException:
+                index.store.drop()
+                raise
         index._warm()
         return index
 
@@ -300,7 +299,8 @@ class Index:
         with self._lock:
             version = self.store.version if self.version is None else self.version
             if self._view is None or self._view.snapshot.version != version:
-                self._view = View.of(self.store.snapshot(), self._segments, self._view)
+                with readable(self.store.uri):
+                    self._view = View.of(self.store.snapshot(), self._segments, self._view)
             return self._view
 
     def _warm(self) -> None:
@@ -316,6 +316,7 @@ class Index:
         self.add(documents, show_progress=show_progress)
         if not len(self):
             raise InputError("no documents: an index needs at least one")
+        self.store.optimize(KEEP)
 
     def _fused(
         self,
@@ -346,7 +347,8 @@ class Index:
     def _hits(
         self, view: View, query: str, ordinals: np.ndarray, log_odds: np.ndarray, k: int, rerank: int | None
     ) -> list[Hit]:
-        scored = list(zip(view.snapshot.documents(ordinals), log_odds.tolist(), strict=True))
+        with readable(self.store.uri):
+            scored = list(zip(view.snapshot.documents(ordinals), log_odds.tolist(), strict=True))
         judges = [self.retriever.calibration] * len(scored)
         if rerank is not None and scored:
             judged = [document for document, _ in scored[:rerank]]

@@ -78,7 +78,7 @@ class Snapshot:
             InputError: the table has no text index.
         """
         if not self.has_words():
-            raise InputError("hybrid: this index has no text index yet; call optimize() once")
+            raise InputError("hybrid: no text index yet; call optimize(), or `rabtriever index --update`")
         query = self.table.search(
             MultiMatchQuery(text, ["title", "text"], boosts=None, operator=FullTextOperator.OR), query_type="fts"
         )

@@ -221,6 +221,8 @@ def readable(uri: str) -> Iterator[None]:
     """
     try:
         yield
+    except InputError:
+        raise
     except (RuntimeError, OSError, ValueError) as error:
         raise InputError(f"{uri}: damaged ({_reason(error)}); restore it from a copy, or index again") from error
 

@@ -15,8 +15,8 @@ from rabtriever.index.scan import Found, propose, rank, scan
 from rabtriever.index.segments import Segment, Segments
 from rabtriever.index.snapshot import Snapshot
 
-TAILS = 16  # segments besides the first, before all are joined
-TAIL = 0.25  # share of rows in those, or of rows in the first that are gone, before all are joined
+TAILS = 16  # segments, before all but the first are joined
+TAIL = 0.25  # share of rows that are not in the first, or of its rows that are gone, before all are joined
 SHARE = 0.01  # of the documents, read by an approximate search
 LEAST = 4096  # documents, read by it all the same
 PATIENCE = 0.02  # seconds an exact scan may take a query before "auto" searches approximately
@@ -87,29 +87,20 @@ class View:
         Raises:
             InputError: a segment cannot be written.
         """
-        keys, parts = snapshot.keys, []
+        keys = snapshot.keys
+        parts, known = _found(keys, segments, before)
+        if tidy:
+            parts = _tidied(parts, len(keys))
         missing = np.ones(len(keys), bool)
-        old = before.snapshot.keys if before else np.empty(0, np.int64)
-        if before and np.array_equal(keys[: len(old)], old):  # rows were added, or nothing happened
-            known, parts = [part.segment for part in before.parts], list(before.parts)
-            missing[: len(old)] = False
-        else:
-            known = [part.segment for part in before.parts] if before else segments.load()
-            for segment in known:
-                ordinals = _ordinals(segment, keys, missing)
-                if (ordinals >= 0).any():
-                    parts.append(Part.of(segment, ordinals, segments.device))
+        for part in parts:
+            missing[part.ordinals[part.ordinals >= 0]] = False
         absent = np.flatnonzero(missing)
-        tails = len(keys) - (int(parts[0].live.sum()) if parts else 0)
-        gone = len(parts[0].segment.keys) - int(parts[0].live.sum()) if parts else 0
-        if tidy and parts and (len(parts) > TAILS or max(tails, gone) > max(TAIL * len(keys), LEAST)):
-            parts, absent = [], np.arange(len(keys))
         if len(absent):
             latents = segments.room((len(absent), snapshot.width + 1))
             for ordinals, piece in snapshot.latents(absent):
                 latents[np.searchsorted(absent, ordinals)] = piece
             made = segments.make(keys[absent], latents)
-            parts.append(Part.of(made, absent[made.order], segments.device))
+            parts = [*parts, Part.of(made, absent[made.order], segments.device)]
         for segment in known if tidy else []:
             if all(segment is not part.segment for part in parts):
                 segments.drop(segment)
@@ -171,6 +162,29 @@ class View:
         blocks = np.flatnonzero(np.cumsum(opened[:-1]))
         positions = propose(codes, query, part.live, min(4 * k + 128, total), blocks)[0]
         return rank(query[0], part.segment.latents, codes.positive, positions[0], k, part.ordinals)
+
+
+def _found(keys: np.ndarray, segments: Segments, before: View | None) -> tuple[list[Part], list[Segment]]:
+    """What segments already hold of a version, the largest first, and all segments that were looked at."""
+    old = before.snapshot.keys if before else np.empty(0, np.int64)
+    known = [part.segment for part in before.parts] if before else segments.load()
+    if before and np.array_equal(keys[: len(old)], old):  # rows were added, or nothing happened
+        return before.parts, known
+    parts, missing = [], np.ones(len(keys), bool)
+    for segment in known:
+        ordinals = _ordinals(segment, keys, missing)
+        if (ordinals >= 0).any():
+            parts.append(Part.of(segment, ordinals, segments.device))
+    return parts, known
+
+
+def _tidied(parts: list[Part], total: int) -> list[Part]:
+    """Those that are worth keeping; what the rest holds is to be joined."""
+    if parts:
+        there, made = int(parts[0].counts.sum()), len(parts[0].segment.keys)
+        if max(total, made) - there > max(TAIL * total, LEAST):
+            return []
+    return parts if len(parts) <= TAILS else parts[:1]
 
 
 def _ordinals(segment: Segment, keys: np.ndarray, missing: np.ndarray) -> np.ndarray:
