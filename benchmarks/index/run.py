@@ -200,13 +200,13 @@ def store(real: Any, documents: np.ndarray, work: Path, kind: str, repeats: int)
     seen.search(queries[:1], 10, "exact")
     row["add1000_s"] = round(time.perf_counter() - started, 3)
     assert len(seen.snapshot.keys) == n + 1000
-    gone = [hit.id for hit in index._hits(seen, "", *seen.search(queries[:1], 3, "exact")[0], 3, None)]
+    gone = [document.id for document in seen.snapshot.documents(seen.search(queries[:1], 3, "exact")[0][0])]
     started = time.perf_counter()
     index.delete(gone)
     seen = index._opened()
     left = seen.search(queries[:1], 3, "exact")
     row["delete_s"] = round(time.perf_counter() - started, 3)
-    assert not {hit.id for hit in index._hits(seen, "", *left[0], 3, None)} & set(gone)
+    assert not {document.id for document in seen.snapshot.documents(left[0][0])} & set(gone)
     answer = subprocess.run(
         [sys.executable, HERE, "--open", str(uri), "--model", model], check=True, stdout=subprocess.PIPE, text=True
     )

@@ -6,7 +6,7 @@ import pytest
 from rabtriever.data import Document
 from rabtriever.errors import InputError
 from rabtriever.index import Index
-from rabtriever.index import index as module
+from rabtriever.index import batches as module
 from rabtriever.index.view import View
 from rabtriever.retriever import Rabtriever
 

@@ -1,5 +1,6 @@
 """Documents at rest and searched."""
 
-from rabtriever.index.index import Hit, Index
+from rabtriever.index.hits import Hit
+from rabtriever.index.index import Index
 
 __all__ = ["Hit", "Index"]

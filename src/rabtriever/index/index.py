@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -15,39 +13,18 @@ import numpy as np
 
 from rabtriever.data import Document
 from rabtriever.errors import InputError
-from rabtriever.fold import folded_scores
+from rabtriever.index.batches import batches
 from rabtriever.index.codes import PRECISIONS
+from rabtriever.index.hits import RRF, Hit, fused, hits_of
 from rabtriever.index.segments import Segments
 from rabtriever.index.store import Model, Store, readable
 from rabtriever.index.view import View
 from rabtriever.llm.folder import new_folder
-from rabtriever.progress import Progress
 from rabtriever.retriever import Rabtriever
 
-BATCH = 1024  # documents encoded and written at a time
 MODES = ("auto", "exact", "ann")
 HYBRIDS = ("union", "rrf")
-RRF = 60  # of reciprocal-rank fusion: 1 / (RRF + rank), Cormack et al. 2009
 KEEP = timedelta(days=7)  # how long versions are kept, at least
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A document found.
-
-    Attributes:
-        id: The document's id.
-        probability: That the document is right for the query: its log-odds, calibrated.
-        log_odds: The ranking key; the retriever's, or the reranker's where it was asked.
-        text: The document as the models read it.
-        metadata: As it was added.
-    """
-
-    id: str
-    probability: float
-    log_odds: float
-    text: str
-    metadata: dict[str, Any]
 
 
 class Index:
@@ -172,14 +149,14 @@ class Index:
                 finite or not of this model's width, another writer, or no room.
         """
         with self._writing():
-            self.store.add(self._encoded(documents, latents, show_progress, replace=False), replace=False)
+            self.store.add(batches(documents, latents, self.retriever, self.store.known, show_progress), replace=False)
 
     def upsert(
         self, documents: Iterable[Document], latents: Iterable[np.ndarray] | None = None, show_progress: bool = False
     ) -> None:
         """As :meth:`add`, but documents whose ids are there already take the place of those."""
         with self._writing():
-            self.store.add(self._encoded(documents, latents, show_progress, replace=True), replace=True)
+            self.store.add(batches(documents, latents, self.retriever, lambda ids: set(), show_progress), replace=True)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove documents.
@@ -281,18 +258,21 @@ class Index:
             raise InputError(f"hybrid {hybrid!r}: choose one of {', '.join(HYBRIDS)}")
         queries = [texts] if isinstance(texts, str) else list(texts)
         view = self._opened()
-        only = None if where is None else view.snapshot.matching(where)
-        vectors, depth = self.retriever.encode_query(queries), max(k, rerank or 0)
-        found = view.search(vectors, depth if hybrid != "rrf" else max(RRF, 4 * depth), mode, only)
-        if hybrid is not None:
-            found = [
-                self._fused(view, query, vector, ranking, where, hybrid, depth)
-                for query, vector, ranking in zip(queries, vectors, found, strict=True)
+        snapshot, depth = view.snapshot, max(k, rerank or 0)
+        only = None if where is None else snapshot.matching(where)
+        vectors, far = self.retriever.encode_query(queries), max(RRF, 4 * depth)
+        found = view.search(vectors, far if hybrid == "rrf" else depth, mode, only)
+        with readable(self.store.uri):
+            if hybrid is not None:
+                positive, lexical = self.store.model.positive, [snapshot.lexical(q, far, where) for q in queries]
+                found = [
+                    fused(ranking, words, hybrid == "rrf", vector, snapshot, positive)
+                    for ranking, words, vector in zip(found, lexical, vectors, strict=True)
+                ]
+            return [
+                hits_of(query, (ordinals[:depth], log_odds[:depth]), snapshot, self.retriever, k, rerank)
+                for query, (ordinals, log_odds) in zip(queries, found, strict=True)
             ]
-        return [
-            self._hits(view, query, ordinals, log_odds, k, rerank)
-            for query, (ordinals, log_odds) in zip(queries, found, strict=True)
-        ]
 
     def _opened(self) -> View:
         """The version to read: the one that was asked for, or the latest."""
@@ -317,75 +297,3 @@ class Index:
         if not len(self):
             raise InputError("no documents: an index needs at least one")
         self.store.optimize(KEEP)
-
-    def _fused(
-        self,
-        view: View,
-        query: str,
-        vector: np.ndarray,
-        ranking: tuple[np.ndarray, np.ndarray],
-        where: str | None,
-        hybrid: str,
-        k: int,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """A ranking and BM25's as one: ordinals and the retriever's log-odds of each."""
-        lexical = view.snapshot.lexical(query, max(RRF, 4 * k), where)
-        scores = dict(zip(ranking[0].tolist(), ranking[1].tolist(), strict=True))
-        new = np.array(sorted(set(lexical.tolist()) - scores.keys()), np.int64)
-        for ordinals, latents in view.snapshot.latents(new):
-            found = folded_scores(vector[None], latents, self.store.model.positive)[0]
-            scores.update(zip(ordinals.tolist(), found.tolist(), strict=True))
-        value = scores
-        if hybrid == "rrf":
-            value = dict.fromkeys(scores, 0.0)
-            for places in (ranking[0], lexical):
-                for rank, ordinal in enumerate(places.tolist(), 1):
-                    value[ordinal] += 1 / (RRF + rank)
-        best = sorted(scores, key=lambda ordinal: (-value[ordinal], ordinal))[:k]
-        return np.array(best, np.int64), np.array([scores[ordinal] for ordinal in best], np.float32)
-
-    def _hits(
-        self, view: View, query: str, ordinals: np.ndarray, log_odds: np.ndarray, k: int, rerank: int | None
-    ) -> list[Hit]:
-        with readable(self.store.uri):
-            scored = list(zip(view.snapshot.documents(ordinals), log_odds.tolist(), strict=True))
-        judges = [self.retriever.calibration] * len(scored)
-        if rerank is not None and scored:
-            judged = [document for document, _ in scored[:rerank]]
-            theirs = self.retriever.teacher.log_odds([query], [document.content for document in judged])[0]
-            scored[:rerank] = sorted(zip(judged, theirs.tolist(), strict=True), key=lambda pair: -pair[1])
-            judges[:rerank] = [self.retriever.teacher.calibration] * len(judged)
-        return [
-            Hit(document.id, float(judge.probability(score)), score, document.content, dict(document.metadata))
-            for (document, score), judge in zip(scored[:k], judges, strict=False)
-        ]
-
-    def _encoded(
-        self, documents: Iterable[Document], latents: Iterable[np.ndarray] | None, show: bool, replace: bool
-    ) -> Iterator[tuple[list[Document], np.ndarray]]:
-        seen: set[str] = set()
-        stream, given = iter(documents), None if latents is None else iter(latents)
-        with Progress("documents indexed" if show else None) as bar:
-            while batch := list(islice(stream, BATCH)):
-                known = set() if replace else self.store.known([document.id for document in batch])
-                for document in batch:
-                    if not document.id or document.id in seen or document.id in known:
-                        raise InputError(f"add: document id {document.id!r} is empty or there already; ids must differ")
-                    seen.add(document.id)
-                if given is None:
-                    values = self.retriever.encode_document([document.content for document in batch])
-                else:
-                    values = self._given(batch, list(islice(given, len(batch))))
-                wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
-                if len(wrong):
-                    raise InputError(f"add: the latent of document {batch[wrong[0]].id!r} is not finite")
-                yield batch, values
-                bar.advance(len(batch))
-        if given is not None and next(given, None) is not None:
-            raise InputError("add: more latents than documents; give one for each")
-
-    def _given(self, documents: list[Document], latents: list[np.ndarray]) -> np.ndarray:
-        dim = self.store.model.width + 1
-        if len(latents) < len(documents) or any(np.shape(latent) != (dim,) for latent in latents):
-            raise InputError(f"add: give each document one latent of {dim} numbers, from {documents[0].id!r} on")
-        return np.asarray(latents, np.float32)
