@@ -38,13 +38,17 @@ class Latents:
 
     Attributes:
         documents: float32 (n, 129), of all corpora.
-        queries: float32 (200, 129).
+        texts: Theirs.
+        queries: float32 (n_queries, 129).
+        asked: Theirs.
         positive: Leading units that count with a plus; None for an inner product.
         judged: Name -> documents, queries and judgements (n_queries, n_documents) of a set.
     """
 
     documents: np.ndarray
+    texts: list[str]
     queries: np.ndarray
+    asked: list[str]
     positive: int | None
     judged: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
@@ -63,18 +67,23 @@ def latents(data: Path, work: Path, kind: str) -> Latents:
         return cache.states(side, texts, student.pooling).numpy()
 
     documents, queries, judged = [], [], {}
+    all_texts: list[str] = []
+    all_asked: list[str] = []
     for name, most in CORPORA.items():
         source = load_data(data / name)
         texts = [document.content for document in source.documents.values()][:most]
         documents.append(fold.document(states("document", texts)))
+        all_texts += texts
         if name in ASKED:
-            queries.append(fold.query(states("query", list(source.judged("test", QUERIES).values()))))
+            some = list(source.judged("test", QUERIES).values())
+            queries.append(fold.query(states("query", some)))
+            all_asked += some
         if name in JUDGED:
             asked = source.judged("test", 300)
             qrels, ids = source.qrels["test"], list(source.documents)
             right = np.array([[qrels[query].get(document, 0) > 0 for document in ids] for query in asked])
             judged[name] = documents[-1], fold.query(states("query", list(asked.values()))), right
-    return Latents(np.concatenate(documents), np.concatenate(queries), fold.positive, judged)
+    return Latents(np.concatenate(documents), all_texts, np.concatenate(queries), all_asked, fold.positive, judged)
 
 
 def enlarged(real: np.ndarray, n: int, path: Path) -> np.ndarray:

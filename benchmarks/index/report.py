@@ -25,6 +25,7 @@ def main() -> None:
     for kind in ("mlp", "quadratic"):
         lines += [f"## Scans, `{kind}`, 128 numbers a document", "", *_scans(run["scans"], kind)]
         lines += [f"## The index, `{kind}`, int8", "", *_stores(run["stores"], kind)]
+    lines += ["## Others, in the same run", "", *_others(run["others"])]
     lines += ["## What int8 codes alone would lose", ""]
     names = [name for name in run["int8_loss"][0] if name != "predictor"]
     lines += _table(
@@ -92,6 +93,18 @@ def _stores(rows: list[Row], kind: str) -> list[str]:
         ]
         for row in rows
         if row["predictor"] == kind
+    ]
+    return _table(head, body)
+
+
+def _others(rows: list[Row]) -> list[str]:
+    head = ["documents", "FAISS HNSW, ms", "its recall@10", "its building", "bm25s, ms", "its building"]
+    body = [
+        [
+            *(f"{row['n']:,}", row["faiss hnsw"]["p50_ms"], row["hnsw_recall10"], f"{row['hnsw_build_s']} s"),
+            *(row["bm25s"]["p50_ms"], f"{row['bm25s_build_s']} s"),
+        ]
+        for row in rows
     ]
     return _table(head, body)
 

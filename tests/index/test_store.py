@@ -164,3 +164,16 @@ def test_info_tells_what_there_is(index):
     assert info["documents"] == 4 and info["width"] == 16 and info["predictor"] == "mlp" and info["segments"] == 1
     assert info["fingerprint"] == index.retriever.fingerprint and info["text_index"]
     assert info["table_bytes"] > 0 and info["segment_bytes"] > 0 and info["memory_bytes"] > 64 * 16
+
+
+def test_an_index_in_an_object_store(retriever, tmp_path, monkeypatch):
+    monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "cache"))
+    uri = f"file://{tmp_path}/store"
+    index = Index.build(uri, retriever, DOCUMENTS)
+    index.delete(["d0"])
+    index.upsert([Document("d1", "bread")])
+    other = Index.open(uri, retriever)
+    assert texts(other) == texts(index) and texts(other)["d1"] == "bread" and len(other) == 3
+    assert list((tmp_path / "cache").rglob("segment.json")) and not list((tmp_path / "store").rglob("segment.json"))
+    with pytest.raises(InputError, match="holds tables already"):
+        Index.create(uri, retriever)

@@ -92,7 +92,7 @@ class Index:
             except BaseException:
                 index.store.drop()
                 raise
-        index._warm()
+        index.warm()
         return index
 
     @classmethod
@@ -181,7 +181,7 @@ class Index:
         """
         with self._writing():
             self.store.optimize(keep)
-        self._warm()
+        self.warm()
 
     def versions(self) -> list[dict[str, Any]]:
         """Every version that can be opened, the oldest first: ``version``, ``time`` (ISO 8601) and ``documents``."""
@@ -196,6 +196,16 @@ class Index:
         with self._writing():
             self.store.snapshot(version)
             self.store.restore(version)
+
+    def warm(self) -> None:
+        """Make segments and compile the kernel now, so that no search has to wait for it.
+
+        :meth:`build` and :meth:`optimize` do it; a server that opens an index should.
+
+        Raises:
+            InputError: a damaged table, or no room for segments.
+        """
+        self._opened().search(np.zeros((2, self.store.model.width + 1), np.float32), 1, "exact")
 
     def info(self) -> dict[str, Any]:
         """What there is: documents, model, version, bytes on disk (of the table, of segments) and in memory."""
@@ -282,10 +292,6 @@ class Index:
                 with readable(self.store.uri):
                     self._view = View.of(self.store.snapshot(), self._segments, self._view)
             return self._view
-
-    def _warm(self) -> None:
-        """Make segments and compile the kernel, so that no query has to wait for it."""
-        self._opened().search(np.zeros((2, self.store.model.width + 1), np.float32), 1, "exact")
 
     def _writing(self) -> AbstractContextManager[Any]:
         if self.version is not None:
