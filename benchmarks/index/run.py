@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from rabtriever.index.scan import propose, scan
 from rabtriever.index.view import Part, View
 from rabtriever.retriever import Rabtriever
 
+pool = ThreadPoolExecutor(2)
 SIZES = (10**4, 10**5, 10**6, 10**7)
 HERE = Path(__file__)
 
@@ -106,6 +108,7 @@ def scans(real: Any, documents: np.ndarray, kind: str, repeats: int) -> dict[str
             "1 thread": ours,
             "2 threads": lambda i: ours(i, 2),
             "read": lambda i, words=words: read(words),
+            "read, 2 threads": lambda i, words=words: list(pool.map(read, np.array_split(words, 2))),
         }
         if name:
             peer = peers[name]
@@ -118,7 +121,7 @@ def scans(real: Any, documents: np.ndarray, kind: str, repeats: int) -> dict[str
             calls[name] = lambda i, peer=peer, asked=asked: peer.search(asked[i % len(asked)][None], k)
         found = alternated(calls, repeats)
         few = max(3, repeats // 10)
-        batches = {"ours": lambda i: ours(i, 1, 32)}
+        batches = {"ours": lambda i: ours(i, 1, 32), "2 threads": lambda i: ours(i, 2, 32)}
         if name:
             batches[name] = lambda i, peer=peer: peer.search(np.ascontiguousarray(thirty_two[:, :-1]), k)
         batch = alternated(batches, few)
@@ -132,9 +135,12 @@ def scans(real: Any, documents: np.ndarray, kind: str, repeats: int) -> dict[str
         }
         row |= {key: shown(value) for key, value in found.items()}
         row["batch of 32"] = shown(batch["ours"], 32)
+        row["batch of 32, 2 threads"] = shown(batch["2 threads"], 32)
         row["bandwidth_share"] = round(seconds["read"] / seconds["1 thread"], 3)
         row["read_gb_s"] = round(words.nbytes / seconds["read"] / 1e9, 1)
         row["two_thread_speedup"] = round(seconds["1 thread"] / seconds["2 threads"], 3)
+        row["two_thread_speedup_of_reading"] = round(seconds["read"] / seconds["read, 2 threads"], 3)
+        row["two_thread_speedup_of_32"] = round(float(np.median(batch["ours"]) / np.median(batch["2 threads"])), 3)
         row["batch32_speedup"] = round(seconds["1 thread"] / (float(np.median(batch["ours"])) / 32), 2)
         if name:
             row[f"{name}, batch of 32"] = shown(batch[name], 32)
@@ -255,15 +261,21 @@ def _certified(part: Part, queries: np.ndarray) -> float:
 
 
 def _curve(opened: View, queries: np.ndarray, repeats: int) -> list[dict[str, float]]:
-    """Recall@10 and time of an approximate search against the share of documents it reads."""
-    exact, rows, before = opened.search(queries, 10, "exact"), [], view.SHARE
-    for share in (0.005, 0.01, 0.02, 0.03, 0.05, 0.1):
-        view.SHARE = share
+    """Recall@10 and time of an approximate search against the number of documents it reads."""
+    exact, rows, before = opened.search(queries, 10, "exact"), [], view.NEAR
+    for factor in (5, 10, 20, 30, 50, 100):
+        view.NEAR = factor
         near = opened.search(queries, 10, "ann")
         seconds = times(lambda i: opened.search(queries[i % len(queries)][None], 10, "ann"), max(5, repeats // 2))
         recall = np.mean([len(set(a) & set(b)) / len(a) for (a, _), (b, _) in zip(exact, near, strict=True)])
-        rows.append({"share": share, "recall10": round(float(recall), 4), **shown(seconds)})
-    view.SHARE = before
+        rows.append(
+            {
+                "read": round(factor * len(opened.snapshot.keys) ** 0.5),
+                "recall10": round(float(recall), 4),
+                **shown(seconds),
+            }
+        )
+    view.NEAR = before
     return rows
 
 

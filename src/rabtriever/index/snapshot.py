@@ -15,7 +15,7 @@ from rabtriever.data import Document
 from rabtriever.errors import InputError
 
 DOCUMENT = ["id", "title", "text", "metadata"]
-READ = 8192  # latents read at a time
+READ, KEYS = 8192, 2**18  # latents and keys read at a time
 FEW = 100_000  # rows that are picked rather than read with all others
 
 
@@ -32,7 +32,7 @@ class Snapshot:
         self.table, self.width = table, width
         self.version = int(table.version) if version is None else version
         table.checkout(self.version)
-        found = table.search().select(["key"]).with_row_id(True).to_arrow()
+        found = table.search().select(["key"]).with_row_id(True).to_batches(batch_size=KEYS).read_all()
         rows = found["_rowid"].to_numpy().astype(np.int64)
         order = np.argsort(rows, kind="stable")
         self.rows: np.ndarray = rows[order]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import compute
 
 from rabtriever.index.codes import Codes
 from rabtriever.index.device import OnDevice
@@ -17,8 +19,8 @@ from rabtriever.index.snapshot import Snapshot
 
 TAILS = 16  # segments, before all but the first are joined
 TAIL = 0.25  # share of rows that are not in the first, or of its rows that are gone, before all are joined
-SHARE = 0.01  # of the documents, read by an approximate search
-LEAST = 4096  # documents, read by it all the same
+NEAR = 30  # times the root of their number: documents that an approximate search reads
+LEAST = 4096  # rows that may lie in small segments
 PATIENCE = 0.02  # seconds an exact scan may take a query before "auto" searches approximately
 
 
@@ -151,7 +153,7 @@ class View:
         full = np.zeros(len(part.centres.bias), np.uint8)
         full[: len(counts)] = counts > 0
         total, filled = int(counts.sum()), int(full.sum())
-        enough = min(total, max(int(SHARE * total), LEAST, 4 * k))
+        enough = min(total, max(int(NEAR * total**0.5), 4 * k))
         wanted = min(filled, 16 + 2 * enough * filled // max(1, total))
         clusters, scores = (row[0] for row in propose(part.centres, query, full, wanted)[:2])
         order = clusters[np.argsort(-scores, kind="stable")]
@@ -193,12 +195,9 @@ def _ordinals(segment: Segment, keys: np.ndarray, missing: np.ndarray) -> np.nda
     if first <= len(keys) and missing[:first].all() and np.array_equal(keys[segment.order], mine):
         missing[:first] = False  # as they were, perhaps with others behind them
         return np.asarray(segment.order)
-    if not len(keys):
-        return np.full(first, -1)
-    order = np.argsort(keys, kind="stable")
-    found = order[np.searchsorted(keys, mine, sorter=order).clip(max=len(keys) - 1)]
-    found = np.where(keys[found] == mine, found, -1)
-    found[~missing[found]] = -1
+    found: np.ndarray = compute.index_in(pa.array(mine), value_set=pa.array(keys)).fill_null(-1).to_numpy().copy()
+    there = np.flatnonzero(found >= 0)
+    found[there[~missing[found[there]]]] = -1
     missing[found[found >= 0]] = False
     return found
 
