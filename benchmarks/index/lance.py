@@ -87,11 +87,11 @@ def main() -> None:
             **found(true, lambda i: ours.search(real.queries[i][None], 10, "exact")[0][0]),
         }
     ]
-    for factor in (10, 30):
-        view.NEAR = factor
+    view.ROOT = 0
+    for number in (5000, 10_000, 20_000):
+        view.NEAR = number
         near = found(true, lambda i: ours.search(real.queries[i][None], 10, "ann")[0][0])
-        share = factor / len(documents) ** 0.5
-        rows.append({"index": f"clusters, {share:.1%} read", "build_s": built, **near})
+        rows.append({"index": f"clusters, {number:,} read", "build_s": built, **near})
     left, right = parabolas(real, documents)
     shape = pa.schema([("n", pa.int64()), ("v", pa.list_(pa.float32(), PAD))])
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(right.ravel()), PAD)

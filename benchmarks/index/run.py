@@ -243,8 +243,13 @@ def store(real: Any, documents: np.ndarray, work: Path, kind: str, repeats: int)
     left = seen.search(queries[:1], 3, "exact")
     row["delete_s"] = round(time.perf_counter() - started, 3)
     assert not {document.id for document in seen.snapshot.documents(left[0][0])} & set(gone)
+    asked = work / f"{kind}-queries.npy"
+    np.save(asked, queries)
     answer = subprocess.run(
-        [sys.executable, HERE, "--open", str(uri), "--model", model], check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, HERE, "--open", str(uri), "--model", model, "--queries", str(asked)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     row |= json.loads(answer.stdout.splitlines()[-1])
     shutil.rmtree(uri)
@@ -262,30 +267,31 @@ def _certified(part: Part, queries: np.ndarray) -> float:
 
 def _curve(opened: View, queries: np.ndarray, repeats: int) -> list[dict[str, float]]:
     """Recall@10 and time of an approximate search against the number of documents it reads."""
-    exact, rows, before = opened.search(queries, 10, "exact"), [], view.NEAR
-    for factor in (5, 10, 20, 30, 50, 100):
-        view.NEAR = factor
+    exact, rows, before = opened.search(queries, 10, "exact"), [], (view.NEAR, view.ROOT)
+    view.ROOT = 0
+    for number in (2000, 5000, 10_000, 20_000, 50_000, 100_000):
+        view.NEAR = number
         near = opened.search(queries, 10, "ann")
         seconds = times(lambda i: opened.search(queries[i % len(queries)][None], 10, "ann"), max(5, repeats // 2))
         recall = np.mean([len(set(a) & set(b)) / len(a) for (a, _), (b, _) in zip(exact, near, strict=True)])
         rows.append(
             {
-                "read": round(factor * len(opened.snapshot.keys) ** 0.5),
+                "read": number,
                 "recall10": round(float(recall), 4),
                 **shown(seconds),
             }
         )
-    view.NEAR = before
+    view.NEAR, view.ROOT = before
     return rows
 
 
-def opening(uri: str, model: str) -> dict[str, float]:
+def opening(uri: str, model: str, queries: str) -> dict[str, float]:
     """Seconds and resident bytes of opening an index and searching it, in a process of its own."""
     retriever = Rabtriever.from_pretrained(model)
     Index.open(uri, retriever).store.snapshot(1)  # Lance's threads and caches are not what is asked about
-    chance = np.random.default_rng(0).standard_normal((20, retriever.dim), np.float32)
+    chance = np.load(queries)[::4]
     warm = Codes.encode(chance, retriever.positive, "int8")
-    propose(warm, chance, np.ones(64, np.uint8), 3)
+    propose(warm, chance, np.ones(len(warm.bias), np.uint8), 3)
     gc.collect()
     before = _resident()
     started = time.perf_counter()
@@ -313,9 +319,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--open", help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
+    parser.add_argument("--queries", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.open:
-        return print(json.dumps(opening(args.open, args.model)))
+        return print(json.dumps(opening(args.open, args.model, args.queries)))
     record: dict[str, Any] = {"command": "python benchmarks/index/run.py --data D --work W", **machine()}
     record["versions"] |= {name: version(name) for name in ("faiss-cpu", "numba", "lancedb", "numpy")}
     rows: dict[str, list[Any]] = {"scans": [], "stores": [], "others": [], "int8_loss": []}

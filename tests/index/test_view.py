@@ -51,7 +51,7 @@ def test_clusters_change_nothing_of_an_exact_search(index, retriever, tmp_path, 
 def test_an_approximate_search_finds_nearly_all_of_it(index, monkeypatch):
     monkeypatch.setattr(segments, "CLUSTERED", 1000)
     monkeypatch.setattr(segments, "CLUSTER", 50)
-    monkeypatch.setattr(view, "NEAR", 8)
+    monkeypatch.setattr(view, "NEAR", 400)
     index.add(documents(20, 3000), latents=latents(20, 1))  # not in a cluster, found all the same
     queries = [f"find the {word}" for word in ("rain", "lamp", "bread", "city", "hotel", "sponge")]
     exact, near = (index.search(queries, k=10, mode=mode) for mode in ("exact", "ann"))

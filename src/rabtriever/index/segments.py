@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -153,4 +154,6 @@ class Segments:
             codes = Codes(blocks, bias, np.array(low), np.array(step), **{name: meta[name] for name in CODES})
         except (OSError, ValueError, KeyError, EOFError):
             return None  # half-written or damaged: it is made anew
+        if hasattr(mmap, "MADV_RANDOM"):  # single rows are read: what lies around them is not to be
+            latents._mmap.madvise(mmap.MADV_RANDOM)
         return Segment(keys, order, latents, codes, np.array(starts), np.array(centres), folder)

@@ -19,7 +19,7 @@ from rabtriever.index.snapshot import Snapshot
 
 TAILS = 16  # segments, before all but the first are joined
 TAIL = 0.25  # share of rows that are not in the first, or of its rows that are gone, before all are joined
-NEAR = 30  # times the root of their number: documents that an approximate search reads
+NEAR, ROOT = 20_000, 10  # documents that an approximate search reads: so many, or so often the root of their number
 LEAST = 4096  # rows that may lie in small segments
 PATIENCE = 0.02  # seconds an exact scan may take a query before "auto" searches approximately
 
@@ -36,6 +36,7 @@ class Part:
         blocks: int64, the blocks with such slots.
         centres: The clusters' centres for the kernel; None if there is but one cluster.
         counts: int64 (n_clusters,), how many of their documents are live.
+        filled: uint8 (n_clusters, to a multiple of 64), whether there are any.
     """
 
     segment: Segment
@@ -45,6 +46,7 @@ class Part:
     blocks: np.ndarray
     centres: Codes | None
     counts: np.ndarray
+    filled: np.ndarray
 
     @classmethod
     def of(cls, segment: Segment, taken: np.ndarray, device: str | None = None) -> Part:
@@ -54,14 +56,16 @@ class Part:
         many = len(segment.centres) > 1
         centres = Codes.encode(segment.centres, segment.codes.positive, "int8") if many else None
         codes = OnDevice(segment.latents, segment.codes.positive, device) if device else segment.codes
-        part = cls(segment, codes, ordinals, np.empty(0), np.empty(0), centres, np.empty(0))
+        none = np.empty(0)
+        part = cls(segment, codes, ordinals, none, none, centres, none, none)
         return part.masked((ordinals >= 0).astype(np.uint8))
 
     def masked(self, live: np.ndarray) -> Part:
         """The same with other slots live."""
         blocks = np.flatnonzero(live.view(np.uint64).reshape(-1, BLOCK // 8).any(axis=1))
         counts = np.add.reduceat(live, self.segment.starts[:-1], dtype=np.int64)
-        return replace(self, live=live, blocks=blocks, counts=counts)
+        filled = np.pad((counts > 0).astype(np.uint8), (0, -len(counts) % BLOCK))
+        return replace(self, live=live, blocks=blocks, counts=counts, filled=filled)
 
 
 class View:
@@ -150,12 +154,10 @@ class View:
         """The best of one query in the clusters whose centres score best, as many as hold a share of the documents."""
         assert part.centres is not None
         codes, starts, counts = part.codes, part.segment.starts, part.counts
-        full = np.zeros(len(part.centres.bias), np.uint8)
-        full[: len(counts)] = counts > 0
-        total, filled = int(counts.sum()), int(full.sum())
-        enough = min(total, max(int(NEAR * total**0.5), 4 * k))
-        wanted = min(filled, 16 + 2 * enough * filled // max(1, total))
-        clusters, scores = (row[0] for row in propose(part.centres, query, full, wanted)[:2])
+        total, filled = int(counts.sum()), int(part.filled.sum(dtype=np.int64))
+        enough = min(total, max(NEAR, int(ROOT * total**0.5), 4 * k))
+        wanted = min(filled, 16 + 3 * enough * filled // max(1, 2 * total))
+        clusters, scores = (row[0] for row in propose(part.centres, query, part.filled, wanted)[:2])
         order = clusters[np.argsort(-scores, kind="stable")]
         order = order[: int(np.searchsorted(np.cumsum(counts[order]), enough)) + 1]
         opened = np.zeros(len(part.live) // BLOCK + 1, np.int64)
