@@ -114,10 +114,17 @@ class Codes:
         wanted = (-a - self.low) / self.step
         thresholds = np.rint(wanted.clip(0, 255))
         taken = np.where(wanted < 0, wanted, thresholds)  # below 0 it is passed by all documents: nothing is rounded
-        wrong = np.where((wanted > 0) & (wanted < 255), np.abs(thresholds - wanted), 0) @ self.step
+        # A rounded threshold is wrong for documents above it, for others not: by half of that about the middle.
+        half = np.where((wanted > 0) & (wanted < 255), thresholds - wanted, 0) * self.step / 2
         weights = np.broadcast_to(np.rint(self.step / self.unit) * signs, (len(a), 1, a.shape[1]))
-        more = -(taken * self.step) @ signs
-        return _fours(thresholds, np.uint8), _fours(weights, np.int8), np.full(len(a), self.unit), more, wrong
+        more = (half - taken * self.step) @ signs
+        return (
+            _fours(thresholds, np.uint8),
+            _fours(weights, np.int8),
+            np.full(len(a), self.unit),
+            more,
+            np.abs(half).sum(1),
+        )
 
     def _inner_counts(self, a: np.ndarray) -> tuple[Any, ...]:
         wanted = a * self.step

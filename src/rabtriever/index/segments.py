@@ -53,6 +53,10 @@ class Segment:
     centres: np.ndarray
     folder: Path
 
+    def release(self) -> None:
+        """Give back the memory of the latents that were read; the system's file cache still has them."""
+        _advise(self.latents, "MADV_DONTNEED")
+
 
 class Segments:
     """The folder of an index's segments.
@@ -154,6 +158,11 @@ class Segments:
             codes = Codes(blocks, bias, np.array(low), np.array(step), **{name: meta[name] for name in CODES})
         except (OSError, ValueError, KeyError, EOFError):
             return None  # half-written or damaged: it is made anew
-        if hasattr(mmap, "MADV_RANDOM"):  # single rows are read: what lies around them is not to be
-            latents._mmap.madvise(mmap.MADV_RANDOM)
+        _advise(latents, "MADV_RANDOM")  # single rows are read: what lies around them is not to be
         return Segment(keys, order, latents, codes, np.array(starts), np.array(centres), folder)
+
+
+def _advise(array: np.ndarray, advice: str) -> None:
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, advice):
+        mapped.madvise(getattr(mmap, advice))

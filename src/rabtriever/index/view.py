@@ -140,6 +140,8 @@ class View:
                 found.append(scan(queries, part.codes, part.segment.latents, seen.live, k, part.ordinals, seen.blocks))
                 if len(seen.blocks) > 1000:
                     self.seconds = (time.perf_counter() - started) / len(seen.blocks) / len(queries)
+        for part in self.parts:
+            part.segment.release()
         return [_joined([of_part[query] for of_part in found], k) for query in range(len(queries))]
 
     def memory(self) -> int:
