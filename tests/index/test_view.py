@@ -1,5 +1,7 @@
 import errno
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -138,6 +140,15 @@ def test_segments_lie_in_the_users_cache_if_the_index_is_read_only(index, retrie
     monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "cache"))
     assert reopened(index).search("rain") == before
     assert list((tmp_path / "cache" / "index").rglob("segment.json"))
+
+
+def test_a_segment_that_nobody_finished_is_removed(index):
+    index.search("rain")
+    for name, age in ((".old", 2 * segments.ABANDONED), (".young", 0)):
+        (index._segments.folder / name).mkdir()
+        os.utime(index._segments.folder / name, (time.time() - age,) * 2)
+    assert len(reopened(index).search("rain")[0]) == 10
+    assert {path.name for path in folders(index)} & {".old", ".young"} == {".young"}
 
 
 def test_a_full_disk_is_named_and_nothing_is_left(index, monkeypatch):

@@ -13,6 +13,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from rabtriever.index.kernels import BLOCK
 FORMAT = 1
 CLUSTERED = 100_000  # documents from which on a segment is sorted into clusters
 CLUSTER = 40  # documents of a cluster
+ABANDONED = 24 * 3600  # seconds after which a half-written segment is nobody's
 ARRAYS = ("keys", "order", "latents", "blocks", "bias", "low", "step", "starts", "centres")
 CODES = ("unit", "positive", "error", "size", "offset")
 
@@ -82,7 +84,10 @@ class Segments:
 
     def load(self) -> list[Segment]:
         """All that are there and whole, the largest first."""
-        found = [self._read(path) for path in self.folder.glob("*") if not path.name.startswith(".")]
+        for path in self.folder.glob(".*"):
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)
+        found = [self._read(path) for path in self.folder.glob("[!.]*")]
         return sorted((segment for segment in found if segment), key=lambda segment: -len(segment.keys))
 
     def make(self, keys: np.ndarray, latents: np.ndarray) -> Segment:
