@@ -87,7 +87,6 @@ def main() -> None:
             **found(true, lambda i: ours.search(real.queries[i][None], 10, "exact")[0][0]),
         }
     ]
-    view.ROOT = 0
     for number in (5000, 10_000, 20_000):
         view.NEAR = number
         near = found(true, lambda i: ours.search(real.queries[i][None], 10, "ann")[0][0])

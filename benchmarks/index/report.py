@@ -22,6 +22,8 @@ def main() -> None:
         f"{run['machine']}, {run['cores']} cores; {run['real_documents']:,} real documents, the rest copies of them.",
         "",
     ]
+    for part in ("scans", "stores", "others"):
+        run[part].sort(key=lambda row: row["n"])
     for kind in ("mlp", "quadratic"):
         lines += [f"## Scans, `{kind}`, 128 numbers a document", "", *_scans(run["scans"], kind)]
         lines += [f"## The index, `{kind}`, int8", "", *_stores(run["stores"], kind)]

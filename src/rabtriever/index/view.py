@@ -19,8 +19,7 @@ from rabtriever.index.snapshot import Snapshot
 
 TAILS = 16  # segments, before all but the first are joined
 TAIL = 0.25  # share of rows that are not in the first, or of its rows that are gone, before all are joined
-NEAR, ROOT = 20_000, 10  # documents that an approximate search reads: so many, or so often the root of their number
-LEAST = 4096  # rows that may lie in small segments
+NEAR = 20_000  # documents that an approximate search reads
 PATIENCE = 0.02  # seconds an exact scan may take a query before "auto" searches approximately
 
 
@@ -157,7 +156,7 @@ class View:
         assert part.centres is not None
         codes, starts, counts = part.codes, part.segment.starts, part.counts
         total, filled = int(counts.sum()), int(part.filled.sum(dtype=np.int64))
-        enough = min(total, max(NEAR, int(ROOT * total**0.5), 4 * k))
+        enough = min(total, max(NEAR, 4 * k))
         wanted = min(filled, 16 + 3 * enough * filled // max(1, 2 * total))
         clusters, scores = (row[0] for row in propose(part.centres, query, part.filled, wanted)[:2])
         order = clusters[np.argsort(-scores, kind="stable")]
