@@ -20,6 +20,7 @@ from rabtriever.index.snapshot import Snapshot
 TAILS = 16  # segments, before all but the first are joined
 TAIL = 0.25  # share of rows that are not in the first, or of its rows that are gone, before all are joined
 NEAR = 20_000  # documents that an approximate search reads
+LEAST = 4096  # rows that may lie in small segments
 PATIENCE = 0.02  # seconds an exact scan may take a query before "auto" searches approximately
 
 
