@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ TAILS = 16  # segments, before all but the first are joined
 TAIL = 0.25  # share of rows that are not in the first, or of its rows that are gone, before all are joined
 NEAR = 20_000  # documents that an approximate search reads
 LEAST = 4096  # rows that may lie in small segments
+RESIDENT = 2**26  # bytes of float32 latents that may stay in memory after they were read
 PATIENCE = 0.02  # seconds an exact scan may take a query before "auto" searches approximately
 
 
@@ -79,6 +81,7 @@ class View:
 
     def __init__(self, snapshot: Snapshot, parts: Sequence[Part], seconds: float | None) -> None:
         self.snapshot, self.parts, self.seconds = snapshot, list(parts), seconds
+        self.touched = 0  # bytes of float32 latents that were read, whole pages, since they were released
 
     @classmethod
     def of(cls, snapshot: Snapshot, segments: Segments, before: View | None = None, tidy: bool = True) -> View:
@@ -140,8 +143,10 @@ class View:
                 found.append(scan(queries, part.codes, part.segment.latents, seen.live, k, part.ordinals, seen.blocks))
                 if len(seen.blocks) > 1000:
                     self.seconds = (time.perf_counter() - started) / len(seen.blocks) / len(queries)
-        for part in self.parts:
+        self.touched += len(queries) * (4 * k + 128) * mmap.PAGESIZE
+        for part in self.parts if self.touched > RESIDENT else []:
             part.segment.release()
+            self.touched = 0
         return [_joined([of_part[query] for of_part in found], k) for query in range(len(queries))]
 
     def memory(self) -> int:
