@@ -12,6 +12,7 @@ from rabtriever.fold import folded_scores
 from rabtriever.index.codes import Codes
 from rabtriever.index.device import OnDevice
 from rabtriever.index.kernels import best
+from rabtriever.index.mapped import release
 
 Found = list[tuple[np.ndarray, np.ndarray]]
 """For each query positions int64 and log-odds float32, best first; ties in the order of positions."""
@@ -100,6 +101,8 @@ def scan(
             found[query] = rank(queries[query], latents, codes.positive, positions[row], k, ordinals)
         least = np.array([found[query][1][-1] for query in left])
         left, depth = left[missed >= least], min(there, 4 * depth)
+        if depth > 16 * k + 512:
+            release(latents)  # many were read
     return found
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ from rabtriever.errors import InputError
 from rabtriever.index.clusters import cluster
 from rabtriever.index.codes import Codes
 from rabtriever.index.kernels import BLOCK
+from rabtriever.index.mapped import expect_single_rows
 
 FORMAT = 1
 CLUSTERED = 100_000  # documents from which on a segment is sorted into clusters
@@ -54,10 +54,6 @@ class Segment:
     starts: np.ndarray
     centres: np.ndarray
     folder: Path
-
-    def release(self) -> None:
-        """Give back the memory of the latents that were read; the system's file cache still has them."""
-        _advise(self.latents, "MADV_DONTNEED")
 
 
 class Segments:
@@ -163,11 +159,5 @@ class Segments:
             codes = Codes(blocks, bias, np.array(low), np.array(step), **{name: meta[name] for name in CODES})
         except (OSError, ValueError, KeyError, EOFError):
             return None  # half-written or damaged: it is made anew
-        _advise(latents, "MADV_RANDOM")  # single rows are read: what lies around them is not to be
+        expect_single_rows(latents)
         return Segment(keys, order, latents, codes, np.array(starts), np.array(centres), folder)
-
-
-def _advise(array: np.ndarray, advice: str) -> None:
-    mapped = getattr(array, "_mmap", None)
-    if mapped is not None and hasattr(mmap, advice):
-        mapped.madvise(getattr(mmap, advice))

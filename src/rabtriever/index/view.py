@@ -14,6 +14,7 @@ from pyarrow import compute
 from rabtriever.index.codes import Codes
 from rabtriever.index.device import OnDevice
 from rabtriever.index.kernels import BLOCK
+from rabtriever.index.mapped import release
 from rabtriever.index.scan import Found, propose, rank, scan
 from rabtriever.index.segments import Segment, Segments
 from rabtriever.index.snapshot import Snapshot
@@ -145,7 +146,7 @@ class View:
                     self.seconds = (time.perf_counter() - started) / len(seen.blocks) / len(queries)
         self.touched += len(queries) * (4 * k + 128) * mmap.PAGESIZE
         for part in self.parts if self.touched > RESIDENT else []:
-            part.segment.release()
+            release(part.segment.latents)
             self.touched = 0
         return [_joined([of_part[query] for of_part in found], k) for query in range(len(queries))]
 
