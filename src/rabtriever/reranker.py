@@ -15,6 +15,7 @@ from torch import Tensor
 from rabtriever.calibration import Calibration
 from rabtriever.errors import InputError
 from rabtriever.llm.backbone import Backbone
+from rabtriever.llm.backends import make_reader
 from rabtriever.llm.folder import ADAPTER, CONFIG, read_config
 from rabtriever.llm.loading import LLM, head_row, load_llm
 from rabtriever.llm.prompt import Prompt, PromptTemplate
@@ -36,7 +37,7 @@ class GenerativeReranker:
         self.llm, self.template = llm, template
         self.calibration = calibration or Calibration()
         self.prompt = Prompt(template, llm.tokenizer)
-        self.backbone = Backbone(llm.model)
+        self.backbone = Backbone(llm.model, lambda: make_reader(llm.model, llm.backend, self.prompt.heads))
         self.backbone.check_length(self.prompt.max_tokens)
         self.w: Tensor = head_row(llm.model, self.prompt.choice_ids).cpu()
         described = json.dumps([llm.digest, template.to_dict()], sort_keys=True)
@@ -48,7 +49,7 @@ class GenerativeReranker:
 
         Args:
             source: A folder of ours, or what :func:`rabtriever.llm.loading.load_llm` takes.
-            **options: ``dtype`` and ``device`` of the LLM.
+            **options: ``dtype``, ``device`` and ``backend`` of the LLM.
 
         Raises:
             InputError: no model there.

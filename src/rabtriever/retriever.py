@@ -60,7 +60,7 @@ class Rabtriever:
 
         Args:
             folder: What ``save_pretrained`` or ``rabtriever distill`` wrote.
-            **options: ``dtype`` and ``device`` of the LLM.
+            **options: ``dtype``, ``device`` and ``backend`` of the LLM.
 
         Raises:
             InputError: no retriever there.

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
+from rabtriever import vectors
 from rabtriever.fold import folded_scores
 from rabtriever.index import kernels
 from rabtriever.index.codes import PRECISIONS, Codes
@@ -115,7 +116,7 @@ def test_without_the_instruction_for_bytes_the_kernel_is_the_same(monkeypatch, p
         return found
 
     before = scores()
-    monkeypatch.setattr(kernels, "VNNI", False)
+    monkeypatch.setattr(vectors, "VNNI", False)
     np.testing.assert_array_equal(scores(), before)
 
 

@@ -6,8 +6,10 @@ from tiny import ARCHITECTURES, TEMPLATE, make_reranker
 
 from rabtriever.errors import InputError
 from rabtriever.llm import backbone as module
+from rabtriever.llm import torch_reader
 from rabtriever.llm.backbone import token_batches
 from rabtriever.llm.prompt import PromptTemplate
+from rabtriever.llm.torch_reader import TorchReader
 from rabtriever.reranker import GenerativeReranker
 
 QUERIES = ["rain", "please show me the weather for my city", "cook bread"]
@@ -48,31 +50,30 @@ def test_states_come_after_the_final_norm(each_reranker):
 
 def test_small_budgets_change_nothing(reranker, monkeypatch):
     expected = reranker.log_odds(QUERIES, DOCUMENTS)
-    monkeypatch.setattr(module, "TOKEN_BUDGET", 8)
+    monkeypatch.setattr(reranker.backbone.reader, "budget", 8)
+    monkeypatch.setattr(torch_reader, "TOKEN_BUDGET", 8)
     monkeypatch.setattr(module, "CACHE_BYTES", 1)
     torch.testing.assert_close(reranker.log_odds(QUERIES, DOCUMENTS), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_reading_with_gradients_gives_the_same_states(each_reranker, monkeypatch):
     backbone, ids = each_reranker.backbone, each_reranker.prompt.document_ids(DOCUMENTS)
-    monkeypatch.setattr(module, "TOKEN_BUDGET", 24)  # several batches
     expected = backbone.states(ids, "mean")
-    torch.testing.assert_close(backbone.read(ids, "mean"), expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(backbone.read_documents(ids).means, expected, atol=1e-5, rtol=1e-4)
+    monkeypatch.setattr(torch_reader, "TOKEN_BUDGET", 24)  # several batches
+    torch.testing.assert_close(backbone.reader.read(ids, "mean"), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(backbone.reader.read_documents(ids).means, expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("budget", [2048, 4])
+@pytest.mark.parametrize("budget", [2048, 32])
 def test_documents_are_read_once_for_several_calls(reranker, monkeypatch, budget):
     reads = []
-    monkeypatch.setattr(module, "TOKEN_BUDGET", budget)  # the small one makes several blocks of documents
-    original = module.Backbone.read_documents
-    monkeypatch.setattr(
-        module.Backbone, "read_documents", lambda self, ids: reads.append(len(ids)) or original(self, ids)
-    )
+    monkeypatch.setattr(module, "BLOCK_TOKENS", budget)  # the small one makes several blocks of documents
+    original = TorchReader.read_documents
+    monkeypatch.setattr(TorchReader, "read_documents", lambda self, ids: reads.append(len(ids)) or original(self, ids))
     reranker.backbone._kept = {}
     for query in QUERIES:
         reranker.log_odds([query], DOCUMENTS)
-    assert sum(reads) == len(DOCUMENTS) and (len(reads) > 1) == (budget == 4)
+    assert sum(reads) == len(DOCUMENTS) and (len(reads) > 1) == (budget == 32)
     monkeypatch.setattr(module, "KEPT_BYTES", 0)
     reads.clear()
     reranker.log_odds(QUERIES[:1], DOCUMENTS[:2])
@@ -84,7 +85,7 @@ def test_documents_are_read_once_for_several_calls(reranker, monkeypatch, budget
 def test_the_mean_leaves_the_first_token_out(reranker):
     backbone = reranker.backbone
     sequence = reranker.prompt.query_ids(["rain for my city"], alone=True)[0]
-    hidden = backbone.decoder(input_ids=torch.tensor([sequence])).last_hidden_state[0]
+    hidden = backbone.reader.decoder(input_ids=torch.tensor([sequence])).last_hidden_state[0]
     torch.testing.assert_close(backbone.states([sequence], "mean")[0], hidden[1:].mean(0), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(backbone.states([sequence[:1]], "mean")[0], hidden[0], atol=1e-5, rtol=1e-5)
 

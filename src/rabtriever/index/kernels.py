@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
@@ -22,11 +21,23 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
+from rabtriever.vectors import (
+    BYTES,
+    F32,
+    FLOATS,
+    HALVES,
+    I16,
+    I64,
+    INTS,
+    declare,
+    dot,
+    load,
+    multiply_add,
+    spread,
+    spread_four,
+)
+
 BLOCK = 64  # documents of a block
-I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
-BYTES, WORDS, INTS = ir.VectorType(I8, 64), ir.VectorType(I16, 32), ir.VectorType(I32, 16)
-HALVES, FLOATS = ir.VectorType(ir.HalfType(), 16), ir.VectorType(F32, 16)
-VNNI = bool(llvmlite.binding.get_host_cpu_features().get("avx512vnni"))
 
 
 @njit(nogil=True, cache=True, boundscheck=False, error_model="numpy")
@@ -131,7 +142,7 @@ def block_scores(
             dims,
         )
         first = builder.mul(args[5], I64(BLOCK))
-        units = [_spread(builder, builder.load(builder.gep(array(3).data, [i])), FLOATS) for i in queries]
+        units = [spread(builder, builder.load(builder.gep(array(3).data, [i])), FLOATS) for i in queries]
         _finish(builder, sums, units, builder.gep(array(4).data, [first]), array(8), array(9))
         return context.get_dummy_value()
 
@@ -142,57 +153,43 @@ def block_scores(
 def _floats(b: Any, codes: Any, thresholds: list[Any] | None, weights: list[Any], dims: Any) -> list[list[Any]]:
     """For each query four registers of 16 documents; a dimension is a maximum and a multiply-add, or that alone."""
     half = codes.type.pointee == I16
-    multiply_add = _declare(b, "llvm.fmuladd.v16f32", FLOATS, FLOATS, FLOATS, FLOATS)
     sums = [[cgutils.alloca_once_value(b, ir.Constant(FLOATS, None)) for _ in range(4)] for _ in weights]
     with cgutils.for_range(b, dims) as loop:
-        factors = [_spread(b, b.load(b.gep(some, [loop.index])), FLOATS) for some in weights]
-        floors = [_spread(b, b.load(b.gep(some, [loop.index])), FLOATS) for some in thresholds or []]
+        factors = [spread(b, b.load(b.gep(some, [loop.index])), FLOATS) for some in weights]
+        floors = [spread(b, b.load(b.gep(some, [loop.index])), FLOATS) for some in thresholds or []]
         for i in range(4):
             at = b.gep(codes, [b.add(b.mul(loop.index, I64(BLOCK)), I64(16 * i))])
-            values = _load(b, at, HALVES if half else FLOATS, 2 if half else 4)
+            values = load(b, at, HALVES if half else FLOATS, 2 if half else 4)
             values = b.fpext(values, FLOATS) if half else values
             for query, factor in enumerate(factors):
                 above = values
                 if thresholds:
                     above = b.select(b.fcmp_ordered(">", values, floors[query]), values, floors[query])
-                b.store(b.call(multiply_add, [above, factor, b.load(sums[query][i])]), sums[query][i])
+                b.store(multiply_add(b, above, factor, b.load(sums[query][i])), sums[query][i])
     return [[b.load(total) for total in of_query] for of_query in sums]
 
 
 def _bytes(b: Any, codes: Any, thresholds: list[Any] | None, weights: list[Any], dims: Any) -> list[list[Any]]:
     """As :func:`_floats`; a step is four dimensions: a maximum and a dot product of bytes, or two of the latter."""
     planes = range(1 if thresholds else 2)
-    maximum = _declare(b, "llvm.umax.v64i8", BYTES, BYTES, BYTES)
+    maximum = declare(b, "llvm.umax.v64i8", BYTES, BYTES, BYTES)
     sums = [
         [[cgutils.alloca_once_value(b, ir.Constant(INTS, None)) for _ in range(4)] for _ in planes] for _ in weights
     ]
     with cgutils.for_range(b, b.lshr(dims, I64(2))) as loop:
         offset = b.shl(loop.index, I64(2))
-        factors = [[_four(b, some, b.add(offset, b.mul(dims, I64(plane)))) for plane in planes] for some in weights]
-        floors = [_four(b, some, offset) for some in thresholds or []]
+        factors = [
+            [spread_four(b, some, b.add(offset, b.mul(dims, I64(plane)))) for plane in planes] for some in weights
+        ]
+        floors = [spread_four(b, some, offset) for some in thresholds or []]
         for i in range(4):
-            values = _load(b, b.gep(codes, [b.add(b.mul(loop.index, I64(4 * BLOCK)), I64(64 * i))]), BYTES, 1)
+            values = load(b, b.gep(codes, [b.add(b.mul(loop.index, I64(4 * BLOCK)), I64(64 * i))]), BYTES, 1)
             for query, of_query in enumerate(factors):
                 above = b.call(maximum, [values, floors[query]]) if thresholds else values
                 for plane, factor in enumerate(of_query):
                     total = sums[query][plane][i]
-                    b.store(_dot(b, b.load(total), above, factor), total)
+                    b.store(dot(b, b.load(total), above, factor), total)
     return [[_joined(b, [b.load(of_plane[i]) for of_plane in of_query]) for i in range(4)] for of_query in sums]
-
-
-def _dot(b: Any, total: Any, values: Any, weights: Any) -> Any:
-    """Total + the products of four unsigned and four signed bytes in each 32-bit lane."""
-    if VNNI:
-        return b.call(_declare(b, "llvm.x86.avx512.vpdpbusd.512", INTS, INTS, BYTES, BYTES), [total, values, weights])
-    eight, wide = ir.Constant(WORDS, [8] * 32), ir.VectorType(I32, 32)
-    values, weights = b.bitcast(values, WORDS), b.bitcast(weights, WORDS)
-    even = b.and_(values, ir.Constant(WORDS, [255] * 32)), b.ashr(b.shl(weights, eight), eight)
-    odd = b.lshr(values, eight), b.ashr(weights, eight)
-    for x, y in (even, odd):
-        product, blank = b.mul(b.sext(x, wide), b.sext(y, wide)), ir.Constant(wide, ir.Undefined)
-        halves = [b.shuffle_vector(product, blank, ir.Constant(INTS, list(range(i, 32, 2)))) for i in (0, 1)]
-        total = b.add(total, b.add(*halves))
-    return total
 
 
 def _joined(b: Any, planes: list[Any]) -> Any:
@@ -205,36 +202,13 @@ def _joined(b: Any, planes: list[Any]) -> Any:
 
 def _finish(b: Any, sums: list[list[Any]], units: list[Any], bias: Any, found: Any, top: Any) -> None:
     """Write units * sums + bias and their maximum, query by query."""
-    largest = _declare(b, "llvm.maxnum.v16f32", FLOATS, FLOATS, FLOATS)
-    reduce = _declare(b, "llvm.vector.reduce.fmax.v16f32", F32, FLOATS)
-    multiply_add = _declare(b, "llvm.fmuladd.v16f32", FLOATS, FLOATS, FLOATS, FLOATS)
-    offsets = [_load(b, b.gep(bias, [I64(16 * i)]), FLOATS, 4) for i in range(4)]
+    largest = declare(b, "llvm.maxnum.v16f32", FLOATS, FLOATS, FLOATS)
+    reduce = declare(b, "llvm.vector.reduce.fmax.v16f32", F32, FLOATS)
+    offsets = [load(b, b.gep(bias, [I64(16 * i)]), FLOATS, 4) for i in range(4)]
     for query, of_query in enumerate(sums):
-        values = [b.call(multiply_add, [s, units[query], offset]) for s, offset in zip(of_query, offsets, strict=True)]
+        values = [multiply_add(b, s, units[query], offset) for s, offset in zip(of_query, offsets, strict=True)]
         for i, value in enumerate(values):
             at = b.gep(found.data, [I64(BLOCK * query + 16 * i)])
             b.store(value, b.bitcast(at, FLOATS.as_pointer()), align=4)
         pairs = [b.call(largest, values[:2]), b.call(largest, values[2:])]
         b.store(b.call(reduce, [b.call(largest, pairs)]), b.gep(top.data, [I64(query)]))
-
-
-def _declare(b: Any, name: str, result: Any, *arguments: Any) -> Any:
-    return cgutils.get_or_insert_function(b.module, ir.FunctionType(result, arguments), name)
-
-
-def _four(b: Any, array: Any, offset: Any) -> Any:
-    """Four neighbouring bytes, in every lane."""
-    word = b.load(b.bitcast(b.gep(array, [offset]), I32.as_pointer()), align=1)
-    return b.bitcast(_spread(b, word, INTS), BYTES)
-
-
-def _spread(b: Any, value: Any, kind: Any) -> Any:
-    """A scalar in every lane."""
-    blank = ir.Constant(kind, ir.Undefined)
-    return b.shuffle_vector(
-        b.insert_element(blank, value, I32(0)), blank, ir.Constant(ir.VectorType(I32, kind.count), None)
-    )
-
-
-def _load(b: Any, pointer: Any, kind: Any, align: int) -> Any:
-    return b.load(b.bitcast(pointer, kind.as_pointer()), align=align)

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 from transformers.utils import logging as transformers_logging
 
 from rabtriever.errors import InputError, first_line
+from rabtriever.llm.backends import choose_backend
 
 ALIAS = "smollm2"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -34,6 +35,7 @@ class LLM:
         source: What to load again: an alias, a hub id or a path.
         digest: Names the weights, adapter included, whatever device or data type they were brought to.
         adapter: Folder of the PEFT adapter that was merged into ``model``, if any.
+        backend: What runs it (:mod:`rabtriever.llm.backends`).
     """
 
     model: PreTrainedModel
@@ -41,10 +43,15 @@ class LLM:
     source: str
     digest: str
     adapter: Path | None = None
+    backend: str = "torch"
 
 
 def load_llm(
-    source: str, adapter: str | Path | None = None, dtype: torch.dtype | None = None, device: str | None = None
+    source: str,
+    adapter: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | None = None,
+    backend: str | None = None,
 ) -> LLM:
     """Load an LLM.
 
@@ -54,10 +61,12 @@ def load_llm(
         adapter: Folder of a PEFT adapter to merge.
         dtype: Of the weights; by default bfloat16 where the hardware multiplies it, else float32.
         device: ``cpu``, ``cuda``, ...; by default CUDA where there is one.
+        backend: ``auto``, ``torch`` or ``int8`` (:func:`rabtriever.llm.backends.choose_backend`).
 
     Raises:
-        InputError: nothing that can be loaded stands at ``source`` or ``adapter``.
+        InputError: nothing that can be loaded stands at ``source`` or ``adapter``, or the backend cannot run it.
     """
+    precise = dtype is not None
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or native_dtype(device)
     if adapter is None and (Path(source) / "adapter_config.json").is_file():
@@ -70,7 +79,8 @@ def load_llm(
         # Its file, not the merged weights: merging rounds differently on different machines.
         digest += hashlib.sha256((Path(adapter) / ADAPTER_WEIGHTS).read_bytes()).hexdigest()
     model.to(device=device, dtype=dtype).eval().requires_grad_(False)  # type: ignore[call-arg]
-    return LLM(model, tokenizer, source, digest, None if adapter is None else Path(adapter))
+    chosen = choose_backend(model, backend, precise)
+    return LLM(model, tokenizer, source, digest, None if adapter is None else Path(adapter), chosen)
 
 
 def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -125,6 +125,11 @@ class Prompt:
         return [head + ids[-budget:] + self._query_tail for ids in fields]
 
     @property
+    def heads(self) -> list[list[int]]:
+        """What all documents, and all queries read alone, begin with."""
+        return [self._bos + self._document_head, self._bos + self._query_head]
+
+    @property
     def max_tokens(self) -> int:
         """The longest prompt that these budgets allow, in tokens."""
         fixed = self._bos + self._document_head + self._document_tail + self._query_head + self._query_tail

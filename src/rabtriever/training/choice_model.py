@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
-from rabtriever.llm.backbone import TOKEN_BUDGET, Backbone, Prefixes, token_batches
+from rabtriever.llm.backbone import Backbone, token_batches
 from rabtriever.llm.loading import head_row
 from rabtriever.llm.prompt import Prompt
+from rabtriever.llm.torch_reader import TOKEN_BUDGET, Prefixes, TorchReader
 from rabtriever.predictor import Predictor
 from rabtriever.training.losses import decorrelation, dpo, listwise, pointwise
 from rabtriever.training.pools import Pool
@@ -46,12 +47,13 @@ class ChoiceModel(nn.Module):
         self.model, self.prompt, self.objective = model, prompt, objective
         self.student, self.student_weight = student, student_weight
         causal = cast(PreTrainedModel, model.get_base_model())
-        self.backbone = Backbone(causal)
+        self.reader = TorchReader(causal)
+        self.backbone = Backbone(causal, lambda: self.reader)
         self.register_buffer("head", head_row(causal, prompt.choice_ids), persistent=False)
 
     def forward(self, pool: Pool) -> dict[str, Tensor]:
         """Loss of one pool, and the share of its queries whose best document is right."""
-        prefixes = self.backbone.read_documents(self.prompt.document_ids(pool.documents))
+        prefixes = self.reader.read_documents(self.prompt.document_ids(pool.documents))
         log_odds, positive = self._log_odds(pool, prefixes), pool.positive.to(self.head.device)
         result = {"loss": self._loss(pool, log_odds, positive), "accuracy": _accuracy(log_odds, positive)}
         if self.student is not None:
@@ -78,7 +80,7 @@ class ChoiceModel(nn.Module):
         asked = pool.asked.to(self.head.device)
         if self.objective == "dpo":
             with torch.no_grad(), self.model.disable_adapter():
-                prefixes = self.backbone.read_documents(self.prompt.document_ids(pool.documents))
+                prefixes = self.reader.read_documents(self.prompt.document_ids(pool.documents))
                 reference = self._log_odds(pool, prefixes)
             return dpo(log_odds[asked], reference[asked], positive[asked])
         pair_loss = pointwise(log_odds[asked], positive[asked])
@@ -86,7 +88,7 @@ class ChoiceModel(nn.Module):
 
     def _apart(self, pool: Pool, prefixes: Prefixes) -> Tensor:
         """The student's log-odds (n_queries, n_documents); its document states are by-products of the teacher's."""
-        z_q = self.backbone.read(self.prompt.query_ids(pool.queries, alone=True), "mean")
+        z_q = self.reader.read(self.prompt.query_ids(pool.queries, alone=True), "mean")
         with torch.autocast(self.head.device.type, enabled=False):
             return cast(Predictor, self.student).log_odds(z_q, prefixes.means, self.head)
 
@@ -96,7 +98,7 @@ class ChoiceModel(nn.Module):
         pairs = pool.asked.nonzero()
         batches = list(token_batches([len(queries[q]) for q in pairs[:, 0].tolist()], TOKEN_BUDGET // 2))
         states = [
-            self.backbone.read_queries(prefixes, pairs[batch, 1], [queries[q] for q in pairs[batch, 0].tolist()])
+            self.reader.read_queries(prefixes, pairs[batch, 1], [queries[q] for q in pairs[batch, 0].tolist()])
             for batch in batches
         ]
         log_odds = self.head.new_full(pool.asked.shape, float("-inf"))

@@ -1,0 +1,70 @@
+"""Which backend runs an LLM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel
+
+from rabtriever.errors import InputError
+from rabtriever.llm.backbone import Reader
+from rabtriever.llm.torch_reader import TorchReader
+from rabtriever.vectors import VNNI
+
+BACKENDS = ("auto", "torch", "int8")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def choose_backend(model: PreTrainedModel, wanted: str | None, precise: bool) -> str:
+    """The backend's name.
+
+    Args:
+        model: The LLM, where it will run.
+        wanted: ``torch``, ``int8``, or ``auto``: int8 for LLMs that it can run, on a CPU with AVX-512 VNNI, else torch.
+            None: ``$RABTRIEVER_BACKEND``, else ``auto``.
+        precise: The caller asked for a data type, which ``auto`` then takes as a wish for torch.
+
+    Raises:
+        InputError: no such backend, or int8 cannot run this LLM here.
+    """
+    wanted = wanted or os.environ.get("RABTRIEVER_BACKEND") or "auto"
+    if wanted not in BACKENDS:
+        raise InputError(f"backend {wanted!r}: choose from {', '.join(BACKENDS)}")
+    if wanted == "torch" or (wanted == "auto" and precise):
+        return "torch"
+    obstacle = int8_obstacle(model)
+    if wanted == "int8":
+        if obstacle:
+            raise InputError(f"backend 'int8': {obstacle}; take 'torch'")
+        return "int8"
+    return "torch" if obstacle or not VNNI else "int8"
+
+
+def make_reader(model: PreTrainedModel, backend: str, heads: Sequence[Sequence[int]] = ()) -> Reader:
+    """The backend itself.
+
+    Args:
+        model: The LLM.
+        backend: What :func:`choose_backend` returned.
+        heads: Token ids that texts will begin with.
+    """
+    if backend == "torch":
+        return TorchReader(model)
+    from rabtriever.llm.int8.reader import Int8Reader
+
+    return Int8Reader(model, heads)
+
+
+def int8_obstacle(model: PreTrainedModel) -> str | None:
+    """Why int8 cannot run this LLM; None if it can."""
+    config = model.config.get_text_config()
+    if config.model_type not in FAMILIES:
+        return f"made for {', '.join(FAMILIES)}, not for {config.model_type}"
+    if config.hidden_act != "silu" or config.intermediate_size % 16:
+        return (
+            f"made for silu and sizes that are multiples of 16, not for {config.hidden_act}, {config.intermediate_size}"
+        )
+    if model.device.type != "cpu":
+        return f"made for the CPU, not for {model.device.type}"
+    return None

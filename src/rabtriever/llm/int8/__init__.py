@@ -1,0 +1,1 @@
+"""Llama-like LLMs on a CPU in whole numbers."""

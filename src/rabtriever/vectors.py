@@ -1,0 +1,62 @@
+"""What numba's loops cannot say: registers, and the dot products of bytes, as LLVM's vectors.
+
+Left to itself LLVM would keep sums in memory, or add across a register's lanes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba.core import cgutils
+
+I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+LANES = 16
+BYTES, WORDS, INTS = ir.VectorType(I8, 64), ir.VectorType(I16, 32), ir.VectorType(I32, LANES)
+HALVES, FLOATS = ir.VectorType(ir.HalfType(), LANES), ir.VectorType(F32, LANES)
+VNNI = bool(llvmlite.binding.get_host_cpu_features().get("avx512vnni"))
+
+
+def declare(b: Any, name: str, result: Any, *arguments: Any) -> Any:
+    """One of LLVM's intrinsics."""
+    return cgutils.get_or_insert_function(b.module, ir.FunctionType(result, arguments), name)
+
+
+def multiply_add(b: Any, x: Any, y: Any, z: Any) -> Any:
+    """X * y + z of floats."""
+    return b.call(declare(b, f"llvm.fmuladd.v{LANES}f32", FLOATS, FLOATS, FLOATS, FLOATS), [x, y, z])
+
+
+def spread(b: Any, value: Any, kind: Any) -> Any:
+    """A scalar in every lane."""
+    blank = ir.Constant(kind, ir.Undefined)
+    return b.shuffle_vector(
+        b.insert_element(blank, value, I32(0)), blank, ir.Constant(ir.VectorType(I32, kind.count), None)
+    )
+
+
+def spread_four(b: Any, array: Any, offset: Any) -> Any:
+    """Four neighbouring bytes, in every lane."""
+    word = b.load(b.bitcast(b.gep(array, [offset]), I32.as_pointer()), align=1)
+    return b.bitcast(spread(b, word, INTS), BYTES)
+
+
+def load(b: Any, pointer: Any, kind: Any, align: int) -> Any:
+    """A register from memory."""
+    return b.load(b.bitcast(pointer, kind.as_pointer()), align=align)
+
+
+def dot(b: Any, total: Any, values: Any, weights: Any) -> Any:
+    """Total + the products of four unsigned and four signed bytes in each 32-bit lane."""
+    if VNNI:
+        return b.call(declare(b, "llvm.x86.avx512.vpdpbusd.512", INTS, INTS, BYTES, BYTES), [total, values, weights])
+    eight, wide = ir.Constant(WORDS, [8] * 32), ir.VectorType(I32, 32)
+    values, weights = b.bitcast(values, WORDS), b.bitcast(weights, WORDS)
+    even = b.and_(values, ir.Constant(WORDS, [255] * 32)), b.ashr(b.shl(weights, eight), eight)
+    odd = b.lshr(values, eight), b.ashr(weights, eight)
+    for x, y in (even, odd):
+        product, blank = b.mul(b.sext(x, wide), b.sext(y, wide)), ir.Constant(wide, ir.Undefined)
+        halves = [b.shuffle_vector(product, blank, ir.Constant(INTS, list(range(i, 32, 2)))) for i in (0, 1)]
+        total = b.add(total, b.add(*halves))
+    return total

@@ -1,0 +1,210 @@
+"""Equivalences of the int8 backend. The tiny LLMs are random: what eight bits cost is measured on real ones."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import njit
+from tiny import TEMPLATE, make_reranker
+
+from rabtriever import vectors
+from rabtriever.errors import InputError
+from rabtriever.llm import backbone as module
+from rabtriever.llm.backends import choose_backend, make_reader
+from rabtriever.llm.int8 import tiles, workers
+from rabtriever.llm.int8.rotation import hadamard, mix_columns, mixing_block, orthogonal
+from rabtriever.llm.int8.weights import stack
+from rabtriever.llm.loading import load_llm
+from rabtriever.reranker import GenerativeReranker
+
+LLAMAS = ("llama", "mistral", "qwen2", "qwen3")
+QUERIES = ["rain", "please show me the weather for my city", "cook bread"]
+DOCUMENTS = ["find the weather", "a recipe", "turn the lamp light for my table please", "play music"]
+PAIRS = torch.cartesian_prod(torch.arange(3), torch.arange(4)).flip(0)
+
+
+@pytest.fixture(scope="module", params=LLAMAS)
+def both(request, llm_folders):
+    """The float32 reference and its int8 twin."""
+    folder = llm_folders[request.param]
+    return make_reranker(folder), GenerativeReranker(load_llm(str(folder), device="cpu", backend="int8"), TEMPLATE)
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("side", ["query", "document"])
+def test_it_follows_the_reference(both, pooling, side):
+    reference, int8 = both
+    prompt = reference.prompt
+    ids = prompt.query_ids(QUERIES, alone=True) if side == "query" else prompt.document_ids(DOCUMENTS)
+    expected, found = reference.backbone.states(ids, pooling), int8.backbone.states(ids, pooling)
+    assert torch.cosine_similarity(expected, found).min() > 0.995
+    assert int8.backbone.reader.name == "int8" and reference.backbone.reader.name == "torch"
+
+
+def test_pairs_follow_the_reference(both):
+    reference, int8 = both
+    documents, queries = reference.prompt.document_ids(DOCUMENTS), reference.prompt.query_ids(QUERIES)
+    states = [one.backbone.pair_states(documents, queries, PAIRS) for one in both]
+    assert torch.cosine_similarity(*states).min() > 0.99
+    wrong = reference.backbone.pair_states(documents, queries, PAIRS.roll(1, 0))
+    assert torch.cosine_similarity(wrong, states[1]).min() < 0.99  # the bar above tells pairs apart
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_what_shares_a_batch_changes_nothing(both, pooling, threads):
+    int8 = both[1]
+    ids = int8.prompt.query_ids(QUERIES * 3, alone=True)
+    together = int8.backbone.states(ids, pooling)
+    alone = torch.cat([int8.backbone.states([sequence], pooling) for sequence in ids])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_cached_documents_give_the_whole_prompts_states(both, threads, monkeypatch):
+    int8 = both[1]
+    documents, queries = int8.prompt.document_ids(DOCUMENTS), int8.prompt.query_ids(QUERIES)
+    whole = int8.backbone.states([documents[d] + queries[q] for q, d in PAIRS.tolist()])
+    torch.testing.assert_close(int8.backbone.pair_states(documents, queries, PAIRS), whole, atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(int8.backbone.reader, "budget", 8)
+    monkeypatch.setattr(module, "BLOCK_TOKENS", 8)
+    int8.backbone._kept = {}
+    torch.testing.assert_close(int8.backbone.pair_states(documents, queries, PAIRS), whole, atol=1e-5, rtol=1e-5)
+    int8.backbone._kept = {}
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_texts_of_other_beginnings_and_of_one_token(both, pooling):
+    reference, int8 = both
+    ids = [[7], [9, 11, 13, 15, 8], reference.prompt.heads[0], reference.prompt.heads[1] + [7]]
+    expected, found = reference.backbone.states(ids, pooling), int8.backbone.states(ids, pooling)
+    assert torch.cosine_similarity(expected, found).min() > 0.99
+
+
+def test_it_reads_beyond_the_positions_it_prepared(both):
+    reference, int8 = both
+    ids = [[0, *np.random.default_rng(0).integers(2, 200, 110).tolist()]]
+    int8.backbone.reader.rotary = int8.backbone.reader.rotary[:, :50]
+    assert torch.cosine_similarity(reference.backbone.states(ids), int8.backbone.states(ids)).min() > 0.98
+
+
+def test_several_threads_may_call_at_once(both):
+    int8 = both[1]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    ids = int8.prompt.query_ids(QUERIES * 4, alone=True)
+    expected, found = int8.backbone.states(ids), {}
+    callers = [
+        threading.Thread(target=lambda i=i: found.update({i: int8.backbone.states(ids)}), daemon=True) for i in range(6)
+    ]
+    [caller.start() for caller in callers]
+    [caller.join(60) for caller in callers]
+    torch.set_num_threads(before)
+    assert len(found) == 6
+    for states in found.values():
+        torch.testing.assert_close(states, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_a_thread_that_fails_does_not_leave_the_others_waiting(both, monkeypatch):
+    int8 = both[1]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    embed, calls = int8.llm.model.get_decoder().embed_tokens, []
+
+    def broken(ids):
+        calls.append(1)
+        if len(calls) == 1:
+            raise MemoryError("no room")
+        return embed(ids)
+
+    monkeypatch.setattr(type(embed), "__call__", lambda self, ids: broken(ids))
+    with pytest.raises(MemoryError, match="no room"):
+        int8.backbone.reader.read(int8.prompt.query_ids(QUERIES * 2, alone=True))
+    torch.set_num_threads(before)
+
+
+def test_workers_leave_torchs_threads_as_they_are():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    assert workers.together(4, lambda i: (i, torch.get_num_threads())) == [(i, 1) for i in range(4)]
+    found = []
+    other = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    other.start(), other.join()
+    assert found == [3] and torch.get_num_threads() == 3
+    torch.set_num_threads(before)
+
+
+def test_gemma_is_read_by_torch(llm_folders, monkeypatch):
+    folder = str(llm_folders["gemma3_text"])
+    assert load_llm(folder, device="cpu").backend == "torch"
+    with pytest.raises(InputError, match="backend 'int8': made for llama"):
+        load_llm(folder, device="cpu", backend="int8")
+
+
+def test_which_backend(llm_folder, monkeypatch):
+    model = load_llm(str(llm_folder), device="cpu").model
+    monkeypatch.setattr("rabtriever.llm.backends.VNNI", True)
+    assert choose_backend(model, None, precise=False) == "int8"
+    assert choose_backend(model, "auto", precise=True) == "torch"
+    assert choose_backend(model, "int8", precise=True) == "int8"
+    monkeypatch.setattr("rabtriever.llm.backends.VNNI", False)
+    assert choose_backend(model, None, precise=False) == "torch"
+    assert choose_backend(model, "int8", precise=False) == "int8"  # slower, but right
+    monkeypatch.setenv("RABTRIEVER_BACKEND", "int8")
+    assert choose_backend(model, None, precise=False) == "int8"
+    monkeypatch.setenv("RABTRIEVER_BACKEND", "onnx")
+    with pytest.raises(InputError, match="backend 'onnx': choose from auto, torch, int8"):
+        choose_backend(model, None, precise=False)
+    assert make_reader(model, "torch").name == "torch"
+
+
+@pytest.mark.parametrize("size", [8, 32, 48, 576, 7])
+def test_rotations_are_orthogonal_and_flat(size):
+    q = orthogonal(size)
+    torch.testing.assert_close(q @ q.T, torch.eye(size), atol=1e-5, rtol=0)
+    assert q.abs().max() <= 2 / size**0.5 + 1e-6
+
+
+def test_mixed_columns_undo_the_mixing():
+    weight, x = torch.randn(5, 96), torch.randn(96)
+    block = mixing_block(96)
+    assert block == 2 and mixing_block(1536) == 32
+    mixed = torch.einsum("gbl,bc->gcl", x.view(-1, block, 16), hadamard(block) * block**0.5).flatten()
+    torch.testing.assert_close(mix_columns(weight) @ mixed, weight @ x)
+
+
+@njit
+def _one_panel(codes, weights, offsets, scales, out):
+    tiles.multiply_bytes(codes, 0, weights, 0, offsets, scales, out)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 48), st.integers(1, 70), st.integers(0, 99))
+def test_the_product_of_bytes_is_exact(rows, columns, seed):
+    rng = np.random.default_rng(seed)
+    weight = rng.integers(-127, 128, (rows, columns)).astype(np.int8)
+    weights, offsets, scales = stack([(torch.from_numpy(weight), torch.full((rows,), 0.5))])
+    codes = rng.integers(0, 256, (8, 4 * weights.shape[2])).astype(np.uint8)
+    out = np.empty((8, tiles.PANEL), np.float32)
+    _one_panel(codes, weights[0], offsets[0], scales[0], out)
+    expected = 0.5 * (codes[:, :columns].astype(np.int64) - 128) @ weight.T.astype(np.int64)
+    np.testing.assert_array_equal(out[:, :rows], expected)
+
+
+def test_the_product_of_bytes_needs_no_vnni(monkeypatch):
+    monkeypatch.setattr(vectors, "VNNI", False)
+    _one_panel.recompile()
+    try:
+        test_the_product_of_bytes_is_exact.hypothesis.inner_test(48, 64, 0)
+    finally:
+        monkeypatch.undo()
+        _one_panel.recompile()
