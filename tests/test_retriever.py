@@ -57,3 +57,26 @@ def test_a_folder_that_is_no_retriever_is_named(retriever, tmp_path):
     (tmp_path / "model" / "rabtriever.json").write_text("{")
     with pytest.raises(InputError, match="not a model configuration"):
         Rabtriever.from_pretrained(tmp_path / "model")
+
+
+def test_a_query_is_read_once_as_long_as_it_is_remembered(retriever, monkeypatch):
+    read = []
+    original = Rabtriever.states
+    monkeypatch.setattr(
+        Rabtriever, "states", lambda self, side, texts, *rest: read.extend(texts) or original(self, side, texts, *rest)
+    )
+    retriever.query_cache = 2
+    first = retriever.encode_query(["rain", "city", "rain"])
+    assert read == ["rain", "city"] and first.shape == (3, retriever.dim)
+    np.testing.assert_array_equal(first[0], first[2])
+    np.testing.assert_array_equal(retriever.encode_query(["city", "rain"]), first[[1, 0]])
+    assert read == ["rain", "city"]
+    retriever.encode_query(["bread"])  # "city" was used least lately
+    retriever.encode_query(["rain"])
+    assert read == ["rain", "city", "bread"]
+    retriever.encode_query(["city"])
+    assert read == ["rain", "city", "bread", "city"] and len(retriever._known) == 2
+    retriever.query_cache = 0
+    np.testing.assert_allclose(retriever.encode_query(["rain", "city", "rain"]), first, atol=1e-5)
+    assert read[-3:] == ["rain", "city", "rain"]
+    assert retriever.encode_query([]).shape == (0, retriever.dim)

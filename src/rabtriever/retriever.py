@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ class Rabtriever:
         predictor: The trained predictor.
         pooling: How a segment's state is read.
         calibration: What makes its log-odds a probability.
+        query_cache: How many queries' encodings to remember, those last used; 0 remembers none.
     """
 
     def __init__(
@@ -42,7 +45,11 @@ class Rabtriever:
         predictor: Predictor,
         pooling: Pooling = "mean",
         calibration: Calibration | None = None,
+        query_cache: int = 10_000,
     ) -> None:
+        self.query_cache = query_cache
+        self._known: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._lock = Lock()
         self.calibration = calibration or Calibration()
         self.teacher, self.predictor, self.pooling = teacher, predictor.eval(), pooling
         self.source: str | None = None  # the folder it was loaded from or saved to
@@ -55,11 +62,12 @@ class Rabtriever:
         self.fingerprint = digest.hexdigest()
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **options: Any) -> Rabtriever:  # noqa: ANN401
+    def from_pretrained(cls, folder: str | Path, query_cache: int = 10_000, **options: Any) -> Rabtriever:  # noqa: ANN401
         """Load a retriever.
 
         Args:
             folder: What ``save_pretrained`` or ``rabtriever distill`` wrote.
+            query_cache: How many queries' encodings to remember; 0 remembers none.
             **options: ``dtype``, ``device`` and ``backend`` of the LLM.
 
         Raises:
@@ -81,7 +89,8 @@ class Rabtriever:
             calibration = Calibration(**config.get("calibration", {}).get("retriever", {}))
         except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
             raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
-        retriever = cls(GenerativeReranker.from_pretrained(folder, **options), predictor, pooling, calibration)
+        teacher = GenerativeReranker.from_pretrained(folder, **options)
+        retriever = cls(teacher, predictor, pooling, calibration, query_cache)
         retriever.source = str(folder)
         return retriever
 
@@ -117,7 +126,7 @@ class Rabtriever:
         self.source = str(folder)
 
     def encode_query(self, texts: Sequence[str], show_progress: bool = False) -> np.ndarray:
-        """Queries to what the folded score needs of them.
+        """Queries to what the folded score needs of them; those that it remembers cost nothing.
 
         Args:
             texts: n queries.
@@ -129,7 +138,21 @@ class Rabtriever:
         Raises:
             InputError: a query of zero tokens.
         """
-        return self._fold.query(self.states("query", texts, show_progress).numpy())
+        if not self.query_cache or isinstance(texts, str):
+            return self._fold.query(self.states("query", texts, show_progress).numpy())
+        with self._lock:
+            found = {text: self._known[text] for text in texts if text in self._known}
+        new = [text for text in dict.fromkeys(texts) if text not in found]
+        if new:
+            rows = self._fold.query(self.states("query", new, show_progress).numpy())
+            found |= {text: row.copy() for text, row in zip(new, rows, strict=True)}  # a view would keep all the others
+        with self._lock:
+            for text in dict.fromkeys(texts):
+                self._known[text] = found[text]
+                self._known.move_to_end(text)
+            while len(self._known) > self.query_cache:
+                self._known.popitem(last=False)
+        return np.stack([found[text] for text in texts]) if found else np.empty((0, self.dim), np.float32)
 
     def encode_document(self, texts: Sequence[str], show_progress: bool = False) -> np.ndarray:
         """Documents to latents; like :meth:`encode_query`.
