@@ -49,6 +49,26 @@ def test_the_shipped_fold_is_exact(shipped):
     np.testing.assert_allclose(folded, unfolded.detach().numpy(), atol=1e-3)
 
 
+@pytest.mark.parametrize(("options", "most"), [({}, 1e-3), ({"dtype": torch.float32, "backend": "torch"}, 1e-5)])
+def test_what_shares_a_batch_does_not_show_in_the_log_odds(options, most):
+    teacher = GenerativeReranker.from_pretrained(SHIPPED[-1], **options)
+    data = load_data(str(files("rabtriever") / "demo"))
+    documents = [document.content for document in data.documents.values()]
+    together = teacher.log_odds([*QUERIES, "tidy up"], documents)
+    alone = [[teacher.log_odds([query], [document])[0, 0] for document in documents[:6]] for query in QUERIES]
+    np.testing.assert_allclose(together[:2, :6], alone, atol=most, rtol=0)
+
+
+def test_the_default_backend_keeps_the_log_odds():
+    data = load_data(str(files("rabtriever") / "demo"))
+    queries, documents = list(data.queries.values())[:6], [one.content for one in data.documents.values()][:40]
+    exact, found = (
+        GenerativeReranker.from_pretrained(SHIPPED[-1], **options).log_odds(queries, documents).ravel()
+        for options in ({"dtype": torch.float32, "backend": "torch"}, {})
+    )
+    assert np.corrcoef(exact, found)[0, 1] >= 0.995
+
+
 def test_the_shipped_model_solves_what_keywords_cannot(shipped, tmp_path):
     data = load_data(str(files("rabtriever") / "demo"))
     documents = list(data.documents.values())

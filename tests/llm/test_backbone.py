@@ -82,6 +82,16 @@ def test_documents_are_read_once_for_several_calls(reranker, monkeypatch, budget
     reranker.backbone._kept = {}
 
 
+def test_tokens_of_pairs_are_counted(llm_folder):
+    reranker = make_reranker(llm_folder)
+    documents, queries = reranker.prompt.document_ids(DOCUMENTS), reranker.prompt.query_ids(QUERIES)
+    once, asked = sum(map(len, documents)), len(DOCUMENTS) * sum(map(len, queries))
+    reranker.log_odds(QUERIES, DOCUMENTS)
+    assert reranker.backbone.tokens == {"read": once + asked, "whole": len(QUERIES) * once + asked}
+    reranker.log_odds(QUERIES, DOCUMENTS)
+    assert reranker.backbone.tokens == {"read": once + 2 * asked, "whole": 2 * (len(QUERIES) * once + asked)}
+
+
 def test_the_mean_leaves_the_first_token_out(reranker):
     backbone = reranker.backbone
     sequence = reranker.prompt.query_ids(["rain for my city"], alone=True)[0]

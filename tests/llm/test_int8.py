@@ -162,7 +162,7 @@ def test_which_backend(llm_folder, monkeypatch):
     monkeypatch.setenv("RABTRIEVER_BACKEND", "int8")
     assert choose_backend(model, None, precise=False) == "int8"
     monkeypatch.setenv("RABTRIEVER_BACKEND", "onnx")
-    with pytest.raises(InputError, match="backend 'onnx': choose from auto, torch, int8"):
+    with pytest.raises(InputError, match="backend 'onnx': choose from auto, torch, int8, cuda-graphs"):
         choose_backend(model, None, precise=False)
     assert make_reader(model, "torch").name == "torch"
 

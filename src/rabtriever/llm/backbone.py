@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -57,11 +58,15 @@ class Backbone:
     Args:
         model: A causal LLM of transformers.
         make_reader: Makes the backend, when it is first needed.
+
+    Attributes:
+        tokens: Of pairs, so far: ``read``, and ``whole``, what reading each pair from its beginning would have read.
     """
 
     def __init__(self, model: PreTrainedModel, make_reader: Callable[[], Reader]) -> None:
         self.model, self._make_reader = model, make_reader
         self.hidden_size = int(model.config.get_text_config().hidden_size)
+        self.tokens: Counter[str] = Counter()
         self._kept: dict[tuple[tuple[int, ...], ...], Caches] = {}
 
     @cached_property
@@ -132,6 +137,8 @@ class Backbone:
                 # Documents of one length side by side: the cache that a batch gathers is then hardly padded.
                 wanted = wanted[torch.argsort(caches.lengths.cpu()[place[inverse[wanted]]], stable=True)]
                 sizes = [len(queries[q]) for q in pairs[wanted, 0].tolist()]
+                before = sum(len(documents[d]) for d in pairs[wanted, 1].tolist())
+                self.tokens.update(read=sum(sizes), whole=sum(sizes) + before)
                 for batch in token_batches(sizes, self.reader.budget):
                     rows = wanted[batch]
                     segments = [queries[q] for q in pairs[rows, 0].tolist()]
@@ -155,7 +162,10 @@ class Backbone:
             )
 
     def _kept_caches(self, documents: tuple[tuple[int, ...], ...]) -> Caches:
-        caches: Caches = self._kept.get(documents) or self.reader.read_documents(documents)
+        caches: Caches | None = self._kept.get(documents)
+        if caches is None:
+            caches = self.reader.read_documents(documents)
+            self.tokens["read"] += sum(map(len, documents))
         if sum(kept.bytes for kept in self._kept.values()) + caches.bytes <= KEPT_BYTES:
             self._kept[documents] = caches
         return caches

@@ -12,7 +12,7 @@ from rabtriever.llm.backbone import Reader
 from rabtriever.llm.torch_reader import TorchReader
 from rabtriever.vectors import VNNI
 
-BACKENDS = ("auto", "torch", "int8")
+BACKENDS = ("auto", "torch", "int8", "cuda-graphs")
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
@@ -21,18 +21,22 @@ def choose_backend(model: PreTrainedModel, wanted: str | None, precise: bool) ->
 
     Args:
         model: The LLM, where it will run.
-        wanted: ``torch``, ``int8``, or ``auto``: int8 for LLMs that it can run, on a CPU with AVX-512 VNNI, else torch.
-            None: ``$RABTRIEVER_BACKEND``, else ``auto``.
+        wanted: ``torch``, ``int8``, ``cuda-graphs``, or ``auto``: int8 for LLMs that it can run, on a CPU with AVX-512
+            VNNI, else torch. None: ``$RABTRIEVER_BACKEND``, else ``auto``.
         precise: The caller asked for a data type, which ``auto`` then takes as a wish for torch.
 
     Raises:
-        InputError: no such backend, or int8 cannot run this LLM here.
+        InputError: no such backend, or it cannot run this LLM here.
     """
     wanted = wanted or os.environ.get("RABTRIEVER_BACKEND") or "auto"
     if wanted not in BACKENDS:
         raise InputError(f"backend {wanted!r}: choose from {', '.join(BACKENDS)}")
     if wanted == "torch" or (wanted == "auto" and precise):
         return "torch"
+    if wanted == "cuda-graphs":
+        if model.device.type != "cuda":
+            raise InputError(f"backend 'cuda-graphs': made for CUDA, not for {model.device.type}; take 'auto'")
+        return wanted
     obstacle = int8_obstacle(model)
     if wanted == "int8":
         if obstacle:
@@ -51,6 +55,10 @@ def make_reader(model: PreTrainedModel, backend: str, heads: Sequence[Sequence[i
     """
     if backend == "torch":
         return TorchReader(model)
+    if backend == "cuda-graphs":
+        from rabtriever.llm.graph_reader import GraphReader
+
+        return GraphReader(model)
     from rabtriever.llm.int8.reader import Int8Reader
 
     return Int8Reader(model, heads)

@@ -12,6 +12,9 @@ from transformers import DynamicCache, PreTrainedModel
 from rabtriever.llm.backbone import Pooling, token_batches
 
 TOKEN_BUDGET = 2048  # tokens of a padded batch; on a CPU more is not faster
+# Padded sizes are multiples of these. Libraries choose how to sum by the sizes, so that what shared a text's batch would
+# else show in its log-odds: by up to 0.3 in bfloat16, 1e-5 in float32; with them, by 5e-6 in both.
+TOKENS, CACHED = 16, 64
 
 
 class Prefixes:
@@ -71,9 +74,9 @@ class TorchReader:
             mask = _mask(read, ids.shape[1])
             hidden = self.decoder(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
             caches.append(cache)
-            means.append(_pool(hidden.last_hidden_state.float(), read, "mean"))
+            means.append(pool(hidden.last_hidden_state.float(), read, "mean"))
         order = torch.tensor([i for batch in batches for i in batch]).argsort().to(self.device)
-        longest = int(lengths.max())
+        longest = _rounded(int(lengths.max()), CACHED)
 
         def joined(parts: list[Tensor]) -> Tensor:
             return torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[2])) for part in parts])[order]
@@ -89,7 +92,7 @@ class TorchReader:
         ids, lengths = self._pad(queries)
         rows = rows.to(self.device)
         before = prefixes.lengths[rows]
-        width = int(before.max())
+        width = _rounded(int(before.max()), CACHED)
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(prefixes.layers):
             cache.update(keys[rows, :, :width], values[rows, :, :width], layer)
@@ -98,27 +101,33 @@ class TorchReader:
         hidden = self.decoder(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
-        return _pool(hidden.last_hidden_state, lengths, "last").float()
+        return pool(hidden.last_hidden_state, lengths, "last").float()
 
     def _read(self, sequences: list[Sequence[int]], pooling: Pooling) -> Tensor:
         ids, lengths = self._pad(sequences)
         hidden = self.decoder(input_ids=ids, attention_mask=_mask(lengths, ids.shape[1]), use_cache=False)
-        return _pool(hidden.last_hidden_state.float(), lengths, pooling)
+        return pool(hidden.last_hidden_state.float(), lengths, pooling)
 
     def _pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Right-padded ids (n, longest) and lengths (n,). What stands in the padding is masked and never read."""
         lengths = torch.tensor([len(sequence) for sequence in sequences])
-        ids = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.long)
+        ids = torch.zeros(len(sequences), _rounded(int(lengths.max()), TOKENS), dtype=torch.long)
         for row, sequence in zip(ids, sequences, strict=True):
             row[: len(sequence)] = torch.as_tensor(sequence)
         return ids.to(self.device), lengths.to(self.device)
+
+
+def _rounded(size: int, unit: int) -> int:
+    """The next multiple; in training, where a batch is what it is, the size itself."""
+    return size if torch.is_grad_enabled() else -(-size // unit) * unit
 
 
 def _mask(lengths: Tensor, width: int) -> Tensor:
     return (torch.arange(width, device=lengths.device) < lengths[:, None]).long()
 
 
-def _pool(hidden: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
+def pool(hidden: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
+    """Each row's last state, or the mean of its states without the first: (n, L, H), int64 (n,) -> (n, H)."""
     if pooling == "last":
         return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
     kept = _mask(lengths, hidden.shape[1])
