@@ -1,5 +1,5 @@
 # make demo: install and run the built-in task.   make test: install, lint, type-check, test.
-# make results: docs/results.md and docs/index.md from the committed result files.
+# make results: docs/results.md, docs/index.md and docs/encode.md from the committed result files.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,6 +30,7 @@ results: $(VENV)/installed
 	$(PIP) -c constraints.txt -e ".[results]"
 	$(BIN)/python benchmarks/quality/results.py
 	$(BIN)/python benchmarks/index/report.py
+	$(BIN)/python benchmarks/encode/report.py
 
 clean:
 	rm -rf $(VENV)

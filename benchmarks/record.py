@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -37,8 +37,21 @@ def machine() -> dict[str, object]:
     return {
         "machine": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
-        "versions": {name: version(name) for name in ("rabtriever", "torch", "transformers")},
+        "versions": {name: version(name) for name in ("rabtriever", "torch", "transformers") if _installed(name)},
     }
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:  # a checkout on PYTHONPATH
+        return False
+
+
+def table(head: list[object], rows: list[list[object]]) -> list[str]:
+    """Lines of a table in Markdown, and an empty one."""
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(map(str, line)) + " |" for line in lines] + [""]
 
 
 if __name__ == "__main__":

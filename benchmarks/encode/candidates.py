@@ -2,8 +2,8 @@
 
 Usage: python benchmarks/encode/candidates.py --data FOLDER_OF_BEIR_FOLDERS [--model models/tools] [--out FILE]
 
-Everyone gets NFCorpus's documents sorted by length, in batches of 16; one query of 16 and of 64 tokens; and MetaTool's pairs for
-the reranker's log-odds. Needs ``pip install rabtriever[benchmarks]``.
+Everyone gets NFCorpus's documents sorted by length, in batches of 16; one query of 16 and of 64 tokens; and MetaTool's
+pairs for the reranker's log-odds. Needs ``pip install rabtriever[benchmarks]``.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ def transformers(decoder: Any, ids: np.ndarray, mask: np.ndarray) -> torch.Tenso
     """As its documentation shows it."""
     with torch.inference_mode():
         inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-        return decoder(**inputs, use_cache=False).last_hidden_state
+        on_device = {name: tensor.to(decoder.device) for name, tensor in inputs.items()}
+        return decoder(**on_device, use_cache=False).last_hidden_state.cpu()
 
 
 def compiled(decoder: Any) -> Forward:
@@ -68,6 +69,7 @@ class States(torch.nn.Module):
         self.decoder = decoder
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """States after the final norm."""
         return self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
 
 
@@ -168,6 +170,7 @@ class Contender:
         return seconds, torch.from_numpy(found), peak
 
     def close(self) -> None:
+        """End the process."""
         self.pipe.send(None)
         self.process.join()
 

@@ -1,4 +1,4 @@
-"""What the encoders are compared on, and how one would read it without us."""
+"""What the encoders are compared on, and sentence-transformers over it."""
 
 from __future__ import annotations
 
@@ -20,22 +20,6 @@ def some_texts(folder: Path, count: int) -> list[str]:
     return [document.content for document in documents[:: max(1, len(documents) // count)][:count]]
 
 
-@torch.inference_mode()
-def naive_states(model: Any, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-    """transformers as its documentation shows it: batches in the order given, padded, masked; the mean state."""
-    found = []
-    for start in range(0, len(sequences), BATCH):
-        batch = sequences[start : start + BATCH]
-        ids = torch.zeros(len(batch), max(map(len, batch)), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, sequence in enumerate(batch):
-            ids[row, : len(sequence)] = torch.tensor(sequence)
-            mask[row, : len(sequence)] = 1
-        hidden = model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
-        found.append((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
-    return torch.cat(found)
-
-
 def sentence_transformer(
     model: Any, tokenizer: Any, texts: Sequence[str], longest: int
 ) -> tuple[Callable[[], Any], int]:
@@ -45,9 +29,11 @@ def sentence_transformer(
     with tempfile.TemporaryDirectory() as folder:
         model.get_decoder().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        transformer = models.Transformer(folder, max_seq_length=longest, model_args={"dtype": torch.bfloat16})
+        transformer = models.Transformer(folder, max_seq_length=longest, model_kwargs={"dtype": torch.bfloat16})
     transformer.tokenizer.pad_token = transformer.tokenizer.pad_token or transformer.tokenizer.eos_token
-    encoder = SentenceTransformer(modules=[transformer, models.Pooling(model.config.hidden_size, "mean")], device="cpu")
+    encoder = SentenceTransformer(
+        modules=[transformer, models.Pooling(model.config.hidden_size, "mean")], device=str(model.device)
+    )
     prompts = [f"Document: {text}\n" for text in texts]
     tokens = sum(min(longest, len(tokenizer(text)["input_ids"])) for text in prompts)
     return lambda: encoder.encode(prompts, batch_size=BATCH, show_progress_bar=False), tokens

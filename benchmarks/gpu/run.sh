@@ -22,6 +22,9 @@ if [ ! -d "$work/data" ]; then
   mv "$work/data.partial" "$work/data"
 fi
 export PYTHONPATH="$here/../../src:$work/site" RABTRIEVER_CACHE="$work/cache" TOKENIZERS_PARALLELISM=false
+[ -f "$work/results/encode.json" ] ||  # the LLM pass: a minute or two
+  (cd "$here/../.." && python3 benchmarks/encode/run.py --data "$work/data" --quick --json --out "$work/results/encode.json") ||
+  rm -f "$work/results/encode.json"
 python3 "$here/../quality/work.py" --data "$work/data" --work "$work/models" --out "$work/results" --size gpu \
   --minutes "${MINUTES:-9}" ${JOBS:+--jobs "$JOBS"}
 [ -z "$out" ] && exit 0

@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from record import table
+
 ROOT = Path(__file__).parents[2]
 RESULTS, DOCS = ROOT / "benchmarks" / "results" / "index", ROOT / "docs"
 Row = dict[str, Any]
@@ -30,7 +33,7 @@ def main() -> None:
     lines += ["## Others, in the same run", "", *_others(run["others"])]
     lines += ["## What int8 codes alone would lose", ""]
     names = [name for name in run["int8_loss"][0] if name != "predictor"]
-    lines += _table(
+    lines += table(
         ["predictor", "data", "queries", "R@10, float32", "R@10, int8 alone", "of the ten best, the same"],
         [
             [
@@ -70,7 +73,7 @@ def _scans(rows: list[Row], kind: str) -> list[str]:
             times = [row[key]["p50_ms"] for key in ("read", "1 thread", "2 threads", "batch of 32")]
             theirs = [row[peer]["p50_ms"], row[f"{peer}, batch of 32"]["p50_ms"]] if peer else ["", ""]
             body.append([f"{row['n']:,}", row["precision"], row["read_gb_s"], *(f"{t:.3g}" for t in times), *theirs])
-    return _table(head, body)
+    return table(head, body)
 
 
 def _stores(rows: list[Row], kind: str) -> list[str]:
@@ -96,7 +99,7 @@ def _stores(rows: list[Row], kind: str) -> list[str]:
         for row in rows
         if row["predictor"] == kind
     ]
-    return _table(head, body)
+    return table(head, body)
 
 
 def _others(rows: list[Row]) -> list[str]:
@@ -108,7 +111,7 @@ def _others(rows: list[Row]) -> list[str]:
         ]
         for row in rows
     ]
-    return _table(head, body)
+    return table(head, body)
 
 
 def _lengths(record: Row) -> list[str]:
@@ -116,12 +119,7 @@ def _lengths(record: Row) -> list[str]:
     rows = [[row["tokens"], *(f"{row[name]:.3g}" for name in names)] for row in record["ms_per_candidate"]]
     slopes = [["**slope**", *(record["slopes"][name] for name in names)]]
     slopes += [["slope from 128 on", *(record["slopes_from_128_tokens"][name] for name in names)]]
-    return _table(["tokens", *(f"{name}, ms" for name in names)], rows + slopes)
-
-
-def _table(head: list[Any], rows: list[list[Any]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(map(str, line)) + " |" for line in lines] + [""]
+    return table(["tokens", *(f"{name}, ms" for name in names)], rows + slopes)
 
 
 def _figure(run: Row, length: Row) -> None:

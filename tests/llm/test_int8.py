@@ -1,5 +1,7 @@
 """Equivalences of the int8 backend. The tiny LLMs are random: what eight bits cost is measured on real ones."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -77,9 +79,9 @@ def test_cached_documents_give_the_whole_prompts_states(both, threads, monkeypat
     torch.testing.assert_close(int8.backbone.pair_states(documents, queries, PAIRS), whole, atol=1e-5, rtol=1e-5)
     monkeypatch.setattr(int8.backbone.reader, "budget", 8)
     monkeypatch.setattr(module, "BLOCK_TOKENS", 8)
-    int8.backbone._kept = {}
+    int8.backbone.forget()
     torch.testing.assert_close(int8.backbone.pair_states(documents, queries, PAIRS), whole, atol=1e-5, rtol=1e-5)
-    int8.backbone._kept = {}
+    int8.backbone.forget()
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
@@ -152,11 +154,11 @@ def test_gemma_is_read_by_torch(llm_folders, monkeypatch):
 
 def test_which_backend(llm_folder, monkeypatch):
     model = load_llm(str(llm_folder), device="cpu").model
-    monkeypatch.setattr("rabtriever.llm.backends.VNNI", True)
+    monkeypatch.setattr("rabtriever.vectors.VNNI", True)
     assert choose_backend(model, None, precise=False) == "int8"
     assert choose_backend(model, "auto", precise=True) == "torch"
     assert choose_backend(model, "int8", precise=True) == "int8"
-    monkeypatch.setattr("rabtriever.llm.backends.VNNI", False)
+    monkeypatch.setattr("rabtriever.vectors.VNNI", False)
     assert choose_backend(model, None, precise=False) == "torch"
     assert choose_backend(model, "int8", precise=False) == "int8"  # slower, but right
     monkeypatch.setenv("RABTRIEVER_BACKEND", "int8")
@@ -165,6 +167,17 @@ def test_which_backend(llm_folder, monkeypatch):
     with pytest.raises(InputError, match="backend 'onnx': choose from auto, torch, int8, cuda-graphs"):
         choose_backend(model, None, precise=False)
     assert make_reader(model, "torch").name == "torch"
+
+
+def test_torch_needs_no_numba(llm_folder):
+    code = (
+        "import sys; sys.modules.update(numba=None, llvmlite=None)\n"
+        "from rabtriever.reranker import GenerativeReranker\n"
+        f"reranker = GenerativeReranker.from_pretrained({str(llm_folder)!r}, device='cpu', backend='torch')\n"
+        "print(reranker.backbone.reader.name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "torch", done.stderr
 
 
 @pytest.mark.parametrize("size", [8, 32, 48, 576, 7])

@@ -146,6 +146,10 @@ class Backbone:
                     bar.advance(len(batch))
         return result
 
+    def forget(self) -> None:
+        """Let go of the documents' caches that are kept, up to a gigabyte."""
+        self._kept = {}
+
     def check_length(self, tokens: int) -> None:
         """Refuse prompts that the LLM cannot read whole.
 

@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 from rabtriever.errors import InputError
 from rabtriever.llm.backbone import Reader
 from rabtriever.llm.torch_reader import TorchReader
-from rabtriever.vectors import VNNI
 
 BACKENDS = ("auto", "torch", "int8", "cuda-graphs")
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -42,7 +41,7 @@ def choose_backend(model: PreTrainedModel, wanted: str | None, precise: bool) ->
         if obstacle:
             raise InputError(f"backend 'int8': {obstacle}; take 'torch'")
         return "int8"
-    return "torch" if obstacle or not VNNI else "int8"
+    return "torch" if obstacle or not has_vnni() else "int8"
 
 
 def make_reader(model: PreTrainedModel, backend: str, heads: Sequence[Sequence[int]] = ()) -> Reader:
@@ -62,6 +61,13 @@ def make_reader(model: PreTrainedModel, backend: str, heads: Sequence[Sequence[i
     from rabtriever.llm.int8.reader import Int8Reader
 
     return Int8Reader(model, heads)
+
+
+def has_vnni() -> bool:
+    """Whether this CPU multiplies bytes by AVX-512 VNNI."""
+    from rabtriever.vectors import VNNI  # numba's world: a machine that only runs CUDA need not have it
+
+    return VNNI
 
 
 def int8_obstacle(model: PreTrainedModel) -> str | None:

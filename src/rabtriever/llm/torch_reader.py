@@ -12,8 +12,8 @@ from transformers import DynamicCache, PreTrainedModel
 from rabtriever.llm.backbone import Pooling, token_batches
 
 TOKEN_BUDGET = 2048  # tokens of a padded batch; on a CPU more is not faster
-# Padded sizes are multiples of these. Libraries choose how to sum by the sizes, so that what shared a text's batch would
-# else show in its log-odds: by up to 0.3 in bfloat16, 1e-5 in float32; with them, by 5e-6 in both.
+# Padded sizes are multiples of these. Libraries choose how to sum by the sizes, so that what shared a text's batch
+# would else show in its log-odds: by up to 0.3 in bfloat16, 1e-5 in float32; with them, by 7e-6 in both.
 TOKENS, CACHED = 16, 64
 
 

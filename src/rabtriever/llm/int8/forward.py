@@ -86,7 +86,7 @@ def forward(
     for layer in range(len(bias)):
         kept = store[layer % len(store)]
         add_and_normalise(hidden, count, added, added_scales, epsilon, narrow, scales)
-        _product(narrow, count, qkv, layer, turned)
+        product(narrow, count, qkv, layer, turned)
         turn(turned, columns, count, scales, bias[layer], norms[layer], epsilon, rotary, positions, kept, mine)
         if threads > 1 and not _meet(meter, (layer + 1) * threads):
             return 0
@@ -108,20 +108,20 @@ def forward(
         )
         if last and layer == len(bias) - 1:
             count = _keep_last(first, count, ends, hidden, codes, added_scales)
-        _product(codes, count, out, layer, added)
+        product(codes, count, out, layer, added)
         add_and_normalise(hidden, count, added, added_scales, epsilon, narrow, scales)
         for start in range(0, count, CHUNK):
             some = min(CHUNK, count - start)
-            _product(narrow[start:], some, gate_up, layer, wide)
+            product(narrow[start:], some, gate_up, layer, wide)
             gate(wide, units, some, scales[start:], block, mixed, added_scales[start:])
-            _product(mixed, some, down, layer, added[start:])
+            product(mixed, some, down, layer, added[start:])
     add_and_finish(hidden, count, added, added_scales, epsilon)
     return count
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _product(codes: Any, count: Any, weights: Any, layer: Any, out: Any) -> None:
-    """``count`` rows; up to ROWS - 1 more are written, too."""
+def product(codes: Any, count: Any, weights: Any, layer: Any, out: Any) -> None:
+    """``count`` rows of codes times a layer's weights; up to ROWS - 1 rows more are written, too."""
     panels = weights[0][layer]
     for panel in range(len(panels)):
         for row in range(0, count, ROWS):

@@ -70,12 +70,12 @@ def convert(layer: Any, size: int, turn: Tensor) -> Layer:  # noqa: ANN401
     norms = [attention.q_norm.weight, attention.k_norm.weight] if hasattr(attention, "q_norm") else []
     out = attention.o_proj.weight.float()
     return Layer(
-        qkv=_rounded(qkv),
+        qkv=rounded(qkv),
         bias=bias.numpy(),
         norms=torch.stack(norms).float().numpy() if norms else np.empty((0, size), np.float32),
-        out=_rounded(turn.T @ (out.view(len(out), -1, size) @ within).reshape(out.shape)),
-        gate_up=_rounded(_reading(layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj), turn)),
-        down=_rounded(mix_columns(turn.T @ mlp.down_proj.weight.float())),
+        out=rounded(turn.T @ (out.view(len(out), -1, size) @ within).reshape(out.shape)),
+        gate_up=rounded(_reading(layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj), turn)),
+        down=rounded(mix_columns(turn.T @ mlp.down_proj.weight.float())),
     )
 
 
@@ -84,7 +84,7 @@ def _reading(norm: Any, linears: tuple[Any, ...], turn: Tensor) -> Tensor:  # no
     return (torch.cat([linear.weight for linear in linears]).float() * norm.weight.float()) @ turn
 
 
-def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
     """int8 codes (out, in) and float32 scales (out,). Turned, rows are bell-shaped: cutting tails gains nothing."""
     scales = weight.abs().amax(1, keepdim=True).clamp_min(1e-30) / 127
     return (weight / scales).round().to(torch.int8), scales.flatten()
