@@ -18,5 +18,3 @@ python "$here/../record.py" "$results/metatool.json" \
 python "$here/../record.py" "$results/metatool_reranker.json" \
   rabtriever evaluate "$data" --model "$work/tools" --systems retriever,reranker,bm25 --limit 60 --seed 0 --json
 python "$here/../record.py" "$results/demo.json" rabtriever demo --model "$work/tools" --reranker --json
-python "$here/../record.py" "$results/prefix_cache.json" \
-  python "$here/../prefix_cache.py" --data "$data" --model "$work/tools"

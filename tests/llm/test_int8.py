@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 from tiny import TEMPLATE, make_reranker
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rabtriever import vectors
 from rabtriever.errors import InputError
@@ -167,6 +168,25 @@ def test_which_backend(llm_folder, monkeypatch):
     with pytest.raises(InputError, match="backend 'onnx': choose from auto, torch, int8, cuda-graphs"):
         choose_backend(model, None, precise=False)
     assert make_reader(model, "torch").name == "torch"
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"attention_bias": True}, "not of self_attn.o_proj"),
+        ({"mlp_bias": True}, "not of mlp.gate_proj"),
+        ({"hidden_act": "gelu"}, "not for gelu, 48"),
+        ({"intermediate_size": 40}, "not for silu, 40"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "at every length"),
+    ],
+)
+def test_llms_that_it_would_read_wrongly_are_torchs(settings, fault):
+    shape = {"vocab_size": 20, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "head_dim": 8}
+    config = AutoConfig.for_model("llama", **{**shape, "intermediate_size": 48, **settings})
+    model = AutoModelForCausalLM.from_config(config)
+    assert choose_backend(model, "auto", precise=False) == "torch"
+    with pytest.raises(InputError, match=fault):
+        choose_backend(model, "int8", precise=False)
 
 
 def test_torch_needs_no_numba(llm_folder):

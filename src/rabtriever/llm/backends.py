@@ -73,12 +73,17 @@ def has_vnni() -> bool:
 def int8_obstacle(model: PreTrainedModel) -> str | None:
     """Why int8 cannot run this LLM; None if it can."""
     config = model.config.get_text_config()
+    if model.device.type != "cpu":
+        return f"made for the CPU, not for {model.device.type}"
     if config.model_type not in FAMILIES:
         return f"made for {', '.join(FAMILIES)}, not for {config.model_type}"
     if config.hidden_act != "silu" or config.intermediate_size % 16:
-        return (
-            f"made for silu and sizes that are multiples of 16, not for {config.hidden_act}, {config.intermediate_size}"
-        )
-    if model.device.type != "cpu":
-        return f"made for the CPU, not for {model.device.type}"
-    return None
+        size = config.intermediate_size
+        return f"made for silu and sizes that are multiples of 16, not for {config.hidden_act}, {size}"
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope") or rope.get("partial_rotary_factor", 1) != 1:
+        return f"made for whole heads turned alike at every length, not for {rope}"
+    layer = model.get_decoder().layers[0]
+    plain = {"self_attn.o_proj": layer.self_attn.o_proj, **{f"mlp.{name}": m for name, m in layer.mlp.named_children()}}
+    biased = [name for name, module in plain.items() if getattr(module, "bias", None) is not None]
+    return f"made for biases of queries, keys and values alone, not of {biased[0]}" if biased else None
