@@ -147,7 +147,7 @@ class Rabtriever:
             rows = self._fold.query(self.states("query", new, show_progress).numpy())
             found |= {text: row.copy() for text, row in zip(new, rows, strict=True)}  # a view would keep all the others
         with self._lock:
-            for text in dict.fromkeys(texts):
+            for text in list(dict.fromkeys(texts))[-self.query_cache :]:
                 self._known[text] = found[text]
                 self._known.move_to_end(text)
             while len(self._known) > self.query_cache:

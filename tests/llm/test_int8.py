@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from rabtriever import vectors
 from rabtriever.errors import InputError
 from rabtriever.llm import backbone as module
 from rabtriever.llm.backends import choose_backend, make_reader
-from rabtriever.llm.int8 import tiles, workers
+from rabtriever.llm.int8 import rows, tiles, workers
 from rabtriever.llm.int8.rotation import hadamard, mix_columns, mixing_block, orthogonal
 from rabtriever.llm.int8.weights import stack
 from rabtriever.llm.loading import load_llm
@@ -117,6 +118,51 @@ def test_several_threads_may_call_at_once(both):
         torch.testing.assert_close(states, expected, atol=1e-6, rtol=1e-6)
 
 
+def test_threads_that_need_other_positions_do_not_meet(both):
+    int8 = both[1]
+    rng = np.random.default_rng(0)
+    texts = [[0, *rng.integers(2, 200, size).tolist()] for size in (40, 300, 90, 500)]
+    expected = torch.cat([int8.backbone.states([ids]) for ids in texts])
+    int8.backbone.reader.rotary = int8.backbone.reader.rotary[:, :50]
+    with ThreadPoolExecutor(4) as pool:
+        found = torch.cat(list(pool.map(lambda ids: int8.backbone.states([ids]), texts)))
+    torch.testing.assert_close(found, expected)
+
+
+def test_several_threads_may_read_pairs(both):
+    int8 = both[1]
+    queries = int8.prompt.query_ids(QUERIES)
+    sets = [int8.prompt.document_ids([*DOCUMENTS[i:], *DOCUMENTS[:i]]) for i in range(4)]
+    expected = [int8.backbone.pair_states(documents, queries, PAIRS) for documents in sets]
+    int8.backbone.forget()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda documents: int8.backbone.pair_states(documents, queries, PAIRS), sets * 3))
+    for i, states in enumerate(found):
+        torch.testing.assert_close(states, expected[i % 4], atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_no_number_stays_none():
+    codes = np.zeros(32, np.uint8)
+    for value in (np.nan, np.inf, -np.inf):
+        values = np.linspace(-1, 1, 32, dtype=np.float32)
+        assert np.isfinite(rows.quantise(values, 32, codes))
+        values[5] = value
+        assert np.isnan(rows.quantise(values, 32, codes))
+        scales, wide = np.empty(1, np.float32), np.empty((1, 32), np.uint8)
+        ones = np.ones(1, np.float32)
+        rows.add_and_normalise(np.zeros((1, 32), np.float32), 1, values[None], ones, np.float32(1e-5), wide, scales)
+        assert np.isnan(scales[0])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_heads_are_read_causally_by_any_attention(llm_folder, attention):
+    model = load_llm(str(llm_folder), dtype=torch.float32, device="cpu").model
+    model.set_attn_implementation(attention)
+    head = [0, 5, 9, 20, 7]
+    expected = model.get_decoder()(input_ids=torch.tensor([head])).last_hidden_state[0].float()
+    torch.testing.assert_close(make_reader(model, "int8", [head]).known[0].states, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_a_thread_that_fails_does_not_leave_the_others_waiting(both, monkeypatch):
     int8 = both[1]
     before = torch.get_num_threads()
@@ -146,7 +192,7 @@ def test_workers_leave_torchs_threads_as_they_are():
     torch.set_num_threads(before)
 
 
-def test_gemma_is_read_by_torch(llm_folders, monkeypatch):
+def test_gemma_is_read_by_torch(llm_folders):
     folder = str(llm_folders["gemma3_text"])
     assert load_llm(folder, device="cpu").backend == "torch"
     with pytest.raises(InputError, match="backend 'int8': made for llama"):
@@ -154,6 +200,7 @@ def test_gemma_is_read_by_torch(llm_folders, monkeypatch):
 
 
 def test_which_backend(llm_folder, monkeypatch):
+    monkeypatch.delenv("RABTRIEVER_BACKEND", raising=False)
     model = load_llm(str(llm_folder), device="cpu").model
     monkeypatch.setattr("rabtriever.vectors.VNNI", True)
     assert choose_backend(model, None, precise=False) == "int8"

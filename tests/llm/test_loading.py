@@ -86,3 +86,9 @@ def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["whole"]
     with pytest.raises(InputError, match="exists already"), new_folder(tmp_path / "a"):
         pass
+
+
+def test_rotary_frequencies_stay_exact(llm_folder):
+    llm = load_llm(str(llm_folder), dtype=torch.bfloat16, device="cpu", backend="torch")
+    assert llm.model.dtype == torch.bfloat16
+    assert llm.model.get_decoder().rotary_emb.inv_freq.dtype == torch.float32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from threading import Lock
 from typing import Any, Literal, Protocol
 
 import torch
@@ -67,12 +67,17 @@ class Backbone:
         self.model, self._make_reader = model, make_reader
         self.hidden_size = int(model.config.get_text_config().hidden_size)
         self.tokens: Counter[str] = Counter()
+        self._lock = Lock()  # several threads may read
+        self._reader: Reader | None = None
         self._kept: dict[tuple[tuple[int, ...], ...], Caches] = {}
 
-    @cached_property
+    @property
     def reader(self) -> Reader:
         """The backend."""
-        return self._make_reader()
+        with self._lock:
+            if self._reader is None:
+                self._reader = self._make_reader()
+        return self._reader
 
     @property
     def device(self) -> torch.device:
@@ -128,7 +133,8 @@ class Backbone:
         with Progress(progress, len(pairs)) as bar:
             blocks = list(self._blocks([len(documents[d]) for d in used.tolist()]))
             texts = [tuple(tuple(documents[d]) for d in used[block].tolist()) for block in blocks]
-            self._kept = {key: self._kept[key] for key in texts if key in self._kept}
+            kept = self._kept
+            self._kept = {key: kept[key] for key in texts if key in kept}
             for block, key in zip(blocks, texts, strict=True):
                 caches = self._kept_caches(key)
                 place = torch.full((len(used),), -1)
@@ -138,7 +144,8 @@ class Backbone:
                 wanted = wanted[torch.argsort(caches.lengths.cpu()[place[inverse[wanted]]], stable=True)]
                 sizes = [len(queries[q]) for q in pairs[wanted, 0].tolist()]
                 before = sum(len(documents[d]) for d in pairs[wanted, 1].tolist())
-                self.tokens.update(read=sum(sizes), whole=sum(sizes) + before)
+                with self._lock:
+                    self.tokens.update(read=sum(sizes), whole=sum(sizes) + before)
                 for batch in token_batches(sizes, self.reader.budget):
                     rows = wanted[batch]
                     segments = [queries[q] for q in pairs[rows, 0].tolist()]
@@ -169,9 +176,11 @@ class Backbone:
         caches: Caches | None = self._kept.get(documents)
         if caches is None:
             caches = self.reader.read_documents(documents)
-            self.tokens["read"] += sum(map(len, documents))
-        if sum(kept.bytes for kept in self._kept.values()) + caches.bytes <= KEPT_BYTES:
-            self._kept[documents] = caches
+            with self._lock:
+                self.tokens["read"] += sum(map(len, documents))
+        kept = self._kept  # replaced, never changed, by whichever thread is last
+        if sum(one.bytes for one in kept.values()) + caches.bytes <= KEPT_BYTES:
+            self._kept = {**kept, documents: caches}
         return caches
 
     def _blocks(self, lengths: Sequence[int]) -> Iterator[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 
 from transformers import PreTrainedModel
@@ -73,8 +74,8 @@ def has_vnni() -> bool:
 def int8_obstacle(model: PreTrainedModel) -> str | None:
     """Why int8 cannot run this LLM; None if it can."""
     config = model.config.get_text_config()
-    if model.device.type != "cpu":
-        return f"made for the CPU, not for {model.device.type}"
+    if model.device.type != "cpu" or os.name != "posix":
+        return f"made for CPUs under Linux or macOS, not for {model.device.type} under {sys.platform}"
     if config.model_type not in FAMILIES:
         return f"made for {', '.join(FAMILIES)}, not for {config.model_type}"
     if config.hidden_act != "silu" or config.intermediate_size % 16:

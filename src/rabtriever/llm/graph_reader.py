@@ -32,6 +32,7 @@ class GraphReader(TorchReader):
         self._lock = Lock()  # a graph has one place for its input
         self._graphs: dict[tuple[int, Pooling], Callable[[Tensor, int], Tensor]] = {}
 
+    @torch.inference_mode()
     def read(self, sequences: Sequence[Sequence[int]], pooling: Pooling = "last") -> Tensor:
         """One state per sequence: float32 (n, H) on the model's device."""
         if len(sequences) != 1 or len(sequences[0]) > SIZES[-1]:
@@ -76,6 +77,7 @@ def record(run: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[]
             run()
     torch.cuda.current_stream(device).wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # On this very device, and whatever other threads do meanwhile.
+    with torch.cuda.device(device), torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
         result = run()
     return graph.replay, lambda: result

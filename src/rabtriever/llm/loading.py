@@ -61,7 +61,7 @@ def load_llm(
         adapter: Folder of a PEFT adapter to merge.
         dtype: Of the weights; by default bfloat16 where the hardware multiplies it, else float32.
         device: ``cpu``, ``cuda``, ...; by default CUDA where there is one.
-        backend: ``auto``, ``torch`` or ``int8`` (:func:`rabtriever.llm.backends.choose_backend`).
+        backend: ``auto``, ``torch``, ``int8`` or ``cuda-graphs`` (:func:`rabtriever.llm.backends.choose_backend`).
 
     Raises:
         InputError: nothing that can be loaded stands at ``source`` or ``adapter``, or the backend cannot run it.
@@ -78,7 +78,9 @@ def load_llm(
         model = _merge(model, Path(adapter))
         # Its file, not the merged weights: merging rounds differently on different machines.
         digest += hashlib.sha256((Path(adapter) / ADAPTER_WEIGHTS).read_bytes()).hexdigest()
-    model.to(device=device, dtype=dtype).eval().requires_grad_(False)  # type: ignore[call-arg]
+    model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]
+    for weight in model.parameters():  # and no buffer: rotary frequencies in bfloat16 are a radian off at position 700
+        weight.data = weight.data.to(dtype)
     chosen = choose_backend(model, backend, precise)
     return LLM(model, tokenizer, source, digest, None if adapter is None else Path(adapter), chosen)
 

@@ -41,7 +41,7 @@ class Store:
         return self.rows.nbytes
 
 
-@dataclass
+@dataclass(eq=False)
 class Head:
     """First tokens that texts share.
 
@@ -68,6 +68,7 @@ class Batch:
         store: uint16 (layers or 2, rows, 2 * key heads * head size), where keys and values go.
         places: int64 (n,), each token's row there.
         last: Whether only each text's last state is wanted.
+        rotary: float32 (2, positions, head size / 2), at least as many as are needed.
     """
 
     ids: Tensor
@@ -77,6 +78,7 @@ class Batch:
     store: np.ndarray
     places: np.ndarray
     last: bool
+    rotary: np.ndarray
 
 
 class Int8Reader:
@@ -103,10 +105,12 @@ class Int8Reader:
         self.epsilon = np.float32(config.rms_norm_eps)
         units = config.intermediate_size
         self.shape = (self.heads, self.key_heads, self.size, units, mixing_block(units))
-        self.turn = orthogonal(config.hidden_size)
+        turn = orthogonal(config.hidden_size)
+        # float64, since float32's rounding would depend on how many rows there are, and a code may hang on it.
+        self.turn = turn.double()
         with torch.inference_mode():
-            self.turn_back = self.turn.T * self.decoder.norm.weight.float()
-            layers = [convert(layer, self.size, self.turn) for layer in self.decoder.layers]
+            self.turn_back = turn.T * self.decoder.norm.weight.float()
+            layers = [convert(layer, self.size, turn) for layer in self.decoder.layers]
             self.qkv, self.out, self.gate_up, self.down = (
                 stack([getattr(layer, name) for layer in layers]) for name in ("qkv", "out", "gate_up", "down")
             )
@@ -183,16 +187,21 @@ class Int8Reader:
         positions = np.concatenate(
             [p + np.arange(len(text)) for p, text in zip(past.lengths.tolist(), texts, strict=True)]
         )
-        if positions.max() >= self.rotary.shape[1]:
-            self.rotary = self._rotary(2 * int(positions.max()))
+        rotary = self.rotary  # another thread may put another there
+        if positions.max() >= rotary.shape[1]:
+            self.rotary = rotary = self._rotary(2 * int(positions.max()))
         store = past.rows
         if places is None:  # a layer's are forgotten after the next: a thread may be so far ahead
             store, places = np.empty((2, len(ids), self.kept), np.uint16), np.arange(len(ids))
-        batch = Batch(ids, ends, positions, past, store, places, last)
+        batch = Batch(ids, ends, positions, past, store, places, last, rotary)
         threads = max(1, min(torch.get_num_threads(), len(ids) // LEAST_ROWS))
         cuts = [len(ids) * i // threads for i in range(threads + 1)]
         meter = np.zeros(2, np.int64)
-        parts = together(threads, lambda i: self._run(batch, cuts[i], cuts[i + 1], threads, meter))
+        try:
+            parts = together(threads, lambda i: self._run(batch, cuts[i], cuts[i + 1], threads, meter))
+        except BaseException:  # an interruption: those who began need not wait for those who will not
+            meter[1] = 1
+            raise
         return torch.from_numpy(np.concatenate(parts)), ends
 
     @torch.inference_mode()
@@ -200,8 +209,7 @@ class Int8Reader:
         """A thread's share: some rows through all layers."""
         try:
             embedded = self.decoder.embed_tokens(batch.ids[first:end]).double()
-            # float64, since float32's rounding would depend on how many rows there are, and a code may hang on it.
-            update = (embedded @ self.turn.double()).float().numpy()
+            update = (embedded @ self.turn).float().numpy()
             hidden = np.zeros((-(-(end - first) // ROWS) * ROWS, update.shape[1]), np.float32)
             past = batch.past
             count = forward(
@@ -216,7 +224,7 @@ class Int8Reader:
                 self.norms,
                 self.shape,
                 self.epsilon,
-                self.rotary,
+                batch.rotary,
                 batch.positions[first:end],
                 batch.ends,
                 past.rows,
@@ -243,8 +251,10 @@ class Int8Reader:
         cache = DynamicCache()
         hidden = self.decoder.embed_tokens(torch.tensor([tokens])).float()
         turned = self.decoder.rotary_emb(hidden, torch.arange(len(tokens))[None])
+        mask = torch.full((len(tokens), len(tokens)), torch.finfo(torch.float32).min).triu(1)[None, None]
         for layer in self.decoder.layers:
-            hidden = copy.deepcopy(layer).float()(hidden, position_embeddings=turned, past_key_values=cache)
+            exact = copy.deepcopy(layer).float()
+            hidden = exact(hidden, attention_mask=mask, position_embeddings=turned, past_key_values=cache)
         hidden = copy.deepcopy(self.decoder.norm).float()(hidden)[0]
         within = orthogonal(self.size)
         both = [torch.stack([one.keys[0], one.values[0] @ within]) for one in cache.layers]  # type: ignore[union-attr,index]

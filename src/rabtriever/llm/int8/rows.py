@@ -36,7 +36,7 @@ def add_and_normalise(
     for i in range(count):
         row, inverse = hidden[i], _add(hidden[i], update[i], update_scales[i], epsilon)
         top = _largest(row, size)
-        scales[i] = top / np.float32(127) * inverse
+        scales[i] = top / np.float32(127) * inverse  # which is no number if the row is none
         encode(row, size, np.float32(127) / top, codes[i])
 
 
@@ -83,7 +83,7 @@ def quantise(values: Any, size: Any, codes: Any) -> Any:
     """Fill ``codes``; the scale."""
     top = _largest(values, size)
     encode(values, size, np.float32(127) / top, codes)
-    return top / np.float32(127)
+    return top / np.float32(127) + _fault(values, size)
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
@@ -126,6 +126,15 @@ def _largest(values: Any, size: Any) -> Any:
     for j in range(size):
         top = max(top, abs(values[j]))
     return top
+
+
+@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+def _fault(values: Any, size: Any) -> Any:
+    """0, or NaN if a value is infinite or none: codes would hide it."""
+    check = np.float32(0)
+    for j in range(size):
+        check += values[j] * np.float32(0)
+    return check
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")

@@ -10,9 +10,21 @@ from typing import Any
 
 import torch
 
-_pools: dict[int, ThreadPoolExecutor] = {}
-_lock = Lock()
-os.register_at_fork(after_in_child=_pools.clear)  # a child has no threads
+
+class Workers:
+    """A pool that grows to what a call asks for. Calls are queued whole, so none waits for another's threads."""
+
+    def __init__(self) -> None:
+        self.lock, self.pool, self.size = Lock(), ThreadPoolExecutor(1), 0
+
+    def run(self, count: int, work: Callable[[int], Any]) -> list[Any]:
+        """Run ``work(number)`` in ``count`` threads at once: they may wait for each other."""
+        with self.lock:
+            if count > self.size:
+                old, self.pool, self.size = self.pool, _started(count), count
+                old.shutdown(wait=False)  # its calls go on to their ends
+            futures = [self.pool.submit(work, number) for number in range(count)]
+        return [future.result() for future in futures]
 
 
 def together(count: int, work: Callable[[int], Any]) -> list[Any]:
@@ -25,12 +37,7 @@ def together(count: int, work: Callable[[int], Any]) -> list[Any]:
     Returns:
         What they returned, by number.
     """
-    if count == 1:
-        return [work(0)]
-    with _lock:  # a call's threads stand in the queue side by side, so no two calls wait for each other's
-        pool = _pools.get(count) or _start(count)
-        futures = [pool.submit(work, number) for number in range(count)]
-    return [future.result() for future in futures]
+    return [work(0)] if count == 1 else _workers.run(count, work)
 
 
 def _one_core() -> None:
@@ -38,12 +45,26 @@ def _one_core() -> None:
     torch.set_num_threads(1)
 
 
-def _start(count: int) -> ThreadPoolExecutor:
+def _started(count: int) -> ThreadPoolExecutor:
     before, started = torch.get_num_threads(), Barrier(count + 1)
     pool = ThreadPoolExecutor(count, "rabtriever", initializer=_one_core)
-    for _ in range(count):
-        pool.submit(started.wait)
-    started.wait()
-    torch.set_num_threads(before)  # torch takes the last word as everyone's default
-    _pools[count] = pool
+    try:
+        for _ in range(count):
+            pool.submit(started.wait)
+        started.wait()
+    except BaseException:  # no more threads to be had
+        started.abort()
+        raise
+    finally:
+        torch.set_num_threads(before)  # torch takes the last word as everyone's default
     return pool
+
+
+def _renew() -> None:
+    global _workers
+    _workers = Workers()
+
+
+_workers = Workers()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)  # a child has no threads
