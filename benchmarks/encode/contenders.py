@@ -86,23 +86,15 @@ def onnxruntime(decoder: Any, quantised: bool) -> Forward:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     inputs, shapes = example()
-    folder = Path(tempfile.mkdtemp())
-    path = folder / "model.onnx"
     names = {"input_names": ["input_ids", "attention_mask"], "dynamic_shapes": shapes}
-    torch.onnx.export(States(decoder), inputs, path, dynamo=True, external_data=True, verbose=False, **names)
-    if quantised:
-        small = folder / "small.onnx"
-        options = {"MatMulConstBOnly": True}
-        quantize_dynamic(
-            path,
-            small,
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            use_external_data_format=True,
-            extra_options=options,
-        )
-        path = small
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory() as folder:
+        path, small = Path(folder) / "model.onnx", Path(folder) / "small.onnx"
+        torch.onnx.export(States(decoder), inputs, path, dynamo=True, external_data=True, verbose=False, **names)
+        if quantised:
+            options: dict[str, Any] = {"per_channel": True, "use_external_data_format": True}
+            options["extra_options"] = {"MatMulConstBOnly": True}
+            quantize_dynamic(path, small, weight_type=QuantType.QInt8, **options)
+        session = onnxruntime.InferenceSession(small if quantised else path, providers=["CPUExecutionProvider"])
     return lambda ids, mask: session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
 

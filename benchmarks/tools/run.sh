@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How models/tools is made, from nothing: teacher, student, figures. Each step goes on where it was when it is repeated.
+# How models/tools is made, from nothing: teacher, then student; figures.sh measures it. Each step goes on where it was when it is repeated.
 # usage: benchmarks/tools/run.sh METATOOL_BEIR_FOLDER WORK_FOLDER
 #
 # The first training of the teacher that ships was made before a step's pool was cut down to the hardest pairs; its
@@ -7,14 +7,8 @@
 # (8 queries x 8 documents a step, learning rate 5e-4, 47 minutes on two shared cores; log: teacher_log.jsonl). The second,
 # with a student in the loop, took 21 minutes (further_log.jsonl).
 set -euo pipefail
-data=$1 work=$2 here=$(dirname "$0")
-results="$here/../results"
+data=$1 work=$2
 [ -d "$work/teacher" ] || rabtriever train "$data" --out "$work/teacher" --seed 0
 [ -d "$work/apart" ] || rabtriever train "$data" --model "$work/teacher" --out "$work/apart" --student-weight 1 \
   --steps 64 --learning-rate 3e-4 --checkpoint-every 16 --seed 0
 [ -d "$work/tools" ] || rabtriever distill "$data" --teacher "$work/apart" --out "$work/tools" --teacher-calls 16000 --seed 0
-python "$here/../record.py" "$results/metatool.json" \
-  rabtriever evaluate "$data" --model "$work/tools" --systems retriever,bm25 --json
-python "$here/../record.py" "$results/metatool_reranker.json" \
-  rabtriever evaluate "$data" --model "$work/tools" --systems retriever,reranker,bm25 --limit 60 --seed 0 --json
-python "$here/../record.py" "$results/demo.json" rabtriever demo --model "$work/tools" --reranker --json
