@@ -22,7 +22,6 @@ from rabtriever.predictor import Predictor
 from rabtriever.reranker import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 
-
 SOURCE = Path(__file__).parents[1] / "src"
 newest = max(path.stat().st_mtime for path in SOURCE.rglob("*.py"))
 for compiled in SOURCE.rglob("__pycache__/*.nb[ic]"):  # numba asks after a function's own file, not what it calls
