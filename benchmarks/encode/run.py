@@ -242,10 +242,10 @@ def whole_pairs(retriever: Rabtriever, query: str, documents: list[str]) -> torc
 def fidelity(models: Models, folder: Path, data: Any, quick: bool) -> dict[str, Any]:
     """What the log-odds and rankings are, against float32's; and what a text's company does to its log-odds."""
     ids, tools = list(data.documents), [document.content for document in data.documents.values()]
-    judged = data.judged("test", 60 if quick else None)
+    judged = data.judged("test", 60 if quick else 500)
     right = [data.qrels["test"][query] for query in judged]
     scores, pairs = {}, {}
-    some, few = list(judged.values())[: 6 if quick else 20], tools[:60]
+    some, few = list(judged.values())[: 6 if quick else 12], tools[:60]
     for name, retriever in models.items():
         asked = retriever.encode_query(list(judged.values()))
         scores[name] = retriever.similarity(asked, retriever.encode_document(tools))
@@ -258,7 +258,7 @@ def fidelity(models: Models, folder: Path, data: Any, quick: bool) -> dict[str, 
         return float(np.mean([ids[i] in wanted for i, wanted in zip(found.argmax(1), right, strict=True)]))
 
     def invariance(name: str) -> float:
-        teacher, (n, k) = models[name].teacher, (3, 8) if quick else (10, 20)
+        teacher, (n, k) = models[name].teacher, (3, 8) if quick else (6, 10)
         alone = np.array([[teacher.log_odds([query], [text])[0, 0] for text in few[:k]] for query in some[:n]])
         return float(np.abs(alone - pairs[name][:n, :k]).max())
 
@@ -284,7 +284,7 @@ def nfcorpus(models: Models, folder: Path) -> dict[str, Any]:
         texts = [data.documents[i].content for i in best]
         return dict(zip(best, models[name].teacher.log_odds([query], texts)[0].tolist(), strict=True)) if best else {}
 
-    report = evaluate(data, {name: partial(system, name) for name in models}, "test", 30, 0)
+    report = evaluate(data, {name: partial(system, name) for name in models}, "test", 15, 0)
     return {
         "nfcorpus_queries": report["n_queries"],
         "nfcorpus_ndcg10": {name: row["nDCG@10"] for name, row in report["systems"].items()},
