@@ -19,9 +19,10 @@ RESULTS, DOCS = ROOT / "benchmarks" / "results" / "encode", ROOT / "docs"
 
 def main() -> None:
     run, candidates = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("run", "candidates"))
-    floors, found = run["floors"], run["fidelity"]
+    floors, found = run["floors"], run.get("fidelity")
     lines = [(DOCS / "encode.head.md").read_text().rstrip(), "", f"{run['machine']}, {run['cores']} cores.", ""]
-    lines += ["## In one line", "", *table(["ratio", "value"], [[f"`{k}`", v] for k, v in run["summary"].items()])]
+    if "summary" in run:
+        lines += ["## In one line", "", *table(["ratio", "value"], [[f"`{k}`", v] for k, v in run["summary"].items()])]
     lines += [f"## Floors: {floors.pop('weights') / 1e6:.0f} million weights outside the embedding", ""]
     rows = [[name, row["gflop_per_s"], row["tokens_per_s"]] for name, row in floors.items()]
     lines += table(["product of 2,048^3", "GFLOP/s", "tokens/s that it allows"], rows)
@@ -29,7 +30,8 @@ def main() -> None:
         lines += [f"## Documents: {part['texts']} of {name}, {part['tokens']:,} tokens", "", *_documents(part, floors)]
     lines += ["## One query, ms", "", *_queries(run["queries"])]
     lines += [f"## The reranker: a query against {run['rank']['documents']} tools", "", *_rank(run["rank"])]
-    lines += ["## Fidelity", "", *_fidelity(found)]
+    if found:
+        lines += ["## Fidelity", "", *_fidelity(found)]
     lines += ["## Candidates for a backend", "", *_candidates(candidates)]
     (DOCS / "encode.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print("docs/encode.md", file=sys.stderr)
