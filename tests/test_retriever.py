@@ -65,7 +65,7 @@ def test_a_query_is_read_once_as_long_as_it_is_remembered(retriever, monkeypatch
     monkeypatch.setattr(
         Rabtriever, "states", lambda self, side, texts, *rest: read.extend(texts) or original(self, side, texts, *rest)
     )
-    retriever.query_cache = 2
+    retriever.known["query"].capacity = 2
     first = retriever.encode_query(["rain", "city", "rain"])
     assert read == ["rain", "city"] and first.shape == (3, retriever.dim)
     np.testing.assert_array_equal(first[0], first[2])
@@ -75,8 +75,21 @@ def test_a_query_is_read_once_as_long_as_it_is_remembered(retriever, monkeypatch
     retriever.encode_query(["rain"])
     assert read == ["rain", "city", "bread"]
     retriever.encode_query(["city"])
-    assert read == ["rain", "city", "bread", "city"] and len(retriever._known) == 2
-    retriever.query_cache = 0
+    assert read == ["rain", "city", "bread", "city"] and len(retriever.known["query"]) == 2
+    retriever.known["query"].capacity = 0
     np.testing.assert_allclose(retriever.encode_query(["rain", "city", "rain"]), first, atol=1e-5)
     assert read[-3:] == ["rain", "city", "rain"]
     assert retriever.encode_query([]).shape == (0, retriever.dim)
+
+
+def test_documents_are_remembered_if_asked_for(retriever, monkeypatch):
+    read = []
+    original = Rabtriever.states
+    monkeypatch.setattr(
+        Rabtriever, "states", lambda self, side, texts, *rest: read.extend(texts) or original(self, side, texts, *rest)
+    )
+    retriever.known["document"].capacity = 2
+    first = retriever.encode_document(["rain", "city"])
+    np.testing.assert_array_equal(retriever.encode_document(["city", "rain"]), first[[1, 0]])
+    assert read == ["rain", "city"]
+    assert not np.array_equal(retriever.encode_query(["rain"]), first[:1])  # the sides are kept apart

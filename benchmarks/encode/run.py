@@ -226,7 +226,7 @@ def rank(models: Models, data: Any, turns: int, quick: bool) -> dict[str, Any]:
         "distillation, 1,024 pairs": lambda: teacher.context_embeddings(asked, tools, draws),
     }.items():
         if name in ("rank, first query", "distillation, 1,024 pairs"):
-            teacher.backbone.forget()
+            teacher.backbone.kept.clear()
         teacher.backbone.tokens.clear()
         way()
         result["tokens"][name] = dict(teacher.backbone.tokens)

@@ -10,6 +10,10 @@ class InputError(ValueError):
     """
 
 
+class BusyError(InputError):
+    """Not now: another is at work, and the same may succeed when it is done."""
+
+
 def first_line(error: BaseException) -> str:
     """What a library's error says, in one line of bearable length."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from rabtriever.fold import folded_scores
 from rabtriever.llm.backbone import Pooling
 from rabtriever.llm.folder import ADAPTER, new_folder, read_config, write_config
 from rabtriever.predictor import Predictor
+from rabtriever.recent import Recent
 from rabtriever.reranker import GenerativeReranker
 
 PREDICTOR = "predictor.safetensors"
@@ -37,6 +36,10 @@ class Rabtriever:
         pooling: How a segment's state is read.
         calibration: What makes its log-odds a probability.
         query_cache: How many queries' encodings to remember, those last used; 0 remembers none.
+        document_cache: How many documents' latents to remember.
+
+    Attributes:
+        known: ``query`` and ``document``: text -> float32 (dim,), those last used.
     """
 
     def __init__(
@@ -46,10 +49,12 @@ class Rabtriever:
         pooling: Pooling = "mean",
         calibration: Calibration | None = None,
         query_cache: int = 10_000,
+        document_cache: int = 0,
     ) -> None:
-        self.query_cache = query_cache
-        self._known: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._lock = Lock()
+        self.known: dict[str, Recent[str, np.ndarray]] = {
+            "query": Recent(query_cache),
+            "document": Recent(document_cache),
+        }
         self.calibration = calibration or Calibration()
         self.teacher, self.predictor, self.pooling = teacher, predictor.eval(), pooling
         self.source: str | None = None  # the folder it was loaded from or saved to
@@ -62,12 +67,19 @@ class Rabtriever:
         self.fingerprint = digest.hexdigest()
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, query_cache: int = 10_000, **options: Any) -> Rabtriever:  # noqa: ANN401
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        query_cache: int = 10_000,
+        document_cache: int = 0,
+        **options: Any,  # noqa: ANN401
+    ) -> Rabtriever:
         """Load a retriever.
 
         Args:
             folder: What ``save_pretrained`` or ``rabtriever distill`` wrote.
             query_cache: How many queries' encodings to remember; 0 remembers none.
+            document_cache: How many documents' latents to remember.
             **options: ``dtype``, ``device`` and ``backend`` of the LLM.
 
         Raises:
@@ -90,7 +102,7 @@ class Rabtriever:
         except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
             raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
         teacher = GenerativeReranker.from_pretrained(folder, **options)
-        retriever = cls(teacher, predictor, pooling, calibration, query_cache)
+        retriever = cls(teacher, predictor, pooling, calibration, query_cache, document_cache)
         retriever.source = str(folder)
         return retriever
 
@@ -138,21 +150,7 @@ class Rabtriever:
         Raises:
             InputError: a query of zero tokens.
         """
-        if not self.query_cache or isinstance(texts, str):
-            return self._fold.query(self.states("query", texts, show_progress).numpy())
-        with self._lock:
-            found = {text: self._known[text] for text in texts if text in self._known}
-        new = [text for text in dict.fromkeys(texts) if text not in found]
-        if new:
-            rows = self._fold.query(self.states("query", new, show_progress).numpy())
-            found |= {text: row.copy() for text, row in zip(new, rows, strict=True)}  # a view would keep all the others
-        with self._lock:
-            for text in list(dict.fromkeys(texts))[-self.query_cache :]:
-                self._known[text] = found[text]
-                self._known.move_to_end(text)
-            while len(self._known) > self.query_cache:
-                self._known.popitem(last=False)
-        return np.stack([found[text] for text in texts]) if found else np.empty((0, self.dim), np.float32)
+        return self._encode("query", texts, show_progress)
 
     def encode_document(self, texts: Sequence[str], show_progress: bool = False) -> np.ndarray:
         """Documents to latents; like :meth:`encode_query`.
@@ -160,7 +158,7 @@ class Rabtriever:
         Returns:
             float32 (n, dim); the last column is the bias.
         """
-        return self._fold.document(self.states("document", texts, show_progress).numpy())
+        return self._encode("document", texts, show_progress)
 
     def similarity(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
         """The student's log-odds for every query and document.
@@ -173,6 +171,20 @@ class Rabtriever:
             float32 (n, k).
         """
         return folded_scores(np.atleast_2d(queries), np.atleast_2d(documents), self.positive)
+
+    def _encode(self, side: str, texts: Sequence[str], show_progress: bool) -> np.ndarray:
+        fold, known = getattr(self._fold, side), self.known[side]
+        if not known.capacity or isinstance(texts, str):
+            rows: np.ndarray = fold(self.states(side, texts, show_progress).numpy())
+            return rows
+        found = {text: known.get(text) for text in texts}
+        new = [text for text, row in found.items() if row is None]
+        if new:
+            rows = fold(self.states(side, new, show_progress).numpy())
+            found |= {text: row.copy() for text, row in zip(new, rows, strict=True)}  # a view would keep all the others
+        for text in new[-known.capacity :]:
+            known.put(text, found[text])  # type: ignore[arg-type]
+        return np.stack([found[text] for text in texts]) if found else np.empty((0, self.dim), np.float32)  # type: ignore[misc]
 
     def states(self, side: str, texts: Sequence[str], show_progress: bool = False) -> Tensor:
         """z_q or z_d: float32 (n, H), before the predictor.

@@ -51,7 +51,7 @@ def test_train_distill_index_search_evaluate(workspace, llm_folder, capsys):
         capsys, "search", "index", "please show rain", "-k", "2", "--where", "id <> 'lamp'", "--rerank", "3", "--json"
     )
     assert len(found["hits"]) == 2
-    assert set(found["hits"][0]) == {"id", "probability", "log_odds", "text", "metadata"}
+    assert set(found["hits"][0]) == {"id", "probability", "log_odds", "text", "metadata", "reranked"}
     report = answer(
         capsys,
         "evaluate",

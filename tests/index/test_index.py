@@ -158,3 +158,18 @@ def test_an_index_finds_its_model(retriever, tmp_path):
     (tmp_path / "model" / "rabtriever.json").write_text(json.dumps({**config, "pooling": "last"}))
     with pytest.raises(InputError, match="made by model"):
         Index.open(tmp_path / "index")
+
+
+def test_bm25_ranks_by_shared_words_and_tells_the_retrievers_log_odds(index):
+    everything = {hit.id: hit.log_odds for hit in index.search("lamp weather", k=100)[0]}
+    hits = index.search("lamp weather", k=100, mode="bm25")[0]
+    assert {hit.id for hit in hits} == {"a", "c"}
+    assert all(abs(hit.log_odds - everything[hit.id]) < 1e-5 for hit in hits)
+    assert index.search("lamp", k=3, mode="bm25", where="id <> 'c'") == [[]]
+
+
+def test_documents_are_got_by_id_and_reranked_hits_say_so(index):
+    assert [document.id for document in index.get(["nowhere", "c", "b'"])] == ["b'", "c"]
+    assert index.get([]) == []
+    hits = index.search("rain", k=3, rerank=2)[0]
+    assert [hit.reranked for hit in hits] == [True, True, False]

@@ -70,16 +70,16 @@ def test_documents_are_read_once_for_several_calls(reranker, monkeypatch, budget
     monkeypatch.setattr(module, "BLOCK_TOKENS", budget)  # the small one makes several blocks of documents
     original = TorchReader.read_documents
     monkeypatch.setattr(TorchReader, "read_documents", lambda self, ids: reads.append(len(ids)) or original(self, ids))
-    reranker.backbone.forget()
+    reranker.backbone.kept.clear()
     for query in QUERIES:
         reranker.log_odds([query], DOCUMENTS)
     assert sum(reads) == len(DOCUMENTS) and (len(reads) > 1) == (budget == 32)
-    monkeypatch.setattr(module, "KEPT_BYTES", 0)
+    monkeypatch.setattr(reranker.backbone.kept, "capacity", 0)
     reads.clear()
     reranker.log_odds(QUERIES[:1], DOCUMENTS[:2])
     reranker.log_odds(QUERIES[:1], DOCUMENTS[:2])
     assert sum(reads) == 4
-    reranker.backbone.forget()
+    reranker.backbone.kept.clear()
 
 
 def test_tokens_of_pairs_are_counted(llm_folder):

@@ -81,9 +81,9 @@ def test_cached_documents_give_the_whole_prompts_states(both, threads, monkeypat
     torch.testing.assert_close(int8.backbone.pair_states(documents, queries, PAIRS), whole, atol=1e-5, rtol=1e-5)
     monkeypatch.setattr(int8.backbone.reader, "budget", 8)
     monkeypatch.setattr(module, "BLOCK_TOKENS", 8)
-    int8.backbone.forget()
+    int8.backbone.kept.clear()
     torch.testing.assert_close(int8.backbone.pair_states(documents, queries, PAIRS), whole, atol=1e-5, rtol=1e-5)
-    int8.backbone.forget()
+    int8.backbone.kept.clear()
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
@@ -134,7 +134,7 @@ def test_several_threads_may_read_pairs(both):
     queries = int8.prompt.query_ids(QUERIES)
     sets = [int8.prompt.document_ids([*DOCUMENTS[i:], *DOCUMENTS[:i]]) for i in range(4)]
     expected = [int8.backbone.pair_states(documents, queries, PAIRS) for documents in sets]
-    int8.backbone.forget()
+    int8.backbone.kept.clear()
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda documents: int8.backbone.pair_states(documents, queries, PAIRS), sets * 3))
     for i, states in enumerate(found):

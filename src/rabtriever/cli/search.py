@@ -14,7 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", type=int, default=10, help="hits to return (default: 10)")
     parser.add_argument("--model", help="the retriever that made the index, if its folder has moved")
     parser.add_argument("--where", help="SQL filter over the documents' columns, e.g. \"title LIKE 'A%%'\"")
-    parser.add_argument("--mode", default="auto", help="auto, exact or ann: approximate (default: auto)")
+    parser.add_argument(
+        "--mode", default="auto", help="auto, exact, ann: approximate, or bm25: its ranking alone (default: auto)"
+    )
     parser.add_argument("--hybrid", help="join BM25's best documents: union (as candidates) or rrf (both rankings)")
     parser.add_argument("--rerank", type=int, metavar="N", help="let the reranker judge the best N")
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from rabtriever.calibration import Calibration
 from rabtriever.fold import folded_scores
 from rabtriever.index.snapshot import Snapshot
-from rabtriever.retriever import Rabtriever
 
 RRF = 60  # of reciprocal-rank fusion: 1 / (RRF + rank), Cormack et al. 2009
 
@@ -24,6 +25,7 @@ class Hit:
         log_odds: The ranking key; the retriever's, or the reranker's where it was asked.
         text: The document as the models read it.
         metadata: As it was added.
+        reranked: Whether probability and log-odds are the reranker's.
     """
 
     id: str
@@ -31,28 +33,24 @@ class Hit:
     log_odds: float
     text: str
     metadata: dict[str, Any]
+    reranked: bool = False
 
 
-def hits_of(
-    query: str,
-    ranking: tuple[np.ndarray, np.ndarray],
-    snapshot: Snapshot,
-    retriever: Rabtriever,
-    k: int,
-    rerank: int | None,
-) -> list[Hit]:
-    """The k first documents of a ranking, ordinals and log-odds; the reranker judges the first ``rerank``."""
-    scored = list(zip(snapshot.documents(ranking[0]), ranking[1].tolist(), strict=True))
-    judges = [retriever.calibration] * len(scored)
-    if rerank is not None and scored:
-        judged = [document for document, _ in scored[:rerank]]
-        theirs = retriever.teacher.log_odds([query], [document.content for document in judged])[0]
-        scored[:rerank] = sorted(zip(judged, theirs.tolist(), strict=True), key=lambda pair: -pair[1])
-        judges[:rerank] = [retriever.teacher.calibration] * len(judged)
+def hits_of(ranking: tuple[np.ndarray, np.ndarray], snapshot: Snapshot, calibration: Calibration) -> list[Hit]:
+    """The documents of a ranking, ordinals and log-odds."""
     return [
-        Hit(document.id, float(judge.probability(score)), score, document.content, dict(document.metadata))
-        for (document, score), judge in zip(scored[:k], judges, strict=False)
+        Hit(document.id, float(calibration.probability(score)), score, document.content, dict(document.metadata))
+        for document, score in zip(snapshot.documents(ranking[0]), ranking[1].tolist(), strict=True)
     ]
+
+
+def reranked(hits: Sequence[Hit], log_odds: np.ndarray, calibration: Calibration) -> list[Hit]:
+    """The first hits in the reranker's order, with its log-odds, float32 (n,), and probabilities; the others behind."""
+    judged = [
+        replace(hit, log_odds=score, probability=float(calibration.probability(score)), reranked=True)
+        for hit, score in zip(hits, log_odds.tolist(), strict=False)
+    ]
+    return [*sorted(judged, key=lambda hit: -hit.log_odds), *hits[len(judged) :]]
 
 
 def fused(

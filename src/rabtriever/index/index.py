@@ -15,14 +15,15 @@ from rabtriever.data import Document
 from rabtriever.errors import InputError
 from rabtriever.index.batches import batches
 from rabtriever.index.codes import PRECISIONS
-from rabtriever.index.hits import RRF, Hit, fused, hits_of
+from rabtriever.index.hits import RRF, Hit, fused, hits_of, reranked
 from rabtriever.index.segments import Segments
+from rabtriever.index.snapshot import among
 from rabtriever.index.store import Model, Store, readable
 from rabtriever.index.view import View
 from rabtriever.llm.folder import new_folder
 from rabtriever.retriever import Rabtriever
 
-MODES = ("auto", "exact", "ann")
+MODES = ("auto", "exact", "ann", "bm25")
 HYBRIDS = ("union", "rrf")
 KEEP = timedelta(days=7)  # how long versions are kept, at least
 
@@ -37,6 +38,9 @@ class Index:
         version: A version of the past, to read; the latest if None.
         device: Where torch holds and scans the latents, such as ``cuda``; None: the CPU's kernel does, whatever the
             retriever runs on.
+
+    Attributes:
+        wait: Seconds that a change waits for another writer; at first 0.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Index:
         self.store, self.retriever, self.version = store, retriever, version
         model = store.model
         self._segments = Segments(store.uri, model.fingerprint, model.positive, precision, device)
+        self.wait = 0.0
         self._view: View | None = None
         self._lock = Lock()
         if version is not None:
@@ -247,7 +252,8 @@ class Index:
                 ``json_get_int(metadata, 'year') > 2001`` (also ``json_get_string``, ``json_get_bool``, ...).
             rerank: How many of the best the reranker judges; they come first, with its log-odds.
             mode: ``exact``: the best of all documents. ``ann``: of a small share of them, the likeliest. ``auto``:
-                exact as long as that takes 20 ms a query, as measured in this process.
+                exact as long as that takes 20 ms a query, as measured in this process. ``bm25``: BM25's ranking, of
+                documents that share a word with the query, with the retriever's log-odds.
             hybrid: ``union``: BM25's best documents are candidates too. ``rrf``: order by reciprocal-rank fusion of
                 both rankings. None: the retriever alone.
 
@@ -267,22 +273,57 @@ class Index:
         if hybrid is not None and hybrid not in HYBRIDS:
             raise InputError(f"hybrid {hybrid!r}: choose one of {', '.join(HYBRIDS)}")
         queries = [texts] if isinstance(texts, str) else list(texts)
-        view = self._opened()
-        snapshot, depth = view.snapshot, max(k, rerank or 0)
-        only = None if where is None else snapshot.matching(where)
-        vectors, far = self.retriever.encode_query(queries), max(RRF, 4 * depth)
-        found = view.search(vectors, far if hybrid == "rrf" else depth, mode, only)
+        vectors, teacher = self.retriever.encode_query(queries), self.retriever.teacher
+        found = self.find(queries, vectors, max(k, rerank or 0), where, mode, hybrid)
+        if rerank is not None:
+            for i, (query, hits) in enumerate(zip(queries, found, strict=True)):
+                if hits:
+                    log_odds = teacher.log_odds([query], [hit.text for hit in hits[:rerank]])[0]
+                    found[i] = reranked(hits, log_odds, teacher.calibration)
+        return [hits[:k] for hits in found]
+
+    def find(
+        self,
+        texts: Sequence[str],
+        vectors: np.ndarray,
+        k: int,
+        where: str | None = None,
+        mode: str = "auto",
+        hybrid: str | None = None,
+    ) -> list[list[Hit]]:
+        """As :meth:`search` without a reranker, for queries that are encoded already.
+
+        Args:
+            texts: n queries, for BM25.
+            vectors: Theirs, float32 (n, dim) from :meth:`Rabtriever.encode_query`.
+            k: Hits a query.
+            where: As in :meth:`search`.
+            mode: As in :meth:`search`.
+            hybrid: As in :meth:`search`.
+        """
+        view, positive = self._opened(), self.store.model.positive
+        snapshot, far = view.snapshot, max(RRF, 4 * k)
+        if mode == "bm25":
+            found = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(texts)
+            hybrid, far = "rrf", k
+        else:
+            only = None if where is None else snapshot.matching(where)
+            found = view.search(vectors, far if hybrid == "rrf" else k, mode, only)
         with readable(self.store.uri):
             if hybrid is not None:
-                positive, lexical = self.store.model.positive, [snapshot.lexical(q, far, where) for q in queries]
+                lexical = [snapshot.lexical(text, far, where) for text in texts]
                 found = [
                     fused(ranking, words, hybrid == "rrf", vector, snapshot, positive)
                     for ranking, words, vector in zip(found, lexical, vectors, strict=True)
                 ]
-            return [
-                hits_of(query, (ordinals[:depth], log_odds[:depth]), snapshot, self.retriever, k, rerank)
-                for query, (ordinals, log_odds) in zip(queries, found, strict=True)
-            ]
+            calibration = self.retriever.calibration
+            return [hits_of((ordinals[:k], log_odds[:k]), snapshot, calibration) for ordinals, log_odds in found]
+
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        """The documents of these ids that are there, in the order of insertion."""
+        snapshot = self._opened().snapshot
+        with readable(self.store.uri):
+            return snapshot.documents(snapshot.matching(among(ids))) if ids else []
 
     def _opened(self) -> View:
         """The version to read: the one that was asked for, or the latest."""
@@ -296,7 +337,7 @@ class Index:
     def _writing(self) -> AbstractContextManager[Any]:
         if self.version is not None:
             raise InputError(f"version {self.version} was opened to read; open the index without it to change it")
-        return self.store.writing()
+        return self.store.writing(self.wait)
 
     def _fill(self, documents: Iterable[Document], show_progress: bool) -> None:
         self.add(documents, show_progress=show_progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lancedb
@@ -100,6 +100,11 @@ class Snapshot:
         found: pa.Table = self.table.take_row_ids(rows.tolist()).select(DOCUMENT).with_row_id().to_arrow()
         documents = {row["_rowid"]: _document(row) for row in found.to_pylist()}
         return [documents[row] for row in rows.tolist()]
+
+
+def among(ids: Sequence[str]) -> str:
+    """The condition that a document has one of these ids."""
+    return "id IN ({})".format(", ".join("'" + identifier.replace("'", "''") + "'" for identifier in ids))
 
 
 def _document(row: dict[str, Any]) -> Document:

@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 from lancedb.index import FTS, BTree
 
 from rabtriever.data import Document
-from rabtriever.errors import InputError
-from rabtriever.index.snapshot import Snapshot
+from rabtriever.errors import BusyError, InputError
+from rabtriever.index.snapshot import Snapshot, among
 
 TABLE = "documents"
 LOCK = "writer.lock"
@@ -139,15 +139,18 @@ class Store:
         with readable(self.uri):
             return Snapshot(self.connection.open_table(TABLE), version, self.model.width)
 
-    def writing(self) -> AbstractContextManager[Any]:
+    def writing(self, wait: float = 0.0) -> AbstractContextManager[Any]:
         """Held by whoever changes the index. In an object store Lance itself refuses what conflicts.
 
+        Args:
+            wait: Seconds to wait for another writer.
+
         Raises:
-            InputError: another writer is at work.
+            BusyError: another writer is at work.
         """
         if "://" in self.uri:
             return nullcontext()
-        return _held(FileLock(Path(self.uri) / LOCK), self.uri)
+        return _held(FileLock(Path(self.uri) / LOCK), self.uri, wait)
 
     def drop(self) -> None:
         """Remove the table."""
@@ -157,7 +160,7 @@ class Store:
         """Which of these ids are there."""
         found: set[str] = set()
         for start in range(0, len(ids) if len(self) else 0, SOME):
-            rows = self.table.search().where(_among(ids[start : start + SOME])).select(["id"]).to_arrow()
+            rows = self.table.search().where(among(ids[start : start + SOME])).select(["id"]).to_arrow()
             found.update(rows["id"].to_pylist())
         return found
 
@@ -195,7 +198,7 @@ class Store:
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove documents in one transaction."""
-        self.table.delete(_among(ids))
+        self.table.delete(among(ids))
 
     def restore(self, version: int) -> None:
         """Make an older version the latest again; those in between stay."""
@@ -228,11 +231,11 @@ def readable(uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def _held(lock: FileLock, uri: str) -> Iterator[None]:
+def _held(lock: FileLock, uri: str, wait: float) -> Iterator[None]:
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=wait)
     except Timeout:
-        raise InputError(f"{uri}: another process is changing it; wait until it is done") from None
+        raise BusyError(f"{uri}: another process is changing it; wait until it is done") from None
     try:
         yield
     finally:
@@ -263,7 +266,3 @@ def _rows(schema: pa.Schema, documents: Sequence[Document], latents: np.ndarray)
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
-
-
-def _among(ids: Sequence[str]) -> str:
-    return "id IN ({})".format(", ".join("'" + identifier.replace("'", "''") + "'" for identifier in ids))

@@ -13,10 +13,11 @@ from transformers import PreTrainedModel
 
 from rabtriever.errors import InputError
 from rabtriever.progress import Progress
+from rabtriever.recent import Recent
 
 Pooling = Literal["last", "mean"]
 CACHE_BYTES = 2**29  # key/value caches of documents that are read at a time
-KEPT_BYTES = 2**30  # those that are kept for the next call over the same documents
+KEPT_BYTES = 2**30  # those that are kept for further calls over the same documents
 BLOCK_TOKENS = 2**14  # documents whose caches are read at a time, in tokens
 
 
@@ -61,6 +62,7 @@ class Backbone:
 
     Attributes:
         tokens: Of pairs, so far: ``read``, and ``whole``, what reading each pair from its beginning would have read.
+        kept: Caches of the documents read last, by the token ids of those read together.
     """
 
     def __init__(self, model: PreTrainedModel, make_reader: Callable[[], Reader]) -> None:
@@ -69,7 +71,7 @@ class Backbone:
         self.tokens: Counter[str] = Counter()
         self._lock = Lock()  # several threads may read
         self._reader: Reader | None = None
-        self._kept: dict[tuple[tuple[int, ...], ...], Caches] = {}
+        self.kept: Recent[tuple[tuple[int, ...], ...], Caches] = Recent(KEPT_BYTES, lambda caches: caches.bytes)
 
     @property
     def reader(self) -> Reader:
@@ -116,8 +118,8 @@ class Backbone:
     ) -> Tensor:
         """The last token's state of ``documents[d] + queries[q]`` for each pair (q, d); documents are read once each.
 
-        The caches of the last documents read are kept, so that ranking one query after another over the same documents
-        reads them once.
+        The caches of the last documents read are kept, up to a gigabyte, so that ranking one query after another over
+        the same documents reads them once.
 
         Args:
             documents: Token ids of document segments.
@@ -133,10 +135,12 @@ class Backbone:
         with Progress(progress, len(pairs)) as bar:
             blocks = list(self._blocks([len(documents[d]) for d in used.tolist()]))
             texts = [tuple(tuple(documents[d]) for d in used[block].tolist()) for block in blocks]
-            kept = self._kept
-            self._kept = {key: kept[key] for key in texts if key in kept}
+            room = self.kept.capacity
             for block, key in zip(blocks, texts, strict=True):
-                caches = self._kept_caches(key)
+                caches = self._caches(key)
+                room -= caches.bytes
+                if room >= 0:  # else one call's last blocks would drive out its first, and none would serve the next
+                    self.kept.put(key, caches)
                 place = torch.full((len(used),), -1)
                 place[block] = torch.arange(len(block))
                 wanted = (place[inverse] >= 0).nonzero().flatten()
@@ -153,10 +157,6 @@ class Backbone:
                     bar.advance(len(batch))
         return result
 
-    def forget(self) -> None:
-        """Let go of the documents' caches that are kept, up to a gigabyte."""
-        self._kept = {}
-
     def check_length(self, tokens: int) -> None:
         """Refuse prompts that the LLM cannot read whole.
 
@@ -172,15 +172,12 @@ class Backbone:
                 f"prompt: up to {tokens} tokens, the LLM reads {limit}; lower document_tokens or query_tokens"
             )
 
-    def _kept_caches(self, documents: tuple[tuple[int, ...], ...]) -> Caches:
-        caches: Caches | None = self._kept.get(documents)
+    def _caches(self, documents: tuple[tuple[int, ...], ...]) -> Caches:
+        caches: Caches | None = self.kept.get(documents)
         if caches is None:
             caches = self.reader.read_documents(documents)
             with self._lock:
                 self.tokens["read"] += sum(map(len, documents))
-        kept = self._kept  # replaced, never changed, by whichever thread is last
-        if sum(one.bytes for one in kept.values()) + caches.bytes <= KEPT_BYTES:
-            self._kept = {**kept, documents: caches}
         return caches
 
     def _blocks(self, lengths: Sequence[int]) -> Iterator[Tensor]:

@@ -124,6 +124,19 @@ class Prompt:
         head = (self._bos if alone else []) + self._query_head
         return [head + ids[-budget:] + self._query_tail for ids in fields]
 
+    def lengths(self, name: str, texts: Sequence[str]) -> list[int]:
+        """How many tokens texts have by themselves, whatever their budget; nothing is counted as cut.
+
+        Args:
+            name: ``document`` or ``query``.
+            texts: Texts.
+
+        Raises:
+            InputError: a text of zero tokens.
+        """
+        space = self._document_space if name == "document" else self._query_space
+        return [len(ids) for ids in self._fields(name, texts, space)]
+
     @property
     def heads(self) -> list[list[int]]:
         """What all documents, and all queries read alone, begin with."""
