@@ -11,7 +11,7 @@ from importlib import import_module
 from rabtriever import __version__
 from rabtriever.errors import InputError
 
-COMMANDS = ("demo", "train", "distill", "index", "search", "info", "evaluate")
+COMMANDS = ("demo", "train", "distill", "index", "search", "serve", "info", "evaluate")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -137,6 +137,14 @@ class Prompt:
         space = self._document_space if name == "document" else self._query_space
         return [len(ids) for ids in self._fields(name, texts, space)]
 
+    def document_heads(self, texts: Sequence[str], tokens: int) -> list[str]:
+        """Texts of at most so many tokens; those that have no more stay as they are."""
+        fields = self._fields("document", texts, self._document_space)
+        return [
+            str(self.tokenizer.decode(ids[:tokens])).strip() or text if len(ids) > tokens else text
+            for text, ids in zip(texts, fields, strict=True)
+        ]
+
     @property
     def heads(self) -> list[list[int]]:
         """What all documents, and all queries read alone, begin with."""

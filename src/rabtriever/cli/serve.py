@@ -1,0 +1,56 @@
+"""Serve an index over HTTP, with a page to search it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from rabtriever.cli.flags import add_flags, from_flags
+from rabtriever.errors import InputError
+from rabtriever.serving.settings import Limits, Settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("uri", help="an index of `rabtriever index`")
+    parser.add_argument("--model", help="the retriever that made the index, if its folder has moved")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine alone)"
+    )
+    parser.add_argument("--port", type=int, default=8080, help="port; 0 takes a free one (default: 8080)")
+    keys = "file with lines `read KEY` or `write KEY`; also $RABTRIEVER_READ_KEYS and $RABTRIEVER_WRITE_KEYS"
+    parser.add_argument("--keys", metavar="FILE", help=keys)
+    parser.add_argument(
+        "--insecure", action="store_true", help="serve everyone who can reach the address, without keys"
+    )
+    parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="let this origin's pages call")
+    parser.add_argument("--workers", type=int, default=1, help="processes, each with the LLM in memory (default: 1)")
+    add_flags(parser, Limits)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    try:
+        from rabtriever.serving.run import on_loopback, serve
+    except ImportError as error:
+        raise InputError(f"serve: {error.name} is not installed; pip install 'rabtriever[serve]'") from None
+
+    settings = Settings(
+        args.uri,
+        args.model,
+        args.keys,
+        args.insecure,
+        on_loopback(args.host),
+        tuple(args.cors),
+        args.workers,
+        from_flags(args, Limits),
+    )
+
+    def listening(url: str) -> None:
+        if args.json:
+            print(json.dumps({"url": url}), flush=True)
+        else:
+            print(f"{args.uri} at {url} (the API: {url}/docs); Ctrl-C ends it", file=sys.stderr, flush=True)
+
+    serve(settings, args.host, args.port, listening)

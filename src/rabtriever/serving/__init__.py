@@ -1,0 +1,1 @@
+"""HTTP and a page: an index in front of users."""

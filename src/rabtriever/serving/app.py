@@ -1,0 +1,131 @@
+"""The application: routes, and what is around them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from rabtriever import __version__
+from rabtriever.errors import InputError
+from rabtriever.index import Index
+from rabtriever.retriever import Rabtriever
+from rabtriever.serving.engine import Engine
+from rabtriever.serving.guard import Guard
+from rabtriever.serving.keys import Keys
+from rabtriever.serving.metrics import Metrics
+from rabtriever.serving.refusals import Refusal, first_fault
+from rabtriever.serving.routes import documents, embeddings, rerank, search, status
+from rabtriever.serving.settings import Settings
+
+SETTINGS = "RABTRIEVER_SERVE"  # in the environment of worker processes
+logger = logging.getLogger("rabtriever.serving")
+
+
+def make_app(settings: Settings, failed: Callable[[str], None], index: Index | None = None) -> ASGIApp:
+    """The server's application.
+
+    Args:
+        settings: How it was started.
+        failed: Called if the index or its model cannot be loaded, with the reason.
+        index: Already open; opened in the background, when the server starts, if None.
+
+    Raises:
+        InputError: keys that cannot be read.
+    """
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        def load() -> Engine:
+            engine = Engine(index or open_index(settings), settings.limits, metrics)
+            engine.warm()
+            return engine
+
+        async def get_ready() -> None:
+            try:
+                app.state.engine = await asyncio.to_thread(load)
+                logger.info("ready")
+            except InputError as error:
+                failed(str(error))
+
+        loading = asyncio.create_task(get_ready())
+        yield
+        engine, app.state.engine = app.state.engine, None
+        loading.cancel()
+        if engine:
+            await asyncio.to_thread(engine.close)
+
+    app = FastAPIOffline(
+        redoc_url=None,
+        title="Rabtriever",
+        version=__version__,
+        summary="Search by an LLM reranker's judgement.",
+        lifespan=lifespan,
+    )
+    app.state.engine, app.state.metrics = None, metrics
+    keys = Keys.load(settings.keys)
+    secured = [Security(HTTPBearer(auto_error=False))] if keys else []  # told in the documentation; the guard asks
+    for part in (search, rerank, documents, embeddings, status):
+        app.include_router(part.router, dependencies=secured)
+    app.include_router(status.open_router)
+    app.mount("/page", StaticFiles(directory=status.PAGE), name="page")
+    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    guarded: ASGIApp = Guard(app, settings, keys, metrics)
+    if settings.cors:
+        guarded = CORSMiddleware(
+            guarded, allow_origins=settings.cors, allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"]
+        )
+    return guarded
+
+
+async def _refused(request: Request, refusal: Exception) -> Response:
+    assert isinstance(refusal, Refusal)
+    return refusal.response(request.scope["path"])
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    param, message = first_fault(error.errors())
+    return await _refused(request, Refusal(422, f"{param}: {message}", param))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 400:  # what FastAPI says of a body that Python's parser gives up on
+        return await _refused(request, Refusal(422, "body: no JSON that can be read", "body"))
+    return await _refused(request, Refusal(error.status_code, str(error.detail), headers=dict(error.headers or {})))
+
+
+def worker_app() -> ASGIApp:
+    """The application of a worker process, whose settings its parent left in the environment."""
+
+    def failed(reason: str) -> None:
+        logger.error("%s", reason)
+        os._exit(2)
+
+    return make_app(Settings.from_json(os.environ[SETTINGS]), failed)
+
+
+def open_index(settings: Settings) -> Index:
+    """The index and its model.
+
+    Raises:
+        InputError: as :meth:`Index.open`.
+    """
+    retriever = Rabtriever.from_pretrained(settings.model) if settings.model else None
+    return Index.open(settings.uri, retriever)

@@ -1,0 +1,338 @@
+"""What the routes ask for, done off the event loop: encode, scan, judge, write."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from time import perf_counter
+
+import numpy as np
+
+from rabtriever.data import Document
+from rabtriever.errors import BusyError, InputError
+from rabtriever.index import Hit, Index
+from rabtriever.index.hits import reranked
+from rabtriever.serving.lanes import Batcher, Lane, Places
+from rabtriever.serving.metrics import Metrics
+from rabtriever.serving.refusals import Refusal
+from rabtriever.serving.settings import Limits
+from rabtriever.serving.where import check_where
+
+BATCH = 512  # tokens of queries that are encoded together
+SLICE = 256  # tokens that a rerank reads before others have their turn
+LATENTS = 100_000  # documents whose latents are remembered
+CACHES = 2**28  # bytes of document caches that the reranker keeps
+LONG = 2000  # characters from which on a text is not tokenised on the event loop
+CHANGES = 100  # of the index, before its small files are joined
+
+
+@dataclass
+class Texts:
+    """Some texts' sizes.
+
+    Attributes:
+        lengths: Tokens of each, before it is cut.
+        budget: What the prompt leaves each.
+    """
+
+    lengths: list[int]
+    budget: int
+
+    @property
+    def kept(self) -> list[int]:
+        """Tokens that are read of each."""
+        return [min(length, self.budget) for length in self.lengths]
+
+    @property
+    def cut(self) -> int:
+        """How many were cut."""
+        return sum(length > self.budget for length in self.lengths)
+
+
+@dataclass
+class Found:
+    """A search's hits, query by query, and how they came about.
+
+    Attributes:
+        hits: Of each query, best first.
+        queries: Their sizes.
+        milliseconds: Of each stage.
+    """
+
+    hits: list[list[Hit]]
+    queries: Texts
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+
+class Engine:
+    """An index and its models, shared by requests.
+
+    Queries are encoded in one thread, the reranker and documents are read in another, a few hundred tokens at a time,
+    so that neither waits long for the other; scans and writes have threads of their own.
+
+    Args:
+        index: The index, opened to write.
+        limits: How much may be asked for.
+        metrics: What is told.
+    """
+
+    def __init__(self, index: Index, limits: Limits, metrics: Metrics) -> None:
+        self.index, self.limits, self.metrics = index, limits, metrics
+        self.retriever, self.teacher = index.retriever, index.retriever.teacher
+        self.retriever.known["document"].capacity = LATENTS
+        self.teacher.backbone.kept.capacity = CACHES
+        index.wait = limits.timeout / 2
+        self.searches = Places("search", limits.searches, metrics)
+        self.reranks = Places("rerank", limits.reranks, metrics)
+        self.writes = Places("write", limits.writes, metrics)
+        self._encoder = Batcher(self.retriever.encode_query, BATCH, metrics)
+        self._reading, self._judging, self._writing = Lane("read", 2), Lane("judge"), Lane("write")
+        self._changes, self._tidying = 0, set[asyncio.Task[None]]()
+
+    def warm(self) -> None:
+        """Load and compile what the first requests would have to wait for."""
+        self.index.warm()
+        self.teacher.predict([("warm", "up")])
+        self.retriever.encode_query(["warm"])
+
+    async def search(
+        self, texts: Sequence[str], k: int, where: str | None, mode: str, hybrid: str | None, rerank: int | None
+    ) -> Found:
+        """As :meth:`rabtriever.index.Index.search`.
+
+        Raises:
+            Refusal: too many searches, or a query or filter that cannot be read.
+        """
+        with self.searches.take():
+            if where is not None:
+                with told("where"):
+                    check_where(where)
+            sizes = await self.sizes("query", texts)
+            vectors, queued, encode = await self._queries(texts, sizes)
+            started = perf_counter()
+            with self.metrics.stage("scan"), told("where"):
+                hits = await self._reading.run(
+                    self.index.find, texts, vectors, max(k, rerank or 0), where, mode, hybrid
+                )
+            found = Found(hits, sizes, {"queue": queued, "encode": encode, "scan": 1000 * (perf_counter() - started)})
+        if rerank is not None:
+            started = perf_counter()
+            with self.reranks.take():
+                for i, query in enumerate(texts):
+                    if hits[i]:
+                        log_odds = await self._judge(query, [hit.text for hit in hits[i][:rerank]])
+                        hits[i] = reranked(hits[i], log_odds, self.teacher.calibration)
+            found.milliseconds["rerank"] = 1000 * (perf_counter() - started)
+        found.hits = [hits_of_query[:k] for hits_of_query in hits]
+        return found
+
+    async def score(self, query: str, documents: Sequence[str], reranker: bool) -> tuple[np.ndarray, np.ndarray, int]:
+        """Documents that a request brings, judged by the reranker or the retriever.
+
+        Returns:
+            Log-odds float32 (n,), probabilities float64 (n,), and the tokens of the query and the documents.
+
+        Raises:
+            Refusal: too many reranks, or a text without tokens.
+        """
+        with self.reranks.take():
+            asked, given = await self.sizes("query", [query]), await self.sizes("document", documents)
+            if reranker:
+                log_odds = await self._judge(query, documents, given)
+                calibration = self.teacher.calibration
+            else:
+                vectors, _, _ = await self._queries([query], asked)
+                latents = await self._latents(documents, given)
+                log_odds = self.retriever.similarity(vectors, latents)[0]
+                calibration = self.retriever.calibration
+        return log_odds, calibration.probability(log_odds), sum(asked.kept) + sum(given.kept)
+
+    async def embed(self, side: str, texts: Sequence[str]) -> tuple[np.ndarray, Texts]:
+        """What the folded score needs of queries or documents: float32 (n, dim)."""
+        with self.reranks.take():
+            sizes = await self.sizes(side, texts)
+            if side == "query":
+                return (await self._queries(texts, sizes))[0], sizes
+            return await self._latents(texts, sizes), sizes
+
+    async def write(self, documents: Callable[[], Iterable[Document]], replace: bool) -> int:
+        """Add documents in one transaction, visible when this returns.
+
+        Args:
+            documents: Gives them, each time it is called.
+            replace: Whether they may take the place of those of the same ids.
+
+        Returns:
+            How many.
+
+        Raises:
+            Refusal: too many writes, an id that is there already, or a text without tokens.
+        """
+        with self.writes.take():
+            rows: list[np.ndarray] = []
+            for batch in batched(documents(), SLICE):
+                texts = [document.content for document in batch]
+                rows += list(await self._latents(texts, await self.sizes("document", texts)))
+            with told(None), self.metrics.stage("write"):
+                await self._writing.run(self._write, documents(), rows, replace)
+            self._changed()
+        return len(rows)
+
+    async def get(self, identifier: str) -> Document:
+        """A document.
+
+        Raises:
+            Refusal: 404, there is none of this id.
+        """
+        with told(None):
+            found = await self._reading.run(self.index.get, [identifier])
+        if not found:
+            raise Refusal(404, "no document of this id", "id")
+        return found[0]
+
+    async def delete(self, identifier: str) -> None:
+        """Remove a document.
+
+        Raises:
+            Refusal: 404, there is none of this id.
+        """
+        with self.writes.take(), told(None), self.metrics.stage("write"):
+            if not await self._writing.run(self._delete, identifier):
+                raise Refusal(404, "no document of this id", "id")
+            self._changed()
+
+    async def count(self) -> int:
+        """How many documents there are."""
+        return await self._reading.run(len, self.index)
+
+    async def heads(self, texts: Sequence[str], tokens: int) -> list[str]:
+        """The first so many tokens of each text, as text."""
+        return await self._reading.run(self.teacher.prompt.document_heads, texts, tokens)
+
+    async def sizes(self, side: str, texts: Sequence[str]) -> Texts:
+        """How many tokens texts have; metrics hear of it.
+
+        Raises:
+            Refusal: 422, a text without tokens.
+        """
+        prompt = self.teacher.prompt
+        with told(side):
+            if sum(map(len, texts)) > LONG:
+                lengths = await self._reading.run(prompt.lengths, side, texts)
+            else:
+                lengths = prompt.lengths(side, texts)
+        sizes = Texts(lengths, getattr(prompt.template, f"{side}_tokens"))
+        self.metrics.tokens.labels(side).inc(sum(sizes.kept))
+        self.metrics.cut.labels(side).inc(sizes.cut)
+        return sizes
+
+    def close(self) -> None:
+        """End all threads."""
+        for lane in (self._encoder, self._reading, self._judging, self._writing):
+            lane.close()
+
+    async def _queries(self, texts: Sequence[str], sizes: Texts) -> tuple[np.ndarray, float, float]:
+        """Encodings float32 (n, dim), and the milliseconds of waiting and of encoding."""
+        known, started = self.retriever.known["query"], perf_counter()
+        rows = [known.get(text) for text in texts]
+        if all(row is not None for row in rows):
+            return np.stack(rows), 0.0, 1000 * (perf_counter() - started)  # type: ignore[arg-type]
+        with told("query"):
+            found = await asyncio.gather(*map(self._encoder, texts, sizes.kept))
+        queued = max(waited for _, waited in found)
+        return np.stack([row for row, _ in found]), 1000 * queued, 1000 * (perf_counter() - started - queued)
+
+    async def _judge(self, query: str, documents: Sequence[str], sizes: Texts | None = None) -> np.ndarray:
+        """The reranker's log-odds, float32 (n,), a slice after the other."""
+        sizes = sizes or await self.sizes("document", documents)
+        found = []
+        with self.metrics.stage("rerank"):
+            for piece in slices(documents, sizes.kept):
+                found.append((await self._judging.run(self.teacher.log_odds, [query], piece))[0])
+        return np.concatenate(found)
+
+    async def _latents(self, texts: Sequence[str], sizes: Texts) -> np.ndarray:
+        """Latents float32 (n, dim), those that are new a slice after the other."""
+        known = self.retriever.known["document"]
+        new = {text: size for text, size in zip(texts, sizes.kept, strict=True) if known.get(text) is None}
+        for piece in slices(list(new), list(new.values())):
+            await self._judging.run(self.retriever.encode_document, piece)
+        return await self._reading.run(self.retriever.encode_document, texts)
+
+    def _write(self, documents: Iterable[Document], rows: Sequence[np.ndarray], replace: bool) -> None:
+        (self.index.upsert if replace else self.index.add)(documents, rows)
+        self.index.warm()
+
+    def _delete(self, identifier: str) -> bool:
+        if not self.index.get([identifier]):
+            return False
+        self.index.delete([identifier])
+        self.index.warm()
+        return True
+
+    def _changed(self) -> None:
+        self._changes += 1
+        if self._changes % CHANGES == 0:
+            task = asyncio.create_task(self._tidy())
+            self._tidying.add(task)
+            task.add_done_callback(self._tidying.discard)
+
+    async def _tidy(self) -> None:
+        try:
+            await self._writing.run(self.index.optimize)
+        except BusyError:
+            self._changes -= 1  # another process is at it; after the next change
+
+
+class told:  # noqa: N801
+    """Errors of the package below, as refusals: what the client did wrong, or what it may try again.
+
+    Args:
+        param: The field that is wrong where a message does not tell.
+    """
+
+    def __init__(self, param: str | None) -> None:
+        self._param = param
+
+    def __enter__(self) -> None:
+        """Nothing yet."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Turn the error.
+
+        Raises:
+            Refusal: instead of an ``InputError``.
+        """
+        if not isinstance(error, InputError):
+            return
+        message = str(error)
+        if isinstance(error, BusyError):
+            raise Refusal(503, "another process is changing the index; try again later", retry=1) from None
+        if message.startswith("add: document id"):
+            raise Refusal(409, message.removeprefix("add: "), "id") from None
+        if message.startswith(("where", "hybrid", "query", "document", "add")):
+            raise Refusal(422, message, self._param) from None
+        raise error  # the index is damaged or its disk full: not the client's fault
+
+
+def slices(texts: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]:
+    """Neighbouring texts of at most ``SLICE`` tokens together, or one."""
+    piece: list[str] = []
+    total = 0
+    for text, size in zip(texts, sizes, strict=True):
+        if piece and total + size > SLICE:
+            yield piece
+            piece, total = [], 0
+        piece.append(text)
+        total += size
+    if piece:
+        yield piece
+
+
+def batched(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
+    """Lists of so many, the last one shorter."""
+    stream = iter(documents)
+    while batch := list(islice(stream, size)):
+        yield batch

@@ -1,0 +1,39 @@
+"""POST /v1/embeddings (OpenAI)."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+
+from rabtriever.serving.engine import Engine
+from rabtriever.serving.refusals import Refusal
+from rabtriever.serving.routes import engine_of, refusals
+from rabtriever.serving.schemas import Embedding, EmbeddingsRequest, EmbeddingsResponse, Usage
+
+router = APIRouter(tags=["embeddings"])
+
+
+@router.post("/v1/embeddings", responses=refusals(422))
+async def embeddings(body: EmbeddingsRequest, engine: Annotated[Engine, Depends(engine_of)]) -> EmbeddingsResponse:
+    """What the retriever keeps of queries or documents.
+
+    The model's name tells which side the texts are. The two sides meet in the retriever's folded score, which is an
+    inner product for `quadratic` predictors alone: for others, cosines of these vectors mean little.
+    """
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    if len(texts) > engine.limits.documents:
+        raise Refusal(422, f"input: {len(texts)} texts; at most {engine.limits.documents}", "input")
+    if body.dimensions not in (None, engine.retriever.dim):
+        raise Refusal(422, f"dimensions: {body.dimensions}; this model has {engine.retriever.dim}", "dimensions")
+    vectors, sizes = await engine.embed(body.model.removeprefix("rabtriever-"), texts)
+    data = [
+        Embedding(
+            index=i,
+            embedding=row.tolist() if body.encoding_format == "float" else base64.b64encode(row.tobytes()).decode(),
+        )
+        for i, row in enumerate(vectors.astype("<f4"))
+    ]
+    tokens = sum(sizes.kept)
+    return EmbeddingsResponse(data=data, model=body.model, usage=Usage(prompt_tokens=tokens, total_tokens=tokens))

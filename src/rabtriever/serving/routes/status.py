@@ -1,0 +1,79 @@
+"""GET /health, /ready, /info, /metrics, and the page."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import FileResponse, PlainTextResponse
+
+from rabtriever import __version__
+from rabtriever.serving.engine import Engine
+from rabtriever.serving.routes import engine_of, refusals
+
+router = APIRouter(tags=["status"])
+open_router = APIRouter(tags=["status"])  # needs no key
+PAGE = Path(str(files("rabtriever.serving"))) / "page"
+POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+
+
+@open_router.get("/health", responses=refusals())
+async def health() -> dict[str, str]:
+    """Whether the process lives."""
+    return {"status": "ok"}
+
+
+@open_router.get("/ready", responses=refusals())
+async def ready(engine: Annotated[Engine, Depends(engine_of)]) -> dict[str, str]:
+    """Whether it can answer: 503 while the model is loaded, and while it shuts down."""
+    return {"status": "ready"}
+
+
+@router.get("/info", responses=refusals())
+async def info(engine: Annotated[Engine, Depends(engine_of)]) -> dict[str, Any]:
+    """The model, its prompt and choices, limits, and the index."""
+    retriever, teacher, index = engine.retriever, engine.teacher, engine.index
+    template = teacher.template.to_dict()
+    choices = zip(("yes", "no"), teacher.prompt.choice_ids, strict=True)
+    return {
+        "version": __version__,
+        "model": {
+            "name": Path(retriever.source).name if retriever.source else None,
+            "llm": Path(teacher.llm.source).name,
+            "fingerprint": retriever.fingerprint,
+            "predictor": retriever.predictor.kind,
+            "dimensions": retriever.dim,
+            "backend": teacher.llm.backend,
+            "scorers": ["retriever", "reranker"],
+            "embeddings": ["rabtriever-query", "rabtriever-document"],
+        },
+        "prompt": {
+            "hash": hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest(),
+            "document_tokens": template["document_tokens"],
+            "query_tokens": template["query_tokens"],
+            "choices": {
+                name: {"id": token, "text": teacher.prompt.tokenizer.decode([token])} for name, token in choices
+            },
+        },
+        "limits": asdict(engine.limits),
+        "index": {"documents": await engine.count(), "version": index.store.version},
+    }
+
+
+@router.get("/metrics", response_class=PlainTextResponse, responses=refusals())
+async def metrics(request: Request) -> PlainTextResponse:
+    """Prometheus's exposition format."""
+    text = request.app.state.metrics.text()
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+@open_router.get("/", include_in_schema=False)
+async def page() -> FileResponse:
+    """The page."""
+    headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+    return FileResponse(PAGE / "index.html", headers=headers)

@@ -1,0 +1,120 @@
+"""Listen: one process, or several that share a socket and the index's mapped files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+from rabtriever.errors import InputError
+from rabtriever.index.store import Store
+from rabtriever.llm.folder import read_config
+from rabtriever.serving.app import SETTINGS, make_app, open_index
+from rabtriever.serving.guard import is_loopback
+from rabtriever.serving.keys import Keys
+from rabtriever.serving.settings import Settings
+
+BACKLOG = 2048
+
+
+def serve(settings: Settings, host: str, port: int, listening: Callable[[str], None]) -> None:
+    """Serve until a signal comes; what is in flight is finished first.
+
+    Args:
+        settings: What to serve.
+        host: Name or address to listen at.
+        port: To listen at; 0 takes a free one.
+        listening: Called with the server's URL.
+
+    Raises:
+        InputError: no index or model, keys that cannot be read, an address that cannot be used, or one beyond this
+            machine without a key.
+    """
+    check(settings)
+    with _bound(host, port) as listener:
+        name, number = listener.getsockname()[:2]
+        listening(f"http://{f'[{name}]' if ':' in name else name}:{number}")
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+        if settings.workers == 1:
+            return _one(settings, listener)
+    _several(settings, name, number)
+
+
+def check(settings: Settings) -> None:
+    """Find out at once, and without loading it, whether this can be served.
+
+    Raises:
+        InputError: as :func:`serve`.
+    """
+    keys = Keys.load(settings.keys)
+    if not (settings.loopback or keys or settings.insecure):
+        raise InputError("--host: reaches beyond this machine; give API keys (--keys), or --insecure to serve everyone")
+    if settings.workers < 1:
+        raise InputError(f"--workers {settings.workers}: at least 1")
+    model = settings.model or Store.open(settings.uri).model.source
+    if model:
+        read_config(model)
+    else:
+        open_index(settings)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.set_inheritable(True)
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--host {host} --port {port}: cannot listen there ({error}); choose another") from None
+    return listener
+
+
+def _one(settings: Settings, listener: socket.socket) -> None:
+    reasons: list[str] = []
+
+    def failed(reason: str) -> None:
+        reasons.append(reason)
+        server.should_exit = True
+
+    server = uvicorn.Server(uvicorn.Config(make_app(settings, failed), **_options(settings)))
+    server.run(sockets=[listener])
+    if reasons:
+        raise InputError(reasons[0])
+
+
+def _several(settings: Settings, host: str, port: int) -> None:
+    os.environ[SETTINGS] = settings.to_json()
+    with tempfile.TemporaryDirectory(prefix="rabtriever-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        app = "rabtriever.serving.app:worker_app"
+        uvicorn.run(app, factory=True, host=host, port=port, workers=settings.workers, **_options(settings))
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    return {
+        "log_level": "warning",
+        "access_log": False,  # paths hold ids
+        "server_header": False,
+        "backlog": BACKLOG,
+        "timeout_graceful_shutdown": max(1, int(settings.limits.timeout)),
+    }
+
+
+def on_loopback(host: str) -> bool:
+    """Whether every address of a host is this machine's own.
+
+    Raises:
+        InputError: there is no such host.
+    """
+    try:
+        found = socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        raise InputError(f"--host {host}: no such host; give an address of this machine") from None
+    return all(is_loopback(str(address[4][0])) for address in found)

@@ -1,0 +1,61 @@
+"""What a server is told when it starts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+def _told(default: float, text: str) -> Any:  # noqa: ANN401
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one request, and all of them together, may ask for."""
+
+    timeout: float = _told(60.0, "seconds that a request may take; uploads may take longer")
+    searches: int = _told(128, "searches that wait or are worked at; one more is answered 429")
+    reranks: int = _told(16, "reranks, embeddings and uploads that wait or are worked at")
+    writes: int = _told(64, "changes that wait or are worked at")
+    body_mb: int = _told(8, "megabytes of a request; more is answered 413")
+    upload_mb: int = _told(1024, "megabytes of an upload of documents, one a line")
+    documents: int = _told(1000, "documents that a rerank, or texts that embeddings, may bring")
+    queries: int = _told(64, "queries of one search")
+    hits: int = _told(1000, "largest k of a search")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A server.
+
+    Attributes:
+        uri: Of the index.
+        model: Folder of the retriever, if the index's own has moved.
+        keys: File of API keys.
+        insecure: Whether everyone who can reach it may use it.
+        loopback: Whether it listens on this machine alone.
+        cors: Origins whose pages may call it.
+        workers: Processes.
+        limits: How much may be asked for.
+    """
+
+    uri: str
+    model: str | None = None
+    keys: str | None = None
+    insecure: bool = False
+    loopback: bool = True
+    cors: tuple[str, ...] = ()
+    workers: int = 1
+    limits: Limits = field(default_factory=Limits)
+
+    def to_json(self) -> str:
+        """For a worker process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """What :meth:`to_json` wrote."""
+        values = json.loads(text)
+        return cls(**{**values, "cors": tuple(values["cors"]), "limits": Limits(**values["limits"])})
