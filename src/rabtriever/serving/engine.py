@@ -245,13 +245,15 @@ class Engine:
         return np.stack([row for row, _ in found]), 1000 * queued, 1000 * (perf_counter() - started - queued)
 
     async def _judge(self, query: str, documents: Sequence[str], sizes: Texts | None = None) -> np.ndarray:
-        """The reranker's log-odds, float32 (n,), a slice after the other."""
+        """The reranker's log-odds, float32 (n,), a slice after the other; equal texts have equal ones."""
         sizes = sizes or await self.sizes("document", documents)
-        found = []
+        different = dict(zip(documents, sizes.kept, strict=True))
+        found: list[float] = []
         with self.metrics.stage("rerank"):
-            for piece in slices(documents, sizes.kept):
-                found.append((await self._judging.run(self.teacher.log_odds, [query], piece))[0])
-        return np.concatenate(found)
+            for piece in slices(list(different), list(different.values())):
+                found += (await self._judging.run(self.teacher.log_odds, [query], piece))[0].tolist()
+        log_odds = dict(zip(different, found, strict=True))
+        return np.array([log_odds[text] for text in documents], np.float32)
 
     async def _latents(self, texts: Sequence[str], sizes: Texts) -> np.ndarray:
         """Latents float32 (n, dim), those that are new a slice after the other."""

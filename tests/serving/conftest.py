@@ -1,0 +1,105 @@
+"""Live servers on loopback, over a tiny random LLM."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from tiny import make_retriever
+
+from rabtriever.data import Document
+from rabtriever.index import Index
+from rabtriever.reranker import GenerativeReranker
+from rabtriever.retriever import Rabtriever
+from rabtriever.serving.app import make_app
+from rabtriever.serving.settings import Limits, Settings
+
+DOCUMENTS = [
+    Document("weather", "find the weather for a city", "Weather", {"kind": "tool", "year": 2001}),
+    Document("it's/bread", "a recipe for bread", "Cook", {"kind": "tool", "year": 2005}),
+    Document("lamp", "turn the lamp light", "", {"year": 2010}),
+    Document("music", "play music at the table"),
+]
+READ, WRITE = "read-key-0123456789", "write-key-0123456789"
+
+
+@dataclass
+class Live:
+    """A server that runs.
+
+    Attributes:
+        url: Its address.
+        index: What it serves.
+        http: A client without a key.
+        key: None.
+        read_key: That may search, if there are keys.
+        write_key: That may also change the index.
+    """
+
+    url: str
+    index: Index
+    http: httpx.Client
+    key: None = None
+    read_key: str = READ
+    write_key: str = WRITE
+
+    def post(self, path: str, **body: Any) -> httpx.Response:
+        return self.http.post(path, json=body)
+
+
+@contextmanager
+def running(index: Index, timeout: float = 20, **options: Any) -> Iterator[Live]:
+    """Serve an index from a thread."""
+    settings = Settings(index.store.uri, limits=options.pop("limits", Limits()), **options)
+    app = make_app(settings, failed=print, index=index)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        with httpx.Client(base_url=url, timeout=timeout) as http:
+            while http.get("/ready").status_code != 200:
+                time.sleep(0.02)
+            yield Live(url, index, http)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def index(retriever: Rabtriever, tmp_path: Path) -> Index:
+    return Index.build(tmp_path / "index", retriever, DOCUMENTS)
+
+
+@pytest.fixture(scope="module")
+def standing(reranker: GenerativeReranker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A server without keys for tests that change nothing."""
+    folder = tmp_path_factory.mktemp("standing")
+    with running(Index.build(folder / "index", make_retriever(reranker), DOCUMENTS)) as server:
+        yield server
+
+
+@pytest.fixture
+def live(index: Index) -> Iterator[Live]:
+    """A server without keys."""
+    with running(index) as server:
+        yield server
+
+
+@pytest.fixture
+def live_with_keys(index: Index, tmp_path: Path) -> Iterator[Live]:
+    """A server with a key for each role."""
+    keys = tmp_path / "keys"
+    keys.write_text(f"# for tests\nread {READ}\nwrite {WRITE}\n")
+    with running(index, keys=str(keys)) as server:
+        yield server

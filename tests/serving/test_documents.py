@@ -1,0 +1,92 @@
+import json
+
+import pytest
+
+from rabtriever.index import Index
+
+NEW = {
+    "id": "a/b 'c'?",
+    "text": "show rain in the city",
+    "title": "Rain",
+    "metadata": {"n": 1, "deep": {"x": [None, "é"]}},
+}
+
+
+def test_added_documents_are_found_got_and_removed(live):
+    answer = live.post("/v1/documents", documents=[NEW])
+    assert answer.status_code == 200 and answer.json() == {"written": 1, "documents": 5}
+    assert NEW["id"] in [hit["id"] for hit in live.post("/v1/search", query="rain").json()["hits"]]
+    path = "/v1/documents/a%2Fb%20'c'%3F"
+    assert live.http.get(path).json() == NEW
+    assert live.http.delete(path).status_code == 204
+    assert live.http.get(path).status_code == 404 and live.http.delete(path).status_code == 404
+    assert NEW["id"] not in [hit["id"] for hit in live.post("/v1/search", query="rain").json()["hits"]]
+    assert live.http.get("/v1/documents/it's/bread").json()["title"] == "Cook"
+
+
+def test_upsert_replaces_and_add_refuses_what_is_there(live):
+    assert live.post("/v1/documents", documents=[{"id": "lamp", "text": "play music"}]).json()["documents"] == 4
+    assert live.http.get("/v1/documents/lamp").json()["text"] == "play music"
+    answer = live.post("/v1/documents", documents=[NEW, {"id": "lamp", "text": "x"}], upsert=False)
+    assert answer.status_code == 409 and "'lamp'" in answer.json()["message"]
+    assert live.http.get("/v1/documents/a%2Fb").status_code == 404  # all or none
+
+
+def test_what_another_process_writes_is_found(live, retriever):
+    other = Index.open(live.index.store.uri, retriever)
+    other.delete(["lamp"])
+    assert "lamp" not in [hit["id"] for hit in live.post("/v1/search", query="lamp").json()["hits"]]
+
+
+def upload(live, lines):
+    text = "".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines)
+    return live.http.post("/v1/documents", content=text.encode(), headers={"content-type": "application/x-ndjson"})
+
+
+def test_an_upload_is_there_whole_or_not_at_all(live):
+    lines = [{"id": f"new{i}", "text": f"music {i}"} for i in range(600)]
+    assert upload(live, [*lines, "\n"]).json() == {"written": 600, "documents": 604}
+    assert live.http.get("/v1/documents/new599").json()["text"] == "music 599"
+    for bad, told in [
+        ("{\n", "line 601: body"),
+        ({"id": "x"}, "line 601"),
+        ({"id": "x", "text": 3}, "line 601: text"),
+        (lines[0], "line 601"),
+    ]:
+        answer = upload(live, [*[{**line, "text": "other"} for line in lines], bad])
+        assert answer.status_code == 422 and answer.json()["message"].startswith(told)
+    assert upload(live, []).status_code == 422
+    assert live.http.get("/v1/documents/new0").json()["text"] == "music 0"
+
+
+@pytest.mark.parametrize(
+    ("document", "param"),
+    [
+        ({}, "documents.0.id"),
+        ({"id": ""}, "documents.0.id"),
+        ({"id": "x"}, "documents.0"),
+        ({"id": "x", "text": " ", "title": ""}, "documents.0"),
+        ({"id": "x", "text": "\u00a0\n"}, "documents.0"),
+        ({"id": "x", "text": "a", "metadata": []}, "documents.0.metadata"),
+        ({"id": "x", "text": "a", "metadata": {"n": 2**60}}, "documents.0.metadata"),
+        ({"id": "x", "text": "a", "metadata": {"n": float("nan")}}, "documents.0.metadata"),
+        ({"id": "x", "text": "a", "metadata": {"n": "\ud800"}}, "body"),
+        ({"id": "x", "text": "a", "vector": [1]}, "documents.0.vector"),
+    ],
+)
+def test_a_wrong_field_is_named(standing, document, param):
+    body = json.dumps({"documents": [document]}).encode()
+    answer = standing.http.post("/v1/documents", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["param"] == param
+
+
+def test_another_content_type_is_refused(standing):
+    assert standing.http.post("/v1/documents", content=b"x", headers={"content-type": "text/plain"}).status_code == 415
+
+
+@pytest.mark.parametrize("identifier", ["..%2F..%2Fetc%2Fpasswd", "%00", "a' OR '1'='1", "%F0%9F%92%A9", "x" * 1001])
+def test_ids_are_data(standing, identifier):
+    assert standing.http.get(f"/v1/documents/{identifier}").status_code in (404, 422)
+    assert standing.http.delete(f"/v1/documents/{identifier}").status_code in (404, 422)
+    assert len(standing.index) == 4

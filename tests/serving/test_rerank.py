@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from rabtriever.serving.engine import SLICE, slices
+
+TEXTS = ["turn the lamp light", "find the weather", "a recipe for bread", "play music", "find the weather"]
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
+@pytest.mark.parametrize("model", ["retriever", "reranker"])
+def test_documents_of_the_request_are_judged(standing, path, model):
+    answer = standing.post(path, model=model, query="show the city", documents=TEXTS, return_documents=True).json()
+    retriever = standing.index.retriever
+    if model == "reranker":
+        log_odds, calibration = retriever.teacher.log_odds(["show the city"], TEXTS)[0], retriever.teacher.calibration
+    else:
+        vectors = retriever.encode_query(["show the city"]), retriever.encode_document(TEXTS)
+        log_odds, calibration = retriever.similarity(*vectors)[0], retriever.calibration
+    order = np.argsort(-log_odds, kind="stable").tolist()
+    assert sorted(row["index"] for row in answer["results"]) == list(range(5))
+    for row in answer["results"]:
+        assert row["log_odds"] == pytest.approx(log_odds[row["index"]], abs=1e-4)
+        assert row["relevance_score"] == float(calibration.probability(np.float32(row["log_odds"])))
+        assert row["document"] == {"text": TEXTS[row["index"]]}
+    places = [row["index"] for row in answer["results"]]
+    assert places.index(1) < places.index(4) and places[0] in (order[0], order[1])  # equal texts keep their order
+    assert answer["model"] == model and answer["usage"]["total_tokens"] > 0 and answer["id"]
+    assert answer["meta"]["api_version"] == {"version": path[2]}
+
+
+def test_shapes_of_documents(standing):
+    def results(**body):
+        return standing.post("/v1/rerank", query="lamp", **body).json()["results"]
+
+    plain = results(documents=TEXTS)
+    assert results(texts=TEXTS) == plain
+    assert results(documents=[{"text": text, "more": 1} for text in TEXTS], instruct="x") == plain
+    assert results(documents=TEXTS, top_n=0) == plain and results(documents=TEXTS, top_n=2) == plain[:2]
+    fields = results(
+        documents=[{"title": "Lamp", "body": "light"}], rank_fields=["title", "body"], return_documents=True
+    )
+    assert fields[0]["document"] == {"text": "title: Lamp\nbody: light"}
+    short = results(documents=["find the weather for a city"], max_tokens_per_doc=2, return_documents=True)[0]
+    assert "find the weather for a city".startswith(short["document"]["text"]) and len(short["document"]["text"]) < 20
+
+
+def test_teis_shape(standing):
+    cohere = standing.post("/v1/rerank", query="lamp", documents=TEXTS).json()["results"]
+    tei = standing.post("/rerank", query="lamp", texts=TEXTS, truncate=True, truncation_direction="Right").json()
+    assert [(row["index"], row["score"]) for row in tei] == [(row["index"], row["relevance_score"]) for row in cohere]
+    raw = standing.post("/rerank", query="lamp", texts=TEXTS, raw_scores=True, return_text=True).json()
+    assert [(row["score"], row["text"]) for row in raw] == [(row["log_odds"], TEXTS[row["index"]]) for row in cohere]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/rerank", {"query": "a"}, "body"),
+        ("/v1/rerank", {"query": "a", "documents": []}, "documents"),
+        ("/v1/rerank", {"query": "a", "documents": [{"body": "x"}]}, "documents.0"),
+        ("/v1/rerank", {"query": "a", "documents": ["b", " "]}, "document"),
+        ("/v1/rerank", {"query": "a", "documents": ["b"] * 1001}, "documents"),
+        ("/v2/rerank", {"query": "a", "documents": ["b"], "model": "rerank-v3.5"}, "model"),
+        ("/v2/rerank", {"query": " ", "documents": ["b"]}, "query"),
+    ],
+)
+def test_a_wrong_field_is_named(standing, path, body, param):
+    answer = standing.post(path, **body)
+    assert answer.status_code == 422 and answer.json()["error"]["param"] == param
+
+
+def test_teis_errors_have_its_shape(standing):
+    for body in ({"query": "a"}, {"query": "a", "texts": ["b"], "truncation_direction": "left"}):
+        answer = standing.post("/rerank", **body)
+        assert answer.status_code == 422 and answer.json()["error_type"] == "Validation"
+        assert answer.json()["error"].split(":")[0] in ("texts", "truncation_direction")
+
+
+def test_slices_keep_the_order_and_the_budget():
+    texts, sizes = [str(i) for i in range(100)], [7 * i % 300 + 1 for i in range(100)]
+    pieces = list(slices(texts, sizes))
+    assert [text for piece in pieces for text in piece] == texts
+    assert all(len(piece) == 1 or sum(sizes[int(text)] for text in piece) <= SLICE for piece in pieces)
+    assert list(slices([], [])) == []

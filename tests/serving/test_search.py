@@ -1,0 +1,93 @@
+import pytest
+
+
+def test_a_search_gives_what_the_index_gives(standing):
+    answer = standing.post("/v1/search", query="bread for the table", k=3).json()
+    expected = standing.index.search("bread for the table", k=3)[0]
+    assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in expected]
+    for told, hit in zip(answer["hits"], expected, strict=True):
+        assert told["text"] == hit.text
+        assert told["probability"] == pytest.approx(hit.probability, abs=1e-6)
+        assert told["log_odds"] == pytest.approx(hit.log_odds, abs=1e-4)
+        assert told["metadata"] == hit.metadata and not told["reranked"]
+    assert set(answer["timings"]) == {"queue", "encode", "scan"} and answer["truncated"] == 0
+
+
+def test_several_queries_filters_modes_and_rerank(standing):
+    answer = standing.post("/v1/search", queries=["lamp", "music"], k=2, rerank=2).json()
+    expected = standing.index.search(["lamp", "music"], k=2, rerank=2)
+    assert [[hit["id"] for hit in hits] for hits in answer["results"]] == [[h.id for h in hits] for hits in expected]
+    assert all(hit["reranked"] for hits in answer["results"] for hit in hits) and answer["timings"]["rerank"] > 0
+    for more in ({"mode": "exact"}, {"mode": "ann"}, {"mode": "bm25"}, {"hybrid": "rrf"}, {"hybrid": "union"}):
+        told = standing.post("/v1/search", query="lamp", **more).json()["hits"]
+        assert [hit["id"] for hit in told] == [hit.id for hit in standing.index.search("lamp", **more)[0]]
+    where = "json_get_int(metadata, 'year') > 2001 AND title <> ''"
+    assert [hit["id"] for hit in standing.post("/v1/search", query="lamp", where=where).json()["hits"]] == [
+        "it's/bread"
+    ]
+
+
+def test_a_threshold_leaves_out_what_is_improbable(standing):
+    hits = standing.post("/v1/search", query="lamp", k=10).json()["hits"]
+    least = hits[1]["probability"]
+    assert standing.post("/v1/search", query="lamp", k=10, threshold=least).json()["hits"] == [
+        hit for hit in hits if hit["probability"] >= least
+    ]
+
+
+def test_a_query_that_was_cut_is_told(live):
+    budget = live.index.retriever.teacher.prompt.template.query_tokens
+    assert live.post("/v1/search", query="table " * (budget + 50)).json()["truncated"] == 1
+    text = live.http.get("/metrics").text
+    assert 'rabtriever_truncations_total{side="query"} 1.0' in text
+    assert f'rabtriever_tokens_total{{side="query"}} {float(budget)}' in text
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "body"),
+        ({"query": "a", "queries": ["b"]}, "body"),
+        ({"query": ""}, "query"),
+        ({"query": "   "}, "query"),
+        ({"query": 5}, "query"),
+        ({"queries": []}, "queries"),
+        ({"queries": ["a", 1]}, "queries.1"),
+        ({"queries": ["a"] * 65}, "queries"),
+        ({"query": "a", "k": 0}, "k"),
+        ({"query": "a", "k": "3"}, "k"),
+        ({"query": "a", "k": 10**30}, "k"),
+        ({"query": "a", "rerank": 100000}, "rerank"),
+        ({"query": "a", "mode": "magic"}, "mode"),
+        ({"query": "a", "hybrid": "magic"}, "hybrid"),
+        ({"query": "a", "threshold": 2}, "threshold"),
+        ({"query": "a", "unknown": 1}, "unknown"),
+        ({"query": "a", "where": "title ="}, "where"),
+        ({"query": "a", "where": ""}, "where"),
+        ({"query": "a", "where": "nothing = 1"}, "where"),
+        ({"query": "a", "where": "latent IS NULL"}, "where"),
+        ({"query": "a", "where": "id = '1'; DROP TABLE documents"}, "where"),
+        ({"query": "a", "where": "id IN (SELECT id FROM documents)"}, "where"),
+        ({"query": "a", "where": "repeat(id, 1000000000) = 'a'"}, "where"),
+        ({"query": "a", "where": "lower(id, id, id) = 3"}, "where"),
+        ({"query": "a", "where": "(" * 40 + "id = 'a'" + ")" * 40}, "where"),
+    ],
+)
+def test_a_wrong_field_is_named(standing, body, param):
+    answer = standing.post("/v1/search", **body)
+    assert answer.status_code == 422 and answer.json()["error"]["param"] == param
+    assert answer.json()["message"] == answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"nul", b"\xff", b"[" * 5000, b'{"k": 1' + b"0" * 5000 + b"}", b'"\\ud800"']
+)
+def test_what_is_no_json_is_told(standing, body):
+    answer = standing.http.post("/v1/search", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422 and answer.json()["error"]["param"] == "body"
+
+
+def test_half_a_character_is_told(standing):
+    body = b'{"query": "\\ud800"}'
+    answer = standing.http.post("/v1/search", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422 and answer.json()["error"]["param"] == "query"
