@@ -22,7 +22,7 @@ def test_embeddings_are_the_retrievers(standing, side):
         ({"model": "rabtriever-query", "input": []}, "input"),
         ({"model": "rabtriever-query", "input": [1, 2]}, "input"),
         ({"model": "rabtriever-query", "input": "a", "dimensions": 3}, "dimensions"),
-        ({"model": "rabtriever-query", "input": " "}, "query"),
+        ({"model": "rabtriever-query", "input": " "}, "input"),
     ],
 )
 def test_a_wrong_field_is_named(standing, body, param):

@@ -40,6 +40,7 @@ def test_shapes_of_documents(standing):
         documents=[{"title": "Lamp", "body": "light"}], rank_fields=["title", "body"], return_documents=True
     )
     assert fields[0]["document"] == {"text": "title: Lamp\nbody: light"}
+    assert results(documents=[{"n": 1}], return_documents=True)[0]["document"] == {"text": '{"n": 1}'}
     short = results(documents=["find the weather for a city"], max_tokens_per_doc=2, return_documents=True)[0]
     assert "find the weather for a city".startswith(short["document"]["text"]) and len(short["document"]["text"]) < 20
 
@@ -57,8 +58,8 @@ def test_teis_shape(standing):
     [
         ("/v1/rerank", {"query": "a"}, "body"),
         ("/v1/rerank", {"query": "a", "documents": []}, "documents"),
-        ("/v1/rerank", {"query": "a", "documents": [{"body": "x"}]}, "documents.0"),
-        ("/v1/rerank", {"query": "a", "documents": ["b", " "]}, "document"),
+        ("/v1/rerank", {"query": "a", "documents": [3]}, "documents.0"),
+        ("/v1/rerank", {"query": "a", "documents": ["b", " "]}, "documents.1"),
         ("/v1/rerank", {"query": "a", "documents": ["b"] * 1001}, "documents"),
         ("/v2/rerank", {"query": "a", "documents": ["b"], "model": "rerank-v3.5"}, "model"),
         ("/v2/rerank", {"query": " ", "documents": ["b"]}, "query"),

@@ -85,6 +85,7 @@ def make_app(settings: Settings, failed: Callable[[str], None], index: Index | N
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _fault)
     guarded: ASGIApp = Guard(app, settings, keys, metrics)
     if settings.cors:
         guarded = CORSMiddleware(
@@ -108,7 +109,15 @@ async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 400:  # what FastAPI says of a body that Python's parser gives up on
         return await _refused(request, Refusal(422, "body: no JSON that can be read", "body"))
-    return await _refused(request, Refusal(error.status_code, str(error.detail), headers=dict(error.headers or {})))
+    headers = dict(error.headers or {})
+    path = getattr(request.scope.get("route"), "path_format", None)
+    if error.status_code == 405 and path in request.app.openapi()["paths"]:  # Starlette tells the first route's alone
+        headers["Allow"] = ", ".join(method.upper() for method in request.app.openapi()["paths"][path])
+    return await _refused(request, Refusal(error.status_code, str(error.detail), headers=headers))
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    return await _refused(request, Refusal(500, "something went wrong here; the log knows more"))
 
 
 def worker_app() -> ASGIApp:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ KINDS = {
 }
 TEI_KINDS = {413: "Validation", 422: "Validation", 429: "Overloaded", 503: "Unhealthy"}
 TEI = "/rerank"
+FIELD = re.compile(r"\w+")
 
 
 class Refusal(Exception):
@@ -64,7 +66,8 @@ class Refusal(Exception):
 def first_fault(errors: Sequence[Any]) -> tuple[str, str]:
     """The field and the message of pydantic's first error, without the input itself."""
     error = errors[0]
-    place = [str(part) for part in error["loc"] if part not in ("body", "path")]
+    loc = [part for part in error["loc"] if isinstance(part, int) or FIELD.fullmatch(part)]  # not a union's branches
+    place = [str(part) for part in loc if part not in ("body", "path", "str")]
     if error["type"] == "json_invalid":
         return "body", "no JSON that can be read"
     return ".".join(place) or "body", str(error["msg"]).removeprefix("Value error, ")

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from rabtriever.data import Document
 
-Text = Annotated[str, StringConstraints(min_length=1)]
+QUERIES, HITS, TEXTS = 64, 1000, 1000  # at most, of a request
+Text = Annotated[str, StringConstraints(pattern=r"\S")]
+Count = Annotated[int, Field(ge=0), BeforeValidator(lambda value: _whole(value))]
+Hits = Annotated[int, Field(ge=1, le=HITS), BeforeValidator(lambda value: _whole(value))]
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Scorer = Literal["retriever", "reranker"]
 Mode = Literal["auto", "exact", "ann", "bm25"]
 MANY = 2**53  # the largest whole number that JSON's readers agree on
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value  # JSON takes 1.0 and 1 for the same
 
 
 class Ours(BaseModel):
@@ -28,16 +35,24 @@ class Theirs(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
 
+def _have(kind: str, fields: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """In the documentation: one of these fields, or at least one, is there."""
+    return {kind: [{"required": [name], "properties": {name: schema}} for name, schema in fields.items()]}
+
+
 class SearchRequest(Ours):
     """Queries and how to search."""
 
+    model_config = ConfigDict(
+        json_schema_extra=_have("oneOf", {"query": {"type": "string"}, "queries": {"type": "array"}})
+    )
     query: Text | None = Field(None, description="One query: answered by `hits`.")
-    queries: list[Text] | None = Field(None, min_length=1, description="Several: answered by `results`.")
-    k: int = Field(10, ge=1, description="Hits a query.")
-    where: str | None = Field(None, description="SQL condition over id, title, text and metadata.")
+    queries: list[Text] | None = Field(None, min_length=1, max_length=QUERIES, description="Or several: `results`.")
+    k: Hits = Field(10, description="Hits a query.")
+    where: Text | None = Field(None, description="SQL condition over id, title, text and metadata.")
     mode: Mode = Field("auto", description="exact, ann (approximate), auto, or bm25: its ranking alone.")
     hybrid: Literal["union", "rrf"] | None = Field(None, description="Join BM25's documents or ranking.")
-    rerank: int | None = Field(None, ge=1, description="How many of the best the reranker judges.")
+    rerank: Hits | None = Field(None, description="How many of the best the reranker judges.")
     threshold: float | None = Field(None, ge=0, le=1, description="Least probability of a hit.")
 
     @model_validator(mode="after")
@@ -76,47 +91,37 @@ class SearchResponse(BaseModel):
     truncated: int = Field(description="Queries that were cut to their token budget.")
 
 
-class TextDocument(Theirs):
-    """A document as an object."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-    text: str | None = None
-
-
 class RerankRequest(Theirs):
     """Cohere's and Jina's shape."""
 
+    model_config = ConfigDict(
+        json_schema_extra=_have("anyOf", {"documents": {"type": "array"}, "texts": {"type": "array"}})
+    )
     model: Scorer = Field("retriever", description="Who judges; the reranker reads every pair with the LLM.")
     query: Text
-    documents: list[Text | TextDocument] | None = Field(None, min_length=1)
-    texts: list[Text] | None = Field(None, min_length=1, description="The same as documents.")
-    top_n: int | None = Field(None, ge=0, description="How many to return; all if missing or 0.")
+    documents: list[Text | dict[str, Any]] | None = Field(None, min_length=1, max_length=TEXTS)
+    texts: list[Text] | None = Field(None, min_length=1, max_length=TEXTS, description="The same as documents.")
+    top_n: Count | None = Field(None, description="How many to return; all if missing or 0.")
     return_documents: bool | None = False
-    rank_fields: list[str] | None = Field(None, description="Fields of document objects to read; text if missing.")
-    max_tokens_per_doc: int | None = Field(None, ge=1, description="Cut documents further than the model does.")
+    rank_fields: list[str] | None = Field(None, description="Fields of document objects to read, rather than text.")
+    max_tokens_per_doc: Count | None = Field(None, description="Cut documents further than the model does; 0: not.")
 
     @model_validator(mode="after")
     def _has_documents(self) -> RerankRequest:
-        if (self.documents is None) == (self.texts is None):
+        if self.documents is None and self.texts is None:
             raise ValueError("give documents, or texts")
         return self
 
     def contents(self) -> list[str]:
-        """What is to be judged.
+        """What is to be judged."""
+        return [one if isinstance(one, str) else self._content(one) for one in self.documents or self.texts or []]
 
-        Raises:
-            ValueError: a document without text.
-        """
-        return [self._content(i, one) for i, one in enumerate(self.documents or self.texts or [])]
-
-    def _content(self, place: int, document: str | TextDocument) -> str:
-        if isinstance(document, str):
-            return document
-        values = {"text": document.text, **(document.model_extra or {})}
-        found = [(field, values[field]) for field in self.rank_fields or ["text"] if values.get(field)]
-        if not found:
-            raise ValueError(f"documents.{place}: no text in it")
-        return str(found[0][1]) if len(found) == 1 else "\n".join(f"{field}: {value}" for field, value in found)
+    def _content(self, document: dict[str, Any]) -> str:
+        chosen = [f"{field}: {document[field]}" for field in self.rank_fields or [] if document.get(field)]
+        if chosen:
+            return "\n".join(chosen)
+        text = document.get("text")
+        return text if isinstance(text, str) and text.strip() else json.dumps(document, ensure_ascii=False)
 
 
 class RerankedText(BaseModel):
@@ -155,7 +160,7 @@ class TeiRequest(Theirs):
     """Text Embeddings Inference's shape."""
 
     query: Text
-    texts: list[Text] = Field(min_length=1)
+    texts: list[Text] = Field(min_length=1, max_length=TEXTS)
     raw_scores: bool = Field(False, description="Log-odds instead of probabilities.")
     return_text: bool = False
     truncate: bool | None = Field(False, description="Texts are cut to the model's budget in any case.")
@@ -176,6 +181,9 @@ class TeiResult(BaseModel):
 class NewDocument(Ours):
     """A document to add."""
 
+    model_config = ConfigDict(
+        json_schema_extra=_have("anyOf", {"text": {"pattern": r"\S"}, "title": {"pattern": r"\S"}})
+    )
     id: Identifier
     text: str = ""
     title: str = ""
@@ -225,16 +233,9 @@ class EmbeddingsRequest(Theirs):
     """OpenAI's shape."""
 
     model: Literal["rabtriever-query", "rabtriever-document"]
-    input: Text | list[Text]
+    input: Text | Annotated[list[Text], Field(min_length=1, max_length=TEXTS)]
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, description="Only the model's own number.")
-
-    @field_validator("input")
-    @classmethod
-    def _not_empty(cls, value: str | list[str]) -> str | list[str]:
-        if not value:
-            raise ValueError("give at least one text")
-        return value
+    dimensions: None = Field(None, description="Vectors have one size only.")
 
 
 class Embedding(BaseModel):

@@ -21,9 +21,6 @@ class Limits:
     writes: int = _told(64, "changes that wait or are worked at")
     body_mb: int = _told(8, "megabytes of a request; more is answered 413")
     upload_mb: int = _told(1024, "megabytes of an upload of documents, one a line")
-    documents: int = _told(1000, "documents that a rerank, or texts that embeddings, may bring")
-    queries: int = _told(64, "queries of one search")
-    hits: int = _told(1000, "largest k of a search")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ WORDS = frozenset(
 )
 FUNCTIONS = frozenset(
     {
-        *("lower", "upper", "trim", "length", "starts_with", "ends_with", "contains"),
+        *("lower", "upper", "length", "starts_with", "ends_with", "contains"),
         *("json_get_string", "json_get_int", "json_get_float", "json_get_bool", "json_exists", "json_extract"),
         *("json_array_contains", "json_array_length"),
     }

@@ -8,7 +8,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from rabtriever.serving.engine import Engine
-from rabtriever.serving.refusals import Refusal
 from rabtriever.serving.routes import engine_of, refusals
 from rabtriever.serving.schemas import Embedding, EmbeddingsRequest, EmbeddingsResponse, Usage
 
@@ -23,10 +22,6 @@ async def embeddings(body: EmbeddingsRequest, engine: Annotated[Engine, Depends(
     inner product for `quadratic` predictors alone: for others, cosines of these vectors mean little.
     """
     texts = [body.input] if isinstance(body.input, str) else body.input
-    if len(texts) > engine.limits.documents:
-        raise Refusal(422, f"input: {len(texts)} texts; at most {engine.limits.documents}", "input")
-    if body.dimensions not in (None, engine.retriever.dim):
-        raise Refusal(422, f"dimensions: {body.dimensions}; this model has {engine.retriever.dim}", "dimensions")
     vectors, sizes = await engine.embed(body.model.removeprefix("rabtriever-"), texts)
     data = [
         Embedding(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Depends
 
 from rabtriever.serving.engine import Engine
-from rabtriever.serving.refusals import Refusal
 from rabtriever.serving.routes import engine_of, refusals
 from rabtriever.serving.schemas import (
     RerankedText,
@@ -41,7 +39,6 @@ async def rerank_v2(body: RerankRequest, engine: Annotated[Engine, Depends(engin
 @router.post("/rerank", responses=refusals(422, model=TeiProblem))
 async def rerank_tei(body: TeiRequest, engine: Annotated[Engine, Depends(engine_of)]) -> list[TeiResult]:
     """Judge the texts of the request."""
-    _check(body.texts, engine, "texts")
     log_odds, probabilities, _ = await engine.score(body.query, body.texts, body.model == "reranker")
     scores = log_odds if body.raw_scores else probabilities
     return [
@@ -51,12 +48,7 @@ async def rerank_tei(body: TeiRequest, engine: Annotated[Engine, Depends(engine_
 
 
 async def _rerank(body: RerankRequest, engine: Engine, version: str) -> RerankResponse:
-    try:
-        texts = body.contents()
-    except ValueError as error:
-        raise Refusal(422, str(error), str(error).split(":")[0]) from None
-    name = "documents" if body.texts is None else "texts"
-    _check(texts, engine, name)
+    texts = body.contents()
     if body.max_tokens_per_doc:
         texts = await engine.heads(texts, body.max_tokens_per_doc)
     log_odds, probabilities, tokens = await engine.score(body.query, texts, body.model == "reranker")
@@ -82,8 +74,3 @@ def best(log_odds: np.ndarray) -> list[int]:
     """Places, the highest first; ties as they came."""
     order: list[int] = np.argsort(-log_odds, kind="stable").tolist()
     return order
-
-
-def _check(texts: Sequence[str], engine: Engine, name: str) -> None:
-    if len(texts) > engine.limits.documents:
-        raise Refusal(422, f"{name}: {len(texts)}; at most {engine.limits.documents}", name)

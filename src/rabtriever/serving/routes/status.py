@@ -15,6 +15,7 @@ from fastapi.responses import FileResponse, PlainTextResponse
 from rabtriever import __version__
 from rabtriever.serving.engine import Engine
 from rabtriever.serving.routes import engine_of, refusals
+from rabtriever.serving.schemas import HITS, QUERIES, TEXTS
 
 router = APIRouter(tags=["status"])
 open_router = APIRouter(tags=["status"])  # needs no key
@@ -60,12 +61,12 @@ async def info(engine: Annotated[Engine, Depends(engine_of)]) -> dict[str, Any]:
                 name: {"id": token, "text": teacher.prompt.tokenizer.decode([token])} for name, token in choices
             },
         },
-        "limits": asdict(engine.limits),
+        "limits": {**asdict(engine.limits), "queries": QUERIES, "hits": HITS, "texts": TEXTS},
         "index": {"documents": await engine.count(), "version": index.store.version},
     }
 
 
-@router.get("/metrics", response_class=PlainTextResponse, responses=refusals())
+@router.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **refusals()}, response_model=None)
 async def metrics(request: Request) -> PlainTextResponse:
     """Prometheus's exposition format."""
     text = request.app.state.metrics.text()

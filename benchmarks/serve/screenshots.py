@@ -1,0 +1,93 @@
+"""Pictures of the server's page, for docs/page: of the demo's index (`rabtriever serve`), with its documents only.
+
+Usage: python benchmarks/serve/screenshots.py URL [--out docs/page]
+
+Needs ``pip install playwright`` and a chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from urllib.parse import urlencode
+
+from playwright.sync_api import Browser, Page, Route, sync_playwright
+
+LIGHT = "The leaves on my ficus are turning yellow and dropping off, what am I doing wrong?"
+PHONE_QUERY = "Should I pack an umbrella for my weekend in Oslo?"
+QUERY = "My puppy keeps scratching his ears and whining, should I be worried?"
+BOTH = "Whenever it rains and there is a storm outside, the street noise keeps me awake."
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("url", help="of a server on the demo's index")
+    parser.add_argument("--out", type=Path, default=Path("docs/page"))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium") or shutil.which("google-chrome"), args=ARGUMENTS
+        )
+
+        def shot(name: str, page: Page) -> None:
+            page.screenshot(path=args.out / f"{name}.png")
+            page.context.close()
+
+        shot("desktop-light", searched(browser, args.url, LIGHT))
+        shot("desktop-dark", searched(browser, args.url, scheme="dark"))
+        shot("start", opened(browser, args.url))
+        shot("phone", searched(browser, args.url, PHONE_QUERY, viewport=PHONE))
+
+        page = searched(browser, args.url, query=BOTH)
+        page.locator("#meaning .judge").click()
+        page.locator("#meaning .gauge.reranker").first.wait_for()
+        shot("reranked", page)
+
+        page = searched(browser, args.url, t="0.1")
+        shot("threshold", page)
+
+        page = opened(browser, args.url, {"q": QUERY, "where": "colour = 'red'"})
+        page.locator("#where[aria-invalid]").wait_for()
+        shot("error", page)
+
+        page = opened(browser, args.url)
+        page.route("**/v1/search", lambda route: unready(route))
+        page.locator("#query").fill(QUERY)
+        page.keyboard.press("Enter")
+        page.locator("#problem button").wait_for()
+        shot("unreachable", page)
+
+        page = searched(browser, args.url)
+        page.keyboard.press("Escape")
+        page.locator("#open-add").click()
+        page.locator("#add-name").fill("Vet on call")
+        page.locator("#add-text").fill("A nurse comes to your home and looks at your animal.")
+        shot("add", page)
+        browser.close()
+
+
+def opened(browser: Browser, url: str, fragment: dict[str, str] | None = None, **options: object) -> Page:
+    page = browser.new_context(viewport=options.pop("viewport", DESKTOP), **options).new_page()  # type: ignore[arg-type]
+    page.goto(f"{url}#{urlencode(fragment or {})}")
+    page.locator("#about:not(:empty)").wait_for()
+    return page
+
+
+def searched(browser: Browser, url: str, query: str = QUERY, t: str = "", **options: object) -> Page:
+    scheme = options.pop("scheme", "light")
+    page = opened(browser, url, {"q": query, **({"t": t} if t else {})}, color_scheme=scheme, **options)
+    page.locator("#results:not([aria-busy]) #meaning li").first.wait_for()
+    page.wait_for_timeout(400)
+    return page
+
+
+def unready(route: Route) -> None:
+    route.abort()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from rabtriever.serving.lanes import Batcher, Places
+from rabtriever.serving.metrics import Metrics
+from rabtriever.serving.refusals import Refusal
+
+
+class Encoder:
+    """Tells a text's length, one batch each time the gate opens."""
+
+    def __init__(self):
+        self.gate, self.batches = threading.Semaphore(0), []
+
+    def __call__(self, texts):
+        self.batches.append(list(texts))
+        assert self.gate.acquire(timeout=5)
+        if "bad" in texts:
+            raise ValueError("bad")
+        return np.array([[len(text)] for text in texts], np.float32)
+
+
+def batcher(encoder, budget=10):
+    return Batcher(encoder, budget, Metrics())
+
+
+async def settle():
+    for _ in range(20):
+        await asyncio.sleep(0.005)
+
+
+def test_what_comes_meanwhile_is_the_next_batch_within_the_budget():
+    async def work():
+        encoder = Encoder()
+        encode = batcher(encoder)
+        tasks = [asyncio.create_task(encode("a", 1))]
+        await settle()
+        tasks += [asyncio.create_task(encode(text, 4)) for text in ("bb", "ccc", "dddd", "bb", "a")]
+        await settle()
+        assert encoder.batches == [["a"]]
+        encoder.gate.release(4)
+        found = [row.tolist() for row, _ in await asyncio.gather(*tasks)]
+        assert found == [[1], [2], [3], [4], [2], [1]]
+        assert encoder.batches == [["a"], ["bb", "ccc"], ["dddd"]]  # equal texts are read once
+        row, waited = await encode("e" * 50, 50)  # longer than the budget: a batch of its own
+        assert row.tolist() == [50] and waited < 0.1
+
+    asyncio.run(work())
+
+
+def test_who_goes_away_is_not_read():
+    async def work():
+        encoder = Encoder()
+        encode = batcher(encoder)
+        first = asyncio.create_task(encode("a", 1))
+        await settle()
+        gone, shared, other = (asyncio.create_task(encode(text, 1)) for text in ("bb", "ccc", "ccc"))
+        await settle()
+        gone.cancel()
+        shared.cancel()
+        await settle()
+        encoder.gate.release(2)
+        assert (await other)[0].tolist() == [3] and (await first)[0].tolist() == [1]
+        assert encoder.batches == [["a"], ["ccc"]]
+
+    asyncio.run(work())
+
+
+def test_an_error_reaches_all_of_its_batch_and_no_other():
+    async def work():
+        encoder = Encoder()
+        encode = batcher(encoder)
+        tasks = [asyncio.create_task(encode(text, 9)) for text in ("a", "bad")]
+        encoder.gate.release(3)
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(found[1], ValueError) and found[0][0].tolist() == [1]
+        assert (await encode("ccc", 1))[0].tolist() == [3]
+
+    asyncio.run(work())
+
+
+def test_places_are_bounded():
+    places = Places("search", 1, Metrics())
+    with places.take():
+        with pytest.raises(Refusal) as told, places.take():
+            pass
+        assert told.value.status == 429 and int(told.value.headers["Retry-After"]) >= 1
+    with places.take():
+        assert places.taken == 1
+    assert places.taken == 0
