@@ -1,8 +1,8 @@
-"""Pictures of the server's page, for docs/page: of the demo's index (`rabtriever serve`), with its documents only.
+"""Pictures of the server's page, for docs/page, of the demo's index with the shipped model.
 
 Usage: python benchmarks/serve/screenshots.py URL [--out docs/page]
 
-Needs ``pip install playwright`` and a chromium.
+Start `rabtriever serve` anew, so that no query is known to it yet. Needs ``pip install playwright`` and a chromium.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from urllib.parse import urlencode
 
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 LIGHT = "The leaves on my ficus are turning yellow and dropping off, what am I doing wrong?"
 PHONE_QUERY = "Should I pack an umbrella for my weekend in Oslo?"
@@ -39,7 +39,6 @@ def main() -> None:
 
         shot("desktop-light", searched(browser, args.url, LIGHT))
         shot("desktop-dark", searched(browser, args.url, scheme="dark"))
-        shot("start", opened(browser, args.url))
         shot("phone", searched(browser, args.url, PHONE_QUERY, viewport=PHONE))
 
         page = searched(browser, args.url, query=BOTH)
@@ -47,26 +46,9 @@ def main() -> None:
         page.locator("#meaning .gauge.reranker").first.wait_for()
         shot("reranked", page)
 
-        page = searched(browser, args.url, t="0.1")
-        shot("threshold", page)
-
         page = opened(browser, args.url, {"q": QUERY, "where": "colour = 'red'"})
         page.locator("#where[aria-invalid]").wait_for()
         shot("error", page)
-
-        page = opened(browser, args.url)
-        page.route("**/v1/search", lambda route: unready(route))
-        page.locator("#query").fill(QUERY)
-        page.keyboard.press("Enter")
-        page.locator("#problem button").wait_for()
-        shot("unreachable", page)
-
-        page = searched(browser, args.url)
-        page.keyboard.press("Escape")
-        page.locator("#open-add").click()
-        page.locator("#add-name").fill("Vet on call")
-        page.locator("#add-text").fill("A nurse comes to your home and looks at your animal.")
-        shot("add", page)
         browser.close()
 
 
@@ -77,16 +59,15 @@ def opened(browser: Browser, url: str, fragment: dict[str, str] | None = None, *
     return page
 
 
-def searched(browser: Browser, url: str, query: str = QUERY, t: str = "", **options: object) -> Page:
+def searched(browser: Browser, url: str, query: str = QUERY, **options: object) -> Page:
     scheme = options.pop("scheme", "light")
-    page = opened(browser, url, {"q": query, **({"t": t} if t else {})}, color_scheme=scheme, **options)
+    page = opened(browser, url, color_scheme=scheme, **options)
+    page.wait_for_timeout(1500)  # the browser's own start is over
+    page.locator("#query").fill(query)
+    page.keyboard.press("Enter")
     page.locator("#results:not([aria-busy]) #meaning li").first.wait_for()
     page.wait_for_timeout(400)
     return page
-
-
-def unready(route: Route) -> None:
-    route.abort()
 
 
 if __name__ == "__main__":

@@ -149,6 +149,15 @@ def test_a_client_that_goes_away_frees_its_place(index, slow):
         assert 'status="499"' in live.http.get("/metrics").text
 
 
+def test_who_leaves_after_the_answer_had_it(live):
+    for _ in range(20):
+        httpx.get(f"{live.url}/health")
+    httpx.get(f"{live.url}/page/page.css")
+    text = live.http.get("/metrics").text
+    assert 'status="499"' not in text and 'route="/health",status="200"} 20.0' in text
+    assert 'route="/page",status="200"} 1.0' in text
+
+
 def test_what_is_in_flight_is_finished_at_the_end(index, slow):
     with running(index) as live:
         body = {"model": "reranker", "query": "lamp", "documents": ["lamp"]}

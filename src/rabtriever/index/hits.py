@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,9 +39,12 @@ class Hit:
 
 def hits_of(ranking: tuple[np.ndarray, np.ndarray], snapshot: Snapshot, calibration: Calibration) -> list[Hit]:
     """The documents of a ranking, ordinals and log-odds."""
+    probabilities = calibration.probability(ranking[1]).tolist()
     return [
-        Hit(document.id, float(calibration.probability(score)), score, document.content, dict(document.metadata))
-        for document, score in zip(snapshot.documents(ranking[0]), ranking[1].tolist(), strict=True)
+        Hit(document.id, probability, score, document.content, deepcopy(dict(document.metadata)))
+        for document, probability, score in zip(
+            snapshot.documents(ranking[0]), probabilities, ranking[1].tolist(), strict=True
+        )
     ]
 
 

@@ -13,6 +13,7 @@ from lancedb.query import FullTextOperator, MultiMatchQuery
 
 from rabtriever.data import Document
 from rabtriever.errors import InputError
+from rabtriever.recent import Recent
 
 DOCUMENT = ["id", "title", "text", "metadata"]
 READ, KEYS = 8192, 2**18  # latents and keys read at a time
@@ -26,10 +27,14 @@ class Snapshot:
         table: A handle of its own, for it is checked out.
         version: The table's version; the latest if None.
         width: m, numbers a document besides the bias.
+        known: Documents by their rows' keys, of whatever version: those read last.
     """
 
-    def __init__(self, table: lancedb.table.Table, version: int | None, width: int) -> None:
+    def __init__(
+        self, table: lancedb.table.Table, version: int | None, width: int, known: Recent[int, Document] | None = None
+    ) -> None:
         self.table, self.width = table, width
+        self.known: Recent[int, Document] = Recent(0) if known is None else known
         self.version = int(table.version) if version is None else version
         table.checkout(self.version)
         found = table.search().select(["key"]).with_row_id(True).to_batches(batch_size=KEYS).read_all()
@@ -94,12 +99,15 @@ class Snapshot:
 
     def documents(self, ordinals: np.ndarray) -> list[Document]:
         """The documents at these ordinals, in their order."""
-        if not len(ordinals):
-            return []
-        rows = self.rows[ordinals]
-        found: pa.Table = self.table.take_row_ids(rows.tolist()).select(DOCUMENT).with_row_id().to_arrow()
-        documents = {row["_rowid"]: _document(row) for row in found.to_pylist()}
-        return [documents[row] for row in rows.tolist()]
+        keys = self.keys[ordinals].tolist()
+        documents = {key: document for key in keys if (document := self.known.get(key))}
+        missing = {int(self.rows[o]): key for o, key in zip(ordinals, keys, strict=True) if key not in documents}
+        if missing:
+            found: pa.Table = self.table.take_row_ids(list(missing)).select(DOCUMENT).with_row_id().to_arrow()
+            for row in found.to_pylist():
+                documents[missing[row["_rowid"]]] = document = _document(row)
+                self.known.put(missing[row["_rowid"]], document)
+        return [documents[key] for key in keys]
 
 
 def among(ids: Sequence[str]) -> str:

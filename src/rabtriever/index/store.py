@@ -19,6 +19,7 @@ from lancedb.index import FTS, BTree
 from rabtriever.data import Document
 from rabtriever.errors import BusyError, InputError
 from rabtriever.index.snapshot import Snapshot, among
+from rabtriever.recent import Recent
 
 TABLE = "documents"
 LOCK = "writer.lock"
@@ -26,6 +27,7 @@ KEY = b"rabtriever"
 JSON = pa.json_(pa.utf8())
 FORMAT = 2
 SOME = 10_000  # ids looked up at a time
+KNOWN = 10_000  # documents that are kept in memory after they were found
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Store:
         if stored.pop("format", 1) != FORMAT:
             raise InputError(f"{uri}: an index of another release; index the documents again")
         self.model = Model(**stored)
+        self._known: Recent[int, Document] = Recent(KNOWN)
 
     @classmethod
     def create(cls, uri: str, model: Model) -> Store:
@@ -137,7 +140,7 @@ class Store:
         if version is not None and version not in (there := [v["version"] for v in self.table.list_versions()]):
             raise InputError(f"{self.uri}: no version {version}; there are {', '.join(map(str, there))}")
         with readable(self.uri):
-            return Snapshot(self.connection.open_table(TABLE), version, self.model.width)
+            return Snapshot(self.connection.open_table(TABLE), version, self.model.width, self._known)
 
     def writing(self, wait: float = 0.0) -> AbstractContextManager[Any]:
         """Held by whoever changes the index. In an object store Lance itself refuses what conflicts.

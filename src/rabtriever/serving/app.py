@@ -15,7 +15,6 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from rabtriever import __version__
@@ -81,7 +80,7 @@ def make_app(settings: Settings, failed: Callable[[str], None], index: Index | N
     for part in (search, rerank, documents, embeddings, status):
         app.include_router(part.router, dependencies=secured)
     app.include_router(status.open_router)
-    app.mount("/page", StaticFiles(directory=status.PAGE), name="page")
+    app.mount("/page", status.Page(directory=status.PAGE), name="page")
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

@@ -48,21 +48,22 @@ class Guard:
         """Handle one request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        started, seen = perf_counter(), {"status": 0}
+        started, seen = perf_counter(), {"status": 0, "whole": False}
 
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start":
                 seen["status"] = message["status"]
             await send(message)
+            seen["whole"] = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
             self._admit(scope)
             with tempfile.SpooledTemporaryFile(IN_MEMORY) as body:
                 await self._receive(scope, receive, body)  # type: ignore[arg-type]
                 scope["rabtriever.body"] = body
-                seen["status"] = await self._run(scope, body, receive, sent) or seen["status"]  # type: ignore[arg-type]
+                await self._run(scope, body, receive, sent)  # type: ignore[arg-type]
         except _GoneError:
-            seen["status"] = GONE
+            seen["status"] = seen["status"] if seen["whole"] else GONE
         except Refusal as refusal:
             if not seen["status"]:
                 await refusal.response(scope["path"])(scope, receive, sent)
@@ -120,8 +121,8 @@ class Guard:
         scope["rabtriever.upload"] = upload
         body.seek(0)
 
-    async def _run(self, scope: Scope, body: BinaryIO, receive: Receive, send: Send) -> int | None:
-        """Let the application answer, as long as somebody waits for it; a status if it could not."""
+    async def _run(self, scope: Scope, body: BinaryIO, receive: Receive, send: Send) -> None:
+        """Let the application answer, as long as somebody waits for it."""
         timeout = None if scope["rabtriever.upload"] else self.settings.limits.timeout
         over, ended = asyncio.Event(), False
 
@@ -139,12 +140,11 @@ class Guard:
         try:
             await asyncio.wait({answer, gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
-                answer.result()
-                return None
+                return answer.result()
             answer.cancel()
             await asyncio.wait({answer})
             if gone.done():
-                return GONE
+                raise _GoneError
             raise Refusal(504, f"not done within {timeout:g} s; ask for less at a time", retry=1)
         finally:
             over.set()
@@ -174,7 +174,7 @@ async def _disconnected(receive: Callable[[], Awaitable[Message]]) -> None:
 
 def _route(scope: Scope) -> str:
     """The route's pattern: a path may hold an id."""
-    return getattr(scope.get("route"), "path", None) or "other"
+    return getattr(scope.get("route"), "path", None) or scope.get("root_path") or "other"
 
 
 def is_loopback(host: str) -> bool:

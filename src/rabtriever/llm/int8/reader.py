@@ -19,6 +19,7 @@ from rabtriever.llm.int8.weights import convert, stack
 from rabtriever.llm.int8.workers import together
 
 LEAST_ROWS = 8  # of a thread
+UNFAIR = 1.15  # share of a thread's rows, relative to equal ones, up to which texts are not divided
 
 
 @dataclass
@@ -195,10 +196,12 @@ class Int8Reader:
             store, places = np.empty((2, len(ids), self.kept), np.uint16), np.arange(len(ids))
         batch = Batch(ids, ends, positions, past, store, places, last, rotary)
         threads = max(1, min(torch.get_num_threads(), len(ids) // LEAST_ROWS))
-        cuts = [len(ids) * i // threads for i in range(threads + 1)]
+        cuts, sharing = _cuts(ends, threads), 1
+        if cuts is None:
+            cuts, sharing = [len(ids) * i // threads for i in range(threads + 1)], threads
         meter = np.zeros(2, np.int64)
         try:
-            parts = together(threads, lambda i: self._run(batch, cuts[i], cuts[i + 1], threads, meter))
+            parts = together(threads, lambda i: self._run(batch, cuts[i], cuts[i + 1], sharing, meter))
         except BaseException:  # an interruption: those who began need not wait for those who will not
             meter[1] = 1
             raise
@@ -260,6 +263,14 @@ class Int8Reader:
         both = [torch.stack([one.keys[0], one.values[0] @ within]) for one in cache.layers]  # type: ignore[union-attr,index]
         rows = torch.stack(both).permute(0, 3, 1, 2, 4).flatten(2).half().contiguous()
         return Head(tokens, rows.numpy().view(np.uint16), hidden)
+
+
+def _cuts(ends: np.ndarray, threads: int) -> list[int] | None:
+    """Where threads' rows begin and end, if whole texts can be shared out fairly: then no thread waits for another."""
+    ideal = ends[-1] / threads
+    cuts = [int(ends[np.abs(ends - ideal * i).argmin()]) for i in range(threads + 1)]
+    shares = np.diff(cuts)
+    return cuts if shares.min() > 0 and shares.max() <= UNFAIR * ideal else None
 
 
 def _spans(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:

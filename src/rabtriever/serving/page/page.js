@@ -152,7 +152,6 @@ function grey() {
 
 const openAdd = setUpAdding((document, replaced) => {
   added = { ...document, replaced };
-  tell();
   submit();
   learn();
 });

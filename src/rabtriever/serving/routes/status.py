@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi.responses import FileResponse, PlainTextResponse, Response
+from starlette.staticfiles import StaticFiles
 
 from rabtriever import __version__
 from rabtriever.serving.engine import Engine
@@ -20,7 +21,22 @@ from rabtriever.serving.schemas import HITS, QUERIES, TEXTS
 router = APIRouter(tags=["status"])
 open_router = APIRouter(tags=["status"])  # needs no key
 PAGE = Path(str(files("rabtriever.serving"))) / "page"
-POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+class Page(StaticFiles):
+    """The page's files."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:  # noqa: ANN401
+        """With the page's headers."""
+        response = super().file_response(*args, **options)
+        response.headers.update(HEADERS)
+        return response
 
 
 @open_router.get("/health", responses=refusals())
@@ -76,5 +92,4 @@ async def metrics(request: Request) -> PlainTextResponse:
 @open_router.get("/", include_in_schema=False)
 async def page() -> FileResponse:
     """The page."""
-    headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-    return FileResponse(PAGE / "index.html", headers=headers)
+    return FileResponse(PAGE / "index.html", headers=HEADERS)
