@@ -21,7 +21,7 @@ class Client:
 
     async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any, float]:
         """Status, answer and seconds."""
-        if self._streams is None:
+        if self._streams is None or self._streams[0].at_eof():
             self._streams = await asyncio.open_connection("127.0.0.1", self.port, limit=2**24)
         reader, writer = self._streams
         data = b"" if body is None else json.dumps(body).encode()

@@ -32,21 +32,43 @@ async def settle():
         await asyncio.sleep(0.005)
 
 
+async def both_sides_busy(encode):
+    """The first text is read alone, the second beside it."""
+    tasks = []
+    for text in ("a", "z"):
+        tasks.append(asyncio.create_task(encode(text, 1)))
+        await settle()
+    return tasks
+
+
 def test_what_comes_meanwhile_is_the_next_batch_within_the_budget():
     async def work():
         encoder = Encoder()
         encode = batcher(encoder)
-        tasks = [asyncio.create_task(encode("a", 1))]
-        await settle()
+        tasks = await both_sides_busy(encode)
         tasks += [asyncio.create_task(encode(text, 4)) for text in ("bb", "ccc", "dddd", "bb", "a")]
         await settle()
-        assert encoder.batches == [["a"]]
-        encoder.gate.release(4)
+        assert encoder.batches == [["a"], ["z"]]
+        for _ in range(4):
+            encoder.gate.release()
+            await settle()
         found = [row.tolist() for row, _ in await asyncio.gather(*tasks)]
-        assert found == [[1], [2], [3], [4], [2], [1]]
-        assert encoder.batches == [["a"], ["bb", "ccc"], ["dddd"]]  # equal texts are read once
+        assert found == [[1], [1], [2], [3], [4], [2], [1]]
+        assert encoder.batches == [["a"], ["z"], ["bb", "ccc"], ["dddd"]]  # equal texts are read once
+        encoder.gate.release()
         row, waited = await encode("e" * 50, 50)  # longer than the budget: a batch of its own
         assert row.tolist() == [50] and waited < 0.1
+
+    asyncio.run(work())
+
+
+def test_many_that_come_together_are_shared_out():
+    async def work():
+        encoder = Encoder()
+        encode = batcher(encoder, budget=100)
+        encoder.gate.release(2)
+        await asyncio.gather(*(encode(text * 3, 3) for text in "abcdef"))
+        assert sorted(map(len, encoder.batches)) == [3, 3]
 
     asyncio.run(work())
 
@@ -55,16 +77,16 @@ def test_who_goes_away_is_not_read():
     async def work():
         encoder = Encoder()
         encode = batcher(encoder)
-        first = asyncio.create_task(encode("a", 1))
-        await settle()
+        tasks = await both_sides_busy(encode)
         gone, shared, other = (asyncio.create_task(encode(text, 1)) for text in ("bb", "ccc", "ccc"))
         await settle()
         gone.cancel()
         shared.cancel()
         await settle()
-        encoder.gate.release(2)
-        assert (await other)[0].tolist() == [3] and (await first)[0].tolist() == [1]
-        assert encoder.batches == [["a"], ["ccc"]]
+        encoder.gate.release(3)
+        assert (await other)[0].tolist() == [3]
+        await asyncio.gather(*tasks)
+        assert encoder.batches == [["a"], ["z"], ["ccc"]]
 
     asyncio.run(work())
 

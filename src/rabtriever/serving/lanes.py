@@ -13,10 +13,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from rabtriever.index.scan import cores
+from rabtriever.llm.int8.workers import started
 from rabtriever.serving.metrics import Metrics
 from rabtriever.serving.refusals import Refusal
 
 Result = TypeVar("Result")
+SIDES = 2  # batches that are read side by side
 
 
 class Places:
@@ -57,12 +60,12 @@ class Lane:
     """Threads that work in turn; whoever stops waiting before his turn loses it.
 
     Args:
-        name: Of its threads.
-        threads: How many.
+        pool: Its threads, or a name for them.
+        threads: How many, if they are to be made.
     """
 
-    def __init__(self, name: str, threads: int = 1) -> None:
-        self._pool = ThreadPoolExecutor(threads, f"rabtriever-{name}")
+    def __init__(self, pool: ThreadPoolExecutor | str, threads: int = 1) -> None:
+        self._pool = ThreadPoolExecutor(threads, f"rabtriever-{pool}") if isinstance(pool, str) else pool
 
     async def run(self, work: Callable[..., Result], *args: Any) -> Result:  # noqa: ANN401
         """``work(*args)`` in a thread."""
@@ -86,10 +89,10 @@ class _Waiting:
 
 
 class Batcher:
-    """Queries encoded together: what came while the last batch was read is the next one, within a token budget.
+    """Queries encoded together: what came while others were read is the next batch, within a token budget.
 
-    Nobody waits for others to come: a batch begins as soon as the thread is free. A text that several ask for is read
-    once.
+    Nobody waits for others to come. A query that comes alone is read with all cores; else two batches are read side by
+    side, each with half of them, so that no core waits for another. A text that several ask for is read once.
 
     Args:
         encode: Texts to float32 (n, dim).
@@ -99,9 +102,9 @@ class Batcher:
 
     def __init__(self, encode: Callable[[Sequence[str]], np.ndarray], budget: int, metrics: Metrics) -> None:
         self._encode, self._budget, self._metrics = encode, budget, metrics
-        self._lane, self._running = Lane("encode"), False
+        self._alone, self._half = Lane("encode"), Lane(started(SIDES, max(1, cores() // SIDES)))
         self._queue: dict[str, _Waiting] = {}
-        self._read: dict[str, _Waiting] = {}  # those in the thread
+        self._read: dict[str, _Waiting] = {}  # those in a thread
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, text: str, tokens: int) -> tuple[np.ndarray, float]:
@@ -113,13 +116,8 @@ class Batcher:
         """
         item = self._read.get(text) or self._queue.get(text)
         if item is None:
-            item = _Waiting(text, tokens, asyncio.get_running_loop().create_future())
-            self._queue[text] = item
-            if not self._running:
-                self._running = True
-                task = asyncio.create_task(self._work())
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            item = self._queue[text] = _Waiting(text, tokens, asyncio.get_running_loop().create_future())
+            asyncio.get_running_loop().call_soon(self._start)  # after others of the same request
         item.people += 1
         arrived = perf_counter()
         try:
@@ -130,38 +128,46 @@ class Batcher:
                 del self._queue[text]  # nobody is left
         return row, max(0.0, item.begun - arrived)
 
-    async def _work(self) -> None:
+    def _start(self) -> None:
+        while self._queue and len(self._tasks) < SIDES:
+            lane = self._alone if not self._tasks and len(self._queue) == 1 else self._half
+            task = asyncio.create_task(self._work(self._next(), lane))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(lambda _: self._start())
+
+    async def _work(self, batch: list[_Waiting], lane: Lane) -> None:
+        started = perf_counter()
+        self._metrics.batch.observe(len(batch))
+        for item in batch:
+            self._read[item.text], item.begun = item, started
+            self._metrics.stages.labels("queue").observe(started - item.since)
         try:
-            while batch := self._next():
-                self._read = {item.text: item for item in batch}
-                started = perf_counter()
-                for item in batch:
-                    item.begun = started
-                    self._metrics.stages.labels("queue").observe(started - item.since)
-                self._metrics.batch.observe(len(batch))
-                try:
-                    rows = await self._lane.run(self._encode, [item.text for item in batch])
-                except Exception as error:
-                    for item in batch:
-                        item.answer.set_exception(error)
-                        item.answer.exception()  # they may all have left
-                else:
-                    for item, row in zip(batch, rows, strict=True):
-                        item.answer.set_result(row)
-                self._metrics.stages.labels("encode").observe(perf_counter() - started)
-        finally:
-            self._read, self._running = {}, False
+            rows = await lane.run(self._encode, [item.text for item in batch])
+        except Exception as error:
+            for item in batch:
+                item.answer.set_exception(error)
+                item.answer.exception()  # they may all have left
+        else:
+            for item, row in zip(batch, rows, strict=True):
+                item.answer.set_result(row)
+        for item in batch:
+            del self._read[item.text]
+        self._metrics.stages.labels("encode").observe(perf_counter() - started)
 
     def _next(self) -> list[_Waiting]:
+        waiting = list(self._queue.values())
+        share = sum(item.tokens for item in waiting) / (SIDES - len(self._tasks))
         batch: list[_Waiting] = []
         total = 0
-        for item in list(self._queue.values()):
+        for item in waiting:
             total += item.tokens
-            if batch and total > self._budget:
+            if batch and total > min(self._budget, share):
                 break
             batch.append(self._queue.pop(item.text))
         return batch
 
     def close(self) -> None:
-        """End its thread."""
-        self._lane.close()
+        """End its threads."""
+        self._alone.close()
+        self._half.close()

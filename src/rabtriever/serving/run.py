@@ -21,6 +21,7 @@ from rabtriever.serving.keys import Keys
 from rabtriever.serving.settings import Settings
 
 BACKLOG = 2048
+KEPT = 75  # seconds that an idle connection is kept; longer than what is usual in load balancers
 
 
 def serve(settings: Settings, host: str, port: int, listening: Callable[[str], None]) -> None:
@@ -103,6 +104,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "access_log": False,  # paths hold ids
         "server_header": False,
         "backlog": BACKLOG,
+        "timeout_keep_alive": KEPT,
         "timeout_graceful_shutdown": max(1, int(settings.limits.timeout)),
     }
 

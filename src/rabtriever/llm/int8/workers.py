@@ -21,7 +21,7 @@ class Workers:
         """Run ``work(number)`` in ``count`` threads at once: they may wait for each other."""
         with self.lock:
             if count > self.size:
-                old, self.pool, self.size = self.pool, _started(count), count
+                old, self.pool, self.size = self.pool, started(count), count
                 old.shutdown(wait=False)  # its calls go on to their ends
             futures = [self.pool.submit(work, number) for number in range(count)]
         return [future.result() for future in futures]
@@ -40,24 +40,25 @@ def together(count: int, work: Callable[[int], Any]) -> list[Any]:
     return [work(0)] if count == 1 else _workers.run(count, work)
 
 
-def _one_core() -> None:
-    torch.get_num_threads()  # a thread's first word would else be taken back
-    torch.set_num_threads(1)
-
-
-def _started(count: int) -> ThreadPoolExecutor:
-    before, started = torch.get_num_threads(), Barrier(count + 1)
-    pool = ThreadPoolExecutor(count, "rabtriever", initializer=_one_core)
+def started(count: int, cores: int = 1) -> ThreadPoolExecutor:
+    """A pool of so many threads, each of which computes with so many cores."""
+    before, met = torch.get_num_threads(), Barrier(count + 1)
+    pool = ThreadPoolExecutor(count, "rabtriever", initializer=_limit, initargs=(cores,))
     try:
         for _ in range(count):
-            pool.submit(started.wait)
-        started.wait()
+            pool.submit(met.wait)
+        met.wait()
     except BaseException:  # no more threads to be had
-        started.abort()
+        met.abort()
         raise
     finally:
         torch.set_num_threads(before)  # torch takes the last word as everyone's default
     return pool
+
+
+def _limit(cores: int) -> None:
+    torch.get_num_threads()  # a thread's first word would else be taken back
+    torch.set_num_threads(cores)
 
 
 def _renew() -> None:

@@ -33,7 +33,7 @@ def refusals(*statuses: int, model: type[Any] = Problem) -> dict[int | str, dict
     return {status: {"model": model, "description": TOLD[status]} for status in sorted({*usual, *statuses})}
 
 
-def engine_of(request: Request) -> Engine:
+async def engine_of(request: Request) -> Engine:
     """The engine.
 
     Raises:
