@@ -252,8 +252,8 @@ class Index:
                 ``json_get_int(metadata, 'year') > 2001`` (also ``json_get_string``, ``json_get_bool``, ...).
             rerank: How many of the best the reranker judges; they come first, with its log-odds.
             mode: ``exact``: the best of all documents. ``ann``: of a small share of them, the likeliest. ``auto``:
-                exact as long as that takes 20 ms a query, as measured in this process. ``bm25``: BM25's ranking, of
-                documents that share a word with the query, with the retriever's log-odds.
+                exact unless that takes more than 20 ms a query, each time it is tried in this process. ``bm25``: BM25's
+                ranking, of documents that share a word with the query, with the retriever's log-odds.
             hybrid: ``union``: BM25's best documents are candidates too. ``rrf``: order by reciprocal-rank fusion of
                 both rankings. None: the retriever alone.
 

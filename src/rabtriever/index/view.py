@@ -25,6 +25,7 @@ NEAR = 20_000  # documents that an approximate search reads
 LEAST = 4096  # rows that may lie in small segments
 RESIDENT = 2**26  # bytes of float32 latents that may stay in memory after they were read
 PATIENCE = 0.02  # seconds an exact scan may take a query before "auto" searches approximately
+TRIALS = 5  # exact scans that must all have taken longer: on a busy machine any one may
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,11 @@ class View:
     Args:
         snapshot: The version.
         parts: Segments that hold all of its rows, each row once.
-        seconds: What an exact scan has taken in this process, for one query and one block; None if there was none yet.
+        seconds: What exact scans have taken in this process, for one query and one block: the shortest, not all.
     """
 
-    def __init__(self, snapshot: Snapshot, parts: Sequence[Part], seconds: float | None) -> None:
-        self.snapshot, self.parts, self.seconds = snapshot, list(parts), seconds
+    def __init__(self, snapshot: Snapshot, parts: Sequence[Part], seconds: Sequence[float] = ()) -> None:
+        self.snapshot, self.parts, self.seconds = snapshot, list(parts), list(seconds)
         self.touched = 0  # bytes of float32 latents that were read, whole pages, since they were released
 
     @classmethod
@@ -114,7 +115,7 @@ class View:
         for segment in known if tidy else []:
             if all(segment is not part.segment for part in parts):
                 segments.drop(segment)
-        return cls(snapshot, parts, before.seconds if before else None)
+        return cls(snapshot, parts, before.seconds if before else ())
 
     def search(self, queries: np.ndarray, k: int, mode: str, only: np.ndarray | None = None) -> Found:
         """The best documents.
@@ -136,14 +137,15 @@ class View:
         found = []
         for part in self.parts:
             seen = part if allowed is None else part.masked(allowed[part.ordinals])
-            slow = self.seconds is not None and self.seconds * len(seen.blocks) > PATIENCE
+            slow = len(self.seconds) == TRIALS and self.seconds[0] * len(seen.blocks) > PATIENCE
             if part.centres is not None and (mode == "ann" or (mode == "auto" and slow)):
                 found.append([self._near(seen, query[None], k) for query in queries])
             else:
                 started = time.perf_counter()
                 found.append(scan(queries, part.codes, part.segment.latents, seen.live, k, part.ordinals, seen.blocks))
                 if len(seen.blocks) > 1000:
-                    self.seconds = (time.perf_counter() - started) / len(seen.blocks) / len(queries)
+                    taken = (time.perf_counter() - started) / len(seen.blocks) / len(queries)
+                    self.seconds = sorted([*self.seconds, taken])[:TRIALS]
         self.touched += len(queries) * (4 * k + 128) * mmap.PAGESIZE
         for part in self.parts if self.touched > RESIDENT else []:
             release(part.segment.latents)
