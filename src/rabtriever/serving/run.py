@@ -15,7 +15,7 @@ import uvicorn
 from rabtriever.errors import InputError
 from rabtriever.index.store import Store
 from rabtriever.llm.folder import read_config
-from rabtriever.serving.app import SETTINGS, make_app, open_index
+from rabtriever.serving.app import SETTINGS, make_app
 from rabtriever.serving.guard import is_loopback
 from rabtriever.serving.keys import Keys
 from rabtriever.serving.settings import Settings
@@ -58,11 +58,11 @@ def check(settings: Settings) -> None:
         raise InputError("--host: reaches beyond this machine; give API keys (--keys), or --insecure to serve everyone")
     if settings.workers < 1:
         raise InputError(f"--workers {settings.workers}: at least 1")
-    model = settings.model or Store.open(settings.uri).model.source
-    if model:
-        read_config(model)
+    own = Store.open(settings.uri).model.source
+    if settings.model or own:
+        read_config(settings.model or own or "")
     else:
-        open_index(settings)
+        raise InputError(f"{settings.uri}: does not tell where its model lies; give the retriever (--model)")
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -103,6 +103,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "log_level": "warning",
         "access_log": False,  # paths hold ids
         "server_header": False,
+        "proxy_headers": False,
         "backlog": BACKLOG,
         "timeout_keep_alive": KEPT,
         "timeout_graceful_shutdown": max(1, int(settings.limits.timeout)),

@@ -1,0 +1,142 @@
+"""The command itself, as a process of its own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from serving.conftest import DOCUMENTS, READ, WRITE
+
+from rabtriever.cli import main
+from rabtriever.index import Index
+
+
+@pytest.fixture
+def served(retriever, tmp_path):
+    """Folders of an index and its model."""
+    retriever.save_pretrained(tmp_path / "model")
+    Index.build(tmp_path / "index", retriever, DOCUMENTS)
+    return tmp_path
+
+
+@contextmanager
+def process(folder, *options, **environment):
+    """``rabtriever serve``, ready."""
+    command = [sys.executable, "-m", "rabtriever.cli", "serve", "index", "--model", "model", "--port", "0", "--json"]
+    with subprocess.Popen(
+        [*command, *options], cwd=folder, stdout=subprocess.PIPE, env={**os.environ, **environment}, text=True
+    ) as running:
+        try:
+            url = json.loads(running.stdout.readline())["url"].replace("0.0.0.0", "127.0.0.1")
+            with httpx.Client(base_url=url, timeout=60) as http:
+                until = time.monotonic() + 30
+                while not ready(http):
+                    assert running.poll() is None and time.monotonic() < until
+                    time.sleep(0.05)
+                yield running, http
+        finally:
+            running.terminate()
+            try:
+                running.wait(20)
+            except subprocess.TimeoutExpired:
+                running.kill()
+
+
+def ready(http):
+    try:
+        return http.get("/ready").status_code == 200
+    except httpx.TransportError:  # the first worker has not begun to listen
+        return False
+
+
+def test_what_was_acknowledged_survives_a_kill(served):
+    acknowledged = []
+
+    def write(i):
+        document = {"id": f"new/{i}", "text": f"music {i}", "metadata": {"n": i}}
+        try:
+            if http.post("/v1/documents", json={"documents": [document]}).status_code == 200:
+                acknowledged.append(i)
+        except httpx.TransportError:
+            return
+        if len(acknowledged) == 15:
+            running.kill()
+
+    with process(served) as (running, http), ThreadPoolExecutor(3) as pool:
+        list(pool.map(write, range(60)))
+    assert 15 <= len(acknowledged) < 60
+    with process(served) as (running, http):
+        for i in range(60):
+            found = http.get(f"/v1/documents/new/{i}")
+            assert found.status_code == 200 or i not in acknowledged
+            assert found.status_code == 404 or (found.json()["text"], found.json()["metadata"]) == (
+                f"music {i}",
+                {"n": i},
+            )
+        assert http.post("/v1/documents", json={"documents": [{"id": "more", "text": "rain"}]}).status_code == 200
+        assert len(http.post("/v1/search", json={"query": "music", "k": 5}).json()["hits"]) == 5
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(20) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc"), reason="reads /proc")
+def test_several_processes_answer_as_one(served):
+    with process(served, "--workers", "2") as (running, http):
+        until = time.monotonic() + 30
+        children = open(f"/proc/{running.pid}/task/{running.pid}/children").read().split()
+        workers = []
+        while len(workers) < 2:  # both have the index's files in memory, mapped
+            assert time.monotonic() < until
+            time.sleep(0.1)
+            workers = [child for child in children if "latents.npy" in open(f"/proc/{child}/maps").read()]
+        answers, old = set(), {"query": "lamp", "where": "id <> 'new'"}
+        for i in range(12):
+            with httpx.Client(base_url=http.base_url, timeout=60) as other:  # a connection of its own each time
+                document = {"id": "new", "text": f"music {i}"}
+                assert other.post("/v1/documents", json={"documents": [document]}).status_code == 200
+            with httpx.Client(base_url=http.base_url, timeout=60) as other:
+                hits = other.post("/v1/search", json={"query": "music", "where": "id = 'new'"}).json()["hits"]
+                assert [hit["text"] for hit in hits] == [f"music {i}"]
+                answers.add(http.post("/v1/search", json=old).text.split(',"timings"')[0])
+        assert len(answers) == 1
+        text = http.get("/metrics").text
+        assert 'rabtriever_requests_total{method="POST",route="/v1/documents",status="200"} 12.0' in text
+
+
+def test_keys_may_come_from_the_environment(served):
+    with process(served, "--host", "0.0.0.0", RABTRIEVER_READ_KEYS=READ, RABTRIEVER_WRITE_KEYS=WRITE) as (_, http):
+        assert http.get("/info").status_code == 401
+        assert http.get("/info", headers={"Authorization": f"Bearer {READ}"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["nowhere"], "nowhere: no such index"),
+        (["index", "--model", "nowhere"], "nowhere: no model there"),
+        (["index", "--host", "0.0.0.0"], "--host: reaches beyond this machine; give API keys"),
+        (["index", "--host", "no.such.host.invalid"], "--host no.such.host.invalid: no such host"),
+        (["index", "--host", "192.0.2.1", "--insecure"], "cannot listen there"),
+        (["index", "--port", "{taken}"], "cannot listen there"),
+        (["index", "--port", "99999999"], "cannot listen there"),
+        (["index", "--keys", "nowhere"], "nowhere: keys cannot be read"),
+        (["index", "--workers", "0"], "--workers 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(served, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(served)
+    monkeypatch.delenv("RABTRIEVER_READ_KEYS", raising=False)
+    if "--model" not in options:
+        options = [*options, "--model", "model"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", *(option.format(taken=port) for option in options)]) == 2
+    told = capsys.readouterr()
+    assert message in told.err and told.err.count("\n") == 1 and not told.out
