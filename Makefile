@@ -1,5 +1,5 @@
 # make demo: install and run the built-in task.   make test: install, lint, type-check, test.
-# make results: docs/results.md, docs/index.md and docs/encode.md from the committed result files.
+# make results: docs/results.md, docs/index.md, docs/encode.md and docs/serve.md from the committed result files.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,6 +31,7 @@ results: $(VENV)/installed
 	$(BIN)/python benchmarks/quality/results.py
 	$(BIN)/python benchmarks/index/report.py
 	$(BIN)/python benchmarks/encode/report.py
+	$(BIN)/python benchmarks/serve/report.py
 
 clean:
 	rm -rf $(VENV)
