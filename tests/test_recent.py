@@ -6,7 +6,7 @@ from rabtriever.recent import Recent
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 6), st.integers(0, 5))), st.integers(0, 12))
 def test_it_keeps_what_was_used_last_as_far_as_it_fits(steps, capacity):
-    recent, order = Recent(capacity, lambda weight: weight), {}  # `order`: a plain model, the last used last
+    recent, order = Recent(capacity), {}  # `order`: a plain model, the last used last
     for put, key, weight in steps:
         if put and weight <= capacity:
             order.pop(key, None)
@@ -14,7 +14,7 @@ def test_it_keeps_what_was_used_last_as_far_as_it_fits(steps, capacity):
             while sum(order.values()) > capacity:
                 order.pop(next(iter(order)))
         if put:
-            recent.put(key, weight)
+            recent.put(key, weight, weight)
         else:
             expected = order.get(key)
             if key in order:

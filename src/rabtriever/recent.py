@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -16,12 +16,11 @@ class Recent(Generic[Key, Value]):
 
     Args:
         capacity: What all its values together may weigh.
-        weight: What a value weighs; 1 if None.
     """
 
-    def __init__(self, capacity: int, weight: Callable[[Value], int] | None = None) -> None:
-        self.capacity, self._weight = capacity, weight or (lambda value: 1)
-        self._values: OrderedDict[Key, Value] = OrderedDict()
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._values: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
         self._total, self._lock = 0, Lock()
 
     def __len__(self) -> int:
@@ -31,22 +30,22 @@ class Recent(Generic[Key, Value]):
     def get(self, key: Key) -> Value | None:
         """The value, which now counts as used; None if it is not there."""
         with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-            return self._values.get(key)
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key][0]
 
-    def put(self, key: Key, value: Value) -> None:
+    def put(self, key: Key, value: Value, weight: int = 1) -> None:
         """Keep a value, unless it alone is too heavy."""
-        weight = self._weight(value)
         if weight > self.capacity:
             return
         with self._lock:
             if key in self._values:
-                self._total -= self._weight(self._values.pop(key))
-            self._values[key] = value
+                self._total -= self._values.pop(key)[1]
+            self._values[key] = value, weight
             self._total += weight
             while self._total > self.capacity:
-                self._total -= self._weight(self._values.popitem(last=False)[1])
+                self._total -= self._values.popitem(last=False)[1][1]
 
     def clear(self) -> None:
         """Forget everything."""

@@ -25,6 +25,7 @@ from rabtriever.recent import Recent
 from rabtriever.reranker import GenerativeReranker
 
 PREDICTOR = "predictor.safetensors"
+LONGEST = 4096  # characters of a text that is worth remembering
 
 
 class Rabtriever:
@@ -183,7 +184,8 @@ class Rabtriever:
             rows = fold(self.states(side, new, show_progress).numpy())
             found |= {text: row.copy() for text, row in zip(new, rows, strict=True)}  # a view would keep all the others
         for text in new[-known.capacity :]:
-            known.put(text, found[text])  # type: ignore[arg-type]
+            if len(text) <= LONGEST:
+                known.put(text, found[text])  # type: ignore[arg-type]
         return np.stack([found[text] for text in texts]) if found else np.empty((0, self.dim), np.float32)  # type: ignore[misc]
 
     def states(self, side: str, texts: Sequence[str], show_progress: bool = False) -> Tensor:

@@ -20,6 +20,7 @@ from rabtriever.index import Index
 from rabtriever.reranker import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 from rabtriever.serving.app import make_app
+from rabtriever.serving.run import options as serving_options
 from rabtriever.serving.settings import Limits, Settings
 
 DOCUMENTS = [
@@ -60,7 +61,9 @@ def running(index: Index, timeout: float = 20, **options: Any) -> Iterator[Live]
     """Serve an index from a thread."""
     settings = Settings(index.store.uri, limits=options.pop("limits", Limits()), **options)
     app = make_app(settings, failed=print, index=index)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=5))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, **{**serving_options(settings), "timeout_graceful_shutdown": 5})
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -23,6 +23,8 @@ def test_cohere(standing, expected):
                 answer = co.rerank(model=model, query="lamp", documents=TEXTS, top_n=3)
                 assert len(answer.results) == 3
                 found = [(row.index, row.relevance_score) for row in answer.results]
+                rows = standing.post("/v2/rerank", model=model, query="lamp", documents=TEXTS).json()["results"]
+                assert found == [(row["index"], row["relevance_score"]) for row in rows]
                 assert found == expected or model == "reranker"
     with cohere.Client(api_key="none", base_url=standing.url) as co:
         documents = [{"text": text} for text in TEXTS]

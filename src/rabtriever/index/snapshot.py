@@ -72,15 +72,14 @@ class Snapshot:
         try:
             found = self.table.search().where(where).select(["key"]).with_row_id(True).to_arrow()
         except (ValueError, RuntimeError, OSError) as error:
-            reason = " ".join(str(error).split("Candidate functions")[0].split())[:300]
-            raise InputError(f"where {where!r}: {reason}") from None
+            raise _unreadable(where, error) from None
         return np.searchsorted(self.rows, np.sort(found["_rowid"].to_numpy().astype(np.int64)))
 
     def lexical(self, text: str, k: int, where: str | None) -> np.ndarray:
         """Ordinals of BM25's k best documents over title and text, best first.
 
         Raises:
-            InputError: the table has no text index.
+            InputError: the table has no text index, or ``where`` cannot be read.
         """
         if not self.has_words():
             raise InputError("hybrid: no text index yet; call optimize(), or `rabtriever index --update`")
@@ -88,9 +87,13 @@ class Snapshot:
             MultiMatchQuery(text, ["title", "text"], boosts=None, operator=FullTextOperator.OR), query_type="fts"
         )
         query = query.where(where) if where else query
-        found = (
-            query.select(["key", "_score"]).with_row_id(True).limit(k).to_arrow().sort_by([("_score", "descending")])
-        )
+        query = query.select(["key", "_score"]).with_row_id(True).limit(k)
+        try:
+            found = query.to_arrow().sort_by([("_score", "descending")])
+        except (ValueError, RuntimeError, OSError) as error:
+            if where is None:
+                raise
+            raise _unreadable(where, error) from None
         return np.searchsorted(self.rows, found["_rowid"].to_numpy().astype(np.int64))
 
     def has_words(self) -> bool:
@@ -106,13 +109,18 @@ class Snapshot:
             found: pa.Table = self.table.take_row_ids(list(missing)).select(DOCUMENT).with_row_id().to_arrow()
             for row in found.to_pylist():
                 documents[missing[row["_rowid"]]] = document = _document(row)
-                self.known.put(missing[row["_rowid"]], document)
+                self.known.put(missing[row["_rowid"]], document, 256 + sum(len(row[name]) for name in DOCUMENT))
         return [documents[key] for key in keys]
 
 
 def among(ids: Sequence[str]) -> str:
     """The condition that a document has one of these ids."""
     return "id IN ({})".format(", ".join("'" + identifier.replace("'", "''") + "'" for identifier in ids))
+
+
+def _unreadable(where: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).split("Candidate functions")[0].split(", /")[0].split())[:300]
+    return InputError(f"where {where!r}: {reason}")
 
 
 def _document(row: dict[str, Any]) -> Document:

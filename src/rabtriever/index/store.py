@@ -27,7 +27,7 @@ KEY = b"rabtriever"
 JSON = pa.json_(pa.utf8())
 FORMAT = 2
 SOME = 10_000  # ids looked up at a time
-KNOWN = 10_000  # documents that are kept in memory after they were found
+KNOWN = 2**24  # characters of documents that are kept in memory after they were found
 
 
 @dataclass(frozen=True)

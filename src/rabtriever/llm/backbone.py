@@ -71,7 +71,7 @@ class Backbone:
         self.tokens: Counter[str] = Counter()
         self._lock = Lock()  # several threads may read
         self._reader: Reader | None = None
-        self.kept: Recent[tuple[tuple[int, ...], ...], Caches] = Recent(KEPT_BYTES, lambda caches: caches.bytes)
+        self.kept: Recent[tuple[tuple[int, ...], ...], Caches] = Recent(KEPT_BYTES)
 
     @property
     def reader(self) -> Reader:
@@ -140,7 +140,7 @@ class Backbone:
                 caches = self._caches(key)
                 room -= caches.bytes
                 if room >= 0:  # else one call's last blocks would drive out its first, and none would serve the next
-                    self.kept.put(key, caches)
+                    self.kept.put(key, caches, caches.bytes)
                 place = torch.full((len(used),), -1)
                 place[block] = torch.arange(len(block))
                 wanted = (place[inverse] >= 0).nonzero().flatten()

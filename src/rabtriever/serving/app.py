@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
@@ -18,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from rabtriever import __version__
-from rabtriever.errors import InputError
+from rabtriever.errors import InputError, first_line
 from rabtriever.index import Index
 from rabtriever.retriever import Rabtriever
 from rabtriever.serving.engine import Engine
@@ -30,6 +33,8 @@ from rabtriever.serving.routes import documents, embeddings, rerank, search, sta
 from rabtriever.serving.settings import Settings
 
 SETTINGS = "RABTRIEVER_SERVE"  # in the environment of worker processes
+FAILED = "failed.txt"  # where a worker process leaves the reason, for its parent
+LOGGING: dict[str, Any] = {"level": logging.INFO, "format": "%(asctime)s %(message)s"}
 logger = logging.getLogger("rabtriever.serving")
 
 
@@ -57,8 +62,8 @@ def make_app(settings: Settings, failed: Callable[[str], None], index: Index | N
             try:
                 app.state.engine = await asyncio.to_thread(load)
                 logger.info("ready")
-            except InputError as error:
-                failed(str(error))
+            except Exception as error:
+                failed(str(error) if isinstance(error, InputError) else f"cannot be loaded: {first_line(error)}")
 
         loading = asyncio.create_task(get_ready())
         yield
@@ -121,10 +126,11 @@ async def _fault(request: Request, error: Exception) -> Response:
 
 def worker_app() -> ASGIApp:
     """The application of a worker process, whose settings its parent left in the environment."""
+    logging.basicConfig(**LOGGING)
 
     def failed(reason: str) -> None:
-        logger.error("%s", reason)
-        os._exit(2)
+        (Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / FAILED).write_text(reason, encoding="utf-8")
+        os.kill(os.getppid(), signal.SIGTERM)  # it would start others for ever
 
     return make_app(Settings.from_json(os.environ[SETTINGS]), failed)
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import islice
 from time import perf_counter
+from typing import IO, Any
 
 import numpy as np
 
@@ -14,18 +19,21 @@ from rabtriever.data import Document
 from rabtriever.errors import BusyError, InputError
 from rabtriever.index import Hit, Index
 from rabtriever.index.hits import reranked
-from rabtriever.serving.lanes import Batcher, Lane, Places
+from rabtriever.serving.lanes import Batcher, Lane, Places, timed
 from rabtriever.serving.metrics import Metrics
 from rabtriever.serving.refusals import Refusal
 from rabtriever.serving.settings import Limits
 from rabtriever.serving.where import check_where
 
+logger = logging.getLogger("rabtriever.serving")
 BATCH = 512  # tokens of queries that are encoded together
 SLICE = 256  # tokens that a rerank reads before others have their turn
 LATENTS = 100_000  # documents whose latents are remembered
 CACHES = 2**28  # bytes of document caches that the reranker keeps
+THEIRS = ("where", "hybrid", "query", "document", "add", "delete")  # how messages of a client's faults begin
 LONG = 2000  # characters from which on a text is not tokenised on the event loop
 CHANGES = 100  # of the index, before its small files are joined
+UPLOADED = 256  # documents of an upload that are parsed together
 
 
 @dataclass
@@ -88,7 +96,8 @@ class Engine:
         self.reranks = Places("rerank", limits.reranks, metrics)
         self.writes = Places("write", limits.writes, metrics)
         self._encoder = Batcher(self.retriever.encode_query, BATCH, metrics)
-        self._reading, self._judging, self._writing = Lane("read", 2), Lane("judge"), Lane("write")
+        self._reading, self._counting = Lane("read", 2), Lane("count")
+        self._judging, self._writing = Lane("judge"), Lane("write")
         self._changes, self._tidying = 0, set[asyncio.Task[None]]()
 
     def warm(self) -> None:
@@ -105,18 +114,19 @@ class Engine:
         Raises:
             Refusal: too many searches, or a query or filter that cannot be read.
         """
-        with self.searches.take():
+        started = perf_counter()
+        with self.searches.take(len(texts)):
             if where is not None:
-                with told("where"):
+                with self._told("where"):
                     check_where(where)
             sizes = await self.sizes("query", texts)
-            vectors, queued, encode = await self._queries(texts, sizes)
-            started = perf_counter()
-            with self.metrics.stage("scan"), told("where"):
-                hits = await self._reading.run(
-                    self.index.find, texts, vectors, max(k, rerank or 0), where, mode, hybrid
-                )
-            found = Found(hits, sizes, {"queue": queued, "encode": encode, "scan": 1000 * (perf_counter() - started)})
+            vectors, encode = await self._queries(texts, sizes)
+            find, depth = timed(self.index.find), max(k, rerank or 0)
+            with self._told("where"):
+                hits, scan = await self._reading.run(find, texts, vectors, depth, where, mode, hybrid)
+        self.metrics.stages.labels("scan").observe(scan)
+        stages = {"queue": perf_counter() - started - encode - scan, "encode": encode, "scan": scan}
+        found = Found(hits, sizes, {stage: 1000 * seconds for stage, seconds in stages.items()})
         if rerank is not None:
             started = perf_counter()
             with self.reranks.take():
@@ -128,8 +138,16 @@ class Engine:
         found.hits = [hits_of_query[:k] for hits_of_query in hits]
         return found
 
-    async def score(self, query: str, documents: Sequence[str], reranker: bool) -> tuple[np.ndarray, np.ndarray, int]:
+    async def score(
+        self, query: str, documents: Sequence[str], reranker: bool, most: int = 0
+    ) -> tuple[np.ndarray, np.ndarray, int]:
         """Documents that a request brings, judged by the reranker or the retriever.
+
+        Args:
+            query: The query.
+            documents: n texts.
+            reranker: Whether the reranker judges.
+            most: Tokens of a document that are read, if fewer than the prompt allows; 0: as many as it allows.
 
         Returns:
             Log-odds float32 (n,), probabilities float64 (n,), and the tokens of the query and the documents.
@@ -138,12 +156,15 @@ class Engine:
             Refusal: too many reranks, or a text without tokens.
         """
         with self.reranks.take():
+            if most:
+                with self._told("document"):
+                    documents = await self._counting.run(self.teacher.prompt.document_heads, documents, most)
             asked, given = await self.sizes("query", [query]), await self.sizes("document", documents)
             if reranker:
                 log_odds = await self._judge(query, documents, given)
                 calibration = self.teacher.calibration
             else:
-                vectors, _, _ = await self._queries([query], asked)
+                vectors, _ = await self._queries([query], asked)
                 latents = await self._latents(documents, given)
                 log_odds = self.retriever.similarity(vectors, latents)[0]
                 calibration = self.retriever.calibration
@@ -170,15 +191,15 @@ class Engine:
         Raises:
             Refusal: too many writes, an id that is there already, or a text without tokens.
         """
-        with self.writes.take():
-            rows: list[np.ndarray] = []
-            for batch in batched(documents(), SLICE):
+        with self.writes.take(), tempfile.TemporaryFile() as rows:
+            stream, count = iter(documents()), 0
+            while batch := await self._counting.run(lambda: list(islice(stream, UPLOADED))):
                 texts = [document.content for document in batch]
-                rows += list(await self._latents(texts, await self.sizes("document", texts)))
-            with told(None), self.metrics.stage("write"):
-                await self._writing.run(self._write, documents(), rows, replace)
-            self._changed()
-        return len(rows)
+                rows.write((await self._latents(texts, await self.sizes("document", texts))).tobytes())
+                count += len(batch)
+            rows.seek(0)
+            await self._change(self._write, documents(), _each(rows, self.retriever.dim), replace)
+        return count
 
     async def get(self, identifier: str) -> Document:
         """A document.
@@ -186,7 +207,7 @@ class Engine:
         Raises:
             Refusal: 404, there is none of this id.
         """
-        with told(None):
+        with self._told("id"):
             found = await self._reading.run(self.index.get, [identifier])
         if not found:
             raise Refusal(404, "no document of this id", "id")
@@ -198,18 +219,12 @@ class Engine:
         Raises:
             Refusal: 404, there is none of this id.
         """
-        with self.writes.take(), told(None), self.metrics.stage("write"):
-            if not await self._writing.run(self._delete, identifier):
-                raise Refusal(404, "no document of this id", "id")
-            self._changed()
+        with self.writes.take():
+            await self._change(self.index.delete, [identifier])
 
     async def count(self) -> int:
         """How many documents there are."""
         return await self._reading.run(len, self.index)
-
-    async def heads(self, texts: Sequence[str], tokens: int) -> list[str]:
-        """The first so many tokens of each text, as text."""
-        return await self._reading.run(self.teacher.prompt.document_heads, texts, tokens)
 
     async def sizes(self, side: str, texts: Sequence[str]) -> Texts:
         """How many tokens texts have; metrics hear of it.
@@ -218,9 +233,9 @@ class Engine:
             Refusal: 422, a text without tokens.
         """
         prompt = self.teacher.prompt
-        with told(side):
+        with self._told(side):
             if sum(map(len, texts)) > LONG:
-                lengths = await self._reading.run(prompt.lengths, side, texts)
+                lengths = await self._counting.run(prompt.lengths, side, texts)
             else:
                 lengths = prompt.lengths(side, texts)
         sizes = Texts(lengths, getattr(prompt.template, f"{side}_tokens"))
@@ -230,19 +245,17 @@ class Engine:
 
     def close(self) -> None:
         """End all threads."""
-        for lane in (self._encoder, self._reading, self._judging, self._writing):
+        for lane in (self._encoder, self._reading, self._counting, self._judging, self._writing):
             lane.close()
 
-    async def _queries(self, texts: Sequence[str], sizes: Texts) -> tuple[np.ndarray, float, float]:
-        """Encodings float32 (n, dim), and the milliseconds of waiting and of encoding."""
-        known, started = self.retriever.known["query"], perf_counter()
+    async def _queries(self, texts: Sequence[str], sizes: Texts) -> tuple[np.ndarray, float]:
+        """Encodings float32 (n, dim), and the seconds that the LLM read them with others."""
+        known = self.retriever.known["query"]
         rows = [known.get(text) for text in texts]
         if all(row is not None for row in rows):
-            return np.stack(rows), 0.0, 1000 * (perf_counter() - started)  # type: ignore[arg-type]
-        with told("query"):
-            found = await asyncio.gather(*map(self._encoder, texts, sizes.kept))
-        queued = max(waited for _, waited in found)
-        return np.stack([row for row, _ in found]), 1000 * queued, 1000 * (perf_counter() - started - queued)
+            return np.stack(rows), 0.0  # type: ignore[arg-type]
+        found = await asyncio.gather(*map(self._encoder, texts, sizes.kept))
+        return np.stack([row for row, _ in found]), max(seconds for _, seconds in found)
 
     async def _judge(self, query: str, documents: Sequence[str], sizes: Texts | None = None) -> np.ndarray:
         """The reranker's log-odds, float32 (n,), a slice after the other; equal texts have equal ones."""
@@ -258,65 +271,67 @@ class Engine:
     async def _latents(self, texts: Sequence[str], sizes: Texts) -> np.ndarray:
         """Latents float32 (n, dim), those that are new a slice after the other."""
         known = self.retriever.known["document"]
-        new = {text: size for text, size in zip(texts, sizes.kept, strict=True) if known.get(text) is None}
+        found = {text: known.get(text) for text in texts}
+        new = {text: size for text, size in zip(texts, sizes.kept, strict=True) if found[text] is None}
         for piece in slices(list(new), list(new.values())):
-            await self._judging.run(self.retriever.encode_document, piece)
-        return await self._reading.run(self.retriever.encode_document, texts)
+            rows = await self._judging.run(self.retriever.encode_document, piece)
+            found.update(zip(piece, rows, strict=True))
+        return np.stack([found[text] for text in texts])  # type: ignore[misc]
 
-    def _write(self, documents: Iterable[Document], rows: Sequence[np.ndarray], replace: bool) -> None:
-        (self.index.upsert if replace else self.index.add)(documents, rows)
-        self.index.warm()
+    async def _change(self, work: Callable[..., None], *args: Any) -> None:  # noqa: ANN401
+        """Change the index; what has begun is done, whoever still waits for it."""
 
-    def _delete(self, identifier: str) -> bool:
-        if not self.index.get([identifier]):
-            return False
-        self.index.delete([identifier])
-        self.index.warm()
-        return True
+        def change() -> None:
+            work(*args)
+            self._changes += 1
+            self.index.warm()
 
-    def _changed(self) -> None:
-        self._changes += 1
-        if self._changes % CHANGES == 0:
+        with self._told("id"), self.metrics.stage("write"):
+            await self._writing.run(change)
+        if self._changes >= CHANGES:
+            self._changes = 0
             task = asyncio.create_task(self._tidy())
             self._tidying.add(task)
             task.add_done_callback(self._tidying.discard)
 
+    def _write(self, documents: Iterable[Document], rows: Iterable[np.ndarray], replace: bool) -> None:
+        (self.index.upsert if replace else self.index.add)(documents, rows)
+
     async def _tidy(self) -> None:
         try:
-            await self._writing.run(self.index.optimize)
-        except BusyError:
-            self._changes -= 1  # another process is at it; after the next change
+            await self._writing.run(self.index.optimize, timedelta(minutes=self.limits.keep_minutes))
+        except Exception as error:  # it is tried again after further changes
+            logger.warning("the index was not tidied: %s", type(error).__name__)
 
+    @contextmanager
+    def _told(self, param: str) -> Iterator[None]:
+        """Errors of the package below, as refusals: what the client did wrong, or what it may try again.
 
-class told:  # noqa: N801
-    """Errors of the package below, as refusals: what the client did wrong, or what it may try again.
-
-    Args:
-        param: The field that is wrong where a message does not tell.
-    """
-
-    def __init__(self, param: str | None) -> None:
-        self._param = param
-
-    def __enter__(self) -> None:
-        """Nothing yet."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Turn the error.
+        Args:
+            param: The field that is wrong where a message does not tell.
 
         Raises:
-            Refusal: instead of an ``InputError``.
+            Refusal: instead of an ``InputError`` that is the client's.
         """
-        if not isinstance(error, InputError):
-            return
-        message = str(error)
-        if isinstance(error, BusyError):
+        try:
+            yield
+        except BusyError:
             raise Refusal(503, "another process is changing the index; try again later", retry=1) from None
-        if message.startswith("add: document id"):
-            raise Refusal(409, message.removeprefix("add: "), "id") from None
-        if message.startswith(("where", "hybrid", "query", "document", "add")):
-            raise Refusal(422, message, self._param) from None
-        raise error  # the index is damaged or its disk full: not the client's fault
+        except InputError as error:
+            message = str(error)
+            if message.startswith(f"{self.index.store.uri}: ") or not message.startswith(THEIRS):
+                raise  # the index is damaged or its disk full: not the client's fault
+            if message.startswith("delete: "):
+                raise Refusal(404, "no document of this id", "id") from None
+            if message.startswith("add: document id"):
+                raise Refusal(409, message.removeprefix("add: "), "id") from None
+            raise Refusal(422, message, "mode" if message.startswith("hybrid") else param) from None
+
+
+def _each(rows: IO[bytes], dim: int) -> Iterator[np.ndarray]:
+    """Latents float32 (dim,) from a file of them."""
+    while row := rows.read(4 * dim):
+        yield np.frombuffer(row, np.float32)
 
 
 def slices(texts: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]:
@@ -331,10 +346,3 @@ def slices(texts: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]:
         total += size
     if piece:
         yield piece
-
-
-def batched(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
-    """Lists of so many, the last one shorter."""
-    stream = iter(documents)
-    while batch := list(islice(stream, size)):
-        yield batch

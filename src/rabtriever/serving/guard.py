@@ -100,16 +100,20 @@ class Guard:
         """Receive a request's body."""
         headers, limits = dict(scope["headers"]), self.settings.limits
         upload = headers.get(b"content-type", b"").split(b";")[0].strip().lower() == UPLOAD
-        most = (limits.upload_mb if upload and scope["path"].startswith(CHANGING) else limits.body_mb) * 2**20
+        upload = upload and scope["path"].startswith(CHANGING)
+        most = (limits.upload_mb if upload else limits.body_mb) * 2**20
+        if scope["path"] in OPEN or scope["path"].startswith(OPEN_BELOW):
+            most = 0
+        end = perf_counter() + limits.timeout
         declared = headers.get(b"content-length", b"0")
         size, more = int(declared) if declared.isdigit() else 0, True
         if size <= most:
             size = 0
         while more and size <= most:
             try:
-                message = await asyncio.wait_for(receive(), limits.timeout)
+                message = await asyncio.wait_for(receive(), limits.timeout if upload else end - perf_counter())
             except TimeoutError:
-                raise Refusal(408, f"no more of the request came for {limits.timeout:g} s") from None
+                raise Refusal(408, f"the request did not come within {limits.timeout:g} s") from None
             if message["type"] == "http.disconnect":
                 raise _GoneError
             piece = message.get("body", b"")
@@ -145,7 +149,7 @@ class Guard:
             await asyncio.wait({answer})
             if gone.done():
                 raise _GoneError
-            raise Refusal(504, f"not done within {timeout:g} s; ask for less at a time", retry=1)
+            raise Refusal(504, f"not done within {timeout:g} s, though a change may be; ask for less at a time")
         finally:
             over.set()
             for task in (answer, gone):

@@ -36,24 +36,34 @@ class Places:
         self._kind, self._gauge = kind, metrics.queue.labels(kind)
 
     @contextmanager
-    def take(self) -> Iterator[None]:
-        """Hold a place.
+    def take(self, count: int = 1) -> Iterator[None]:
+        """Hold a place, or several.
 
         Raises:
-            Refusal: 429, all are taken.
+            Refusal: 429, they are not to be had.
         """
-        if self.taken >= self.capacity:
+        if self.taken + min(count, self.capacity) > self.capacity:
             retry = min(60, max(1, ceil(self._seconds)))
             raise Refusal(429, f"{self.taken} {self._kind} requests wait already; try again later", retry=retry)
-        self.taken += 1
+        self.taken += count
         self._gauge.set(self.taken)
         started = perf_counter()
         try:
             yield
         finally:
-            self.taken -= 1
+            self.taken -= count
             self._gauge.set(self.taken)
             self._seconds += 0.1 * (perf_counter() - started - self._seconds)  # how long a place is held, lately
+
+
+def timed(work: Callable[..., Result]) -> Callable[..., tuple[Result, float]]:
+    """The same, which also tells the seconds it took, in its thread."""
+
+    def run(*args: Any) -> tuple[Result, float]:  # noqa: ANN401
+        started = perf_counter()
+        return work(*args), perf_counter() - started
+
+    return run
 
 
 class Lane:
@@ -85,7 +95,7 @@ class _Waiting:
     answer: asyncio.Future[np.ndarray]
     people: int = 0
     since: float = field(default_factory=perf_counter)
-    begun: float = 0.0
+    seconds: float = 0.0  # that its batch took
 
 
 class Batcher:
@@ -108,7 +118,7 @@ class Batcher:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, text: str, tokens: int) -> tuple[np.ndarray, float]:
-        """A query's encoding, float32 (dim,), and the seconds it waited for its batch.
+        """A query's encoding, float32 (dim,), and the seconds that its batch took.
 
         Args:
             text: The query.
@@ -119,14 +129,13 @@ class Batcher:
             item = self._queue[text] = _Waiting(text, tokens, asyncio.get_running_loop().create_future())
             asyncio.get_running_loop().call_soon(self._start)  # after others of the same request
         item.people += 1
-        arrived = perf_counter()
         try:
             row = await asyncio.shield(item.answer)
         finally:
             item.people -= 1
             if not item.people and self._queue.get(text) is item:
                 del self._queue[text]  # nobody is left
-        return row, max(0.0, item.begun - arrived)
+        return row, item.seconds
 
     def _start(self) -> None:
         while self._queue and len(self._tasks) < SIDES:
@@ -140,20 +149,21 @@ class Batcher:
         started = perf_counter()
         self._metrics.batch.observe(len(batch))
         for item in batch:
-            self._read[item.text], item.begun = item, started
+            self._read[item.text] = item
             self._metrics.stages.labels("queue").observe(started - item.since)
         try:
-            rows = await lane.run(self._encode, [item.text for item in batch])
+            rows, seconds = await lane.run(timed(self._encode), [item.text for item in batch])
         except Exception as error:
             for item in batch:
                 item.answer.set_exception(error)
                 item.answer.exception()  # they may all have left
         else:
             for item, row in zip(batch, rows, strict=True):
+                item.seconds = seconds
                 item.answer.set_result(row)
+            self._metrics.stages.labels("encode").observe(seconds)
         for item in batch:
             del self._read[item.text]
-        self._metrics.stages.labels("encode").observe(perf_counter() - started)
 
     def _next(self) -> list[_Waiting]:
         waiting = list(self._queue.values())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -15,12 +15,13 @@ import uvicorn
 from rabtriever.errors import InputError
 from rabtriever.index.store import Store
 from rabtriever.llm.folder import read_config
-from rabtriever.serving.app import SETTINGS, make_app
+from rabtriever.serving.app import FAILED, LOGGING, SETTINGS, make_app
 from rabtriever.serving.guard import is_loopback
 from rabtriever.serving.keys import Keys
 from rabtriever.serving.settings import Settings
 
 BACKLOG = 2048
+CONNECTIONS = 1000
 KEPT = 75  # seconds that an idle connection is kept; longer than what is usual in load balancers
 
 
@@ -41,7 +42,7 @@ def serve(settings: Settings, host: str, port: int, listening: Callable[[str], N
     with _bound(host, port) as listener:
         name, number = listener.getsockname()[:2]
         listening(f"http://{f'[{name}]' if ':' in name else name}:{number}")
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+        logging.basicConfig(**LOGGING)
         if settings.workers == 1:
             return _one(settings, listener)
     _several(settings, name, number)
@@ -56,6 +57,8 @@ def check(settings: Settings) -> None:
     keys = Keys.load(settings.keys)
     if not (settings.loopback or keys or settings.insecure):
         raise InputError("--host: reaches beyond this machine; give API keys (--keys), or --insecure to serve everyone")
+    if "*" in settings.cors and not keys:
+        raise InputError("--cors *: any web page could use the index; give API keys (--keys), or name the origins")
     if settings.workers < 1:
         raise InputError(f"--workers {settings.workers}: at least 1")
     own = Store.open(settings.uri).model.source
@@ -71,9 +74,9 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":  # elsewhere it would let two servers share a port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.set_inheritable(True)
     except (OSError, OverflowError) as error:
         raise InputError(f"--host {host} --port {port}: cannot listen there ({error}); choose another") from None
     return listener
@@ -86,7 +89,7 @@ def _one(settings: Settings, listener: socket.socket) -> None:
         reasons.append(reason)
         server.should_exit = True
 
-    server = uvicorn.Server(uvicorn.Config(make_app(settings, failed), **_options(settings)))
+    server = uvicorn.Server(uvicorn.Config(make_app(settings, failed), **options(settings)))
     server.run(sockets=[listener])
     if reasons:
         raise InputError(reasons[0])
@@ -97,11 +100,16 @@ def _several(settings: Settings, host: str, port: int) -> None:
     with tempfile.TemporaryDirectory(prefix="rabtriever-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         app = "rabtriever.serving.app:worker_app"
-        uvicorn.run(app, factory=True, host=host, port=port, workers=settings.workers, **_options(settings))
+        uvicorn.run(app, factory=True, host=host, port=port, workers=settings.workers, **options(settings))
+        if (Path(folder) / FAILED).is_file():
+            raise InputError((Path(folder) / FAILED).read_text(encoding="utf-8"))
 
 
-def _options(settings: Settings) -> dict[str, Any]:
+def options(settings: Settings) -> dict[str, Any]:
+    """Uvicorn's."""
     return {
+        "http": "h11",  # bounds what headers may take, which httptools does not
+        "limit_concurrency": CONNECTIONS,
         "log_level": "warning",
         "access_log": False,  # paths hold ids
         "server_header": False,

@@ -5,12 +5,24 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from rabtriever.data import Document
 
 QUERIES, HITS, TEXTS = 64, 1000, 1000  # at most, of a request
-Text = Annotated[str, StringConstraints(pattern=r"\S")]
+LONGEST = 100_000  # characters of a text: many times what the models read
+FIELDS = 32  # of an object
+Text = Annotated[str, StringConstraints(pattern=r"\S", max_length=LONGEST)]
+Whole = Annotated[str, StringConstraints(max_length=LONGEST)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(lambda value: _whole(value))]
 Hits = Annotated[int, Field(ge=1, le=HITS), BeforeValidator(lambda value: _whole(value))]
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
@@ -27,6 +39,13 @@ class Ours(BaseModel):
     """A request in a shape of our own."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_small(cls, value: Any) -> Any:  # noqa: ANN401 - each unknown field would be an error of its own
+        if isinstance(value, dict) and len(value) > FIELDS:
+            raise ValueError(f"more than {FIELDS} fields")
+        return value
 
 
 class Theirs(BaseModel):
@@ -103,7 +122,9 @@ class RerankRequest(Theirs):
     texts: list[Text] | None = Field(None, min_length=1, max_length=TEXTS, description="The same as documents.")
     top_n: Count | None = Field(None, description="How many to return; all if missing or 0.")
     return_documents: bool | None = False
-    rank_fields: list[str] | None = Field(None, description="Fields of document objects to read, rather than text.")
+    rank_fields: list[Whole] | None = Field(
+        None, max_length=FIELDS, description="Fields of document objects to read, rather than text."
+    )
     max_tokens_per_doc: Count | None = Field(None, description="Cut documents further than the model does; 0: not.")
 
     @model_validator(mode="after")
@@ -185,8 +206,8 @@ class NewDocument(Ours):
         json_schema_extra=_have("anyOf", {"text": {"pattern": r"\S"}, "title": {"pattern": r"\S"}})
     )
     id: Identifier
-    text: str = ""
-    title: str = ""
+    text: Whole = ""
+    title: Whole = ""
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("metadata")
@@ -209,8 +230,15 @@ class NewDocument(Ours):
 class DocumentsRequest(Ours):
     """Documents to add in one transaction."""
 
-    documents: list[NewDocument] = Field(min_length=1)
+    documents: Annotated[list[NewDocument], Field(min_length=1, max_length=TEXTS), FailFast()]
     upsert: bool = Field(True, description="Replace documents whose ids are there; else they are an error, 409.")
+
+    @field_validator("documents")
+    @classmethod
+    def _are_different(cls, value: list[NewDocument]) -> list[NewDocument]:
+        if len({document.id for document in value}) < len(value):
+            raise ValueError("an id comes twice")
+        return value
 
 
 class DocumentsResponse(BaseModel):

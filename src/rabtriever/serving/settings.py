@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rabtriever.errors import InputError
+
 
 def _told(default: float, text: str) -> Any:  # noqa: ANN401
     return field(default=default, metadata={"help": text})
@@ -21,6 +23,17 @@ class Limits:
     writes: int = _told(64, "changes that wait or are worked at")
     body_mb: int = _told(8, "megabytes of a request; more is answered 413")
     upload_mb: int = _told(1024, "megabytes of an upload of documents, one a line")
+    keep_minutes: int = _told(60, "minutes that versions of the index are kept; every change makes one")
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            InputError: one that is not above 0.
+        """
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise InputError(f"--{name.replace('_', '-')} {value}: give a number above 0")
 
 
 @dataclass(frozen=True)

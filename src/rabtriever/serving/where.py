@@ -6,11 +6,12 @@ import re
 
 from rabtriever.errors import InputError
 
-LONGEST, DEEPEST = 2000, 32  # characters, parentheses
+LONGEST, DEEPEST, MOST = 2000, 32, 64  # characters, parentheses, operators: a planner recurses over each
 COLUMNS = frozenset({"id", "title", "text", "metadata"})
 WORDS = frozenset(
     {"and", "or", "not", "in", "like", "ilike", "escape", "is", "null", "true", "false", "between"},
 )
+OPERATORS = frozenset({"and", "or", "not", "like", "ilike", "between", "is"})
 FUNCTIONS = frozenset(
     {
         *("lower", "upper", "length", "starts_with", "ends_with", "contains"),
@@ -38,7 +39,7 @@ def check_where(where: str) -> None:
         raise InputError("where: blank; leave it out, or give a condition such as title LIKE 'A%'")
     if len(where) > LONGEST:
         raise InputError(f"where: {len(where)} characters; at most {LONGEST}")
-    place, depth, where = 0, 0, where.rstrip()
+    place, depth, operators, where = 0, 0, 0, where.rstrip()
     while place < len(where):
         token = TOKEN.match(where, place)
         if token is None:
@@ -48,6 +49,9 @@ def check_where(where: str) -> None:
         if not 0 <= depth <= DEEPEST:
             raise InputError("where: parentheses do not match" if depth < 0 else f"where: deeper than {DEEPEST}")
         word = (token["word"] or "").lower()
+        operators += word in OPERATORS or (token["sign"] or ",") not in ",()"
+        if operators > MOST:
+            raise InputError(f"where: more than {MOST} operators; use IN for many values")
         called = word not in WORDS and where[place:].lstrip().startswith("(")
         if word and word not in WORDS and word not in (FUNCTIONS if called else COLUMNS):
             known = ", ".join(sorted(FUNCTIONS if called else COLUMNS))

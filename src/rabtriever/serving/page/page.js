@@ -87,7 +87,7 @@ function summary(ours, theirs, unable) {
   say([
     plural(n, "document"), " by meaning", which && `${which} no word with the query`,
     unable ? "." : `; ${theirs.hits.length} by words.`,
-    ours.truncated ? " The query is longer than the model reads; its end was left out." : "",
+    ours.truncated ? " The query is longer than the model reads; its beginning was left out." : "",
   ].join(""));
 }
 

@@ -20,6 +20,7 @@ router = APIRouter(tags=["documents"])
 Id = Annotated[str, Path(min_length=1, max_length=1000, description="The document's id; it may hold slashes.")]
 SCHEMA = DocumentsRequest.model_json_schema()
 SCHEMA["properties"]["documents"]["items"] = SCHEMA.pop("$defs")["NewDocument"]
+LINE = 2**23  # bytes of a line
 LINES = {"type": "string", "description": "One object a line, as in `documents`."}
 CONTENT: dict[str, Any] = {"application/json": {"schema": SCHEMA}, "application/x-ndjson": {"schema": LINES}}
 
@@ -80,7 +81,9 @@ def _check(body: BinaryIO) -> None:
 
 def _lines(body: BinaryIO) -> Iterator[Document]:
     body.seek(0)
-    for number, line in enumerate(body, 1):
+    for number, line in enumerate(iter(lambda: body.readline(LINE + 1), b""), 1):
+        if len(line) > LINE:
+            raise Refusal(422, f"line {number}: longer than {LINE >> 20} MB", "body")
         if not line.strip():
             continue
         try:

@@ -49,9 +49,8 @@ async def rerank_tei(body: TeiRequest, engine: Annotated[Engine, Depends(engine_
 
 async def _rerank(body: RerankRequest, engine: Engine, version: str) -> RerankResponse:
     texts = body.contents()
-    if body.max_tokens_per_doc:
-        texts = await engine.heads(texts, body.max_tokens_per_doc)
-    log_odds, probabilities, tokens = await engine.score(body.query, texts, body.model == "reranker")
+    most = body.max_tokens_per_doc or 0
+    log_odds, probabilities, tokens = await engine.score(body.query, texts, body.model == "reranker", most)
     results = [
         RerankResult(
             index=i,

@@ -47,7 +47,7 @@ async def health() -> dict[str, str]:
 
 @open_router.get("/ready", responses=refusals())
 async def ready(engine: Annotated[Engine, Depends(engine_of)]) -> dict[str, str]:
-    """Whether it can answer: 503 while the model is loaded, and while it shuts down."""
+    """Whether it can answer: 503 while the model is loaded."""
     return {"status": "ready"}
 
 
