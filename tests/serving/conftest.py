@@ -61,9 +61,7 @@ def running(index: Index, timeout: float = 20, **options: Any) -> Iterator[Live]
     """Serve an index from a thread."""
     settings = Settings(index.store.uri, limits=options.pop("limits", Limits()), **options)
     app = make_app(settings, failed=print, index=index)
-    server = uvicorn.Server(
-        uvicorn.Config(app, port=0, **{**serving_options(settings), "timeout_graceful_shutdown": 5})
-    )
+    server = uvicorn.Server(uvicorn.Config(app, port=0, **serving_options(settings)))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -1,8 +1,14 @@
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from serving.conftest import running
 
 from rabtriever.index import Index
+from rabtriever.serving import engine
+from rabtriever.serving.routes import documents as module
+from rabtriever.serving.settings import Limits
 
 NEW = {
     "id": "a/b 'c'?",
@@ -79,6 +85,46 @@ def test_a_wrong_field_is_named(standing, document, param):
     answer = standing.http.post("/v1/documents", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 422
     assert answer.json()["error"]["param"] == param
+
+
+def test_many_faults_are_told_by_the_first(standing):
+    for documents in ([0] * 500_000, [{"id": "a", "text": "b"}] * 2):
+        started = time.monotonic()
+        answer = standing.post("/v1/documents", documents=documents)
+        assert answer.status_code == 422 and answer.json()["error"]["param"].startswith("documents")
+        assert time.monotonic() - started < 5
+
+
+def test_a_line_is_bounded(live, monkeypatch):
+    monkeypatch.setattr(module, "LINE", 50)
+    answer = upload(live, [{"id": "new", "text": "x" * 60}])
+    assert answer.status_code == 422 and answer.json()["message"].startswith("line 1: longer")
+
+
+def test_a_write_that_has_begun_is_done(index, monkeypatch):
+    original = Index.upsert
+    monkeypatch.setattr(Index, "upsert", lambda *args: time.sleep(0.6) or original(*args))
+    with running(index, limits=Limits(timeout=0.3)) as live:
+        with ThreadPoolExecutor() as pool:
+            found = list(
+                pool.map(lambda i: live.post("/v1/documents", documents=[{"id": f"new{i}", "text": "rain"}]), "ab")
+            )
+            assert sorted(answer.status_code for answer in found) == [200, 504]  # the other had not begun
+        done = next(i for i, answer in zip("ab", found, strict=True) if answer.status_code == 200)
+        for i in "ab":
+            assert live.http.get(f"/v1/documents/new{i}").status_code == (200 if i == done else 404)
+        assert f"new{done}" in [hit["id"] for hit in live.post("/v1/search", query="rain").json()["hits"]]
+
+
+def test_the_index_is_tidied_after_some_changes(index, monkeypatch):
+    monkeypatch.setattr(engine, "CHANGES", 5)
+    with running(index) as live:
+        for i in range(6):
+            live.post("/v1/documents", documents=[{"id": f"new{i}", "text": "rain"}])
+        until = time.monotonic() + 5
+        while live.index.store.table.stats()["fragment_stats"]["num_fragments"] > 3:
+            assert time.monotonic() < until
+            time.sleep(0.05)
 
 
 def test_another_content_type_is_refused(standing):

@@ -55,6 +55,25 @@ def test_other_origins_are_not_let_in_unless_named(live, index):
         assert "access-control-allow-origin" not in other.headers
 
 
+def test_open_paths_take_no_body(live_with_keys):
+    for path in ("/health", "/", "/page/page.css", "/docs"):
+        assert live_with_keys.http.post(path, content=b"x").status_code == 413
+
+
+def test_a_request_must_come_in_time(index):
+    with running(index, limits=Limits(timeout=0.5)) as live:
+        address = ("127.0.0.1", int(live.url.rsplit(":", 1)[1]))
+        with socket.create_connection(address, timeout=5) as client:
+            client.sendall(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n")
+            for _ in range(4):
+                time.sleep(0.2)
+                client.sendall(b" ")
+            assert client.recv(100).startswith(b"HTTP/1.1 408")
+        with socket.create_connection(address, timeout=5) as client:
+            client.sendall(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 50_000)
+            assert b"400" in client.recv(100)
+
+
 def chunks(megabytes):
     yield from (b" " * 2**20 for _ in range(megabytes))
 

@@ -64,6 +64,8 @@ def test_teis_shape(standing):
         ("/v1/rerank", {"query": "a", "documents": ["b"] * 1001}, "documents"),
         ("/v2/rerank", {"query": "a", "documents": ["b"], "model": "rerank-v3.5"}, "model"),
         ("/v2/rerank", {"query": " ", "documents": ["b"]}, "query"),
+        ("/v2/rerank", {"query": "a", "documents": ["\x1c"], "max_tokens_per_doc": 5}, "document"),
+        ("/v2/rerank", {"query": "a", "documents": ["b"], "rank_fields": [0] * 100_000}, "rank_fields"),
     ],
 )
 def test_a_wrong_field_is_named(standing, path, body, param):

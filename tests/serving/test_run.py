@@ -110,6 +110,14 @@ def test_several_processes_answer_as_one(served):
         assert 'rabtriever_requests_total{method="POST",route="/v1/documents",status="200"} 12.0' in text
 
 
+def test_workers_that_cannot_start_end_it(served):
+    (served / "model" / "predictor.safetensors").write_bytes(b"broken")
+    command = [sys.executable, "-m", "rabtriever.cli", "serve", "index", "--model", "model", "--port", "0"]
+    for workers in ("1", "2"):
+        done = subprocess.run([*command, "--workers", workers], cwd=served, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and "model: a broken retriever" in done.stderr.splitlines()[-1]
+
+
 def test_keys_may_come_from_the_environment(served):
     with process(served, "--host", "0.0.0.0", RABTRIEVER_READ_KEYS=READ, RABTRIEVER_WRITE_KEYS=WRITE) as (_, http):
         assert http.get("/info").status_code == 401
@@ -128,6 +136,9 @@ def test_keys_may_come_from_the_environment(served):
         (["index", "--port", "99999999"], "--port 99999999: a port is"),
         (["index", "--keys", "nowhere"], "nowhere: keys cannot be read"),
         (["index", "--workers", "0"], "--workers 0"),
+        (["index", "--timeout", "0"], "--timeout 0.0: give a number above 0"),
+        (["index", "--searches", "-1"], "--searches -1"),
+        (["index", "--cors", "*"], "--cors *: any web page"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(served, monkeypatch, capsys, options, message):

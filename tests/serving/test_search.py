@@ -70,6 +70,12 @@ def test_a_query_that_was_cut_is_told(live):
         ({"query": "a", "where": "id IN (SELECT id FROM documents)"}, "where"),
         ({"query": "a", "where": "repeat(id, 1000000000) = 'a'"}, "where"),
         ({"query": "a", "where": "lower(id, id, id) = 3"}, "where"),
+        ({"query": "a", "where": "+".join("1" * 900) + " = 1"}, "where"),  # a planner's stack would not hold it
+        ({"query": "a", "where": "length(id) / 0 = 1", "mode": "bm25"}, "where"),
+        ({"query": "a", "where": "metadata = 'x'", "mode": "bm25"}, "where"),
+        ({"query": "a", "where": "metadata = 'x'", "hybrid": "rrf"}, "where"),
+        ({"query": "a" * 100_001}, "query"),
+        ({"query": "a", **{f"x{i}": 1 for i in range(40)}}, "body"),
         ({"query": "a", "where": "(" * 40 + "id = 'a'" + ")" * 40}, "where"),
     ],
 )

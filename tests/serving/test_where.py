@@ -48,6 +48,7 @@ def test_comparisons_of_columns_pass_and_lance_reads_them(standing, where):
         *("documents.id = 'a'", "id = $1", "id = ?", "id = @x", "id ~ 'a'", "id || id = 'a'", "CAST(id AS int) = 1"),
         *(
             "id = 'a')",
+            " OR ".join(["id = 'a'"] * 70),
             "()" * 40 + "(" * 40,
             "x" * 2001,
             "id[0] = 'a'",

@@ -287,7 +287,7 @@ class Engine:
             self.index.warm()
 
         with self._told("id"), self.metrics.stage("write"):
-            await self._writing.run(change)
+            await self._writing.run_whole(change)
         if self._changes >= CHANGES:
             self._changes = 0
             task = asyncio.create_task(self._tidy())

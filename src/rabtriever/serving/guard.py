@@ -149,7 +149,9 @@ class Guard:
             await asyncio.wait({answer})
             if gone.done():
                 raise _GoneError
-            raise Refusal(504, f"not done within {timeout:g} s, though a change may be; ask for less at a time")
+            if not answer.cancelled():  # a change that had begun
+                return answer.result()
+            raise Refusal(504, f"not done within {timeout:g} s; ask for less at a time")
         finally:
             over.set()
             for task in (answer, gone):

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
+from threading import Event
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -80,6 +81,23 @@ class Lane:
     async def run(self, work: Callable[..., Result], *args: Any) -> Result:  # noqa: ANN401
         """``work(*args)`` in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+
+    async def run_whole(self, work: Callable[..., Result], *args: Any) -> Result:  # noqa: ANN401
+        """As :meth:`run`, but what has begun is waited for, even by who is told to stop."""
+        begun = Event()
+
+        def begin() -> Result:
+            begun.set()
+            return work(*args)
+
+        task = asyncio.ensure_future(self.run(begin))
+        while True:
+            try:
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                if not begun.is_set():
+                    task.cancel()
+                    raise
 
     def close(self) -> None:
         """End its threads when they are done."""
