@@ -106,9 +106,8 @@ def test_a_write_that_has_begun_is_done(index, monkeypatch):
     monkeypatch.setattr(Index, "upsert", lambda *args: time.sleep(0.6) or original(*args))
     with running(index, limits=Limits(timeout=0.3)) as live:
         with ThreadPoolExecutor() as pool:
-            found = list(
-                pool.map(lambda i: live.post("/v1/documents", documents=[{"id": f"new{i}", "text": "rain"}]), "ab")
-            )
+            new = [[{"id": f"new{i}", "text": "rain"}] for i in "ab"]
+            found = list(pool.map(lambda documents: live.post("/v1/documents", documents=documents), new))
             assert sorted(answer.status_code for answer in found) == [200, 504]  # the other had not begun
         done = next(i for i, answer in zip("ab", found, strict=True) if answer.status_code == 200)
         for i in "ab":
