@@ -96,7 +96,7 @@ async def at_rate(server: Server, queries: Queries, rate: float, seconds: float)
 def merged(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Medians over turns; errors and requests added up."""
     return {
-        name: sum(turn[name] for turn in turns) if name in ("errors", "requests") else statistics.median(values)
+        name: sum(values) if name in ("errors", "requests") else round(statistics.median(values), 2)
         for name in turns[0]
         for values in [[turn[name] for turn in turns]]
     }
