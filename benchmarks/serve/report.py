@@ -24,12 +24,18 @@ def main() -> None:
     lines = [(DOCS / "serve.head.md").read_text().rstrip(), "", "## Measured", ""]
     machine = runs["tools"]
     lines += [
-        f"{machine['machine']}, {machine['cores']} cores, which the client shares; `models/tools`. To make it again:"
+        f"{machine['machine']}, {machine['cores']} cores, which the client shares; `models/tools`. To make it again"
     ]
-    lines += ["", "    python benchmarks/serve/run.py --data BEIR_FOLDERS --work FOLDER --quick --json", ""]
+    lines += ["(`--quick`: a minute of mixed load, not ten):", ""]
+    lines += ["    python benchmarks/serve/run.py --data BEIR_FOLDERS --work FOLDER --quick --json", ""]
     for run in runs.values():
         lines += _run(run)
-    lines += ["## wrk", "", "```", (RESULTS / "wrk.txt").read_text().rstrip(), "```"]
+    lines += [
+        "`throughput_16_vs_1`: searches a second of 16 clients over those of one. `rss_growth`: memory at the end over"
+    ]
+    lines += ["that after warming up. `overhead_ms`: a search's time but for encoding and scan, of one client.", ""]
+    wrk = (RESULTS / "wrk.txt").read_text().rstrip()
+    lines += ["## wrk, on the 199 tools; one connection and sixteen take turns", "", "```", wrk, "```"]
     (DOCS / "serve.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print("docs/serve.md", file=sys.stderr)
 

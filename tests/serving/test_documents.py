@@ -44,9 +44,9 @@ def test_what_another_process_writes_is_found(live, retriever):
     assert "lamp" not in [hit["id"] for hit in live.post("/v1/search", query="lamp").json()["hits"]]
 
 
-def upload(live, lines):
+def upload(live, lines, path="/v1/documents"):
     text = "".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines)
-    return live.http.post("/v1/documents", content=text.encode(), headers={"content-type": "application/x-ndjson"})
+    return live.http.post(path, content=text.encode(), headers={"content-type": "application/x-ndjson"})
 
 
 def test_an_upload_is_there_whole_or_not_at_all(live):
@@ -62,6 +62,8 @@ def test_an_upload_is_there_whole_or_not_at_all(live):
         answer = upload(live, [*[{**line, "text": "other"} for line in lines], bad])
         assert answer.status_code == 422 and answer.json()["message"].startswith(told)
     assert upload(live, []).status_code == 422
+    assert upload(live, lines[:1], "/v1/documents?upsert=false").status_code == 409
+    assert upload(live, [{"_id": "beir", "text": "rain"}], "/v1/documents?upsert=false").json()["written"] == 1
     assert live.http.get("/v1/documents/new0").json()["text"] == "music 0"
 
 

@@ -93,6 +93,12 @@ def test_what_is_no_json_is_told(standing, body):
     assert answer.status_code == 422 and answer.json()["error"]["param"] == "body"
 
 
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
+def test_another_content_type_is_told(standing, kind):
+    answer = standing.http.post("/v1/search", content=b'{"query": "a"}', headers={"content-type": kind} if kind else {})
+    assert answer.status_code == 415 and answer.json()["message"] == "send application/json"
+
+
 def test_half_a_character_is_told(standing):
     body = b'{"query": "\\ud800"}'
     answer = standing.http.post("/v1/search", content=body, headers={"content-type": "application/json"})

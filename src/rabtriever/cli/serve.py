@@ -20,12 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine alone)"
     )
     parser.add_argument("--port", type=int, default=8080, help="port; 0 takes a free one (default: 8080)")
-    keys = "file with lines `read KEY` or `write KEY`; also $RABTRIEVER_READ_KEYS and $RABTRIEVER_WRITE_KEYS"
+    keys = "file with lines `read KEY` or `write KEY`, the latter for both, of 16 characters or more; "
+    keys += "also $RABTRIEVER_READ_KEYS and $RABTRIEVER_WRITE_KEYS"
     parser.add_argument("--keys", metavar="FILE", help=keys)
     parser.add_argument(
         "--insecure", action="store_true", help="serve everyone who can reach the address, without keys"
     )
-    parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="let this origin's pages call")
+    parser.add_argument(
+        "--cors", action="append", default=[], metavar="ORIGIN", help="let this origin's pages call; repeatable"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes, each with the LLM in memory (default: 1)")
     add_flags(parser, Limits)
 
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         from rabtriever.serving.run import on_loopback, serve
     except ImportError as error:
-        raise InputError(f"serve: {error.name} is not installed; pip install 'rabtriever[serve]'") from None
+        raise InputError(f"{error.name} is not installed; pip install 'rabtriever[serve]'") from None
 
     settings = Settings(
         args.uri,

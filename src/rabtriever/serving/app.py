@@ -105,6 +105,9 @@ async def _refused(request: Request, refusal: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if request.method == "POST" and kind != "application/json" and not request.scope["rabtriever.upload"]:
+        return await _refused(request, Refusal(415, "send application/json"))
     param, message = first_fault(error.errors())
     return await _refused(request, Refusal(422, f"{param}: {message}", param))
 

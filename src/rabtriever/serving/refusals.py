@@ -70,4 +70,5 @@ def first_fault(errors: Sequence[Any]) -> tuple[str, str]:
     place = [str(part) for part in loc if part not in ("body", "path", "str")]
     if error["type"] == "json_invalid":
         return "body", "no JSON that can be read"
-    return ".".join(place) or "body", str(error["msg"]).removeprefix("Value error, ")
+    message = "is blank" if str(error["msg"]).endswith(r"'\S'") else str(error["msg"]).removeprefix("Value error, ")
+    return ".".join(place) or "body", message

@@ -6,6 +6,7 @@ import json
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,7 +26,7 @@ Text = Annotated[str, StringConstraints(pattern=r"\S", max_length=LONGEST)]
 Whole = Annotated[str, StringConstraints(max_length=LONGEST)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(lambda value: _whole(value))]
 Hits = Annotated[int, Field(ge=1, le=HITS), BeforeValidator(lambda value: _whole(value))]
-Identifier = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+Identifier = Annotated[str, StringConstraints(pattern=r"\S", max_length=1000)]
 Scorer = Literal["retriever", "reranker"]
 Mode = Literal["auto", "exact", "ann", "bm25"]
 MANY = 2**53  # the largest whole number that JSON's readers agree on
@@ -205,7 +206,7 @@ class NewDocument(Ours):
     model_config = ConfigDict(
         json_schema_extra=_have("anyOf", {"text": {"pattern": r"\S"}, "title": {"pattern": r"\S"}})
     )
-    id: Identifier
+    id: Identifier = Field(validation_alias=AliasChoices("id", "_id"))  # as BEIR's corpus.jsonl calls it
     text: Whole = ""
     title: Whole = ""
     metadata: dict[str, Any] = Field(default_factory=dict)

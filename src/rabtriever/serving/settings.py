@@ -19,8 +19,8 @@ class Limits:
 
     timeout: float = _told(60.0, "seconds that a request may take; uploads may take longer")
     searches: int = _told(128, "searches that wait or are worked at; one more is answered 429")
-    reranks: int = _told(16, "reranks, embeddings and uploads that wait or are worked at")
-    writes: int = _told(64, "changes that wait or are worked at")
+    reranks: int = _told(16, "reranks and embeddings, likewise")
+    writes: int = _told(64, "changes, likewise")
     body_mb: int = _told(8, "megabytes of a request; more is answered 413")
     upload_mb: int = _told(1024, "megabytes of an upload of documents, one a line")
     keep_minutes: int = _told(60, "minutes that versions of the index are kept; every change makes one")

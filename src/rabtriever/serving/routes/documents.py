@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Annotated, Any, BinaryIO
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
@@ -30,21 +30,25 @@ CONTENT: dict[str, Any] = {"application/json": {"schema": SCHEMA}, "application/
     responses=refusals(403, 409, 415, 422),
     openapi_extra={"requestBody": {"required": True, "content": CONTENT}},
 )
-async def add(request: Request, engine: Annotated[Engine, Depends(engine_of)]) -> DocumentsResponse:
+async def add(
+    request: Request,
+    engine: Annotated[Engine, Depends(engine_of)],
+    upsert: Annotated[bool, Query(description="The same as in the body; for uploads.")] = True,
+) -> DocumentsResponse:
     """Add documents, or replace those of the same ids, in one transaction.
 
     All of them are there, and found, when this is answered; on an error, none. An upload of any size has the content
-    type `application/x-ndjson` and an object as in `documents` on each line; it replaces.
+    type `application/x-ndjson` and an object as in `documents` on each line.
     """
     body: BinaryIO = request.scope["rabtriever.body"]
     if request.scope["rabtriever.upload"]:
         await asyncio.to_thread(_check, body)
-        written = await engine.write(lambda: _lines(body), replace=True)
+        written = await engine.write(lambda: _lines(body), upsert)
     else:
         if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             raise Refusal(415, "send application/json, or application/x-ndjson with a document on each line")
         asked = await asyncio.to_thread(_parsed, body.read())
-        written = await engine.write(lambda: (one.document() for one in asked.documents), asked.upsert)
+        written = await engine.write(lambda: (one.document() for one in asked.documents), asked.upsert and upsert)
     return DocumentsResponse(written=written, documents=await engine.count())
 
 

@@ -14,7 +14,7 @@ from rabtriever.serving.schemas import Embedding, EmbeddingsRequest, EmbeddingsR
 router = APIRouter(tags=["embeddings"])
 
 
-@router.post("/v1/embeddings", responses=refusals(422))
+@router.post("/v1/embeddings", responses=refusals(415, 422))
 async def embeddings(body: EmbeddingsRequest, engine: Annotated[Engine, Depends(engine_of)]) -> EmbeddingsResponse:
     """What the retriever keeps of queries or documents.
 

@@ -24,19 +24,19 @@ from rabtriever.serving.schemas import (
 router = APIRouter(tags=["rerank"])
 
 
-@router.post("/v1/rerank", response_model_exclude_none=True, responses=refusals(422))
+@router.post("/v1/rerank", response_model_exclude_none=True, responses=refusals(415, 422))
 async def rerank_v1(body: RerankRequest, engine: Annotated[Engine, Depends(engine_of)]) -> RerankResponse:
     """Judge the documents of the request."""
     return await _rerank(body, engine, "1")
 
 
-@router.post("/v2/rerank", response_model_exclude_none=True, responses=refusals(422))
+@router.post("/v2/rerank", response_model_exclude_none=True, responses=refusals(415, 422))
 async def rerank_v2(body: RerankRequest, engine: Annotated[Engine, Depends(engine_of)]) -> RerankResponse:
     """Judge the documents of the request."""
     return await _rerank(body, engine, "2")
 
 
-@router.post("/rerank", responses=refusals(422, model=TeiProblem))
+@router.post("/rerank", responses=refusals(415, 422, model=TeiProblem))
 async def rerank_tei(body: TeiRequest, engine: Annotated[Engine, Depends(engine_of)]) -> list[TeiResult]:
     """Judge the texts of the request."""
     log_odds, probabilities, _ = await engine.score(body.query, body.texts, body.model == "reranker")

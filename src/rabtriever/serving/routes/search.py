@@ -14,7 +14,7 @@ from rabtriever.serving.schemas import SearchHit, SearchRequest, SearchResponse,
 router = APIRouter(tags=["search"])
 
 
-@router.post("/v1/search", response_model_exclude_none=True, responses=refusals(422))
+@router.post("/v1/search", response_model_exclude_none=True, responses=refusals(415, 422))
 async def search(body: SearchRequest, engine: Annotated[Engine, Depends(engine_of)]) -> SearchResponse:
     """The best documents of the index for a query, or for each of several."""
     texts = body.queries or [body.query or ""]

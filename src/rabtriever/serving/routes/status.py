@@ -89,7 +89,7 @@ async def metrics(request: Request) -> PlainTextResponse:
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
-@open_router.get("/", include_in_schema=False)
+@open_router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 async def page() -> FileResponse:
     """The page."""
     return FileResponse(PAGE / "index.html", headers=HEADERS)
