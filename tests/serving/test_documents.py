@@ -117,6 +117,16 @@ def test_a_write_that_has_begun_is_done(index, monkeypatch):
         assert f"new{done}" in [hit["id"] for hit in live.post("/v1/search", query="rain").json()["hits"]]
 
 
+def test_a_change_is_answered_although_the_next_search_could_not_be_prepared(live, monkeypatch):
+    def broken(self):
+        raise OSError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Index, "warm", broken)
+        assert live.post("/v1/documents", documents=[{"id": "new", "text": "rain"}]).status_code == 200
+    assert live.http.get("/v1/documents/new").status_code == 200
+
+
 def test_the_index_is_tidied_after_some_changes(index, monkeypatch):
     monkeypatch.setattr(engine, "CHANGES", 5)
     with running(index) as live:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rabtriever.serving.engine import SLICE, slices
+from rabtriever.serving.texts import SLICE, slices
 
 TEXTS = ["turn the lamp light", "find the weather", "a recipe for bread", "play music", "find the weather"]
 

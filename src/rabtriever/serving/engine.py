@@ -23,40 +23,17 @@ from rabtriever.serving.lanes import Batcher, Lane, Places, timed
 from rabtriever.serving.metrics import Metrics
 from rabtriever.serving.refusals import Refusal
 from rabtriever.serving.settings import Limits
+from rabtriever.serving.texts import Texts, slices
 from rabtriever.serving.where import check_where
 
 logger = logging.getLogger("rabtriever.serving")
 BATCH = 512  # tokens of queries that are encoded together
-SLICE = 256  # tokens that a rerank reads before others have their turn
 LATENTS = 100_000  # documents whose latents are remembered
 CACHES = 2**28  # bytes of document caches that the reranker keeps
 THEIRS = ("where", "hybrid", "query", "document", "add", "delete")  # how messages of a client's faults begin
 LONG = 2000  # characters from which on a text is not tokenised on the event loop
 CHANGES = 100  # of the index, before its small files are joined
 UPLOADED = 256  # documents of an upload that are parsed together
-
-
-@dataclass
-class Texts:
-    """Some texts' sizes.
-
-    Attributes:
-        lengths: Tokens of each, before it is cut.
-        budget: What the prompt leaves each.
-    """
-
-    lengths: list[int]
-    budget: int
-
-    @property
-    def kept(self) -> list[int]:
-        """Tokens that are read of each."""
-        return [min(length, self.budget) for length in self.lengths]
-
-    @property
-    def cut(self) -> int:
-        """How many were cut."""
-        return sum(length > self.budget for length in self.lengths)
 
 
 @dataclass
@@ -284,7 +261,10 @@ class Engine:
         def change() -> None:
             work(*args)
             self._changes += 1
-            self.index.warm()
+            try:
+                self.index.warm()
+            except Exception as error:  # it is done all the same; the next search will try again
+                logger.warning("the index was not opened after a change: %s", type(error).__name__)
 
         with self._told("id"), self.metrics.stage("write"):
             await self._writing.run_whole(change)
@@ -332,17 +312,3 @@ def _each(rows: IO[bytes], dim: int) -> Iterator[np.ndarray]:
     """Latents float32 (dim,) from a file of them."""
     while row := rows.read(4 * dim):
         yield np.frombuffer(row, np.float32)
-
-
-def slices(texts: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]:
-    """Neighbouring texts of at most ``SLICE`` tokens together, or one."""
-    piece: list[str] = []
-    total = 0
-    for text, size in zip(texts, sizes, strict=True):
-        if piece and total + size > SLICE:
-            yield piece
-            piece, total = [], 0
-        piece.append(text)
-        total += size
-    if piece:
-        yield piece
