@@ -19,14 +19,10 @@ from transformers import (
 )
 
 from rabtriever.data import Document, RetrievalData
-from rabtriever.reranker import GenerativeReranker
+from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 
 SOURCE = Path(__file__).parents[1] / "src"
-newest = max(path.stat().st_mtime for path in SOURCE.rglob("*.py"))
-for compiled in SOURCE.rglob("__pycache__/*.nb[ic]"):  # numba asks after a function's own file, not what it calls
-    if compiled.stat().st_mtime < newest:
-        compiled.unlink()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,7 +11,7 @@ from rabtriever.cli.demo import IndexSystem
 from rabtriever.data import load_data
 from rabtriever.evaluation import BM25, evaluate
 from rabtriever.index import Index
-from rabtriever.reranker import GenerativeReranker
+from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rabtriever.errors import InputError
-from rabtriever.reranker import GenerativeReranker
+from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 
 QUERIES = ["rain", "please show me the weather for my city"]

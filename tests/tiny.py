@@ -4,11 +4,13 @@ from pathlib import Path
 
 import torch
 
+from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.llm.loading import load_llm
 from rabtriever.llm.prompt import PromptTemplate
-from rabtriever.predictor import Predictor
-from rabtriever.reranker import GenerativeReranker
+from rabtriever.llm.prompted import PromptedLLM
+from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
+from rabtriever.scoring.predictor import Predictor
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3_text", "mistral")
 WORDS = (
@@ -20,13 +22,14 @@ TEMPLATE = PromptTemplate(document_tokens=24, query_tokens=24)
 
 def make_reranker(folder: Path) -> GenerativeReranker:
     """A reranker on a saved LLM, in float32 on the CPU."""
-    return GenerativeReranker(load_llm(str(folder), dtype=torch.float32, device="cpu"), TEMPLATE)
+    return GenerativeReranker(PromptedLLM(load_llm(str(folder), dtype=torch.float32, device="cpu"), TEMPLATE))
 
 
 def make_retriever(reranker: GenerativeReranker) -> Rabtriever:
     """A retriever with a random predictor."""
     torch.manual_seed(0)
-    predictor = Predictor(reranker.backbone.hidden_size, width=16)
+    llm = reranker.llm
+    predictor = Predictor(llm.hidden_size, hidden_units=16, choice_direction=llm.choice_direction)
     for side in ("query", "document", "output"):
-        predictor.standardise(side, torch.randn(50, reranker.backbone.hidden_size) * 2 + 1)
-    return Rabtriever(reranker, predictor)
+        predictor.fit_normalization(side, torch.randn(50, llm.hidden_size) * 2 + 1)
+    return Rabtriever(LLMEncoder(llm), predictor, reranker=reranker)

@@ -42,7 +42,7 @@ def main() -> None:
     prompt, data = reranker.prompt, load_data(str(Path(args.data) / "metatool"))
     texts = sorted(some_texts(Path(args.data) / "nfcorpus", 32), key=lambda text: len(prompt.document_ids([text])[0]))
     tokens = sum(map(len, prompt.document_ids(texts)))
-    asked = prompt.query_ids(list(data.judged("test", 6).values()))
+    asked = prompt.query_ids(list(data.labelled_queries("test", 6).values()))
     read = prompt.document_ids([document.content for document in list(data.documents.values())[:40]])
     long = prompt.query_ids([" ".join(data.queries.values())[:2000]], alone=True)[0]
     jobs = {f"query{n}": ([long[:n]], "mean") for n in (16, 64)}

@@ -31,7 +31,7 @@ def main() -> None:
     lines += ["## One query, ms", "", *_queries(run["queries"])]
     lines += [f"## The reranker: a query against {run['rank']['documents']} tools", "", *_rank(run["rank"])]
     if found:
-        lines += ["## Fidelity", "", *_fidelity(found)]
+        lines += ["## Agreement", "", *_fidelity(found)]
     lines += ["## Candidates for a backend", "", *_candidates(candidates)]
     (DOCS / "encode.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print("docs/encode.md", file=sys.stderr)

@@ -30,7 +30,7 @@ from rabtriever import Rabtriever, load_data
 from rabtriever.bm25 import BM25
 from rabtriever.evaluation import evaluate
 from rabtriever.llm.backbone import token_batches
-from rabtriever.llm.torch_reader import TOKEN_BUDGET, TOKENS
+from rabtriever.llm.torch_engine import TOKEN_BUDGET, TOKENS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from record import machine
@@ -115,7 +115,6 @@ def floors(retriever: Rabtriever) -> dict[str, Any]:
     if not CUDA:
         from rabtriever.llm.int8.forward import product
         from rabtriever.llm.int8.weights import rounded, stack
-        from rabtriever.llm.int8.workers import together
 
         packed = tuple(stack([rounded(b)]))
         codes, threads = np.full((size, size), 128, np.uint8), torch.get_num_threads()
@@ -207,7 +206,7 @@ def queries(models: Models, data: Any, turns: int) -> dict[str, Any]:
 def rank(models: Models, data: Any, turns: int, quick: bool) -> dict[str, Any]:
     """One query against all tools: whole pairs in padded batches, against cached documents; and tokens of both."""
     tools = [document.content for document in data.documents.values()]
-    asked = list(data.judged("dev", 60).values())
+    asked = list(data.labelled_queries("dev", 60).values())
     ways: dict[str, Callable[[], Any]] = {}
     for name in ["bfloat16", "auto"] if quick else models:
         teacher, left = models[name].teacher, asked[: turns + 1]
@@ -242,7 +241,7 @@ def whole_pairs(retriever: Rabtriever, query: str, documents: list[str]) -> torc
 def fidelity(models: Models, folder: Path, data: Any, quick: bool) -> dict[str, Any]:
     """What the log-odds and rankings are, against float32's; and what a text's company does to its log-odds."""
     ids, tools = list(data.documents), [document.content for document in data.documents.values()]
-    judged = data.judged("test", 60 if quick else 500)
+    judged = data.labelled_queries("test", 60 if quick else 500)
     right = [data.qrels["test"][query] for query in judged]
     scores, pairs = {}, {}
     some, few = list(judged.values())[: 6 if quick else 12], tools[:60]

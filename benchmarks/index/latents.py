@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rabtriever.data import load_data, mixture
+from rabtriever.data import load_data
 from rabtriever.retriever import Rabtriever
-from rabtriever.training.cache import StateCache
-from rabtriever.training.distillation import distill
-from rabtriever.training.settings import Distillation
+from rabtriever.training.config import DistillConfig
+from rabtriever.training.distill import distill
+from rabtriever.training.teacher_cache import TeacherCache
 
 TEACHER = Path(__file__).parents[2] / "models" / "general"
 TAUGHT = ("metatool", "saycan_next", "esconv", "openbookqa", "strategyqa_facts")
@@ -57,11 +57,11 @@ def latents(data: Path, work: Path, kind: str) -> Latents:
     """Latents of a predictor of this kind."""
     folder = work / f"{kind}128"
     if not folder.is_dir():
-        mixed = mixture([load_data(data / name) for name in TAUGHT], 2500, 0)
+        mixed = concatenate([load_data(data / name) for name in TAUGHT], 2500, 0)
         size = {"teacher_calls": 3000, "steps": 3000} if kind == "mlp" else {"teacher_calls": 1500, "steps": 2000}
-        distill(mixed, TEACHER, folder, Distillation(predictor=kind, width=128, rounds=4, **size))
+        distill(mixed, TEACHER, folder, DistillConfig(predictor=kind, width=128, rounds=4, **size))
     student = Rabtriever.from_pretrained(folder)
-    cache, fold = StateCache(student.teacher), student.predictor.fold(student.teacher.w)
+    cache, fold = TeacherCache(student.teacher), student.predictor.fold(student.teacher.w)
 
     def states(side: str, texts: list[str]) -> np.ndarray:
         return cache.states(side, texts, student.pooling).numpy()
@@ -75,11 +75,11 @@ def latents(data: Path, work: Path, kind: str) -> Latents:
         documents.append(fold.document(states("document", texts)))
         all_texts += texts
         if name in ASKED:
-            some = list(source.judged("test", QUERIES).values())
+            some = list(source.labelled_queries("test", QUERIES).values())
             queries.append(fold.query(states("query", some)))
             all_asked += some
         if name in JUDGED:
-            asked = source.judged("test", 300)
+            asked = source.labelled_queries("test", 300)
             qrels, ids = source.qrels["test"], list(source.documents)
             right = np.array([[qrels[query].get(document, 0) > 0 for document in ids] for query in asked])
             judged[name] = documents[-1], fold.query(states("query", list(asked.values()))), right

@@ -23,7 +23,7 @@ import torch
 from record import machine
 
 from rabtriever import Rabtriever
-from rabtriever.index.codes import Codes
+from rabtriever.index.quantization import QuantizedLatents
 from rabtriever.index.scan import scan
 
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -41,13 +41,13 @@ def measured(retriever: Rabtriever, documents: list[list[int]], asked: list[int]
         fold.document(backbone.states(documents, retriever.pooling).numpy()), (CANDIDATES, len(query[0]))
     )
     latents[:, :-1] += 0.1 * np.random.default_rng(0).standard_normal(latents[:, :-1].shape, np.float32)
-    codes, live = Codes.encode(latents, fold.positive, "int8"), np.ones(-(-CANDIDATES // 64) * 64, np.uint8)
+    codes, live = QuantizedLatents.encode(latents, fold.positive, "int8"), np.ones(-(-CANDIDATES // 64) * 64, np.uint8)
     live[CANDIDATES:] = 0
-    kept, rows = backbone.read_documents(documents), torch.arange(len(documents))
+    kept, rows = backbone.prefill(documents), torch.arange(len(documents))
     ways: dict[str, tuple[Callable[[], Any], int, int]] = {
         "teacher": (lambda: backbone.states([ids + asked for ids in documents]), len(documents), 1),
         "teacher, kept documents": (
-            lambda: backbone.read_queries(kept, rows, [asked] * len(documents)),
+            lambda: backbone.encode_with_prefix(kept, rows, [asked] * len(documents)),
             len(documents),
             1,
         ),

@@ -32,7 +32,7 @@ from record import machine
 
 from rabtriever.data import Document
 from rabtriever.index import Index, view
-from rabtriever.index.codes import Codes
+from rabtriever.index.quantization import QuantizedLatents
 from rabtriever.index.scan import propose, scan
 from rabtriever.index.view import Part, View
 from rabtriever.retriever import Rabtriever
@@ -96,11 +96,11 @@ def scans(real: Any, documents: np.ndarray, kind: str, repeats: int) -> dict[str
         if n > 10**6 and precision != "int8":
             continue
         started = time.perf_counter()
-        codes = Codes.encode(documents, real.positive, precision)
+        codes = QuantizedLatents.encode(documents, real.positive, precision)
         built = time.perf_counter() - started
         words = np.ascontiguousarray(codes.blocks).reshape(-1).view(np.int64)
 
-        def ours(i: int, threads: int = 1, many: int = 1, codes: Codes = codes) -> Any:
+        def ours(i: int, threads: int = 1, many: int = 1, codes: QuantizedLatents = codes) -> Any:
             some = thirty_two if many > 1 else queries[i % len(queries)][None]
             return propose(codes, some, live, k, threads=threads)
 
@@ -156,7 +156,10 @@ def int8_loss(real: Any) -> dict[str, Any]:
     """R@10 by float32 and by int8 codes alone, without the second look that a search takes."""
     found = {}
     for name, (documents, queries, right) in real.judged.items():
-        codes, live = Codes.encode(documents, real.positive, "int8"), np.ones(-(-len(documents) // 64) * 64, np.uint8)
+        codes, live = (
+            QuantizedLatents.encode(documents, real.positive, "int8"),
+            np.ones(-(-len(documents) // 64) * 64, np.uint8),
+        )
         live[len(documents) :] = 0
         positions, scores, _ = propose(codes, queries, live, 10)
         exact = [found for found, _ in scan(queries, codes, documents, live, 10)]
@@ -289,7 +292,7 @@ def opening(uri: str, model: str, queries: str) -> dict[str, float]:
     retriever = Rabtriever.from_pretrained(model)
     Index.open(uri, retriever).store.snapshot(1)  # Lance's threads and caches are not what is asked about
     chance = np.load(queries)[::4]
-    warm = Codes.encode(chance, retriever.positive, "int8")
+    warm = QuantizedLatents.encode(chance, retriever.positive, "int8")
     propose(warm, chance, np.ones(len(warm.bias), np.uint8), 3)
     gc.collect()
     before = _resident()

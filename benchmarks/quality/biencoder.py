@@ -20,9 +20,9 @@ from torch import Tensor
 from rabtriever.bm25 import BM25
 from rabtriever.data import RetrievalData
 from rabtriever.llm.backbone import Backbone
-from rabtriever.llm.folder import ADAPTER, new_folder, write_config
 from rabtriever.llm.loading import load_base, native_dtype
 from rabtriever.llm.prompt import Prompt, PromptTemplate
+from rabtriever.persistence.folder import ADAPTER, atomic_folder, write_config
 
 TEMPLATE = PromptTemplate(document="Document: {document}\nEmbedding:", query="Query: {query}\nEmbedding:")
 
@@ -85,7 +85,7 @@ def train(data: RetrievalData, out: Path, settings: Settings) -> None:
         log.append({"step": step, "loss": round(loss.item(), 4), "accuracy": round(accuracy.item(), 4)})
         if step % 10 == 0:
             print(json.dumps(log[-1]), file=sys.stderr, flush=True)
-    with new_folder(out) as folder:
+    with atomic_folder(out) as folder:
         model.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)
         (folder / ADAPTER / "README.md").unlink(missing_ok=True)
         (folder / "train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))

@@ -19,17 +19,17 @@ from quality.jobs import Job, folder
 from quality.measuring import Bench, expected_calibration_error, minilm_folder, paired_test
 from record import machine
 
-from rabtriever.calibration import Calibration
-from rabtriever.data import RetrievalData, load_data, mixture
+from rabtriever.data import RetrievalData, load_data
 from rabtriever.evaluation import read_run
-from rabtriever.llm.folder import read_config, write_json
 from rabtriever.llm.prompt import PromptTemplate
-from rabtriever.reranker import GenerativeReranker
+from rabtriever.persistence.folder import read_config, write_json
+from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
-from rabtriever.training.cache import StateCache
-from rabtriever.training.distillation import distill
-from rabtriever.training.reranker import train_reranker
-from rabtriever.training.settings import Distillation, RerankerTraining
+from rabtriever.scoring.calibration import Calibration
+from rabtriever.training.config import DistillConfig, RerankerTrainingConfig
+from rabtriever.training.distill import distill
+from rabtriever.training.teacher_cache import TeacherCache
+from rabtriever.training.train_reranker import train_reranker
 
 
 def run(job: Job, args: argparse.Namespace) -> None:
@@ -75,7 +75,7 @@ def _base(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load(args: argparse.Namespace, names: list[str], most: int | None = None, seed: int = 0) -> RetrievalData:
-    return mixture([load_data(args.data / name) for name in names], most, seed)
+    return concatenate([load_data(args.data / name) for name in names], most, seed)
 
 
 def _folder(args: argparse.Namespace, name: str) -> Path:
@@ -90,14 +90,14 @@ def _teacher(job: Job, args: argparse.Namespace, record: _Record) -> None:
     if not out.is_dir():
         prompt = PromptTemplate.from_dict(o["prompt"]) if "prompt" in o else None
         model = str(_folder(args, o["model"])) if "model" in o else "smollm2"
-        train_reranker(data, out, model, prompt, RerankerTraining(**o["settings"]))
+        train_reranker(data, out, model, prompt, RerankerTrainingConfig(**o["settings"]))
     record.extra["log"] = [json.loads(line) for line in (out / "train_log.jsonl").read_text().splitlines()]
-    cache = StateCache(GenerativeReranker.from_pretrained(out))
+    cache = TeacherCache(GenerativeReranker.from_pretrained(out))
     record.rows = []
     for task, split, limit in o.get("evaluate", []):
         bench = Bench(_load(args, [task]), split, limit, 0)
         scores = bench.teacher(cache)
-        settings = RerankerTraining(**o["settings"])
+        settings = RerankerTrainingConfig(**o["settings"])
         objective = settings.objective + (" + student" if settings.student_weight else "")
         shape = {"task": task, "split": split, "system": "reranker", "objective": objective}
         row = {**shape, "teacher": job.name, "n_queries": len(bench.texts), **bench.quality(scores)}
@@ -116,7 +116,7 @@ def _students(job: Job, args: argparse.Namespace, record: _Record) -> None:
     o = job.options
     data = _load(args, o["tasks"], o.get("per_task"), 0)
     teacher = GenerativeReranker.from_pretrained(_folder(args, o["teacher"]))
-    cache = StateCache(teacher)
+    cache = TeacherCache(teacher)
     evaluate = o.get("evaluate", [])
     benches = [Bench(_load(args, [task]), split, limit, 0) for task, split, limit, *_ in evaluate]
     judged = [bench.teacher(cache) if more else None for bench, (_, _, _, *more) in zip(benches, evaluate, strict=True)]
@@ -126,7 +126,7 @@ def _students(job: Job, args: argparse.Namespace, record: _Record) -> None:
             continue
         changes = {**o.get("settings", {}), **variant}
         kept = changes.pop("system", None)
-        settings = Distillation(**changes)
+        settings = DistillConfig(**changes)
         out = args.work / job.name / (folder(kept) if kept else "partial")
         shutil.rmtree(out, ignore_errors=True)
         started = time.monotonic()
@@ -172,9 +172,9 @@ def _scores(
 ) -> dict[str, np.ndarray]:
     """Every system's scores (n_queries, n_documents); the first stage, if there is one, decides on the candidates."""
     teacher = GenerativeReranker.from_pretrained(_folder(args, o["teacher"]))
-    caches = {teacher.fingerprint: StateCache(teacher)}
+    caches = {teacher.fingerprint: TeacherCache(teacher)}
     for student in students.values():
-        caches.setdefault(student.teacher.fingerprint, StateCache(student.teacher))
+        caches.setdefault(student.teacher.fingerprint, TeacherCache(student.teacher))
     scores = {name: bench.student(s, caches[s.teacher.fingerprint]) for name, s in students.items()}
     scores["bm25"] = bench.bm25()
     first = o.get("first_stage", "")
@@ -201,7 +201,7 @@ def _candidates(o: dict[str, Any]) -> str:
 
 def _provenance(config: dict[str, Any]) -> dict[str, Any]:
     """How a student was made."""
-    settings = Distillation(**config["training"])
+    settings = DistillConfig(**config["training"])
     return {
         "objective": _objective(settings),
         "predictor": settings.predictor,
@@ -237,7 +237,7 @@ def _calibration(bench: Bench, scores: np.ndarray, fitted: Calibration | None) -
     return report
 
 
-def _name(settings: Distillation) -> str:
+def _name(settings: DistillConfig) -> str:
     """What the tables call such a student."""
     if not settings.teacher_calls:
         return "labels-only"
@@ -248,7 +248,7 @@ def _name(settings: Distillation) -> str:
     return "retriever" if settings.kl_weight else "regression"
 
 
-def _objective(settings: Distillation) -> str:
+def _objective(settings: DistillConfig) -> str:
     if not settings.teacher_calls:
         return "labels"
     divergence = "squares" if settings.divergence == "squares" else f"KL ({settings.divergence})"

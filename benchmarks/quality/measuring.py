@@ -13,7 +13,7 @@ from rabtriever.bm25 import BM25
 from rabtriever.data import RetrievalData, Run
 from rabtriever.evaluation import measure
 from rabtriever.retriever import Rabtriever
-from rabtriever.training.cache import StateCache
+from rabtriever.training.teacher_cache import TeacherCache
 
 SHOWN = ("R@1", "R@3", "R@10", "MRR@10", "nDCG@10")
 FLIPS = 20_000  # sign flips of the paired randomisation test
@@ -32,7 +32,7 @@ class Bench:
 
     def __init__(self, data: RetrievalData, split: str, limit: int | None, seed: int) -> None:
         self.data, self.split = data, split
-        self.queries = data.judged(split, limit, seed)
+        self.queries = data.labelled_queries(split, limit, seed)
         self.texts = list(self.queries.values())
         self.ids = list(data.documents)
         self.contents = [document.content for document in data.documents.values()]
@@ -51,7 +51,7 @@ class Bench:
         """Let all systems rank only the documents of a run."""
         self.candidates = np.array([[d in run.get(q, {}) for d in self.ids] for q in self.queries])
 
-    def student(self, retriever: Rabtriever, cache: StateCache) -> np.ndarray:
+    def student(self, retriever: Rabtriever, cache: TeacherCache) -> np.ndarray:
         """The student's log-odds."""
         z_q = cache.states("query", self.texts, retriever.pooling)
         z_d = cache.states("document", self.contents, retriever.pooling)
@@ -59,7 +59,7 @@ class Bench:
             blocks = [retriever.predictor.log_odds(some, z_d, retriever.teacher.w) for some in z_q.split(64)]
         return torch.cat(blocks).numpy()
 
-    def teacher(self, cache: StateCache) -> np.ndarray:
+    def teacher(self, cache: TeacherCache) -> np.ndarray:
         """The teacher's log-odds of the candidates; NaN elsewhere."""
         pairs = torch.from_numpy(np.argwhere(self.candidates))
         states, _ = cache.context_embeddings(self.texts, self.contents, pairs)

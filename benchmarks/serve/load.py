@@ -14,7 +14,7 @@ from server import Server
 
 
 class Queries:
-    """Texts that are asked once each."""
+    """TokenCounts that are asked once each."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = iter(texts)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rabtriever.errors import InputError
     from rabtriever.index import Hit, Index
     from rabtriever.llm.prompt import PromptTemplate
-    from rabtriever.reranker import GenerativeReranker
+    from rabtriever.rerankers.generative import GenerativeReranker
     from rabtriever.retriever import Rabtriever
 
 __version__ = "0.1.0"

@@ -1,19 +1,42 @@
-"""The one exception that means: the input is wrong, and this is what to do about it."""
+"""What goes wrong, by kind: each is one line that names the input, the fault and the remedy."""
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
-    """Bad input, told in one line that names the input, the fault and the remedy.
+    """Bad input. The command line prints the line and exits with 2; the server answers 422.
 
-    The command line prints the line and exits with 2.
+    Args:
+        message: One line that names the input, the fault and the remedy.
+        param: The parameter that is wrong, such as ``where``, if one is.
+        position: Position of the text that is wrong in the list it came in, if it came in one.
     """
+
+    def __init__(self, message: str, *, param: str | None = None, position: int | None = None) -> None:
+        super().__init__(message)
+        self.param, self.position = param, position
+
+
+class NotFoundError(InputError):
+    """Something that was named does not exist: a document, a version, a model, an index."""
+
+
+class ConflictError(InputError):
+    """Something exists already: a document of this id, a folder."""
 
 
 class BusyError(InputError):
-    """Not now: another is at work, and the same may succeed when it is done."""
+    """Another writer is at work; the same call may succeed later."""
+
+
+class StorageError(InputError):
+    """A folder or table cannot be written: no space, no permission."""
+
+
+class CorruptIndexError(InputError):
+    """An index that cannot be read."""
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, in one line of bearable length."""
+    """Returns a library's error as one line of at most 200 characters and its type."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,68 +1,79 @@
-"""The student: query and document encoded apart by the teacher's own LLM, judged together by the folded predictor."""
+"""The student: queries and documents encoded separately, scored together by the folded predictor."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from typing_extensions import Unpack
 
-from rabtriever.calibration import Calibration
-from rabtriever.errors import InputError, first_line
-from rabtriever.fold import folded_scores
-from rabtriever.llm.backbone import Pooling
-from rabtriever.llm.folder import ADAPTER, new_folder, read_config, write_config
-from rabtriever.predictor import Predictor
-from rabtriever.recent import Recent
-from rabtriever.reranker import GenerativeReranker
+from rabtriever.caching import LRUCache
+from rabtriever.encoders.base import Encoder, Kind
+from rabtriever.encoders.llm import LLMEncoder
+from rabtriever.errors import InputError, NotFoundError, first_line
+from rabtriever.llm.backbone import MAX_KV_CACHE_BYTES
+from rabtriever.llm.loading import LoadOptions
+from rabtriever.llm.prompted import PromptedLLM
+from rabtriever.persistence.folder import ADAPTER, atomic_folder, read_config, write_config
+from rabtriever.persistence.hub import HubOptions, resolve_model
+from rabtriever.rerankers.generative import GenerativeReranker
+from rabtriever.scoring.calibration import Calibration
+from rabtriever.scoring.fold import score_latents
+from rabtriever.scoring.predictor import Predictor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PREDICTOR = "predictor.safetensors"
-LONGEST = 4096  # characters of a text that is worth remembering
+MAX_CACHED_TEXT_LENGTH = 4096  # characters
 
 
 class Rabtriever:
     """A retriever distilled from a generative reranker (arXiv 2604.23336).
 
     Args:
-        teacher: The reranker; its LLM, frozen, is the encoder.
-        predictor: The trained predictor.
-        pooling: How a segment's state is read.
-        calibration: What makes its log-odds a probability.
-        query_cache: How many queries' encodings to remember, those last used; 0 remembers none.
-        document_cache: How many documents' latents to remember.
+        encoder: Texts to embeddings, frozen.
+        predictor: The trained predictor over its embeddings.
+        calibration: What makes log-odds probabilities; the identity if None.
+        reranker: Scores the best documents when a search asks for it; None if there is none.
+        query_cache: Number of queries whose encodings are cached; 0 caches none.
+        document_cache: Number of documents whose latents are cached.
 
     Attributes:
-        known: ``query`` and ``document``: text -> float32 (dim,), those last used.
+        layout: What the columns of its latents mean.
+        dim: Numbers of a latent, bias included.
+        fingerprint: Identifies everything that changes a log-odds.
+        name_or_path: Folder it was loaded from or saved to.
     """
 
     def __init__(
         self,
-        teacher: GenerativeReranker,
+        encoder: Encoder,
         predictor: Predictor,
-        pooling: Pooling = "mean",
         calibration: Calibration | None = None,
+        reranker: GenerativeReranker | None = None,
+        *,
         query_cache: int = 10_000,
         document_cache: int = 0,
     ) -> None:
-        self.known: dict[str, Recent[str, np.ndarray]] = {
-            "query": Recent(query_cache),
-            "document": Recent(document_cache),
-        }
+        self.encoder, self.predictor, self.reranker = encoder, predictor.eval(), reranker
         self.calibration = calibration or Calibration()
-        self.teacher, self.predictor, self.pooling = teacher, predictor.eval(), pooling
-        self.source: str | None = None  # the folder it was loaded from or saved to
-        self._fold = predictor.fold(teacher.w)
-        self.positive = self._fold.positive
-        self.dim = len(self._fold.units_q.bias) + 1
-        digest = hashlib.sha256(f"{teacher.fingerprint}/{pooling}/{predictor.kind}".encode())
+        self.name_or_path: str | None = None
+        self._fold = predictor.fold()
+        self.layout, self.dim = self._fold.layout, self._fold.layout.width + 1
+        self._query_cache: LRUCache[str, np.ndarray] = LRUCache(query_cache)
+        self._document_cache: LRUCache[str, np.ndarray] = LRUCache(document_cache)
+        digest = hashlib.sha256(f"{encoder.fingerprint}/{predictor.kind}".encode())
         for name, value in sorted(predictor.state_dict().items()):
             digest.update(name.encode() + value.contiguous().numpy().tobytes())
         self.fingerprint = digest.hexdigest()
@@ -70,140 +81,219 @@ class Rabtriever:
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | Path,
+        name_or_path: str | Path,
+        *,
+        hub: HubOptions | None = None,
         query_cache: int = 10_000,
         document_cache: int = 0,
-        **options: Any,  # noqa: ANN401
+        kv_cache_bytes: int = MAX_KV_CACHE_BYTES,
+        **options: Unpack[LoadOptions],
     ) -> Rabtriever:
-        """Load a retriever.
+        """Loads a retriever and its reranker.
 
         Args:
-            folder: What ``save_pretrained`` or ``rabtriever distill`` wrote.
-            query_cache: How many queries' encodings to remember; 0 remembers none.
-            document_cache: How many documents' latents to remember.
-            **options: ``dtype``, ``device`` and ``backend`` of the LLM.
+            name_or_path: ``tools`` (the model that ships), a folder that :meth:`save_pretrained` or
+                `rabtriever distill` wrote, or a hub id ``owner/name``.
+            hub: ``revision``, ``token`` and ``local_files_only`` of a hub id.
+            query_cache: Number of queries whose encodings are cached; 0 caches none.
+            document_cache: Number of documents whose latents are cached.
+            kv_cache_bytes: Memory for the reranker's document caches.
+            **options: ``device``, ``dtype`` and ``backend`` of the LLM.
 
         Raises:
             InputError: no retriever there.
         """
+        folder = resolve_model(name_or_path, hub)
+        if folder is None:
+            raise NotFoundError(f"{name_or_path}: no retriever there; make one with `rabtriever distill`")
         config = read_config(folder)
-        if "predictor" not in config:
-            raise InputError(
-                f"{folder}: a reranker, not a retriever; make one with `rabtriever distill --teacher {folder}`"
-            )
-        weights = Path(folder) / PREDICTOR
-        if not weights.is_file():
-            raise InputError(f"{folder}: {PREDICTOR} is missing; copy the whole folder or distill again")
-        try:
-            shape = config["predictor"]
-            predictor = Predictor(shape["hidden_size"], shape["width"], kind=shape["kind"])
-            predictor.load_state_dict(load_file(weights))
-            pooling = config["pooling"]
-            calibration = Calibration(**config.get("calibration", {}).get("retriever", {}))
-        except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
-            raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
-        teacher = GenerativeReranker.from_pretrained(folder, **options)
-        retriever = cls(teacher, predictor, pooling, calibration, query_cache, document_cache)
-        retriever.source = str(folder)
+        predictor, calibrations = _load_predictor(folder, config), config.get("calibration", {})
+        llm = PromptedLLM.from_folder(folder, kv_cache_bytes=kv_cache_bytes, **options)
+        retriever = cls(
+            LLMEncoder(llm, config["encoder"]["pooling"]),
+            predictor,
+            Calibration(**calibrations.get("retriever", {})),
+            GenerativeReranker(llm, Calibration(**calibrations.get("reranker", {}))),
+            query_cache=query_cache,
+            document_cache=document_cache,
+        )
+        retriever.name_or_path = str(folder)
         return retriever
 
     def save_pretrained(
-        self, folder: str | Path, notes: dict[str, Any] | None = None, log: Sequence[dict[str, Any]] = ()
+        self, folder: str | Path, notes: Mapping[str, Any] | None = None, log: Sequence[Mapping[str, Any]] = ()
     ) -> None:
-        """Write the retriever, its teacher's adapter included, so that the folder is also the reranker.
+        """Writes the retriever and its reranker, so that the folder is also the reranker.
 
         Args:
-            folder: To make; it must not exist.
-            notes: Further JSON values for the configuration, such as how it was trained.
-            log: Lines of its training, kept as ``distill_log.jsonl``.
+            folder: To make; it must not exist, or be empty.
+            notes: Further JSON values for ``rabtriever.json``, such as how it was trained.
+            log: Lines of its training, written to ``distill_log.jsonl``.
 
         Raises:
-            InputError: ``folder`` exists.
+            InputError: ``folder`` exists, or there is no reranker to save.
         """
-        llm = self.teacher.llm
-        with new_folder(folder) as new:
-            if llm.adapter is not None:
-                shutil.copytree(llm.adapter, new / ADAPTER)
+        if self.reranker is None:
+            raise InputError("save_pretrained: the retriever has no reranker, whose LLM encodes its texts")
+        llm = self.reranker.llm
+        with atomic_folder(folder) as new:
+            if llm.loaded.adapter is not None:
+                shutil.copytree(llm.loaded.adapter, new / ADAPTER)
             save_file(self.predictor.state_dict(), new / PREDICTOR)
-            shape = {
-                "kind": self.predictor.kind,
-                "hidden_size": self.predictor.query.in_features,
-                "width": self.dim - 1,
+            shape = {name: getattr(self.predictor, name) for name in ("kind", "hidden_size", "hidden_units")}
+            calibrations = {"retriever": asdict(self.calibration), "reranker": asdict(self.reranker.calibration)}
+            config = {
+                "llm": llm.loaded.source,
+                "prompt": llm.template.to_dict(),
+                "encoder": self.encoder.to_config(),
+                "predictor": shape,
+                "calibration": calibrations,
             }
-            config = {"llm": llm.source, "prompt": self.teacher.template.to_dict(), "pooling": self.pooling}
-            both = {"retriever": asdict(self.calibration), "reranker": asdict(self.teacher.calibration)}
-            write_config(new, {**config, "predictor": shape, "calibration": both, **(notes or {})})
+            write_config(new, {**config, **(notes or {})})
             if log:
                 lines = "".join(json.dumps(line) + "\n" for line in log)
                 (new / "distill_log.jsonl").write_text(lines, encoding="utf-8")
-        self.source = str(folder)
+        self.name_or_path = str(Path(folder).expanduser().resolve())
 
-    def encode_query(self, texts: Sequence[str], show_progress: bool = False) -> np.ndarray:
-        """Queries to what the folded score needs of them; those that it remembers cost nothing.
+    def encode_query(
+        self,
+        inputs: str | Iterable[str],
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+        convert_to_tensor: bool = False,
+    ) -> Any:  # noqa: ANN401
+        """Encodes queries; those that are cached cost nothing.
 
         Args:
-            texts: n queries.
-            show_progress: Tell on stderr how far it is.
+            inputs: A query, or several.
+            batch_size: Most queries that the encoder reads at a time; None: as many as its token budget holds.
+            show_progress_bar: Whether to show progress on stderr.
+            convert_to_tensor: Whether to return a torch tensor instead of a NumPy array.
 
         Returns:
-            float32 (n, dim); the last column is the bias.
+            float32 (dim,) of one query, (n, dim) of several; the last column is the bias.
 
         Raises:
-            InputError: a query of zero tokens.
+            InputError: a query of zero tokens, or one of which the encoder makes NaN.
         """
-        return self._encode("query", texts, show_progress)
+        return self._encode("query", inputs, batch_size, show_progress_bar, convert_to_tensor)
 
-    def encode_document(self, texts: Sequence[str], show_progress: bool = False) -> np.ndarray:
-        """Documents to latents; like :meth:`encode_query`.
+    def encode_document(
+        self,
+        inputs: str | Iterable[str],
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+        convert_to_tensor: bool = False,
+    ) -> Any:  # noqa: ANN401
+        """Encodes documents; arguments, result and errors as in :meth:`encode_query`."""
+        return self._encode("document", inputs, batch_size, show_progress_bar, convert_to_tensor)
 
-        Returns:
-            float32 (n, dim); the last column is the bias.
-        """
-        return self._encode("document", texts, show_progress)
-
-    def similarity(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
-        """The student's log-odds for every query and document.
+    def similarity(self, queries: np.ndarray | Tensor, documents: np.ndarray | Tensor) -> np.ndarray:
+        """Scores every query against every document.
 
         Args:
-            queries: float32 (n, dim) from :meth:`encode_query`.
-            documents: float32 (k, dim) from :meth:`encode_document`.
+            queries: float32 (n, dim) or (dim,) from :meth:`encode_query`.
+            documents: float32 (k, dim) or (dim,) from :meth:`encode_document`.
 
         Returns:
-            float32 (n, k).
+            float32 (n, k) log-odds.
         """
-        return folded_scores(np.atleast_2d(queries), np.atleast_2d(documents), self.positive)
+        return score_latents(np.atleast_2d(np.asarray(queries)), np.atleast_2d(np.asarray(documents)), self.layout)
 
-    def _encode(self, side: str, texts: Sequence[str], show_progress: bool) -> np.ndarray:
-        fold, known = getattr(self._fold, side), self.known[side]
-        if not known.capacity or isinstance(texts, str):
-            rows: np.ndarray = fold(self.states(side, texts, show_progress).numpy())
-            return rows
-        found = {text: known.get(text) for text in texts}
-        new = [text for text, row in found.items() if row is None]
-        if new:
-            rows = fold(self.states(side, new, show_progress).numpy())
-            found |= {text: row.copy() for text, row in zip(new, rows, strict=True)}  # a view would keep all the others
-        for text in new[-known.capacity :]:
-            if len(text) <= LONGEST:
-                known.put(text, found[text])  # type: ignore[arg-type]
-        return np.stack([found[text] for text in texts]) if found else np.empty((0, self.dim), np.float32)  # type: ignore[misc]
-
-    def states(self, side: str, texts: Sequence[str], show_progress: bool = False) -> Tensor:
-        """z_q or z_d: float32 (n, H), before the predictor.
+    def rank(self, query: str, documents: Iterable[str], top_k: int | None = None) -> list[dict[str, int | float]]:
+        """Ranks documents from the most to the least probable, by the retriever alone.
 
         Args:
-            side: ``query`` or ``document``.
-            texts: n texts.
-            show_progress: Tell on stderr how far it is.
+            query: The query.
+            documents: Candidate texts.
+            top_k: How many to return; all if None.
+
+        Returns:
+            ``[{"corpus_id": position in documents, "score": probability}, ...]``; ties keep their order.
+
+        Raises:
+            InputError: ``top_k`` below 1, or a text of zero tokens.
         """
-        return encode(self.teacher, side, texts, self.pooling, show_progress)
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k {top_k}: ask for at least one document")
+        texts = list(documents)
+        if not texts:
+            return []
+        log_odds = self.similarity(self.encode_query(query), self.encode_document(texts))[0]
+        probabilities = self.calibration.probability(log_odds)
+        order = np.argsort(-log_odds, kind="stable")[:top_k]
+        return [{"corpus_id": int(i), "score": float(probabilities[i])} for i in order]
+
+    def cached_query(self, text: str) -> np.ndarray | None:
+        """Returns a query's encoding float32 (dim,) if it is cached."""
+        return self._query_cache.get(text)
+
+    def clear_caches(self) -> None:
+        """Drops all cached queries and documents."""
+        self._query_cache.clear()
+        self._document_cache.clear()
+
+    @property
+    def teacher(self) -> GenerativeReranker | None:
+        """Deprecated name of :attr:`reranker`."""
+        warnings.warn("Rabtriever.teacher is now Rabtriever.reranker", DeprecationWarning, stacklevel=2)
+        return self.reranker
+
+    def _encode(
+        self,
+        kind: Kind,
+        inputs: str | Iterable[str],
+        batch_size: int | None,
+        show_progress_bar: bool,
+        convert_to_tensor: bool,
+    ) -> Any:  # noqa: ANN401
+        single = isinstance(inputs, str)
+        texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        cache = self._query_cache if kind == "query" else self._document_cache
+        known = {text: cache.get(text) for text in texts if isinstance(text, str)}
+        missing = [text for text in dict.fromkeys(texts) if known.get(text) is None]
+        if missing:
+            latents = self._latents(kind, texts, missing, batch_size, show_progress_bar)
+            known |= {text: row.copy() for text, row in zip(missing, latents, strict=True)}  # a view holds its base
+            for text in missing[-cache.max_weight :] if cache.max_weight else []:
+                if len(text) <= MAX_CACHED_TEXT_LENGTH:
+                    cache.put(text, known[text])  # type: ignore[arg-type]
+        rows = np.stack([known[text] for text in texts]) if texts else np.empty((0, self.dim), np.float32)  # type: ignore[misc]
+        result = rows[0] if single else rows
+        return torch.from_numpy(result) if convert_to_tensor else result
+
+    def _latents(
+        self, kind: Kind, texts: list[str], missing: list[str], batch_size: int | None, show_progress_bar: bool
+    ) -> np.ndarray:
+        """Encodes and folds texts that are not cached; errors name their position in ``texts``."""
+        encode = self.encoder.encode_queries if kind == "query" else self.encoder.encode_documents
+        try:
+            states = encode(missing, batch_size, show_progress_bar)
+        except InputError as error:
+            if error.position is None:
+                raise
+            position = texts.index(missing[error.position])
+            message = str(error).replace(f" {error.position}:", f" {position}:", 1)
+            raise InputError(message, param=error.param, position=position) from None
+        latents: np.ndarray = self._fold.query(states) if kind == "query" else self._fold.document(states)
+        return latents
 
 
-def encode(
-    teacher: GenerativeReranker, side: str, texts: Sequence[str], pooling: Pooling, show_progress: bool = False
-) -> Tensor:
-    """The frozen LLM's states of queries or documents read alone: float32 (n, H)."""
-    prompt = teacher.prompt
-    ids = prompt.query_ids(texts, alone=True) if side == "query" else prompt.document_ids(texts)
-    states: Tensor = teacher.backbone.states(ids, pooling, f"reading {side} texts" if show_progress else None)
-    return states.clone() if states.is_inference() else states
+def _load_predictor(folder: Path, config: Mapping[str, Any]) -> Predictor:
+    if "predictor" not in config:
+        raise InputError(
+            f"{folder}: a reranker, not a retriever; make one with `rabtriever distill --teacher {folder}`"
+        )
+    weights = folder / PREDICTOR
+    if not weights.is_file():
+        raise InputError(f"{folder}: {PREDICTOR} is missing; copy the whole folder or distill again")
+    try:
+        shape = config["predictor"]
+        predictor = Predictor(shape["hidden_size"], shape["hidden_units"], kind=shape["kind"])
+        predictor.load_state_dict(load_file(weights))
+        config["encoder"]["pooling"]
+    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
+    return predictor

@@ -12,7 +12,7 @@ from quality.biencoder import Settings as BiEncoderSettings
 from quality.jobs import jobs
 from quality.measuring import Bench, expected_calibration_error, paired_test
 
-from rabtriever.training.settings import Distillation, RerankerTraining
+from rabtriever.training.config import DistillConfig, RerankerTrainingConfig
 
 
 @pytest.mark.parametrize("size", ["cpu", "gpu"])
@@ -23,7 +23,7 @@ def test_every_job_can_be_run(size):
         options = job.options
         assert job.name not in made
         if job.kind == "teacher":
-            RerankerTraining(**options["settings"])
+            RerankerTrainingConfig(**options["settings"])
         elif job.kind == "biencoder":
             BiEncoderSettings(**options["settings"])
         elif job.kind == "students":
@@ -32,7 +32,7 @@ def test_every_job_can_be_run(size):
                 changes = {**options.get("settings", {}), **variant}
                 if system := changes.pop("system", None):
                     made.add(f"{job.name}/{system.replace(', ', '-').replace(' ', '-')}")
-                Distillation(**changes)
+                DistillConfig(**changes)
         else:  # what is compared was made by an earlier job
             assert {options["teacher"], *options["students"].values(), options.get("biencoder", "tools")} <= made
         made.add(job.name)

@@ -210,4 +210,4 @@ def test_real_folders_load_and_count_right(real_data: Path, name: str) -> None:
     data = load_data(real_data / name)
     assert data.name == name
     assert len(data.documents) == documents
-    assert {split: len(data.judged(split)) for split in judged} == judged
+    assert {split: len(data.labelled_queries(split)) for split in judged} == judged

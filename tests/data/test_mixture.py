@@ -2,13 +2,13 @@ from dataclasses import replace
 
 import pytest
 
-from rabtriever.data import mixture
+from rabtriever.data import concatenate
 from rabtriever.errors import InputError
 
 
 def test_a_mixture_holds_every_text_and_judgement_under_its_sources_name(tiny_data):
     other = replace(tiny_data, name="other")
-    both = mixture([tiny_data, other])
+    both = concatenate([tiny_data, other])
     assert both.name == "tiny+other" and len(both.documents) == 12 and len(both.queries) == 24
     assert both.documents["other/lamp"].id == "other/lamp"
     assert both.documents["other/lamp"].content == tiny_data.documents["lamp"].content
@@ -17,28 +17,28 @@ def test_a_mixture_holds_every_text_and_judgement_under_its_sources_name(tiny_da
 
 
 def test_each_source_gives_at_most_so_many_train_queries_and_keeps_its_other_splits(tiny_data):
-    both = mixture([tiny_data, replace(tiny_data, name="other")], most=3)
-    assert len(both.judged("train")) == 6 and len(both.judged("test")) == 8
-    assert both.qrels["train"] == mixture([tiny_data, replace(tiny_data, name="other")], most=3).qrels["train"]
+    both = concatenate([tiny_data, replace(tiny_data, name="other")], most=3)
+    assert len(both.labelled_queries("train")) == 6 and len(both.labelled_queries("test")) == 8
+    assert both.qrels["train"] == concatenate([tiny_data, replace(tiny_data, name="other")], most=3).qrels["train"]
 
 
 def test_one_source_stays_as_it_is(tiny_data):
-    assert mixture([tiny_data]) is tiny_data
-    assert len(mixture([tiny_data], most=2).judged("train")) == 2
+    assert concatenate([tiny_data]) is tiny_data
+    assert len(concatenate([tiny_data], most=2).labelled_queries("train")) == 2
 
 
 def test_sources_of_one_name_or_none_are_refused(tiny_data):
     with pytest.raises(InputError, match="different names"):
-        mixture([tiny_data, tiny_data])
+        concatenate([tiny_data, tiny_data])
     with pytest.raises(InputError, match="different names"):
-        mixture([])
+        concatenate([])
     with pytest.raises(InputError, match="at least 1"):
-        mixture([tiny_data], most=0)
+        concatenate([tiny_data], most=0)
 
 
 def test_a_source_whose_queries_would_be_lost_is_refused(tiny_data):
     unlabelled = replace(tiny_data, name="unlabelled", qrels={})
     with pytest.raises(InputError, match="unlabelled has queries, but no qrels/train.tsv"):
-        mixture([tiny_data, unlabelled])
+        concatenate([tiny_data, unlabelled])
     corpus = replace(unlabelled, queries={})
-    assert len(mixture([tiny_data, corpus]).documents) == 12
+    assert len(concatenate([tiny_data, corpus]).documents) == 12

@@ -37,35 +37,35 @@ def test_content_is_title_and_text_or_the_one_there_is(title: str, text: str, co
 
 
 def test_judged_are_the_queries_with_a_positive_judgement_in_file_order() -> None:
-    assert DATA.judged("test") == {"q3": "query 3", "q7": "query 7"}
-    assert list(DATA.judged("test")) == ["q3", "q7"]
+    assert DATA.labelled_queries("test") == {"q3": "query 3", "q7": "query 7"}
+    assert list(DATA.labelled_queries("test")) == ["q3", "q7"]
 
 
 @given(limit=st.integers(1, 30), more=st.integers(0, 30), seed=st.integers(0, 99))
 def test_samples_keep_the_order_repeat_with_their_seed_and_nest(limit: int, more: int, seed: int) -> None:
-    sample, larger = DATA.judged("train", limit, seed), DATA.judged("train", limit + more, seed)
+    sample, larger = DATA.labelled_queries("train", limit, seed), DATA.labelled_queries("train", limit + more, seed)
     assert len(sample) == min(limit, 20)
     assert list(sample) == [query for query in DATA.queries if query in sample]
-    assert sample == DATA.judged("train", limit, seed)
+    assert sample == DATA.labelled_queries("train", limit, seed)
     assert sample.items() <= larger.items()
 
 
 def test_another_seed_draws_another_sample() -> None:
-    assert len({tuple(DATA.judged("train", 5, seed)) for seed in range(10)}) > 5
+    assert len({tuple(DATA.labelled_queries("train", 5, seed)) for seed in range(10)}) > 5
 
 
 def test_an_unknown_split_names_those_there_are() -> None:
     with pytest.raises(InputError, match=r"shop has no split 'dev': it has test, train, junk"):
-        DATA.judged("dev")
+        DATA.labelled_queries("dev")
     with pytest.raises(InputError, match="no judgements at all"):
-        RetrievalData("bare", DATA.documents, DATA.queries, {}).judged("test")
+        RetrievalData("bare", DATA.documents, DATA.queries, {}).labelled_queries("test")
 
 
 def test_a_split_without_a_positive_judgement_and_a_limit_below_one_are_refused() -> None:
     with pytest.raises(InputError, match="split 'junk' of shop has no query with a positive judgement"):
-        DATA.judged("junk")
+        DATA.labelled_queries("junk")
     with pytest.raises(InputError, match="a limit of 0"):
-        DATA.judged("train", limit=0)
+        DATA.labelled_queries("train", limit=0)
 
 
 def test_a_dev_split_is_taken_from_train_where_there_is_none(tiny_data):

@@ -76,7 +76,7 @@ def test_only_judged_queries_are_asked_once_and_in_order() -> None:
     assert asked == ["light please", "my dog runs away", "wet floor"]
     asked.clear()
     assert evaluate(DATA, {"system": system}, limit=2, seed=1)["n_queries"] == 2
-    assert asked == list(DATA.judged("test", 2, 1).values())
+    assert asked == list(DATA.labelled_queries("test", 2, 1).values())
 
 
 def test_latency_is_the_median_of_one_query() -> None:

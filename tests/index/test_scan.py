@@ -4,12 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from rabtriever import vectors
-from rabtriever.fold import folded_scores
 from rabtriever.index import kernels
-from rabtriever.index.codes import PRECISIONS, Codes
-from rabtriever.index.device import OnDevice
+from rabtriever.index.quantization import PRECISIONS, QuantizedLatents
 from rabtriever.index.scan import propose, scan
+from rabtriever.index.torch_scan import TorchLatents
+from rabtriever.kernels import llvm as vectors
+from rabtriever.scoring.fold import score_latents
 
 shapes = st.tuples(st.integers(1, 200), st.integers(1, 21), st.one_of(st.none(), st.integers(0, 21)))
 precisions = st.sampled_from(sorted(PRECISIONS))
@@ -31,9 +31,9 @@ def some(shape, seed, whole=False):
 @given(shapes, precisions, st.integers(1, 250), st.booleans(), st.sampled_from([1, 2]), st.integers(0, 999))
 def test_the_scan_is_a_full_sort(shape, precision, k, whole, threads, seed):
     queries, latents, live, positive = some(shape, seed, whole)  # whole numbers: many ties
-    codes = Codes.encode(latents, positive, precision)
+    codes = QuantizedLatents.encode(latents, positive, precision)
     found = scan(queries, codes, latents, live, k, threads=threads)
-    for row, (positions, log_odds) in zip(folded_scores(queries, latents, positive), found, strict=True):
+    for row, (positions, log_odds) in zip(score_latents(queries, latents, positive), found, strict=True):
         expected = np.argsort(-row, kind="stable")[:k]
         np.testing.assert_array_equal(positions, expected)
         np.testing.assert_array_equal(log_odds, row[expected])
@@ -43,9 +43,9 @@ def test_the_scan_is_a_full_sort(shape, precision, k, whole, threads, seed):
 @given(shapes, precisions, st.integers(0, 999))
 def test_codes_are_wrong_by_no_more_than_they_say(shape, precision, seed):
     queries, latents, live, positive = some(shape, seed)
-    codes = Codes.encode(latents, positive, precision)
+    codes = QuantizedLatents.encode(latents, positive, precision)
     positions, scores, error = propose(codes, queries, live, len(latents))
-    reference = np.take_along_axis(folded_scores(queries, latents, positive), positions, 1)
+    reference = np.take_along_axis(score_latents(queries, latents, positive), positions, 1)
     assert (np.abs(scores - reference) <= error[:, None]).all()
     if precision == "float32":
         np.testing.assert_allclose(scores, reference, atol=1e-4, rtol=1e-4)
@@ -53,9 +53,10 @@ def test_codes_are_wrong_by_no_more_than_they_say(shape, precision, seed):
 
 def test_int8_is_close_and_float16_closer():
     queries, latents, live, positive = some((5000, 128, 60), 0)
-    spread = folded_scores(queries, latents, positive).std()
+    spread = score_latents(queries, latents, positive).std()
     errors = {
-        precision: Codes.encode(latents, positive, precision).prepare(queries).error.max() for precision in PRECISIONS
+        precision: QuantizedLatents.encode(latents, positive, precision).prepare(queries).error.max()
+        for precision in PRECISIONS
     }
     assert errors["float32"] < errors["float16"] < errors["int8"] < 0.3 * spread
 
@@ -64,9 +65,9 @@ def test_int8_is_close_and_float16_closer():
 def test_a_search_with_few_candidates_asks_for_more(positive):
     queries, latents, live, positive = some((600, 8, positive), 0)
     latents = np.repeat(latents[:2], 300, axis=0) + np.float32(1e-6) * latents  # their codes cannot tell them apart
-    codes = Codes.encode(latents, positive, "int8")
+    codes = QuantizedLatents.encode(latents, positive, "int8")
     for row, (positions, _) in zip(
-        folded_scores(queries, latents, positive), scan(queries, codes, latents, live, 3), strict=True
+        score_latents(queries, latents, positive), scan(queries, codes, latents, live, 3), strict=True
     ):
         np.testing.assert_array_equal(positions, np.argsort(-row, kind="stable")[:3])
 
@@ -76,10 +77,10 @@ def test_a_search_with_few_candidates_asks_for_more(positive):
 def test_only_what_is_live_is_found(shape, precision, seed):
     queries, latents, live, positive = some(shape, seed)
     live[:] *= np.random.default_rng(seed).integers(0, 2, len(live), np.uint8)
-    codes = Codes.encode(latents, positive, precision)
+    codes = QuantizedLatents.encode(latents, positive, precision)
     kept = np.flatnonzero(live)
     for row, (positions, _) in zip(
-        folded_scores(queries, latents[kept], positive), scan(queries, codes, latents, live, 10), strict=True
+        score_latents(queries, latents[kept], positive), scan(queries, codes, latents, live, 10), strict=True
     ):
         np.testing.assert_array_equal(positions, kept[np.argsort(-row, kind="stable")[:10]])
 
@@ -88,7 +89,7 @@ def test_only_what_is_live_is_found(shape, precision, seed):
 @pytest.mark.parametrize("positive", [None, 5])
 def test_some_blocks_and_one_query_are_as_in_the_whole(precision, positive):
     queries, latents, live, positive = some((640, 16, positive), 0)
-    codes = Codes.encode(latents, positive, precision)
+    codes = QuantizedLatents.encode(latents, positive, precision)
     blocks = np.array([1, 4, 9])
     there = np.isin(np.arange(640) // 64, blocks)
     positions, scores, _ = propose(codes, queries, live, 192, blocks)
@@ -102,7 +103,7 @@ def test_some_blocks_and_one_query_are_as_in_the_whole(precision, positive):
 @pytest.mark.parametrize("positive", [None, 5])
 def test_without_the_instruction_for_bytes_the_kernel_is_the_same(monkeypatch, positive):
     queries, latents, _, positive = some((64, 16, positive), 0)
-    codes = Codes.encode(latents, positive, "int8")
+    codes = QuantizedLatents.encode(latents, positive, "int8")
     thresholds, weights, unit, *_ = codes.prepare(queries)
 
     def scores():
@@ -125,7 +126,7 @@ def test_without_the_instruction_for_bytes_the_kernel_is_the_same(monkeypatch, p
 def test_torch_finds_what_the_kernel_finds(shape, k, whole, seed):
     queries, latents, live, positive = some(shape, seed, whole)
     live[:] *= np.random.default_rng(seed).integers(0, 4, len(live), np.uint8) > 0
-    device, codes = OnDevice(latents, positive, "cpu"), Codes.encode(latents, positive, "float32")
+    device, codes = TorchLatents(latents, positive, "cpu"), QuantizedLatents.encode(latents, positive, "float32")
     for a, b in zip(scan(queries, device, latents, live, k), scan(queries, codes, latents, live, k), strict=True):
         np.testing.assert_array_equal(a[0], b[0])
         np.testing.assert_array_equal(a[1], b[1])

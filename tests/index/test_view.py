@@ -9,7 +9,7 @@ import pytest
 from rabtriever.data import Document
 from rabtriever.errors import InputError
 from rabtriever.index import Index, segments, view
-from rabtriever.index.clusters import cluster
+from rabtriever.index.clustering import cluster
 
 WIDTH = 16
 

@@ -9,8 +9,8 @@ from rabtriever.llm import backbone as module
 from rabtriever.llm import torch_reader
 from rabtriever.llm.backbone import token_batches
 from rabtriever.llm.prompt import PromptTemplate
-from rabtriever.llm.torch_reader import TorchReader
-from rabtriever.reranker import GenerativeReranker
+from rabtriever.llm.torch_engine import TorchEngine
+from rabtriever.rerankers.generative import GenerativeReranker
 
 QUERIES = ["rain", "please show me the weather for my city", "cook bread"]
 DOCUMENTS = ["find the weather", "a recipe", "turn the lamp light for my table please", "play music"]
@@ -61,15 +61,15 @@ def test_reading_with_gradients_gives_the_same_states(each_reranker, monkeypatch
     expected = backbone.states(ids, "mean")
     monkeypatch.setattr(torch_reader, "TOKEN_BUDGET", 24)  # several batches
     torch.testing.assert_close(backbone.reader.read(ids, "mean"), expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(backbone.reader.read_documents(ids).means, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(backbone.reader.prefill(ids).means, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("budget", [2048, 32])
 def test_documents_are_read_once_for_several_calls(reranker, monkeypatch, budget):
     reads = []
     monkeypatch.setattr(module, "BLOCK_TOKENS", budget)  # the small one makes several blocks of documents
-    original = TorchReader.read_documents
-    monkeypatch.setattr(TorchReader, "read_documents", lambda self, ids: reads.append(len(ids)) or original(self, ids))
+    original = TorchEngine.prefill
+    monkeypatch.setattr(TorchEngine, "prefill", lambda self, ids: reads.append(len(ids)) or original(self, ids))
     reranker.backbone.kept.clear()
     for query in QUERIES:
         reranker.log_odds([query], DOCUMENTS)

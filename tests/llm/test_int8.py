@@ -14,15 +14,15 @@ from numba import njit
 from tiny import TEMPLATE, make_reranker
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rabtriever import vectors
 from rabtriever.errors import InputError
+from rabtriever.kernels import llvm as vectors
 from rabtriever.llm import backbone as module
-from rabtriever.llm.backends import choose_backend, make_reader
+from rabtriever.llm.engines import choose_backend, create_engine
 from rabtriever.llm.int8 import rows, tiles, workers
 from rabtriever.llm.int8.rotation import hadamard, mix_columns, mixing_block, orthogonal
 from rabtriever.llm.int8.weights import stack
 from rabtriever.llm.loading import load_llm
-from rabtriever.reranker import GenerativeReranker
+from rabtriever.rerankers.generative import GenerativeReranker
 
 LLAMAS = ("llama", "mistral", "qwen2", "qwen3")
 QUERIES = ["rain", "please show me the weather for my city", "cook bread"]
@@ -160,7 +160,7 @@ def test_heads_are_read_causally_by_any_attention(llm_folder, attention):
     model.set_attn_implementation(attention)
     head = [0, 5, 9, 20, 7]
     expected = model.get_decoder()(input_ids=torch.tensor([head])).last_hidden_state[0].float()
-    torch.testing.assert_close(make_reader(model, "int8", [head]).known[0].states, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(create_engine(model, "int8", [head]).known[0].states, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_thread_that_fails_does_not_leave_the_others_waiting(both, monkeypatch):
@@ -184,7 +184,7 @@ def test_a_thread_that_fails_does_not_leave_the_others_waiting(both, monkeypatch
 def test_workers_leave_torchs_threads_as_they_are():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    assert workers.together(4, lambda i: (i, torch.get_num_threads())) == [(i, 1) for i in range(4)]
+    assert workers.run_in_threads(4, lambda i: (i, torch.get_num_threads())) == [(i, 1) for i in range(4)]
     found = []
     other = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
     other.start(), other.join()
@@ -202,11 +202,11 @@ def test_gemma_is_read_by_torch(llm_folders):
 def test_which_backend(llm_folder, monkeypatch):
     monkeypatch.delenv("RABTRIEVER_BACKEND", raising=False)
     model = load_llm(str(llm_folder), device="cpu").model
-    monkeypatch.setattr("rabtriever.vectors.VNNI", True)
+    monkeypatch.setattr("rabtriever.kernels.llvm.VNNI", True)
     assert choose_backend(model, None, precise=False) == "int8"
     assert choose_backend(model, "auto", precise=True) == "torch"
     assert choose_backend(model, "int8", precise=True) == "int8"
-    monkeypatch.setattr("rabtriever.vectors.VNNI", False)
+    monkeypatch.setattr("rabtriever.kernels.llvm.VNNI", False)
     assert choose_backend(model, None, precise=False) == "torch"
     assert choose_backend(model, "int8", precise=False) == "int8"  # slower, but right
     monkeypatch.setenv("RABTRIEVER_BACKEND", "int8")
@@ -214,7 +214,7 @@ def test_which_backend(llm_folder, monkeypatch):
     monkeypatch.setenv("RABTRIEVER_BACKEND", "onnx")
     with pytest.raises(InputError, match="backend 'onnx': choose from auto, torch, int8, cuda-graphs"):
         choose_backend(model, None, precise=False)
-    assert make_reader(model, "torch").name == "torch"
+    assert create_engine(model, "torch").name == "torch"
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_llms_that_it_would_read_wrongly_are_torchs(settings, fault):
 def test_torch_needs_no_numba(llm_folder):
     code = (
         "import sys; sys.modules.update(numba=None, llvmlite=None)\n"
-        "from rabtriever.reranker import GenerativeReranker\n"
+        "from rabtriever.rerankers.generative import GenerativeReranker\n"
         f"reranker = GenerativeReranker.from_pretrained({str(llm_folder)!r}, device='cpu', backend='torch')\n"
         "print(reranker.backbone.reader.name)"
     )

@@ -6,8 +6,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from rabtriever.errors import InputError
-from rabtriever.llm.folder import new_folder
 from rabtriever.llm.loading import _file_digest, is_path, load_base, load_llm
+from rabtriever.persistence.folder import atomic_folder
 
 
 @pytest.fixture
@@ -77,14 +77,14 @@ def test_gguf_files_are_told_apart_by_their_content(tmp_path):
 
 
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "a") as folder:
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "a") as folder:
         (folder / "half").touch()
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
-    with new_folder(tmp_path / "a") as folder:
+    with atomic_folder(tmp_path / "a") as folder:
         (folder / "whole").touch()
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["whole"]
-    with pytest.raises(InputError, match="exists already"), new_folder(tmp_path / "a"):
+    with pytest.raises(InputError, match="exists already"), atomic_folder(tmp_path / "a"):
         pass
 
 

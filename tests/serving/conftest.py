@@ -17,11 +17,11 @@ from tiny import make_retriever
 
 from rabtriever.data import Document
 from rabtriever.index import Index
-from rabtriever.reranker import GenerativeReranker
+from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 from rabtriever.serving.app import make_app
-from rabtriever.serving.run import options as serving_options
-from rabtriever.serving.settings import Limits, Settings
+from rabtriever.serving.config import ServerConfig, ServerLimits
+from rabtriever.serving.server import options as serving_options
 
 DOCUMENTS = [
     Document("weather", "find the weather for a city", "Weather", {"kind": "tool", "year": 2001}),
@@ -59,7 +59,7 @@ class Live:
 @contextmanager
 def running(index: Index, timeout: float = 20, **options: Any) -> Iterator[Live]:
     """Serve an index from a thread."""
-    settings = Settings(index.store.uri, limits=options.pop("limits", Limits()), **options)
+    settings = ServerConfig(index.store.uri, limits=options.pop("limits", ServerLimits()), **options)
     app = make_app(settings, failed=print, index=index)
     server = uvicorn.Server(uvicorn.Config(app, port=0, **serving_options(settings)))
     thread = threading.Thread(target=server.run)

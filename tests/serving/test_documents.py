@@ -7,8 +7,8 @@ from serving.conftest import running
 
 from rabtriever.index import Index
 from rabtriever.serving import engine
+from rabtriever.serving.config import ServerLimits
 from rabtriever.serving.routes import documents as module
-from rabtriever.serving.settings import Limits
 
 NEW = {
     "id": "a/b 'c'?",
@@ -106,7 +106,7 @@ def test_a_line_is_bounded(live, monkeypatch):
 def test_a_write_that_has_begun_is_done(index, monkeypatch):
     original = Index.upsert
     monkeypatch.setattr(Index, "upsert", lambda *args: time.sleep(0.6) or original(*args))
-    with running(index, limits=Limits(timeout=0.3)) as live:
+    with running(index, limits=ServerLimits(timeout=0.3)) as live:
         with ThreadPoolExecutor() as pool:
             new = [[{"id": f"new{i}", "text": "rain"}] for i in "ab"]
             found = list(pool.map(lambda documents: live.post("/v1/documents", documents=documents), new))

@@ -4,7 +4,7 @@ import pytest
 from serving.conftest import DOCUMENTS
 
 from rabtriever.serving import app as module
-from rabtriever.serving.settings import Settings
+from rabtriever.serving.config import ServerConfig
 
 
 def test_info_tells_what_is_served(standing):
@@ -48,7 +48,7 @@ def test_nothing_is_ready_before_the_model_is(index, monkeypatch):
 
     gate = threading.Event()
     monkeypatch.setattr(module, "open_index", lambda settings: gate.wait(10) and index)
-    app = module.make_app(Settings(index.store.uri), failed=pytest.fail)
+    app = module.make_app(ServerConfig(index.store.uri), failed=pytest.fail)
 
     async def ask():
         import asyncio

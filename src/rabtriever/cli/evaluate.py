@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from rabtriever.evaluation.systems import load_systems
 
     data = load_data(args.data)
-    data.judged(args.split)
+    data.labelled_queries(args.split)
     systems = load_systems(args.systems.split(","), data, args.model, args.depth)
     report = evaluate(data, systems, args.split, args.limit, args.seed, args.runs, show_progress=True)
     print(json.dumps(report)) if args.json else print_report(report)

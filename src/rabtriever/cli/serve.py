@@ -7,9 +7,9 @@ import json
 import os
 import sys
 
-from rabtriever.cli.flags import add_flags, from_flags
+from rabtriever.cli.arguments import add_flags, from_flags
 from rabtriever.errors import InputError
-from rabtriever.serving.settings import Limits, Settings
+from rabtriever.serving.config import ServerConfig, ServerLimits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cors", action="append", default=[], metavar="ORIGIN", help="let this origin's pages call; repeatable"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes, each with the LLM in memory (default: 1)")
-    add_flags(parser, Limits)
+    add_flags(parser, ServerLimits)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -40,11 +40,11 @@ def run(args: argparse.Namespace) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        from rabtriever.serving.run import on_loopback, serve
+        from rabtriever.serving.server import on_loopback, serve
     except ImportError as error:
         raise InputError(f"{error.name} is not installed; pip install 'rabtriever[serve]'") from None
 
-    settings = Settings(
+    settings = ServerConfig(
         args.uri,
         args.model,
         args.keys,
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         on_loopback(args.host),
         tuple(args.cors),
         args.workers,
-        from_flags(args, Limits),
+        from_flags(args, ServerLimits),
     )
 
     def listening(url: str) -> None:

@@ -6,9 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
-from rabtriever.cli.flags import add_data, add_flags, from_flags, read_data
+from rabtriever.cli.arguments import add_data, add_flags, from_flags, read_data
 from rabtriever.errors import InputError
-from rabtriever.training.settings import RerankerTraining
+from rabtriever.training.config import RerankerTrainingConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,14 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", default="smollm2", help="smollm2 (default), hub id, folder, .gguf, or a reranker to train further"
     )
     parser.add_argument("--prompt", help="JSON file with fields of the prompt template that differ from the default")
-    add_flags(parser, RerankerTraining)
+    add_flags(parser, RerankerTrainingConfig)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    settings = from_flags(args, RerankerTraining)
+    settings = from_flags(args, RerankerTrainingConfig)
     from rabtriever.llm.prompt import PromptTemplate
-    from rabtriever.training.reranker import train_reranker
+    from rabtriever.training.train_reranker import train_reranker
 
     prompt = PromptTemplate.from_dict(_json(args.prompt)) if args.prompt else None
     train_reranker(read_data(args), args.out, args.model, prompt, settings)

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from rabtriever.data.beir import load_data, read_corpus
-from rabtriever.data.mixture import mixture
+from rabtriever.data.mixture import concatenate
+from rabtriever.data.splits import dev_queries, train_dev_split, training_queries
 from rabtriever.data.types import Document, Qrels, RetrievalData, Run
 
-__all__ = ["Document", "Qrels", "RetrievalData", "Run", "load_data", "mixture", "read_corpus"]
+__all__ = [
+    "Document",
+    "Qrels",
+    "RetrievalData",
+    "Run",
+    "load_data",
+    "concatenate",
+    "dev_queries",
+    "read_corpus",
+    "train_dev_split",
+    "training_queries",
+]

@@ -61,15 +61,15 @@ def read_corpus(path: str | Path) -> Iterator[Document]:
 
 def _documents(path: Path) -> Iterator[Document]:
     seen: dict[str, str] = {}
-    for where, row in _rows(path):
+    for location, row in _rows(path):
         document = Document(
-            _unique_id(row, where, seen),
-            _string(row, "text", where),
-            _string(row, "title", where),
-            _metadata(row, where),
+            _unique_id(row, location, seen),
+            _string(row, "text", location),
+            _string(row, "title", location),
+            _metadata(row, location),
         )
         if not document.content:
-            raise InputError(f"{where}: title and text of document {document.id!r} are both blank: give one of them")
+            raise InputError(f"{location}: title and text of document {document.id!r} are both blank: give one of them")
         yield document
     if not seen:
         raise InputError(f"{path} is empty: a corpus needs at least one document")
@@ -78,11 +78,11 @@ def _documents(path: Path) -> Iterator[Document]:
 def _read_queries(path: Path) -> dict[str, str]:
     seen: dict[str, str] = {}
     queries = {}
-    for where, row in _rows(path):
-        query = _unique_id(row, where, seen)
-        queries[query] = _string(row, "text", where)
+    for location, row in _rows(path):
+        query = _unique_id(row, location, seen)
+        queries[query] = _string(row, "text", location)
         if not queries[query].strip():
-            raise InputError(f"{where}: the text of query {query!r} is blank: fill it in or leave the query out")
+            raise InputError(f"{location}: the text of query {query!r} is blank: fill it in or leave the query out")
     if not queries:
         raise InputError(f"{path} is empty: give at least one query")
     return queries
@@ -90,33 +90,35 @@ def _read_queries(path: Path) -> dict[str, str]:
 
 def _read_qrels(path: Path, queries: dict[str, str], documents: dict[str, Document]) -> Qrels:
     lines = _lines(path)
-    where, header = next(lines, (f"{path}, line 1", ""))
+    location, header = next(lines, (f"{path}, line 1", ""))
     if tuple(header.split("\t")) != _QRELS_HEADER:
-        raise InputError(f"{where}: no header; it should read {'<TAB>'.join(_QRELS_HEADER)}")
+        raise InputError(f"{location}: no header; it should read {'<TAB>'.join(_QRELS_HEADER)}")
     qrels: Qrels = {}
-    for where, line in lines:
+    for location, line in lines:
         columns = line.split("\t")
         if len(columns) != 3:
-            raise InputError(f"{where}: {len(columns)} tab-separated columns; there should be three, as in the header")
+            raise InputError(
+                f"{location}: {len(columns)} tab-separated columns; there should be three, as in the header"
+            )
         query, document, score = columns
         if query not in queries:
-            raise InputError(f"{where}: query {query!r} is not in queries.jsonl: add it there or drop the line")
+            raise InputError(f"{location}: query {query!r} is not in queries.jsonl: add it there or drop the line")
         if document not in documents:
-            raise InputError(f"{where}: document {document!r} is not in corpus.jsonl: add it there or drop the line")
-        grade = _grade(score, where)
+            raise InputError(f"{location}: document {document!r} is not in corpus.jsonl: add it there or drop the line")
+        grade = _grade(score, location)
         if qrels.setdefault(query, {}).setdefault(document, grade) != grade:
             raise InputError(
-                f"{where}: query {query!r} and document {document!r} were graded otherwise above: keep one"
+                f"{location}: query {query!r} and document {document!r} were graded otherwise above: keep one"
             )
     return qrels
 
 
-def _grade(score: str, where: str) -> int:
+def _grade(score: str, location: str) -> int:
     try:
         return int(score)
     except ValueError:
         raise InputError(
-            f"{where}: score {score!r} is not an integer; 0 means not relevant, 1 and up relevant"
+            f"{location}: score {score!r} is not an integer; 0 means not relevant, 1 and up relevant"
         ) from None
 
 
@@ -127,59 +129,59 @@ def _existing(path: Path) -> Path:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The JSON object on each line, and where it stands."""
-    for where, line in _lines(path):
+    """Yields the JSON object on each line and its file and line."""
+    for location, line in _lines(path):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise InputError(f"{where}: malformed JSON ({error.msg}, column {error.colno})") from None
+            raise InputError(f"{location}: malformed JSON ({error.msg}, column {error.colno})") from None
         if not isinstance(row, dict):
-            raise InputError(f"{where}: not a JSON object; each line should be one")
-        yield where, row
+            raise InputError(f"{location}: not a JSON object; each line should be one")
+        yield location, row
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """The lines that are not blank, without their ends, and where each stands."""
+    """Yields the lines that are not blank, without their ends, and their file and line."""
     # Read as bytes: only "\n" ends a line, and what is no UTF-8 can be told with its line.
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
-            where = f"{path}, line {number}"
+            location = f"{path}, line {number}"
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError:
-                raise InputError(f"{where}: not UTF-8: convert the file") from None
+                raise InputError(f"{location}: not UTF-8: convert the file") from None
             if line.strip():
-                yield where, line
+                yield location, line
 
 
-def _unique_id(row: dict[str, Any], where: str, seen: dict[str, str]) -> str:
+def _unique_id(row: dict[str, Any], location: str, seen: dict[str, str]) -> str:
     identifier = row.get("_id")
     if not isinstance(identifier, str) or not identifier.strip():
         found = f"_id is {identifier!r}" if "_id" in row else "no _id"
-        raise InputError(f"{where}: {found}; it should be a string that is not empty")
-    _string(row, "_id", where)
+        raise InputError(f"{location}: {found}; it should be a string that is not empty")
+    _string(row, "_id", location)
     if identifier in seen:
-        raise InputError(f"{where}: _id {identifier!r} was used before ({seen[identifier]}); ids should be unique")
-    seen[identifier] = where.rpartition(", ")[2]
+        raise InputError(f"{location}: _id {identifier!r} was used before ({seen[identifier]}); ids should be unique")
+    seen[identifier] = location.rpartition(", ")[2]
     return identifier
 
 
-def _string(row: dict[str, Any], key: str, where: str) -> str:
+def _string(row: dict[str, Any], key: str, location: str) -> str:
     """The string at ``key``; a missing one or null is the empty string."""
     value = row.get(key)
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise InputError(f"{where}: {key} is {value!r}; it should be a string")
+        raise InputError(f"{location}: {key} is {value!r}; it should be a string")
     try:
         value.encode()  # JSON can escape half a surrogate pair, which no tokenizer takes.
     except UnicodeEncodeError:
-        raise InputError(f"{where}: {key} holds half of a surrogate pair: write the character whole") from None
+        raise InputError(f"{location}: {key} holds half of a surrogate pair: write the character whole") from None
     return value
 
 
-def _metadata(row: dict[str, Any], where: str) -> dict[str, Any]:
+def _metadata(row: dict[str, Any], location: str) -> dict[str, Any]:
     value = row.get("metadata")
     if value is not None and not isinstance(value, dict):
-        raise InputError(f"{where}: metadata is {value!r}; it should be a JSON object")
+        raise InputError(f"{location}: metadata is {value!r}; it should be a JSON object")
     return value or {}

@@ -5,33 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from rabtriever.data.splits import train_dev_split
 from rabtriever.data.types import Qrels, RetrievalData
 from rabtriever.errors import InputError
 
 
-def mixture(sources: Sequence[RetrievalData], most: int | None = None, seed: int = 0) -> RetrievalData:
-    """The union of data sets: one corpus, one set of queries, each split's judgements side by side.
+def concatenate(
+    sources: Sequence[RetrievalData], max_queries_per_dataset: int | None = None, seed: int = 0
+) -> RetrievalData:
+    """Returns the union of data sets: one corpus, one set of queries, each split's judgements side by side.
+
+    Development queries are held out of each data set before anything else (:func:`train_dev_split`).
 
     Args:
         sources: Data sets of different names; ids become ``<name>/<id>``. A single one keeps its ids.
-        most: Train queries to take of each, drawn at random; all if None.
+        max_queries_per_dataset: Labelled train queries to use of each, drawn at random; all if None.
         seed: Seed of that draw.
 
     Returns:
         A data set named ``a+b+...``.
 
     Raises:
-        InputError: no data set, two of one name, ``most`` below 1, or queries that would be lost: some data sets have a
-            train split, another has queries without one.
+        InputError: no data set, two of one name, or ``max_queries_per_dataset`` below 1.
     """
     names = [source.name for source in sources]
     if not sources or len(set(names)) < len(names):
-        raise InputError(f"mixture of {', '.join(names) or 'nothing'}: give data sets of different names")
-    if any("train" in source.qrels for source in sources):
-        for source in sources:
-            if source.queries and "train" not in source.qrels:
-                raise InputError(f"{source.name} has queries, but no qrels/train.tsv as others have: train on it apart")
-    limited = [_limited(source.with_dev() if len(sources) > 1 else source, most, seed) for source in sources]
+        raise InputError(f"concatenate {', '.join(names) or 'nothing'}: give data sets of different names")
+    limited = [_limited(train_dev_split(source), max_queries_per_dataset, seed) for source in sources]
     if len(limited) == 1:
         return limited[0]
     documents = {
@@ -44,14 +44,17 @@ def mixture(sources: Sequence[RetrievalData], most: int | None = None, seed: int
     for source in limited:
         for split, judgements in source.qrels.items():
             qrels.setdefault(split, {}).update(_prefixed(source.name, judgements))
-    return RetrievalData("+".join(names), documents, queries, qrels)
+    # Once more: a query that one data set holds out may be a train query of another.
+    return train_dev_split(RetrievalData("+".join(names), documents, queries, qrels))
 
 
-def _limited(source: RetrievalData, most: int | None, seed: int) -> RetrievalData:
-    if most is None or "train" not in source.qrels:
+def _limited(source: RetrievalData, max_queries: int | None, seed: int) -> RetrievalData:
+    if max_queries is None or "train" not in source.qrels:
         return source
-    kept = source.judged("train", most, seed)
-    return replace(source, qrels={**source.qrels, "train": {query: source.qrels["train"][query] for query in kept}})
+    sampled = source.labelled_queries("train", max_queries, seed)
+    queries = {q: text for q, text in source.queries.items() if q in sampled or q not in source.qrels["train"]}
+    train = {query: source.qrels["train"][query] for query in sampled}
+    return replace(source, queries=queries, qrels={**source.qrels, "train": train})
 
 
 def _prefixed(name: str, judgements: Qrels) -> Qrels:

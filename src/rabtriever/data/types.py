@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from rabtriever.errors import InputError
@@ -54,7 +54,7 @@ class RetrievalData:
     queries: dict[str, str]
     qrels: dict[str, Qrels]
 
-    def judged(self, split: str, limit: int | None = None, seed: int = 0) -> dict[str, str]:
+    def labelled_queries(self, split: str, limit: int | None = None, seed: int = 0) -> dict[str, str]:
         """Queries with a positive judgement in a split.
 
         Args:
@@ -74,35 +74,38 @@ class RetrievalData:
         if limit is not None and limit < 1:
             raise InputError(f"a limit of {limit} leaves no query of {self.name}: give at least 1")
         qrels = self.qrels[split]
-        judged = [query for query in self.queries if any(grade > 0 for grade in qrels.get(query, {}).values())]
-        if not judged:
+        labelled = [
+            query
+            for query in self.queries
+            if any(self.is_positive(split, query, document) for document in qrels.get(query, {}))
+        ]
+        if not labelled:
             raise InputError(f"split {split!r} of {self.name} has no query with a positive judgement: choose another")
-        if limit is not None and limit < len(judged):
-            # A prefix of one shuffle, not random.sample: this is what nests the samples.
-            drawn = judged.copy()
-            random.Random(seed).shuffle(drawn)
-            kept = set(drawn[:limit])
-            judged = [query for query in judged if query in kept]
-        return {query: self.queries[query] for query in judged}
+        if limit is not None and limit < len(labelled):
+            # A prefix of one shuffle, not random.sample: so that samples are nested.
+            shuffled = labelled.copy()
+            random.Random(seed).shuffle(shuffled)
+            sampled = set(shuffled[:limit])
+            labelled = [query for query in labelled if query in sampled]
+        return {query: self.queries[query] for query in labelled}
+
+    def is_own_document(self, query: str, document: str) -> bool:
+        """Returns whether a document is the query itself: the same id and the same text.
+
+        Corpora such as ArguAna and Quora hold their queries. A query's own document is neither a hit nor relevant.
+        """
+        if query != document or document not in self.documents:
+            return False
+        text, found = self.queries[query].strip(), self.documents[document]
+        return text in (found.text.strip(), found.content.strip())
+
+    def is_positive(self, split: str, query: str, document: str) -> bool:
+        """Returns whether a split judges a document relevant to a query, its own document left out."""
+        return self.qrels[split][query].get(document, 0) > 0 and not self.is_own_document(query, document)
 
     def positives(self, split: str, limit: int | None = None, seed: int = 0) -> dict[str, list[str]]:
-        """Query id -> its documents of a grade above 0; arguments and errors as in :meth:`judged`."""
+        """Query id -> its documents of a grade above 0; arguments and errors as in :meth:`labelled_queries`."""
         return {
-            query: [document for document, grade in self.qrels[split][query].items() if grade > 0]
-            for query in self.judged(split, limit, seed)
+            query: [document for document in self.qrels[split][query] if self.is_positive(split, query, document)]
+            for query in self.labelled_queries(split, limit, seed)
         }
-
-    def with_dev(self) -> RetrievalData:
-        """With a ``dev`` split: where there is none, every tenth train query is moved there, 500 at most.
-
-        Teacher and student both train on what is left, so that what calibrates them was seen by neither.
-        """
-        if "dev" in self.qrels or "train" not in self.qrels:
-            return self
-        judged = list(self.judged("train"))
-        held = set(judged[:: max(10, len(judged) // 500)]) if len(judged) > 1 else set()
-        train = self.qrels["train"]
-        rest = {query: grades for query, grades in train.items() if query not in held}
-        return replace(
-            self, qrels={**self.qrels, "train": rest, **({"dev": {q: train[q] for q in held}} if held else {})}
-        )

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from rabtriever.data import RetrievalData, Run
 from rabtriever.errors import InputError
-from rabtriever.evaluation.fidelity import Fidelity
+from rabtriever.evaluation.agreement import Agreement
 from rabtriever.evaluation.measures import DEPTH, measure
 from rabtriever.evaluation.runs import ranked, run_file
 from rabtriever.progress import Progress
@@ -46,17 +46,17 @@ def evaluate(
 
     Returns:
         ``{"n_queries": int, "systems": {name: {measure: value, ..., "ms_per_query": median wall time of one query}}}``
-        and ``"fidelity"`` as told in ``Fidelity.report``, empty without both a retriever and a reranker.
+        and ``"fidelity"`` as told in ``Agreement.report``, empty without both a retriever and a reranker.
 
     Raises:
         InputError: No such split, a score that is not finite, a document that is not in the corpus, or an id that a
             TREC run cannot hold.
     """
-    queries = data.judged(split, limit, seed)
+    queries = data.labelled_queries(split, limit, seed)
     # Only what the measures look at is kept, so that memory does not grow with the corpus; runs go to disk whole.
     best: dict[str, Run] = {name: {} for name in systems}
     seconds: dict[str, list[float]] = {name: [] for name in systems}
-    fidelity = Fidelity()
+    fidelity = Agreement()
     with ExitStack() as stack:
         write = {name: stack.enter_context(run_file(_run_path(runs_dir, name), name)) for name in systems if runs_dir}
         progress = stack.enter_context(Progress("evaluating" if show_progress else None, len(queries)))

@@ -11,7 +11,7 @@ from rabtriever.bm25 import BM25
 from rabtriever.data import Document, RetrievalData
 from rabtriever.errors import InputError
 from rabtriever.evaluation.evaluate import System
-from rabtriever.reranker import GenerativeReranker
+from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 
 SYSTEMS = ("retriever", "reranker", "bm25")

@@ -1,4 +1,4 @@
-"""Documents on their way into the table: checked, encoded, a batch at a time."""
+"""Documents on their way into the table: checked and encoded, a batch at a time."""
 
 from __future__ import annotations
 
@@ -6,55 +6,69 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from rabtriever.data import Document
-from rabtriever.errors import InputError
-from rabtriever.progress import Progress
-from rabtriever.retriever import Rabtriever
+from rabtriever.errors import ConflictError, InputError
+from rabtriever.index.search import Retriever
 
 BATCH = 1024  # documents encoded and written at a time
 
 
-def batches(
+def encode_batches(
     documents: Iterable[Document],
     latents: Iterable[np.ndarray] | None,
-    retriever: Rabtriever,
-    known: Callable[[Sequence[str]], set[str]],
-    show: bool,
+    retriever: Retriever,
+    existing_ids: Callable[[Sequence[str]], set[str]],
+    show_progress_bar: bool,
 ) -> Iterator[tuple[list[Document], np.ndarray]]:
-    """Batches of documents with their latents, float32 (n, m + 1).
+    """Yields batches of documents with their latents, float32 (n, width + 1).
 
     Args:
         documents: A stream; but for their ids, memory stays constant.
-        latents: Theirs, float32 (m + 1,) each; encoded by the retriever if None.
+        latents: Theirs, float32 (width + 1,) each; encoded by the retriever if None.
         retriever: Whose latents these are.
-        known: Tells which of some ids must not come again.
-        show: Tell on stderr how far it is.
+        existing_ids: Returns which of some ids must not be added again.
+        show_progress_bar: Whether to show progress on stderr.
 
     Raises:
-        InputError: an id that is empty, known or comes twice, a document without text, latents of another number or
-            width, or some that are not finite.
+        ConflictError: an id that exists already or comes twice.
+        InputError: an id that is empty, a document without text, latents of another number or width, or some that are
+            not finite.
     """
     seen: set[str] = set()
     stream, given = iter(documents), None if latents is None else iter(latents)
-    with Progress("documents indexed" if show else None) as bar:
+    with tqdm(desc="documents indexed", unit="", disable=not show_progress_bar) as bar:
         while batch := list(islice(stream, BATCH)):
-            there = known([document.id for document in batch])
+            existing = existing_ids([document.id for document in batch])
             for document in batch:
-                if not document.id or document.id in seen or document.id in there:
-                    raise InputError(f"add: document id {document.id!r} is empty or there already; ids must differ")
+                if not document.id:
+                    raise InputError("add: a document's id is empty; give it one", param="id")
+                if document.id in seen or document.id in existing:
+                    message = f"add: document id {document.id!r} exists already; ids must differ"
+                    raise ConflictError(message, param="id")
                 seen.add(document.id)
             if given is None:
-                values = retriever.encode_document([document.content for document in batch])
+                values = _encode(batch, retriever)
             else:
-                values = _checked(batch, list(islice(given, len(batch))), retriever.dim)
-            wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
-            if len(wrong):
-                raise InputError(f"add: the latent of document {batch[wrong[0]].id!r} is not finite")
+                values = _checked(batch, list(islice(given, len(batch))), retriever.layout.width + 1)
+            not_finite = np.flatnonzero(~np.isfinite(values).all(axis=1))
+            if len(not_finite):
+                raise InputError(f"add: the latent of document {batch[not_finite[0]].id!r} is NaN or infinite")
             yield batch, values
-            bar.advance(len(batch))
+            bar.update(len(batch))
     if given is not None and next(given, None) is not None:
         raise InputError("add: more latents than documents; give one for each")
+
+
+def _encode(batch: Sequence[Document], retriever: Retriever) -> np.ndarray:
+    try:
+        latents: np.ndarray = retriever.encode_document([document.content for document in batch])
+    except InputError as error:
+        if error.position is None:
+            raise
+        raise InputError(f"add: document {batch[error.position].id!r}: {error}", param="document") from None
+    return latents
 
 
 def _checked(documents: list[Document], latents: list[np.ndarray], dim: int) -> np.ndarray:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
 
-from rabtriever.fold import folded_scores
-from rabtriever.index.codes import Codes
-from rabtriever.index.device import OnDevice
-from rabtriever.index.kernels import best
+from rabtriever.index.hits import Ranking
 from rabtriever.index.mapped import release
+from rabtriever.index.quantization import QuantizedLatents
+from rabtriever.index.torch_scan import TorchLatents
+from rabtriever.kernels.scan import scan_top_k
+from rabtriever.scoring.fold import score_latents
+from rabtriever.scoring.layout import ScoreLayout
+from rabtriever.threads import available_cores
 
-Found = list[tuple[np.ndarray, np.ndarray]]
-"""For each query positions int64 and log-odds float32, best first; ties in the order of positions."""
 
-
-def propose(
-    codes: Codes | OnDevice,
+def candidates(
+    codes: QuantizedLatents | TorchLatents,
     queries: np.ndarray,
     live: np.ndarray,
     k: int,
@@ -40,17 +39,17 @@ def propose(
         Positions int64 (n, k), -1 where there are fewer, approximate log-odds float32 (n, k), in no order, and float32
         (n,), the most that those can be wrong by.
     """
-    if isinstance(codes, OnDevice):
-        return codes.propose(queries, live, k, blocks)
+    if isinstance(codes, TorchLatents):
+        return codes.candidates(queries, live, k, blocks)
     prepared, n = codes.prepare(queries), len(queries)
     blocks = np.arange(len(codes.blocks)) if blocks is None else blocks
-    threads = max(1, min(threads or cores(), len(blocks) * n // 64))
+    threads = max(1, min(threads or available_cores(), len(blocks) * n // 64))
     heaps = np.full((threads, n, k), -np.inf, np.float32)
     places = np.full((threads, n, k), -1, np.int64)
 
     def work(part: int) -> None:
         some = blocks[len(blocks) * part // threads : len(blocks) * (part + 1) // threads]
-        best(codes.blocks, *prepared[:3], codes.bias, live, some, heaps[part], places[part])
+        scan_top_k(codes.blocks, *prepared[:3], codes.bias, live, some, heaps[part], places[part])
 
     if threads == 1:
         work(0)
@@ -66,18 +65,18 @@ def propose(
 
 def scan(
     queries: np.ndarray,
-    codes: Codes | OnDevice,
+    codes: QuantizedLatents | TorchLatents,
     latents: np.ndarray,
     live: np.ndarray,
     k: int,
     ordinals: np.ndarray | None = None,
     blocks: np.ndarray | None = None,
     threads: int | None = None,
-) -> Found:
+) -> list[Ranking]:
     """The best documents by float32 log-odds, whatever the codes' precision.
 
     The codes propose more than k documents, float32 latents rank those. A document that was not proposed has at most
-    the worst proposed one's score, and the codes' error on top: if that does not reach the k-th, none was missed. If
+    the worst proposed one's score, and the codes' error on top: if that does not reach the k-th, none was best_unseen. If
     it does, more are proposed.
 
     Args:
@@ -92,41 +91,36 @@ def scan(
     """
     there = int(live.sum(dtype=np.int64))
     k = min(k, there)
-    found: Found = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
-    left, depth = np.arange(len(queries) if k else 0), min(there, 4 * k + 128)
-    while len(left):
-        positions, scores, error = propose(codes, queries[left], live, depth, blocks, threads)
-        missed = scores.min(axis=1) + error if depth < there else np.full(len(left), -np.inf)
-        for row, query in enumerate(left):
-            found[query] = rank(queries[query], latents, codes.positive, positions[row], k, ordinals)
-        least = np.array([found[query][1][-1] for query in left])
-        left, depth = left[missed >= least], min(there, 4 * depth)
+    found = [Ranking(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
+    pending, depth = np.arange(len(queries) if k else 0), min(there, 4 * k + 128)
+    while len(pending):
+        positions, scores, error = candidates(codes, queries[pending], live, depth, blocks, threads)
+        best_unseen = scores.min(axis=1) + error if depth < there else np.full(len(pending), -np.inf)
+        for row, query in enumerate(pending):
+            found[query] = rescore(queries[query], latents, codes.layout, positions[row], k, ordinals)
+        least = np.array([found[query].log_odds[-1] for query in pending])
+        pending, depth = pending[best_unseen >= least], min(there, 4 * depth)
         if depth > 16 * k + 512:
             release(latents)  # many were read
     return found
 
 
-def rank(
+def rescore(
     query: np.ndarray,
     latents: np.ndarray,
-    positive: int | None,
+    layout: ScoreLayout,
     positions: np.ndarray,
     k: int,
     ordinals: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Ranking:
     """The k best of some documents by float32 log-odds: ordinals int64 and scores; positions of -1 are skipped."""
     positions = positions[positions >= 0]
     names = positions if ordinals is None else ordinals[positions].astype(np.int64)
-    scores = folded_scores(query[None], latents[positions], positive)[0]
+    scores = score_latents(query[None], latents[positions], layout)[0]
     order = np.lexsort((names, -scores))[:k]
-    return names[order], scores[order]
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Ranking(names[order], scores[order])
 
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(cores(), thread_name_prefix="rabtriever-scan")
+    return ThreadPoolExecutor(available_cores(), thread_name_prefix="rabtriever-scan")

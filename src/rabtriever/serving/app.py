@@ -24,13 +24,13 @@ from rabtriever import __version__
 from rabtriever.errors import InputError, first_line
 from rabtriever.index import Index
 from rabtriever.retriever import Rabtriever
-from rabtriever.serving.engine import Engine
-from rabtriever.serving.guard import Guard
-from rabtriever.serving.keys import Keys
+from rabtriever.serving.auth import APIKeys
+from rabtriever.serving.config import ServerConfig
+from rabtriever.serving.errors import APIError, first_fault
 from rabtriever.serving.metrics import Metrics
-from rabtriever.serving.refusals import Refusal, first_fault
+from rabtriever.serving.middleware import RequestMiddleware
 from rabtriever.serving.routes import documents, embeddings, rerank, search, status
-from rabtriever.serving.settings import Settings
+from rabtriever.serving.service import SearchService
 
 SETTINGS = "RABTRIEVER_SERVE"  # in the environment of worker processes
 FAILED = "failed.txt"  # where a worker process leaves the reason, for its parent
@@ -38,7 +38,7 @@ LOGGING: dict[str, Any] = {"level": logging.INFO, "format": "%(asctime)s %(messa
 logger = logging.getLogger("rabtriever.serving")
 
 
-def make_app(settings: Settings, failed: Callable[[str], None], index: Index | None = None) -> ASGIApp:
+def make_app(settings: ServerConfig, failed: Callable[[str], None], index: Index | None = None) -> ASGIApp:
     """The server's application.
 
     Args:
@@ -53,8 +53,8 @@ def make_app(settings: Settings, failed: Callable[[str], None], index: Index | N
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        def load() -> Engine:
-            engine = Engine(index or open_index(settings), settings.limits, metrics)
+        def load() -> SearchService:
+            engine = SearchService(index or open_index(settings), settings.limits, metrics)
             engine.warm()
             return engine
 
@@ -80,17 +80,17 @@ def make_app(settings: Settings, failed: Callable[[str], None], index: Index | N
         lifespan=lifespan,
     )
     app.state.engine, app.state.metrics = None, metrics
-    keys = Keys.load(settings.keys)
+    keys = APIKeys.load(settings.keys)
     secured = [Security(HTTPBearer(auto_error=False))] if keys else []  # told in the documentation; the guard asks
     for part in (search, rerank, documents, embeddings, status):
         app.include_router(part.router, dependencies=secured)
     app.include_router(status.open_router)
     app.mount("/page", status.Page(directory=status.PAGE), name="page")
-    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(APIError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _fault)
-    guarded: ASGIApp = Guard(app, settings, keys, metrics)
+    guarded: ASGIApp = RequestMiddleware(app, settings, keys, metrics)
     if settings.cors:
         guarded = CORSMiddleware(
             guarded, allow_origins=settings.cors, allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"]
@@ -99,7 +99,7 @@ def make_app(settings: Settings, failed: Callable[[str], None], index: Index | N
 
 
 async def _refused(request: Request, refusal: Exception) -> Response:
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, APIError)
     return refusal.response(request.scope["path"])
 
 
@@ -107,24 +107,24 @@ async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if request.method == "POST" and kind != "application/json" and not request.scope["rabtriever.upload"]:
-        return await _refused(request, Refusal(415, "send application/json"))
+        return await _refused(request, APIError(415, "send application/json"))
     param, message = first_fault(error.errors())
-    return await _refused(request, Refusal(422, f"{param}: {message}", param))
+    return await _refused(request, APIError(422, f"{param}: {message}", param))
 
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 400:  # what FastAPI says of a body that Python's parser gives up on
-        return await _refused(request, Refusal(422, "body: no JSON that can be read", "body"))
+        return await _refused(request, APIError(422, "body: no JSON that can be read", "body"))
     headers = dict(error.headers or {})
     path = getattr(request.scope.get("route"), "path_format", None)
     if error.status_code == 405 and path in request.app.openapi()["paths"]:  # Starlette tells the first route's alone
         headers["Allow"] = ", ".join(method.upper() for method in request.app.openapi()["paths"][path])
-    return await _refused(request, Refusal(error.status_code, str(error.detail), headers=headers))
+    return await _refused(request, APIError(error.status_code, str(error.detail), headers=headers))
 
 
 async def _fault(request: Request, error: Exception) -> Response:
-    return await _refused(request, Refusal(500, "something went wrong here; the log knows more"))
+    return await _refused(request, APIError(500, "something went wrong here; the log knows more"))
 
 
 def worker_app() -> ASGIApp:
@@ -135,10 +135,10 @@ def worker_app() -> ASGIApp:
         (Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / FAILED).write_text(reason, encoding="utf-8")
         os.kill(os.getppid(), signal.SIGTERM)  # it would start others for ever
 
-    return make_app(Settings.from_json(os.environ[SETTINGS]), failed)
+    return make_app(ServerConfig.from_json(os.environ[SETTINGS]), failed)
 
 
-def open_index(settings: Settings) -> Index:
+def open_index(settings: ServerConfig) -> Index:
     """The index and its model.
 
     Raises:

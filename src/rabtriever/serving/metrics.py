@@ -46,7 +46,7 @@ class Metrics:
             "rabtriever_tokens", "Tokens of texts that came in: query, document", ["side"], registry=own
         )
         self.cut = Counter(
-            "rabtriever_truncations", "Texts cut to their budget: query, document", ["side"], registry=own
+            "rabtriever_truncations", "TokenCounts cut to their budget: query, document", ["side"], registry=own
         )
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Requests and answers. Ours refuse fields they do not know; those of other services' clients let them pass."""
+"""Requests and answers. NativeRequest refuse fields they do not know; those of other services' clients let them pass."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value  # JSON takes 1.0 and 1 for the same
 
 
-class Ours(BaseModel):
+class NativeRequest(BaseModel):
     """A request in a shape of our own."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -49,7 +49,7 @@ class Ours(BaseModel):
         return value
 
 
-class Theirs(BaseModel):
+class CompatRequest(BaseModel):
     """A request in another service's shape."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
@@ -60,7 +60,7 @@ def _have(kind: str, fields: dict[str, dict[str, str]]) -> dict[str, Any]:
     return {kind: [{"required": [name], "properties": {name: schema}} for name, schema in fields.items()]}
 
 
-class SearchRequest(Ours):
+class SearchRequest(NativeRequest):
     """Queries and how to search."""
 
     model_config = ConfigDict(
@@ -111,7 +111,7 @@ class SearchResponse(BaseModel):
     truncated: int = Field(description="Queries that were cut to their token budget.")
 
 
-class RerankRequest(Theirs):
+class RerankRequest(CompatRequest):
     """Cohere's and Jina's shape."""
 
     model_config = ConfigDict(
@@ -178,14 +178,14 @@ class RerankResponse(BaseModel):
     meta: dict[str, Any]
 
 
-class TeiRequest(Theirs):
+class TeiRequest(CompatRequest):
     """Text Embeddings Inference's shape."""
 
     query: Text
     texts: list[Text] = Field(min_length=1, max_length=TEXTS)
     raw_scores: bool = Field(False, description="Log-odds instead of probabilities.")
     return_text: bool = False
-    truncate: bool | None = Field(False, description="Texts are cut to the model's budget in any case.")
+    truncate: bool | None = Field(False, description="TokenCounts are cut to the model's budget in any case.")
     truncation_direction: str = Field(
         "right", pattern="^[Rr][Ii][Gg][Hh][Tt]$", description="Documents keep their head."
     )
@@ -200,7 +200,7 @@ class TeiResult(BaseModel):
     text: str | None = None
 
 
-class NewDocument(Ours):
+class NewDocument(NativeRequest):
     """A document to add."""
 
     model_config = ConfigDict(
@@ -228,7 +228,7 @@ class NewDocument(Ours):
         return Document(self.id, self.text, self.title, self.metadata)
 
 
-class DocumentsRequest(Ours):
+class DocumentsRequest(NativeRequest):
     """Documents to add in one transaction."""
 
     documents: Annotated[list[NewDocument], Field(min_length=1, max_length=TEXTS), FailFast()]
@@ -258,7 +258,7 @@ class StoredDocument(BaseModel):
     metadata: dict[str, Any]
 
 
-class EmbeddingsRequest(Theirs):
+class EmbeddingsRequest(CompatRequest):
     """OpenAI's shape."""
 
     model: Literal["rabtriever-query", "rabtriever-document"]

@@ -9,7 +9,7 @@ SLICE = 256  # tokens that a rerank reads before others have their turn
 
 
 @dataclass
-class Texts:
+class TokenCounts:
     """Some texts' sizes.
 
     Attributes:

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rabtriever.predictor import Predictor
+from rabtriever.scoring.predictor import Predictor
 
 
 class Watched(Protocol):

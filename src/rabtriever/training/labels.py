@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rabtriever.predictor import Predictor
+from rabtriever.scoring.predictor import Predictor
 from rabtriever.training.losses import listwise
 
 CANDIDATES = 1024  # documents that a softmax runs over, at most
@@ -45,15 +45,15 @@ def label_loss(
     return listwise(predictor.log_odds(z_q, z_d[candidates], w), positive.to(z_d.device))
 
 
-def train_on_labels(
+def fit_predictor(
     z_q: Tensor, z_d: Tensor, positives: Sequence[Sequence[int]], w: Tensor, steps: int, seed: int, width: int = 256
 ) -> Predictor:
     """A predictor trained on labels alone: a ranking, not yet a probability. Arguments as in :func:`label_loss`."""
     chance = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     predictor = Predictor(z_q.shape[1], width, dropout=0.2)
-    predictor.standardise("query", z_q)
-    predictor.standardise("document", z_d)
+    predictor.fit_normalization("query", z_q)
+    predictor.fit_normalization("document", z_d)
     optimiser = torch.optim.AdamW(predictor.parameters(), lr=1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=steps, pct_start=0.1)
     for _ in range(steps):

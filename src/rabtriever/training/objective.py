@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rabtriever.predictor import Predictor
+from rabtriever.scoring.predictor import Predictor
+from rabtriever.training.config import DistillConfig
 from rabtriever.training.labels import label_loss
 from rabtriever.training.losses import embedding_error, log_odds_error, policy_kl, reverse_kl, vocabulary_kl
-from rabtriever.training.settings import Distillation
 
 PAIRS, QUERIES = 256, 64  # scored pairs and labelled queries a step
 VOCABULARY_PAIRS = 32  # of them for a KL over the vocabulary, whose tens of thousands of logits are what costs
@@ -26,7 +26,7 @@ class Objective:
         chance: Source of chance.
     """
 
-    def __init__(self, settings: Distillation, w: Tensor, lm_head: Tensor, chance: torch.Generator) -> None:
+    def __init__(self, settings: DistillConfig, w: Tensor, lm_head: Tensor, chance: torch.Generator) -> None:
         self.settings, self.w, self.lm_head, self.chance = settings, w, lm_head, chance
 
     def __call__(

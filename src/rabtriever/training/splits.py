@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rabtriever.data import RetrievalData
 from rabtriever.errors import InputError
-from rabtriever.training.settings import Distillation
+from rabtriever.training.config import DistillConfig
 
 
-def split_queries(data: RetrievalData, settings: Distillation) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def split_queries(data: RetrievalData, settings: DistillConfig) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Training and development queries; what is held out is never trained on.
 
     Without a ``train`` split, the queries that no split judges are trained on, by the teacher alone.

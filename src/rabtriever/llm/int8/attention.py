@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from rabtriever.llm.int8.rows import FAST, LOG2_E, power, quantise
-from rabtriever.llm.int8.tiles import ROWS, WIDTH, from_half, multiply, to_half
+from rabtriever.llm.int8.elementwise import FAST, LOG2_E, power, quantise
+from rabtriever.llm.int8.matmul import ROWS, WIDTH, from_half, multiply, to_half
 
 
 @njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")

@@ -8,8 +8,8 @@ import numpy as np
 from numba import njit, types
 
 from rabtriever.llm.int8.attention import attend, turn
-from rabtriever.llm.int8.rows import FAST, add_and_finish, add_and_normalise, gate
-from rabtriever.llm.int8.tiles import ROWS, arrive, look, multiply_bytes
+from rabtriever.llm.int8.elementwise import FAST, add_and_finish, add_and_normalise, gate
+from rabtriever.llm.int8.matmul import ROWS, arrive, look, multiply_bytes
 
 CHUNK = 64  # rows that go through the MLP together: what is between its products stays in the cache
 SPINS = 2000  # looks before a waiting thread lets others run

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from rabtriever.vectors import LANES
+from rabtriever.kernels.llvm import LANES
 
 
 def orthogonal(size: int) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rabtriever.llm.int8.matmul import PANEL
 from rabtriever.llm.int8.rotation import mix_columns, orthogonal
-from rabtriever.llm.int8.tiles import PANEL
 
 
 @dataclass
@@ -39,7 +39,7 @@ def stack(linears: list[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray,
     """One linear map of all layers as :func:`tiles.multiply_bytes` reads it.
 
     Returns:
-        int8 (layers, panels, depth, PANEL, 4), int32 and float32 (layers, panels * PANEL). Codes of rows count from
+        int8 (layers, panels, depth, PANEL, 4), int32 and float32 (layers, panels * PANEL). QuantizedLatents of rows count from
         128, which the whole numbers take back.
     """
     rows, columns = linears[0][0].shape

@@ -6,9 +6,9 @@ from typing import Any
 
 from fastapi import Request
 
-from rabtriever.serving.engine import Engine
-from rabtriever.serving.refusals import Refusal
+from rabtriever.serving.errors import APIError
 from rabtriever.serving.schemas import Problem
+from rabtriever.serving.service import SearchService
 
 TOLD = {
     401: "No valid API key",
@@ -33,13 +33,13 @@ def refusals(*statuses: int, model: type[Any] = Problem) -> dict[int | str, dict
     return {status: {"model": model, "description": TOLD[status]} for status in sorted({*usual, *statuses})}
 
 
-async def engine_of(request: Request) -> Engine:
+async def get_service(request: Request) -> SearchService:
     """The engine.
 
     Raises:
-        Refusal: 503, it is being loaded or closed.
+        APIError: 503, it is being loaded or closed.
     """
-    engine: Engine | None = request.app.state.engine
+    engine: SearchService | None = request.app.state.engine
     if engine is None:
-        raise Refusal(503, "the model is being loaded; try again soon", retry=2)
+        raise APIError(503, "the model is being loaded; try again soon", retry=2)
     return engine

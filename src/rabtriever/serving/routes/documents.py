@@ -11,10 +11,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from rabtriever.data import Document
-from rabtriever.serving.engine import Engine
-from rabtriever.serving.refusals import Refusal, first_fault
-from rabtriever.serving.routes import engine_of, refusals
+from rabtriever.serving.errors import APIError, first_fault
+from rabtriever.serving.routes import get_service, refusals
 from rabtriever.serving.schemas import DocumentsRequest, DocumentsResponse, NewDocument, StoredDocument
+from rabtriever.serving.service import SearchService
 
 router = APIRouter(tags=["documents"])
 Id = Annotated[str, Path(min_length=1, max_length=1000, description="The document's id; it may hold slashes.")]
@@ -32,7 +32,7 @@ CONTENT: dict[str, Any] = {"application/json": {"schema": SCHEMA}, "application/
 )
 async def add(
     request: Request,
-    engine: Annotated[Engine, Depends(engine_of)],
+    engine: Annotated[SearchService, Depends(get_service)],
     upsert: Annotated[bool, Query(description="The same as in the body; for uploads.")] = True,
 ) -> DocumentsResponse:
     """Add documents, or replace those of the same ids, in one transaction.
@@ -46,21 +46,21 @@ async def add(
         written = await engine.write(lambda: _lines(body), upsert)
     else:
         if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-            raise Refusal(415, "send application/json, or application/x-ndjson with a document on each line")
+            raise APIError(415, "send application/json, or application/x-ndjson with a document on each line")
         asked = await asyncio.to_thread(_parsed, body.read())
         written = await engine.write(lambda: (one.document() for one in asked.documents), asked.upsert and upsert)
     return DocumentsResponse(written=written, documents=await engine.count())
 
 
 @router.get("/v1/documents/{id:path}", responses=refusals(404, 422))
-async def get(id: Id, engine: Annotated[Engine, Depends(engine_of)]) -> StoredDocument:  # noqa: A002
+async def get(id: Id, engine: Annotated[SearchService, Depends(get_service)]) -> StoredDocument:  # noqa: A002
     """A document."""
     found = await engine.get(id)
     return StoredDocument(id=found.id, title=found.title, text=found.text, metadata=dict(found.metadata))
 
 
 @router.delete("/v1/documents/{id:path}", status_code=204, responses=refusals(403, 404, 422))
-async def delete(id: Id, engine: Annotated[Engine, Depends(engine_of)]) -> None:  # noqa: A002
+async def delete(id: Id, engine: Annotated[SearchService, Depends(get_service)]) -> None:  # noqa: A002
     """Remove a document."""
     await engine.delete(id)
 
@@ -77,21 +77,21 @@ def _check(body: BinaryIO) -> None:
     seen: set[str] = set()
     for document in _lines(body):
         if document.id in seen:
-            raise Refusal(422, f"line {len(seen) + 1}: its id came before", "id")
+            raise APIError(422, f"line {len(seen) + 1}: its id came before", "id")
         seen.add(document.id)
     if not seen:
-        raise Refusal(422, "no document in the upload; send one a line", "body")
+        raise APIError(422, "no document in the upload; send one a line", "body")
 
 
 def _lines(body: BinaryIO) -> Iterator[Document]:
     body.seek(0)
     for number, line in enumerate(iter(lambda: body.readline(LINE + 1), b""), 1):
         if len(line) > LINE:
-            raise Refusal(422, f"line {number}: longer than {LINE >> 20} MB", "body")
+            raise APIError(422, f"line {number}: longer than {LINE >> 20} MB", "body")
         if not line.strip():
             continue
         try:
             yield NewDocument.model_validate_json(line).document()
         except ValidationError as error:
             param, message = first_fault(error.errors(include_context=False, include_input=False))
-            raise Refusal(422, f"line {number}: {param}: {message}", param) from None
+            raise APIError(422, f"line {number}: {param}: {message}", param) from None

@@ -7,15 +7,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from rabtriever.serving.engine import Engine
-from rabtriever.serving.routes import engine_of, refusals
+from rabtriever.serving.routes import get_service, refusals
 from rabtriever.serving.schemas import Embedding, EmbeddingsRequest, EmbeddingsResponse, Usage
+from rabtriever.serving.service import SearchService
 
 router = APIRouter(tags=["embeddings"])
 
 
 @router.post("/v1/embeddings", responses=refusals(415, 422))
-async def embeddings(body: EmbeddingsRequest, engine: Annotated[Engine, Depends(engine_of)]) -> EmbeddingsResponse:
+async def embeddings(
+    body: EmbeddingsRequest, engine: Annotated[SearchService, Depends(get_service)]
+) -> EmbeddingsResponse:
     """What the retriever keeps of queries or documents.
 
     The model's name tells which side the texts are. The two sides meet in the retriever's folded score, which is an

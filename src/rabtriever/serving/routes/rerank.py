@@ -8,8 +8,7 @@ from typing import Annotated
 import numpy as np
 from fastapi import APIRouter, Depends
 
-from rabtriever.serving.engine import Engine
-from rabtriever.serving.routes import engine_of, refusals
+from rabtriever.serving.routes import get_service, refusals
 from rabtriever.serving.schemas import (
     RerankedText,
     RerankRequest,
@@ -20,24 +19,25 @@ from rabtriever.serving.schemas import (
     TeiResult,
     Usage,
 )
+from rabtriever.serving.service import SearchService
 
 router = APIRouter(tags=["rerank"])
 
 
 @router.post("/v1/rerank", response_model_exclude_none=True, responses=refusals(415, 422))
-async def rerank_v1(body: RerankRequest, engine: Annotated[Engine, Depends(engine_of)]) -> RerankResponse:
+async def rerank_v1(body: RerankRequest, engine: Annotated[SearchService, Depends(get_service)]) -> RerankResponse:
     """Judge the documents of the request."""
     return await _rerank(body, engine, "1")
 
 
 @router.post("/v2/rerank", response_model_exclude_none=True, responses=refusals(415, 422))
-async def rerank_v2(body: RerankRequest, engine: Annotated[Engine, Depends(engine_of)]) -> RerankResponse:
+async def rerank_v2(body: RerankRequest, engine: Annotated[SearchService, Depends(get_service)]) -> RerankResponse:
     """Judge the documents of the request."""
     return await _rerank(body, engine, "2")
 
 
 @router.post("/rerank", responses=refusals(415, 422, model=TeiProblem))
-async def rerank_tei(body: TeiRequest, engine: Annotated[Engine, Depends(engine_of)]) -> list[TeiResult]:
+async def rerank_tei(body: TeiRequest, engine: Annotated[SearchService, Depends(get_service)]) -> list[TeiResult]:
     """Judge the texts of the request."""
     log_odds, probabilities, _ = await engine.score(body.query, body.texts, body.model == "reranker")
     scores = log_odds if body.raw_scores else probabilities
@@ -47,7 +47,7 @@ async def rerank_tei(body: TeiRequest, engine: Annotated[Engine, Depends(engine_
     ]
 
 
-async def _rerank(body: RerankRequest, engine: Engine, version: str) -> RerankResponse:
+async def _rerank(body: RerankRequest, engine: SearchService, version: str) -> RerankResponse:
     texts = body.contents()
     most = body.max_tokens_per_doc or 0
     log_odds, probabilities, tokens = await engine.score(body.query, texts, body.model == "reranker", most)
@@ -70,6 +70,6 @@ async def _rerank(body: RerankRequest, engine: Engine, version: str) -> RerankRe
 
 
 def best(log_odds: np.ndarray) -> list[int]:
-    """Places, the highest first; ties as they came."""
+    """ConcurrencyLimiter, the highest first; ties as they came."""
     order: list[int] = np.argsort(-log_odds, kind="stable").tolist()
     return order

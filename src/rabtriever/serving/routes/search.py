@@ -7,15 +7,15 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from rabtriever.index import Hit
-from rabtriever.serving.engine import Engine
-from rabtriever.serving.routes import engine_of, refusals
+from rabtriever.serving.routes import get_service, refusals
 from rabtriever.serving.schemas import SearchHit, SearchRequest, SearchResponse, Timings
+from rabtriever.serving.service import SearchService
 
 router = APIRouter(tags=["search"])
 
 
 @router.post("/v1/search", response_model_exclude_none=True, responses=refusals(415, 422))
-async def search(body: SearchRequest, engine: Annotated[Engine, Depends(engine_of)]) -> SearchResponse:
+async def search(body: SearchRequest, engine: Annotated[SearchService, Depends(get_service)]) -> SearchResponse:
     """The best documents of the index for a query, or for each of several."""
     texts = body.queries or [body.query or ""]
     found = await engine.search(texts, body.k, body.where, body.mode, body.hybrid, body.rerank)

@@ -14,9 +14,9 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from rabtriever import __version__
-from rabtriever.serving.engine import Engine
-from rabtriever.serving.routes import engine_of, refusals
+from rabtriever.serving.routes import get_service, refusals
 from rabtriever.serving.schemas import HITS, QUERIES, TEXTS
+from rabtriever.serving.service import SearchService
 
 router = APIRouter(tags=["status"])
 open_router = APIRouter(tags=["status"])  # needs no key
@@ -46,13 +46,13 @@ async def health() -> dict[str, str]:
 
 
 @open_router.get("/ready", responses=refusals())
-async def ready(engine: Annotated[Engine, Depends(engine_of)]) -> dict[str, str]:
+async def ready(engine: Annotated[SearchService, Depends(get_service)]) -> dict[str, str]:
     """Whether it can answer: 503 while the model is loaded."""
     return {"status": "ready"}
 
 
 @router.get("/info", responses=refusals())
-async def info(engine: Annotated[Engine, Depends(engine_of)]) -> dict[str, Any]:
+async def info(engine: Annotated[SearchService, Depends(get_service)]) -> dict[str, Any]:
     """The model, its prompt and choices, limits, and the index."""
     retriever, teacher, index = engine.retriever, engine.teacher, engine.index
     template = teacher.template.to_dict()

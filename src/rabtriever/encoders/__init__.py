@@ -1,0 +1,1 @@
+"""Encoders: queries and documents to embeddings, each text by itself."""

@@ -1,0 +1,41 @@
+"""What a retriever needs of an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+Kind = Literal["query", "document"]
+
+
+class Encoder(Protocol):
+    """Encodes queries and documents separately.
+
+    Attributes:
+        hidden_size: H, width of the embeddings.
+        fingerprint: Identifies everything that changes an embedding.
+    """
+
+    hidden_size: int
+    fingerprint: str
+
+    def encode_queries(
+        self, texts: Sequence[str], batch_size: int | None = None, show_progress_bar: bool = False
+    ) -> np.ndarray:
+        """Returns the embeddings float32 (n, H) of queries."""
+
+    def encode_documents(
+        self, texts: Sequence[str], batch_size: int | None = None, show_progress_bar: bool = False
+    ) -> np.ndarray:
+        """Returns the embeddings float32 (n, H) of documents."""
+
+    def count_tokens(self, kind: Kind, texts: Sequence[str]) -> list[int]:
+        """Returns the number of tokens of each text before truncation."""
+
+    def max_tokens(self, kind: Kind) -> int:
+        """Returns the number of tokens to which queries or documents are truncated."""
+
+    def to_config(self) -> dict[str, Any]:
+        """Returns what ``rabtriever.json`` must hold to load the encoder again."""

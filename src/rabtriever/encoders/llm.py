@@ -1,0 +1,63 @@
+"""The paper's encoder: the reranker's own LLM, frozen, reads queries and documents separately."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rabtriever.encoders.base import Kind
+from rabtriever.llm.backbone import Pooling
+from rabtriever.llm.prompted import PromptedLLM
+
+
+class LLMEncoder:
+    """An LLM's hidden states as embeddings; see :class:`rabtriever.encoders.base.Encoder`.
+
+    Args:
+        llm: The LLM and its prompt. A document is read as the prompt's document segment, the prefix that the reranker
+            reads, too; a query as the query segment without a document before it.
+        pooling: ``mean`` of a segment's states without the first token, or the ``last`` state.
+    """
+
+    def __init__(self, llm: PromptedLLM, pooling: Pooling = "mean") -> None:
+        self.llm, self.pooling = llm, pooling
+        self.hidden_size = llm.hidden_size
+        self.fingerprint = hashlib.sha256(f"{llm.fingerprint}/{pooling}".encode()).hexdigest()
+
+    def encode_queries(
+        self, texts: Sequence[str], batch_size: int | None = None, show_progress_bar: bool = False
+    ) -> np.ndarray:
+        """Returns the states float32 (n, H) of queries.
+
+        Raises:
+            InputError: a query of zero tokens, or one of which the LLM makes no finite state.
+        """
+        return self._encode("query", texts, batch_size, show_progress_bar)
+
+    def encode_documents(
+        self, texts: Sequence[str], batch_size: int | None = None, show_progress_bar: bool = False
+    ) -> np.ndarray:
+        """Returns the states float32 (n, H) of documents; errors as in :meth:`encode_queries`."""
+        return self._encode("document", texts, batch_size, show_progress_bar)
+
+    def count_tokens(self, kind: Kind, texts: Sequence[str]) -> list[int]:
+        """Returns the number of tokens of each text before truncation."""
+        return self.llm.prompt.count_tokens(kind, texts)
+
+    def max_tokens(self, kind: Kind) -> int:
+        """Returns the prompt's budget."""
+        template = self.llm.template
+        return template.query_tokens if kind == "query" else template.document_tokens
+
+    def to_config(self) -> dict[str, Any]:
+        """Returns what ``rabtriever.json`` must hold to load the encoder again."""
+        return {"kind": "llm", "pooling": self.pooling}
+
+    def _encode(self, kind: Kind, texts: Sequence[str], batch_size: int | None, show_progress_bar: bool) -> np.ndarray:
+        prompt = self.llm.prompt
+        ids = prompt.query_ids(texts, with_bos=True) if kind == "query" else prompt.document_ids(texts)
+        label = f"reading {'queries' if kind == 'query' else 'documents'}" if show_progress_bar else None
+        return self.llm.backbone.states(ids, self.pooling, label, batch_size).numpy()

@@ -1,0 +1,1 @@
+"""Compiled loops: LLVM building blocks and the scan."""

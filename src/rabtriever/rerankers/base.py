@@ -1,0 +1,45 @@
+"""What a search and a distillation need of a reranker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from rabtriever.scoring.calibration import Calibration
+
+
+class Scores(NamedTuple):
+    """Scores of n pairs.
+
+    Attributes:
+        log_odds: float32 (n,), logit(yes) - logit(no).
+        states: float32 (n, H), the context embeddings z*(q, d), if they were asked for.
+    """
+
+    log_odds: np.ndarray
+    states: np.ndarray | None = None
+
+
+class Reranker(Protocol):
+    """Scores (query, document) pairs, reading both together.
+
+    Attributes:
+        fingerprint: Identifies weights and prompt.
+        calibration: What makes its log-odds probabilities.
+    """
+
+    fingerprint: str
+    calibration: Calibration
+
+    def score(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        pairs: np.ndarray,
+        *,
+        with_states: bool = False,
+        show_progress_bar: bool = False,
+    ) -> Scores:
+        """Scores the pairs int64 (n, 2) of (query, document) positions."""

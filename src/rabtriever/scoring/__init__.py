@@ -1,0 +1,1 @@
+"""From encoder states to log-odds to probabilities: predictor, fold, calibration."""

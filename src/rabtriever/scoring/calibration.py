@@ -1,0 +1,76 @@
+"""Log-odds to calibrated probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+REGULARIZATION = 1.0  # towards temperature 1 and offset 0, so that a few labels do not make a model certain
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """``P(relevant) = sigmoid(log_odds / temperature + offset)``: Platt scaling, which never changes a ranking.
+
+    Attributes:
+        temperature: Above 0; above 1 if the model is overconfident.
+        offset: Below 0 if relevant documents are rarer than in training.
+    """
+
+    temperature: float = 1.0
+    offset: float = 0.0
+
+    def probability(self, log_odds: np.ndarray | float) -> np.ndarray:
+        """Returns the probabilities of log-odds, float64 of the same shape."""
+        scaled = np.asarray(log_odds, dtype=np.float64) / self.temperature + self.offset
+        result: np.ndarray = 1 / (1 + np.exp(-np.clip(scaled, -500, 500)))
+        return result
+
+    def convert(self, log_odds: np.ndarray, source: Calibration) -> np.ndarray:
+        """Expresses another model's log-odds on this calibration's scale: the same probability, comparable numbers.
+
+        Args:
+            log_odds: float (n,) of the other model.
+            source: The other model's calibration.
+
+        Returns:
+            float32 (n,) with ``self.probability(result) == source.probability(log_odds)``.
+        """
+        logit = np.asarray(log_odds, np.float64) / source.temperature + source.offset
+        return ((logit - self.offset) * self.temperature).astype(np.float32)
+
+    @classmethod
+    def fit(cls, log_odds: np.ndarray, labels: np.ndarray) -> Calibration:
+        """Fits the scaling to labelled pairs (Newton's method on the regularised logistic loss, with backtracking).
+
+        Args:
+            log_odds: float (n,).
+            labels: bool (n,), whether the document is relevant.
+
+        Returns:
+            The scaling; the identity if there are no pairs, only one kind of label, or if log-odds do not increase
+            with relevance.
+        """
+        x, y = np.asarray(log_odds, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+        if not len(y) or y.min() == y.max():
+            return cls()
+        inputs, start = np.stack([x, np.ones_like(x)]), np.array([1.0, 0.0])
+        pull = REGULARIZATION * np.array([max(np.square(x).mean(), 1e-12), 1.0])  # log-odds may all be 0
+
+        def loss(at: np.ndarray) -> float:
+            scores = at @ inputs
+            return float((np.logaddexp(0, scores) - y * scores).sum() + (pull * np.square(at - start)).sum() / 2)
+
+        values = start
+        for _ in range(100):
+            p = 1 / (1 + np.exp(-np.clip(values @ inputs, -500, 500)))
+            slope = inputs @ (p - y) + pull * (values - start)
+            curvature = (inputs * (p * (1 - p))) @ inputs.T + np.diag(pull)
+            step = np.linalg.solve(curvature, slope)
+            while loss(values - step) > loss(values) and np.abs(step).max() > 1e-9:
+                step = step / 2
+            values = values - step
+            if np.abs(step).max() <= 1e-9:
+                break
+        return cls(float(1 / values[0]), float(values[1])) if values[0] > 1e-3 else cls()

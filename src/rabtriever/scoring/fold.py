@@ -1,0 +1,97 @@
+"""The predictor folded into lm_head: a document becomes m + 1 numbers, and a score needs no weights.
+
+Ranking needs only ``w . z^`` with ``w = w_yes - w_no``, lm_head's two rows. The predictor is ``z^ = mean + scale *
+(W2 act(a + b) + b2)`` with ``a = U q``, ``b = V d + b1``. With ``v = W2^T (scale * w)`` and ``c = w . (mean + scale *
+b2)``:
+
+    log-odds(q, d) = sum_j v_j act(a_j + b_j) + c
+
+*mlp*, act = ReLU: positively homogeneous, so abs(v_j) moves inside: ``v_j relu(a_j + b_j) = sign(v_j) relu(|v_j| a_j +
+|v_j| b_j)``. Units are ordered by the sign of v_j, so that a :class:`ScoreLayout` is all that scoring must know.
+
+*quadratic*, act(x) = x^2: with a' and b' scaled by sqrt(abs(v)) and s = sign(v), the sum is an inner product,
+``sum_j (2 s_j a'_j) b'_j + sum_j s_j a'_j^2 + sum_j s_j b'_j^2``: any inner-product index finds the best exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rabtriever.scoring.layout import ScoreLayout
+
+
+@dataclass(frozen=True)
+class Affine:
+    """States (n, H) to hidden units (n, m), both float32."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def __call__(self, states: np.ndarray) -> np.ndarray:
+        """Returns the hidden units float32 (n, m)."""
+        return states @ self.weight + self.bias
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The folded predictor.
+
+    Attributes:
+        query_map: Query states to the scaled a', positive units first.
+        document_map: Document states to the scaled b', in the same order.
+        layout: What the columns of both sides mean: all inner (``quadratic``) or all ReLU (``mlp``).
+        n_positive_units: How many units, the first ones, have a positive v_j.
+        constant: c.
+    """
+
+    query_map: Affine
+    document_map: Affine
+    layout: ScoreLayout
+    n_positive_units: int
+    constant: float
+
+    def query(self, states: np.ndarray) -> np.ndarray:
+        """Returns the latents float32 (n, width + 1) of query states float32 (n, H)."""
+        units = self.query_map(states)
+        if self.layout.n_relu:
+            return _with_bias(units, np.full(len(units), self.constant, dtype=np.float32))
+        signs = self._signs()
+        return _with_bias(2 * signs * units, np.square(units) @ signs + np.float32(self.constant))
+
+    def document(self, states: np.ndarray) -> np.ndarray:
+        """Returns the latents float32 (n, width + 1) of document states float32 (n, H)."""
+        units = self.document_map(states)
+        bias = np.zeros(len(units), np.float32) if self.layout.n_relu else np.square(units) @ self._signs()
+        return _with_bias(units, bias)
+
+    def _signs(self) -> np.ndarray:
+        return np.where(np.arange(self.layout.width) < self.n_positive_units, np.float32(1), np.float32(-1))
+
+
+def score_latents(queries: np.ndarray, documents: np.ndarray, layout: ScoreLayout) -> np.ndarray:
+    """Returns the log-odds of every query and document, float32 (n, k): the reference that every kernel must equal.
+
+    Args:
+        queries: float32 (n, width + 1).
+        documents: float32 (k, width + 1).
+        layout: What the columns mean (:class:`ScoreLayout` states the equation).
+    """
+    inner, relu = np.split(documents[:, :-1], [layout.n_inner], axis=1)
+    result = np.empty((len(queries), len(documents)), np.float32)
+    products, hidden = np.empty(inner.shape, np.float32), np.empty(relu.shape, np.float32)
+    for row, query in zip(result, queries, strict=True):
+        # Row by row and in float64, so that a document's score does not depend on the other documents.
+        np.multiply(inner, query[: layout.n_inner], out=products)
+        np.maximum(np.add(relu, query[layout.n_inner : -1], out=hidden), 0, out=hidden)
+        units = products.sum(axis=1, dtype=np.float64) if layout.n_inner else np.zeros(len(documents))
+        if layout.n_relu:
+            units += hidden[:, : layout.n_positive].sum(axis=1, dtype=np.float64)
+            units -= hidden[:, layout.n_positive :].sum(axis=1, dtype=np.float64)
+        row[:] = units + documents[:, -1] + query[-1]
+    return result
+
+
+def _with_bias(units: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    return np.concatenate([units, bias[:, None]], axis=1, dtype=np.float32)

@@ -1,0 +1,151 @@
+"""The predictor, from (z_q, z_d) to the teacher's context embedding.
+
+With standardised states q and d it is ``z^ = mean + scale * (W2 act(U q + V d + b1) + b2)``; see :mod:`rabtriever.scoring.fold`
+for what it becomes when only the choice is asked for.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rabtriever.scoring.fold import Affine, Fold
+from rabtriever.scoring.layout import ScoreLayout
+
+KINDS = ("mlp", "quadratic")
+DOCUMENTS_PER_BLOCK = 512  # whose hidden units are in memory at a time
+
+
+class Predictor(nn.Module):
+    """Two layers over the query's state with the document's as latent (arXiv 2604.23336, section 3).
+
+    Args:
+        hidden_size: H, width of the encoder's states and of the context embeddings.
+        hidden_units: m; an index stores as many numbers per document.
+        dropout: Share of each side's inputs that is zeroed in training mode.
+        kind: ``mlp`` (ReLU, the paper's) or ``quadratic`` (square), whose score is an inner product.
+        choice_direction: float32 (H,), w = w_yes - w_no of the teacher's lm_head; saved with the weights. Zeros if
+            None, to be overwritten by ``load_state_dict``.
+    """
+
+    choice_direction: Tensor
+    query_mean: Tensor
+    query_scale: Tensor
+    document_mean: Tensor
+    document_scale: Tensor
+    output_mean: Tensor
+    output_scale: Tensor
+
+    def __init__(
+        self,
+        hidden_size: int,
+        hidden_units: int = 256,
+        dropout: float = 0.0,
+        kind: str = "mlp",
+        choice_direction: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.kind = kind
+        self.dropout = nn.Dropout(dropout)
+        self.query = nn.Linear(hidden_size, hidden_units, bias=False)
+        self.document = nn.Linear(hidden_size, hidden_units)
+        self.output = nn.Linear(hidden_units, hidden_size)
+        self.register_buffer("choice_direction", torch.zeros(hidden_size))
+        if choice_direction is not None:
+            self.choice_direction.copy_(choice_direction)
+        for name in ("query", "document", "output"):
+            self.register_buffer(f"{name}_mean", torch.zeros(hidden_size))
+            self.register_buffer(f"{name}_scale", torch.ones(hidden_size))
+
+    @property
+    def hidden_size(self) -> int:
+        """H."""
+        return self.query.in_features
+
+    @property
+    def hidden_units(self) -> int:
+        """M."""
+        return self.query.out_features
+
+    def fit_normalization(self, side: str, states: Tensor) -> None:
+        """Sets the mean and scale of ``query`` or ``document`` inputs, or of the ``output``, from a sample (n, H).
+
+        They are affine and per side, so the fold stays exact.
+        """
+        scale = states.std(0, correction=0)
+        if not scale.any():  # of a single state
+            scale = torch.ones_like(scale)
+        getattr(self, f"{side}_mean").copy_(states.mean(0))
+        # Dimensions of almost no variance are not scaled up to the variance of the others.
+        getattr(self, f"{side}_scale").copy_(scale.clamp_min(0.1 * scale.mean()).clamp_min(1e-6))
+
+    def forward(self, z_q: Tensor, z_d: Tensor) -> Tensor:
+        """Predicts context embeddings.
+
+        Args:
+            z_q: float32 (..., H) query states.
+            z_d: float32 (..., H) document states, broadcastable with ``z_q``.
+
+        Returns:
+            float32 (..., H), the estimate z^ of the teacher's z*(q, d).
+        """
+        hidden = self._activation(self.query_hidden(z_q) + self.document_hidden(z_d))
+        return self.output_mean + self.output_scale * self.output(hidden)
+
+    def query_hidden(self, z_q: Tensor) -> Tensor:
+        """Returns the query side of the first layer: a (..., m)."""
+        return self.query(self.dropout((z_q - self.query_mean) / self.query_scale))
+
+    def document_hidden(self, z_d: Tensor) -> Tensor:
+        """Returns the document side of the first layer with its bias: b (..., m)."""
+        return self.document(self.dropout((z_d - self.document_mean) / self.document_scale))
+
+    def fold_output_layer(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """Folds the second layer into w: returns v (m,) and the constant c of ``log-odds = v . act(a + b) + c``."""
+        w, scale, mean = (value.to(dtype) for value in (self.choice_direction, self.output_scale, self.output_mean))
+        scaled = scale * w
+        return self.output.weight.to(dtype).T @ scaled, w @ mean + scaled @ self.output.bias.to(dtype)
+
+    def _activation(self, units: Tensor) -> Tensor:
+        return units.square() if self.kind == "quadratic" else torch.relu(units)
+
+    def log_odds(self, z_q: Tensor, z_d: Tensor) -> Tensor:
+        """Scores every query against every document, differentiably, without computing z^.
+
+        Args:
+            z_q: float32 (n, H).
+            z_d: float32 (k, H).
+
+        Returns:
+            float32 (n, k).
+        """
+        v, constant = self.fold_output_layer()
+        queries = self.query_hidden(z_q)[:, None]
+        blocks = z_d.split(DOCUMENTS_PER_BLOCK)
+        scores = [self._activation(queries + self.document_hidden(block)) @ v for block in blocks]
+        return torch.cat(scores, dim=1) + constant
+
+    @torch.no_grad()
+    def fold(self) -> Fold:
+        """Folds predictor and w into one affine map per side."""
+        v, constant = self.fold_output_layer(torch.float64)
+        order = torch.argsort(v <= 0, stable=True)
+        inner = self.kind == "quadratic"
+        size = v.abs()[order].sqrt() if inner else v.abs()[order]
+
+        def side(layer: nn.Linear, mean: Tensor, scale: Tensor) -> Affine:
+            weight = layer.weight.double()[order] * size[:, None] / scale.double()
+            bias = -weight @ mean.double()
+            if layer.bias is not None:
+                bias = bias + size * layer.bias.double()[order]
+            return Affine(weight.T.float().numpy(), bias.float().numpy())
+
+        n_positive = int((v > 0).sum())
+        layout = ScoreLayout(len(v)) if inner else ScoreLayout(0, n_positive, len(v) - n_positive)
+        return Fold(
+            query_map=side(self.query, self.query_mean, self.query_scale),
+            document_map=side(self.document, self.document_mean, self.document_scale),
+            layout=layout,
+            n_positive_units=n_positive,
+            constant=float(constant),
+        )

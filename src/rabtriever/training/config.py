@@ -1,0 +1,121 @@
+"""The settings of both trainings: one dataclass each, from which the command line takes its flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rabtriever.errors import InputError
+
+KINDS = ("mlp", "quadratic")  # as in rabtriever.scoring.predictor, which need not be loaded to parse flags
+POOLINGS = ("mean", "last")
+OBJECTIVES = ("listwise", "sft", "dpo")
+POLICIES = ("on", "uniform", "bm25", "teacher")
+DIVERGENCES = ("squares", "reverse", "forward", "vocabulary", "documents")
+
+
+@dataclass(frozen=True)
+class RerankerTrainingConfig:
+    """How a reranker is trained; every field is a flag of ``rabtriever train``."""
+
+    objective: str = field(
+        default="listwise", metadata={"help": "listwise (+ pointwise), sft (pointwise alone) or dpo"}
+    )
+    steps: int = field(default=500, metadata={"help": "optimiser steps"})
+    queries: int = field(default=16, metadata={"help": "queries of a step, at least one a document"})
+    pool: int = field(default=16, metadata={"help": "documents of a step, which its queries share"})
+    negatives: int = field(default=3, metadata={"help": "documents of the pool that a query reads besides its own"})
+    hard: float = field(
+        default=0.7,
+        metadata={"help": "share of a pool and of a query's negatives that is mined: mistaken for the positive"},
+    )
+    student_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "weight of a student's losses (labels, and the LLM's judgement): the LLM learns to be read apart"
+        },
+    )
+    learning_rate: float = field(default=4e-4, metadata={"help": "peak learning rate, cosine decay after 5%% warm-up"})
+    lora_rank: int = field(default=16, metadata={"help": "rank of the adapter"})
+    lora_depth: float = field(default=0.67, metadata={"help": "upper share of the layers that gets an adapter"})
+    checkpoint_every: int = field(default=50, metadata={"help": "steps between checkpoints"})
+    seed: int = field(default=0, metadata={"help": "seed of all draws"})
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            InputError: a value out of its range.
+        """
+        if self.objective not in OBJECTIVES:
+            raise InputError(f"objective {self.objective!r}: choose one of {', '.join(OBJECTIVES)}")
+        if min(self.steps, self.queries, self.negatives, self.lora_rank, self.checkpoint_every) < 1:
+            raise InputError("steps, queries, negatives, lora_rank and checkpoint_every must be at least 1")
+        if self.pool < 2 or self.learning_rate <= 0 or self.student_weight < 0:
+            raise InputError("pool must be at least 2, learning_rate above 0 and student_weight not below 0")
+        if not 0 <= self.hard <= 1 or not 0 < self.lora_depth <= 1:
+            raise InputError("hard must lie in [0, 1] and lora_depth in (0, 1]")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """How a retriever is distilled; every field is a flag of ``rabtriever distill``."""
+
+    policy: str = field(
+        default="on",
+        metadata={
+            "help": "whose high-ranked documents the teacher is asked about: on (the student's), bm25, teacher (its "
+            "own, of fewer queries: each document scored is a call) or uniform (nobody's)"
+        },
+    )
+    teacher_calls: int = field(default=12_000, metadata={"help": "pairs the teacher scores in all; 0: labels alone"})
+    pairs: int = field(
+        default=3,
+        metadata={"help": "pairs a query, more if the queries are few: a positive if judged, policy and exploration"},
+    )
+    rounds: int = field(default=8, metadata={"help": "how often the student ranks anew"})
+    exploration: float = field(default=0.5, metadata={"help": "chance that a pair is drawn uniformly"})
+    temperature: float = field(default=1.0, metadata={"help": "of the policy"})
+    mse_weight: float = field(default=1.0, metadata={"help": "weight of the squared error of the embedding"})
+    kl_weight: float = field(default=3.0, metadata={"help": "lambda, weight of the divergence (or of the squares)"})
+    divergence: str = field(
+        default="squares",
+        metadata={
+            "help": "squares of the log-odds' difference; KL over the two choices, reverse (student || teacher, the "
+            "paper's) or forward; reverse KL over the vocabulary, or over a query's scored documents"
+        },
+    )
+    label_weight: float = field(default=0.5, metadata={"help": "weight of the label softmax over all documents"})
+    queries: int = field(default=0, metadata={"help": "labelled queries to use at most; 0: all"})
+    predictor: str = field(default="mlp", metadata={"help": "mlp, or quadratic: its score is an inner product"})
+    width: int = field(default=256, metadata={"help": "hidden units m: numbers stored per document"})
+    pooling: str = field(default="mean", metadata={"help": "mean or last: how a segment's state is read"})
+    steps: int = field(default=8000, metadata={"help": "optimiser steps, spread evenly over the rounds"})
+    learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate, cosine decay"})
+    weight_decay: float = field(default=0.05, metadata={"help": "AdamW's"})
+    dropout: float = field(default=0.2, metadata={"help": "share of the states' dimensions left out in each step"})
+    calibration: int = field(
+        default=100, metadata={"help": "development queries whose ten best documents fit the probabilities; 0: none"}
+    )
+    seed: int = field(default=0, metadata={"help": "seed of all draws"})
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            InputError: a value out of its range.
+        """
+        choices = {"policy": POLICIES, "divergence": DIVERGENCES, "predictor": KINDS, "pooling": POOLINGS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(known)}")
+        if min(self.pairs, self.rounds, self.width, self.steps) < 1 or min(self.queries, self.teacher_calls) < 0:
+            raise InputError("pairs, rounds, width and steps must be at least 1, queries and teacher_calls at least 0")
+        if not self.label_weight and not (self.teacher_calls and self.mse_weight + self.kl_weight):
+            raise InputError("label_weight 0 without teacher_calls or their weights: nothing to learn from; raise one")
+        if not 0 <= self.exploration <= 1 or not 0 <= self.dropout < 1:
+            raise InputError("exploration must lie in [0, 1] and dropout in [0, 1)")
+        if (
+            min(self.temperature, self.learning_rate) <= 0
+            or min(self.weight_decay, self.mse_weight, self.kl_weight, self.label_weight, self.calibration) < 0
+        ):
+            raise InputError("temperature and learning_rate must be above 0, no weight and no calibration below 0")
