@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from rabtriever.data import RetrievalData
 from rabtriever.llm.backbone import Backbone
 from rabtriever.llm.prompt import Prompt
 from rabtriever.scoring.predictor import Predictor
-from rabtriever.training.labels import fit_predictor
+from rabtriever.training.losses import label_loss
 
 MOST_QUERIES = 6000
 STEPS = 600
@@ -86,3 +88,24 @@ def _vote(
             for document in right:
                 votes[document].update(wrong)
     return best
+
+
+def fit_predictor(
+    z_q: Tensor, z_d: Tensor, positives: Sequence[Sequence[int]], choice_direction: Tensor, steps: int, seed: int
+) -> Predictor:
+    """Trains a predictor on labels alone: its log-odds rank, but are no probabilities. Arguments as :func:`label_loss`."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    predictor = Predictor(z_q.shape[1], dropout=0.2, choice_direction=choice_direction)
+    predictor.fit_normalization("query", z_q)
+    predictor.fit_normalization("document", z_d)
+    optimiser = torch.optim.AdamW(predictor.parameters(), lr=1e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=steps, pct_start=0.1)
+    for _ in range(steps):
+        rows = torch.randint(len(z_q), (64,), generator=generator)
+        loss = label_loss(predictor, z_q[rows], z_d, [positives[row] for row in rows.tolist()], generator)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return predictor.eval()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from rabtriever.scoring.predictor import Predictor
+
+MAX_CANDIDATES = 1024  # documents of a softmax over labels
 
 
 def listwise(log_odds: Tensor, positive: Tensor) -> Tensor:
@@ -136,3 +142,37 @@ def policy_kl(student: Tensor, teacher: Tensor, query: Tensor) -> Tensor:
 
     mine, theirs = log_softmax(student), log_softmax(teacher)
     return (mine.exp() * (mine - theirs)).sum() / len(names)
+
+
+def label_loss(
+    predictor: Predictor,
+    z_q: Tensor,
+    z_d: Tensor,
+    positives: Sequence[Sequence[int]],
+    generator: torch.Generator,
+) -> Tensor:
+    """Computes the softmax cross-entropy of labelled queries over all documents (a random share of them plus the positives, if there are very many).
+
+    Args:
+        predictor: In training.
+        z_q: float32 (n, H) query states.
+        z_d: float32 (k, H) all documents' states.
+        positives: Positions of the n queries' relevant documents; empty for an unlabelled query, which does not count.
+        generator: Random numbers.
+
+    Returns:
+        Scalar; 0 if no query is labelled.
+    """
+    labelled = [row for row, some in enumerate(positives) if some]
+    if not labelled:
+        return z_q.new_zeros(())
+    z_q, positives = z_q[labelled], [positives[row] for row in labelled]
+    candidates = torch.arange(len(z_d))
+    if len(candidates) > MAX_CANDIDATES:
+        sampled = torch.randperm(len(candidates), generator=generator)[:MAX_CANDIDATES]
+        candidates = torch.unique(torch.cat([sampled, torch.tensor([d for some in positives for d in some])]))
+    column = {document: i for i, document in enumerate(candidates.tolist())}
+    positive = torch.zeros(len(z_q), len(candidates), dtype=torch.bool)
+    for row, some in enumerate(positives):
+        positive[row, [column[document] for document in some]] = True
+    return listwise(predictor.log_odds(z_q, z_d[candidates]), positive.to(z_d.device))

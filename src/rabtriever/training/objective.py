@@ -9,8 +9,7 @@ from torch import Tensor
 
 from rabtriever.scoring.predictor import Predictor
 from rabtriever.training.config import DistillConfig
-from rabtriever.training.labels import label_loss
-from rabtriever.training.losses import embedding_error, log_odds_error, policy_kl, reverse_kl, vocabulary_kl
+from rabtriever.training.losses import embedding_error, label_loss, log_odds_error, policy_kl, reverse_kl, vocabulary_kl
 
 PAIRS, QUERIES = 256, 64  # scored pairs and labelled queries a step
 VOCABULARY_PAIRS = 32  # of them for a KL over the vocabulary, whose tens of thousands of logits are what costs
