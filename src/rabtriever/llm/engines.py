@@ -8,15 +8,11 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
+from rabtriever.choices import BACKENDS
 from rabtriever.errors import InputError
 from rabtriever.llm.backbone import Engine
 from rabtriever.llm.torch_engine import TorchEngine
 
-BACKENDS = (
-    "auto",
-    "torch",
-    "int8",
-)
 SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 

