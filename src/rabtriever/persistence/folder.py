@@ -9,7 +9,12 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+<<<<<<< HEAD
+from typing import Any
+from uuid import uuid4
+=======
 from typing import TYPE_CHECKING, Any
+>>>>>>> e856f6c
 
 from rabtriever.errors import ConflictError, InputError, NotFoundError, first_line
 from rabtriever.persistence.model_card import write_model_card
@@ -125,7 +130,7 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     """Writes a JSON file completely or not at all."""
-    temporary = path.with_name(path.name + ".partial")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     temporary.write_text(json.dumps(value, indent=2), encoding="utf-8")
     os.replace(temporary, path)
 
