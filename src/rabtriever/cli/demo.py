@@ -30,7 +30,9 @@ Or with this model as it is: rabtriever index DATA --model {model} --out index""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("--model", default=MODEL, help="a retriever: a folder or a hub id (default: the one that ships)")
+    parser.add_argument(
+        "--model", default=MODEL, help="a retriever: a folder or a hub id (default: the one that ships)"
+    )
     parser.add_argument("--reranker", action="store_true", help="evaluate the reranker as well (minutes on a CPU)")
     add_model_arguments(parser)
 

@@ -29,9 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", required=True, help="a retriever (tools, a folder or a hub id), or a reranker to evaluate it alone"
     )
     parser.add_argument("--split", default="test", help="which qrels (default: test)")
-    parser.add_argument(
-        "--systems", default="retriever,bm25", help=f"of {','.join(SYSTEMS)} (default: retriever,bm25)"
-    )
+    parser.add_argument("--systems", default="retriever,bm25", help=f"of {','.join(SYSTEMS)} (default: retriever,bm25)")
     parser.add_argument("--limit", type=int, help="a sample of this many queries")
     parser.add_argument("--seed", type=int, default=0, help="of that sample (default: 0)")
     parser.add_argument(
@@ -109,7 +107,7 @@ def make_systems(
         lexical = lexical_index(documents)
         found["bm25"] = partial(lexical.search, k=k, mode="bm25")
     if "reranker" in names:
-        reranker = reranker or (retriever and retriever.reranker)
+        reranker = reranker or getattr(retriever, "reranker", None)
         options: dict[str, Any] = {"k": k, "reranker": reranker, "rerank": n_scored}
         if n_scored == len(documents):
             found["reranker"] = partial(lexical.search, mode="exact", **options)  # all documents, at no cost

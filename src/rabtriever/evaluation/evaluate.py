@@ -22,8 +22,8 @@ from rabtriever.evaluation.runs import run_file
 if TYPE_CHECKING:
     from rabtriever.index import Hit
 
-System = Callable[[list[str]], "list[list[Hit]]"]
-"""Ranks documents for each query, best first. Of a hit only ``id`` and ``log_odds`` are read."""
+System = Callable[[list[str]], Any]  # of list[list[Hit]]: type checkers see one overload alone in a partial
+"""Ranks documents for each query: returns ``list[list[Hit]]``, each best first; ``id`` and ``log_odds`` are read."""
 
 TIMING = "median of new queries, one at a time, encoding included; no query cached, documents' caches warm"
 
@@ -63,8 +63,8 @@ def evaluate(
 
     Returns:
         ``{"n_queries": int, "own_documents_left_out": number of these queries that are documents of the corpus,
-        "timing": what ms_per_query is, "systems": {name: {measure: value, ..., "ms_per_query": float}}, "fidelity":
-        result of Agreement.report}``; ``fidelity`` is empty without both a retriever and a reranker.
+        "timing": what ms_per_query contains, "systems": {name: {measure: value, ..., "ms_per_query": float}},
+        "fidelity": result of Agreement.report}``; ``fidelity`` is empty without both a retriever and a reranker.
 
     Raises:
         InputError: no system, no such split, log-odds that are not finite, a document that comes twice or is not in the
@@ -75,6 +75,7 @@ def evaluate(
         raise InputError("no system to evaluate: give at least one")
     runs: dict[str, Run] = {name: {} for name in systems}
     seconds: dict[str, list[float]] = {name: [] for name in systems}
+    n_hits = 0
     compared: dict[str, Run] = {"retriever": {}, "reranker": {}} if {"retriever", "reranker"} <= systems.keys() else {}
     with ExitStack() as stack:
         write = {name: stack.enter_context(run_file(_run_path(runs_dir, name), name)) for name in systems if runs_dir}
@@ -83,6 +84,7 @@ def evaluate(
                 # Only what the measures look at is held in memory; runs go to disk whole.
                 runs[name][query] = _rank_scores(list(ranking)[:MAX_CUTOFF])
                 seconds[name] += elapsed
+                n_hits = max(n_hits, len(ranking))
                 if runs_dir:
                     write[name](query, _run_scores(ranking))
                 if name in compared:
@@ -98,7 +100,7 @@ def evaluate(
     return {
         "n_queries": len(queries),
         "own_documents_left_out": sum(data.is_own_document(query, query) for query in queries),
-        "timing": TIMING,
+        "timing": f"{TIMING}; at most {n_hits} hits",
         "systems": {name: quality[name] | {"ms_per_query": 1000 * median(seconds[name])} for name in systems},
         "fidelity": agreement.report(quality["retriever"], quality["reranker"]) if compared else {},
     }
@@ -125,7 +127,7 @@ def _clear_query_cache(system: Any) -> None:  # noqa: ANN401
     """Clears the caches of the retriever behind a bound method of an index, if that is what the system is."""
     while isinstance(system, partial):
         system = system.func
-    retriever = getattr(getattr(system, "__self__", None), "retriever", None)
+    retriever: Any = getattr(getattr(system, "__self__", None), "retriever", None)
     if hasattr(retriever, "clear_caches"):
         retriever.clear_caches()
 
