@@ -15,45 +15,55 @@ DIVERGENCES = ("squares", "reverse", "forward", "vocabulary", "documents")
 
 @dataclass(frozen=True)
 class RerankerTrainingConfig:
-    """How a reranker is trained; every field is a flag of ``rabtriever train``."""
+    """Options of a reranker's training; every field is a flag of ``rabtriever train``."""
 
     objective: str = field(
-        default="listwise", metadata={"help": "listwise (+ pointwise), sft (pointwise alone) or dpo"}
+        default="listwise",
+        metadata={"help": "listwise (+ pointwise), sft (pointwise alone) or dpo", "choices": OBJECTIVES},
     )
     steps: int = field(default=500, metadata={"help": "optimiser steps"})
-    queries: int = field(default=16, metadata={"help": "queries of a step, at least one a document"})
-    pool: int = field(default=16, metadata={"help": "documents of a step, which its queries share"})
-    negatives: int = field(default=3, metadata={"help": "documents of the pool that a query reads besides its own"})
-    hard: float = field(
+    queries_per_step: int = field(default=16, metadata={"help": "queries of a step, at least one per document"})
+    documents_per_step: int = field(default=16, metadata={"help": "documents of a step, which its queries share"})
+    negatives: int = field(default=3, metadata={"help": "documents of a step that a query is scored with as negatives"})
+    hard_negative_share: float = field(
         default=0.7,
-        metadata={"help": "share of a pool and of a query's negatives that is mined: mistaken for the positive"},
+        metadata={"help": "share of a step's documents and of a query's negatives that are hard: easily mistaken"},
     )
     student_weight: float = field(
         default=0.0,
         metadata={
-            "help": "weight of a student's losses (labels, and the LLM's judgement): the LLM learns to be read apart"
+            "help": "weight of the losses of a student that is trained jointly: the LLM learns to encode queries and "
+            "documents separately"
         },
     )
     learning_rate: float = field(default=4e-4, metadata={"help": "peak learning rate, cosine decay after 5%% warm-up"})
     lora_rank: int = field(default=16, metadata={"help": "rank of the adapter"})
-    lora_depth: float = field(default=0.67, metadata={"help": "upper share of the layers that gets an adapter"})
+    lora_depth: float = field(default=0.67, metadata={"help": "upper share of the layers that get an adapter"})
     checkpoint_every: int = field(default=50, metadata={"help": "steps between checkpoints"})
     seed: int = field(default=0, metadata={"help": "seed of all draws"})
 
     def __post_init__(self) -> None:
-        """Check the values.
+        """Checks the values.
 
         Raises:
-            InputError: a value out of its range.
+            InputError: a value out of its range; its ``param`` is the field's name.
         """
         if self.objective not in OBJECTIVES:
-            raise InputError(f"objective {self.objective!r}: choose one of {', '.join(OBJECTIVES)}")
-        if min(self.steps, self.queries, self.negatives, self.lora_rank, self.checkpoint_every) < 1:
-            raise InputError("steps, queries, negatives, lora_rank and checkpoint_every must be at least 1")
-        if self.pool < 2 or self.learning_rate <= 0 or self.student_weight < 0:
-            raise InputError("pool must be at least 2, learning_rate above 0 and student_weight not below 0")
-        if not 0 <= self.hard <= 1 or not 0 < self.lora_depth <= 1:
-            raise InputError("hard must lie in [0, 1] and lora_depth in (0, 1]")
+            raise InputError(
+                f"objective {self.objective!r}: choose one of {', '.join(OBJECTIVES)}", param="objective"
+            )
+        counts = {"steps": 1, "queries_per_step": 1, "documents_per_step": 2, "negatives": 1, "lora_rank": 1}
+        for name, minimum in {**counts, "checkpoint_every": 1, "student_weight": 0}.items():
+            if not getattr(self, name) >= minimum:
+                raise InputError(f"{name} {getattr(self, name)}: must be at least {minimum}", param=name)
+        if not self.learning_rate > 0:
+            raise InputError(f"learning_rate {self.learning_rate}: must be above 0", param="learning_rate")
+        if not 0 <= self.hard_negative_share <= 1:
+            raise InputError(
+                f"hard_negative_share {self.hard_negative_share}: must lie in [0, 1]", param="hard_negative_share"
+            )
+        if not 0 < self.lora_depth <= 1:
+            raise InputError(f"lora_depth {self.lora_depth}: must lie in (0, 1]", param="lora_depth")
 
 
 @dataclass(frozen=True)
