@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -20,12 +21,12 @@ from typing_extensions import Unpack
 from rabtriever.caching import LRUCache
 from rabtriever.encoders.base import Encoder, Kind
 from rabtriever.encoders.llm import LLMEncoder
-from rabtriever.errors import InputError, NotFoundError, first_line
+from rabtriever.errors import InputError, first_line
 from rabtriever.llm.backbone import MAX_KV_CACHE_BYTES
 from rabtriever.llm.loading import LoadOptions
 from rabtriever.llm.prompted import PromptedLLM
 from rabtriever.persistence.folder import ADAPTER, atomic_folder, read_config, write_config
-from rabtriever.persistence.hub import HubOptions, resolve_model
+from rabtriever.persistence.hub import find_retriever, upload_model
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.fold import score_latents
@@ -83,7 +84,7 @@ class Rabtriever:
         cls,
         name_or_path: str | Path,
         *,
-        hub: HubOptions | None = None,
+        revision: str | None = None,
         query_cache: int = 10_000,
         document_cache: int = 0,
         kv_cache_bytes: int = MAX_KV_CACHE_BYTES,
@@ -94,18 +95,21 @@ class Rabtriever:
         Args:
             name_or_path: ``tools`` (the model that ships), a folder that :meth:`save_pretrained` or
                 `rabtriever distill` wrote, or a hub id ``owner/name``.
-            hub: ``revision``, ``token`` and ``local_files_only`` of a hub id.
+            revision: Branch, tag or commit of a hub id; the main branch if None.
             query_cache: Number of queries whose encodings are cached; 0 caches none.
             document_cache: Number of documents whose latents are cached.
             kv_cache_bytes: Memory for the reranker's document caches.
-            **options: ``device``, ``dtype`` and ``backend`` of the LLM.
+            **options: ``device``, ``dtype`` and ``backend`` of the LLM; ``token`` and ``local_files_only`` of the hub.
 
         Raises:
             InputError: no retriever there.
         """
-        folder = resolve_model(name_or_path, hub)
-        if folder is None:
-            raise NotFoundError(f"{name_or_path}: no retriever there; make one with `rabtriever distill`")
+        folder = find_retriever(
+            name_or_path,
+            revision=revision,
+            token=options.get("token"),
+            local_files_only=options.get("local_files_only", False),
+        )
         config = read_config(folder)
         predictor, calibrations = _load_predictor(folder, config), config.get("calibration", {})
         llm = PromptedLLM.from_folder(folder, kv_cache_bytes=kv_cache_bytes, **options)
@@ -144,6 +148,7 @@ class Rabtriever:
             calibrations = {"retriever": asdict(self.calibration), "reranker": asdict(self.reranker.calibration)}
             config = {
                 "llm": llm.loaded.source,
+                **({"llm_revision": llm.loaded.revision} if llm.loaded.revision else {}),
                 "prompt": llm.template.to_dict(),
                 "encoder": self.encoder.to_config(),
                 "predictor": shape,
@@ -154,6 +159,36 @@ class Rabtriever:
                 lines = "".join(json.dumps(line) + "\n" for line in log)
                 (new / "distill_log.jsonl").write_text(lines, encoding="utf-8")
         self.name_or_path = str(Path(folder).expanduser().resolve())
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Uploads the retriever and its reranker to the Hugging Face hub.
+
+        Args:
+            repo_id: ``owner/name``; made if it does not exist.
+            private: Whether a new repository is private; the owner's default if None.
+            token: Access token; the one that is logged in if None.
+            commit_message: Of the commit.
+
+        Returns:
+            The URL of the commit.
+
+        Raises:
+            InputError: the hub refuses or cannot be reached, or the LLM is a folder of this machine.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            folder, name = Path(temporary) / "model", self.name_or_path
+            try:
+                self.save_pretrained(folder)
+            finally:
+                self.name_or_path = name
+            return upload_model(folder, repo_id, private=private, token=token, commit_message=commit_message)
 
     def encode_query(
         self,

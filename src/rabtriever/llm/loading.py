@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -38,6 +38,7 @@ class LoadedLLM:
         weights_hash: Identifies the weights, adapter included, whatever device or data type they were brought to.
         adapter: Folder of the PEFT adapter that was merged into ``model``, if any.
         backend: What runs it (:mod:`rabtriever.llm.engines`).
+        revision: Branch, tag or commit of a hub id, if one was given.
     """
 
     model: PreTrainedModel
@@ -46,6 +47,7 @@ class LoadedLLM:
     weights_hash: str
     adapter: Path | None = None
     backend: str = "torch"
+    revision: str | None = None
 
 
 class LoadOptions(TypedDict, total=False):
@@ -55,11 +57,15 @@ class LoadOptions(TypedDict, total=False):
         device: ``cpu``, ``cuda``, ...; by default CUDA where there is one.
         dtype: Of the weights, such as ``float32``; by default bfloat16 where the hardware multiplies it, else float32.
         backend: ``auto`` (default), ``torch`` or ``int8`` (:func:`rabtriever.llm.engines.choose_backend`).
+        token: Access token of the hub; the one that is logged in by default.
+        local_files_only: Whether to use only what was downloaded from the hub before.
     """
 
     device: str | None
     dtype: torch.dtype | str | None
     backend: str | None
+    token: str | None
+    local_files_only: bool
 
 
 def load_llm(
@@ -68,6 +74,10 @@ def load_llm(
     dtype: torch.dtype | str | None = None,
     device: str | None = None,
     backend: str | None = None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
 ) -> LoadedLLM:
     """Loads an LLM.
 
@@ -78,6 +88,9 @@ def load_llm(
         dtype: See :class:`LoadOptions`.
         device: See :class:`LoadOptions`.
         backend: See :class:`LoadOptions`.
+        revision: Branch, tag or commit of a hub id; the main branch if None.
+        token: See :class:`LoadOptions`.
+        local_files_only: See :class:`LoadOptions`.
 
     Raises:
         InputError: nothing that can be loaded is at ``source`` or ``adapter``, or the backend cannot run it.
@@ -90,7 +103,7 @@ def load_llm(
     if adapter is None and (Path(source) / "adapter_config.json").is_file():
         adapter, source = Path(source), _adapter_base(Path(source))
     source = str(Path(source).expanduser().resolve()) if is_path(source) else source  # saved models outlive the folder
-    model, tokenizer = load_base(source)
+    model, tokenizer = load_base(source, revision=revision, token=token, local_files_only=local_files_only)
     digest = weights_hash(model)
     if adapter is not None:
         model = _merge(model, Path(adapter))
@@ -100,11 +113,15 @@ def load_llm(
     for weight in model.parameters():  # and no buffer: rotary frequencies in bfloat16 are a radian off at position 700
         weight.data = weight.data.to(dtype)
     chosen = choose_backend(model, backend or "auto", dtype_given)
-    return LoadedLLM(model, tokenizer, source, digest, None if adapter is None else Path(adapter), chosen)
+    return LoadedLLM(model, tokenizer, source, digest, None if adapter is None else Path(adapter), chosen, revision)
 
 
-def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base(source: str, **hub: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load an LLM in float32 on the CPU, without an adapter.
+
+    Args:
+        source: See :func:`load_llm`.
+        **hub: ``revision``, ``token`` and ``local_files_only`` of a hub id.
 
     Raises:
         InputError: nothing that can be loaded stands at ``source``.
@@ -117,8 +134,8 @@ def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # a quarter of a second of work
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location)
-        model = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(location, **hub)
+        model = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32, **hub)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"{source}: no model could be loaded ({first_line(error)}); give a folder, a .gguf file or a hub id"

@@ -57,7 +57,8 @@ class PromptedLLM:
             InputError: no model there.
         """
         config, adapter = read_config(folder), folder / ADAPTER
-        loaded = load_llm(config["llm"], adapter if adapter.is_dir() else None, **options)
+        adapter_or_none = adapter if adapter.is_dir() else None
+        loaded = load_llm(config["llm"], adapter_or_none, revision=config.get("llm_revision"), **options)
         return cls(loaded, PromptTemplate.from_dict(config["prompt"]), kv_cache_bytes)
 
     @property

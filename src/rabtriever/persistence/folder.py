@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rabtriever.errors import InputError
+from rabtriever.errors import ConflictError, InputError, NotFoundError
 
 CONFIG = "rabtriever.json"
 ADAPTER = "adapter"
@@ -19,30 +19,49 @@ FORMAT = 2
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """Returns a model's configuration.
+    """Returns a model's configuration; ``llm`` is an alias, a hub id or an absolute path.
 
     Raises:
-        InputError: no model of ours there, or one of a newer format.
+        NotFoundError: no model of ours there.
+        InputError: a broken one, or one of a newer format.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise InputError(
+        raise NotFoundError(
             f"{folder}: no model there (no {CONFIG}); train one with `rabtriever train` and `rabtriever distill`"
         )
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = config["format"]
         if version == FORMAT:
-            config["llm"], config["prompt"]
-    except (ValueError, KeyError, TypeError) as error:
+            config["prompt"]
+            if config["llm"].startswith("."):
+                config["llm"] = str(path.parent.resolve().joinpath(config["llm"]).resolve())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a model configuration ({error}); train the model again") from error
     if version != FORMAT:
         raise InputError(f"{path}: format {version}, this release reads {FORMAT}; update rabtriever or train again")
+    if config.get("adapter") and not (path.parent / ADAPTER).is_dir():
+        raise InputError(f"{folder}: its folder {ADAPTER} is missing; copy or download the whole model")
     return config
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """Writes a model's configuration."""
+    """Writes a model's configuration, without absolute paths: an LLM's path becomes relative to the model's.
+
+    Args:
+        folder: The model's, with its adapter in it if it has one.
+        config: JSON values, ``llm`` and ``prompt`` among them.
+    """
+    if os.path.isabs(llm := config["llm"]):
+        relative = Path(os.path.relpath(llm, folder.resolve())).as_posix()
+        config = {**config, "llm": relative if relative.startswith(".") else f"./{relative}"}
+    adapter = folder / ADAPTER / "adapter_config.json"
+    if adapter.is_file():
+        settings = json.loads(adapter.read_text(encoding="utf-8"))
+        if os.path.isabs(settings.get("base_model_name_or_path") or ""):
+            write_json(adapter, {**settings, "base_model_name_or_path": None})
+        config = {**config, "adapter": True}
     text = json.dumps({"format": FORMAT, **config}, indent=2, ensure_ascii=False)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
@@ -59,11 +78,11 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yields a temporary folder that is renamed to ``path`` when all went well.
 
     Raises:
-        InputError: ``path`` exists.
+        ConflictError: ``path`` exists.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError(f"{path}: exists already; give another --out or remove it")
+        raise ConflictError(f"{path}: exists already; give another --out or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
