@@ -73,6 +73,16 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     os.replace(temporary, path)
 
 
+def check_new_folder(path: Path) -> None:
+    """Raises if a folder to make is there already and is not empty.
+
+    Raises:
+        ConflictError: it is.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ConflictError(f"{path}: exists already; give another --out or remove it")
+
+
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yields a temporary folder that is renamed to ``path`` when all went well.
@@ -81,8 +91,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         ConflictError: ``path`` exists.
     """
     path = Path(path).expanduser()
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ConflictError(f"{path}: exists already; give another --out or remove it")
+    check_new_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:

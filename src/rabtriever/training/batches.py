@@ -24,14 +24,15 @@ class TrainingBatch:
         documents: k texts; each query's relevant document is among them, the others are its negatives.
         positive: bool (n, k), whether the document is relevant to the query.
         scored: bool (n, k), the pairs that the LLM scores: all positive ones and some negatives.
-        excluded: bool (n, k), the queries' own documents (:meth:`RetrievalData.is_own_document`), which are neither.
+        own: bool (n, k), whether the document is the query itself (:meth:`RetrievalData.is_own_document`): neither
+            relevant nor a negative.
     """
 
     queries: list[str]
     documents: list[str]
     positive: Tensor
     scored: Tensor
-    excluded: Tensor
+    own: Tensor
 
 
 class BatchDataset(torch.utils.data.Dataset[TrainingBatch]):
@@ -66,7 +67,7 @@ class BatchDataset(torch.utils.data.Dataset[TrainingBatch]):
         random = Random(f"{self.config.seed}/{step}")
         documents, queries = self._choose(step, random)
         positive = torch.tensor([[document in self.positives[query] for document in documents] for query in queries])
-        excluded = torch.tensor(
+        own = torch.tensor(
             [[self.data.is_own_document(query, document) for document in documents] for query in queries]
         )
         scored = positive.clone()
@@ -77,7 +78,7 @@ class BatchDataset(torch.utils.data.Dataset[TrainingBatch]):
             [self.data.documents[document].content for document in documents],
             positive,
             scored,
-            excluded,
+            own,
         )
 
     def _choose(self, step: int, random: Random) -> tuple[list[str], list[str]]:
@@ -108,7 +109,9 @@ class BatchDataset(torch.utils.data.Dataset[TrainingBatch]):
         if len(documents) < self.n_documents:
             rest = [document for document in self.data.documents if document not in documents]
             documents |= dict.fromkeys(random.sample(rest, self.n_documents - len(documents)))
-        more = sorted({query for document in documents for query in self._queries_of.get(document, ())} - queries.keys())
+        more = sorted(
+            {query for document in documents for query in self._queries_of.get(document, ())} - queries.keys()
+        )
         n_more = min(len(more), max(0, config.queries_per_step - len(queries)))
         queries |= dict.fromkeys(random.sample(more, n_more))
         return sorted(documents), sorted(queries)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from rabtriever.errors import InputError
 
@@ -21,25 +22,40 @@ class RerankerTrainingConfig:
         default="listwise",
         metadata={"help": "listwise (+ pointwise), sft (pointwise alone) or dpo", "choices": OBJECTIVES},
     )
-    steps: int = field(default=500, metadata={"help": "optimiser steps"})
-    queries_per_step: int = field(default=16, metadata={"help": "queries of a step, at least one per document"})
-    documents_per_step: int = field(default=16, metadata={"help": "documents of a step, which its queries share"})
-    negatives: int = field(default=3, metadata={"help": "documents of a step that a query is scored with as negatives"})
+    steps: int = field(default=500, metadata={"help": "optimiser steps", "min": 1})
+    queries_per_step: int = field(
+        default=16, metadata={"help": "queries of a step; more if its documents need more", "min": 1}
+    )
+    documents_per_step: int = field(
+        default=16, metadata={"help": "documents of a step, which its queries share", "min": 2}
+    )
+    negatives: int = field(
+        default=3, metadata={"help": "documents of a step that each query is scored with as negatives", "min": 1}
+    )
     hard_negative_share: float = field(
         default=0.7,
-        metadata={"help": "share of a step's documents and of a query's negatives that are hard: easily mistaken"},
+        metadata={
+            "help": "share of a step's documents and of a query's negatives that are hard: easily mistaken",
+            "min": 0,
+            "max": 1,
+        },
     )
     student_weight: float = field(
         default=0.0,
         metadata={
-            "help": "weight of the losses of a student that is trained jointly: the LLM learns to encode queries and "
-            "documents separately"
+            "help": "weight of the losses of a student that is trained jointly: the LLM learns to encode texts separately",
+            "min": 0,
         },
     )
-    learning_rate: float = field(default=4e-4, metadata={"help": "peak learning rate, cosine decay after 5%% warm-up"})
-    lora_rank: int = field(default=16, metadata={"help": "rank of the adapter"})
-    lora_depth: float = field(default=0.67, metadata={"help": "upper share of the layers that get an adapter"})
-    checkpoint_every: int = field(default=50, metadata={"help": "steps between checkpoints"})
+    learning_rate: float = field(
+        default=4e-4, metadata={"help": "peak learning rate, cosine decay after 5%% warm-up", "above": 0}
+    )
+    lora_rank: int = field(default=16, metadata={"help": "rank of the adapter", "min": 1})
+    lora_depth: float = field(
+        default=0.67,
+        metadata={"help": "upper share of the layers that get an adapter", "min": 0, "above": 0, "max": 1},
+    )
+    checkpoint_every: int = field(default=50, metadata={"help": "steps between checkpoints", "min": 1})
     seed: int = field(default=0, metadata={"help": "seed of all draws"})
 
     def __post_init__(self) -> None:
@@ -48,22 +64,7 @@ class RerankerTrainingConfig:
         Raises:
             InputError: a value out of its range; its ``param`` is the field's name.
         """
-        if self.objective not in OBJECTIVES:
-            raise InputError(
-                f"objective {self.objective!r}: choose one of {', '.join(OBJECTIVES)}", param="objective"
-            )
-        counts = {"steps": 1, "queries_per_step": 1, "documents_per_step": 2, "negatives": 1, "lora_rank": 1}
-        for name, minimum in {**counts, "checkpoint_every": 1, "student_weight": 0}.items():
-            if not getattr(self, name) >= minimum:
-                raise InputError(f"{name} {getattr(self, name)}: must be at least {minimum}", param=name)
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate {self.learning_rate}: must be above 0", param="learning_rate")
-        if not 0 <= self.hard_negative_share <= 1:
-            raise InputError(
-                f"hard_negative_share {self.hard_negative_share}: must lie in [0, 1]", param="hard_negative_share"
-            )
-        if not 0 < self.lora_depth <= 1:
-            raise InputError(f"lora_depth {self.lora_depth}: must lie in (0, 1]", param="lora_depth")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -129,3 +130,29 @@ class DistillConfig:
             or min(self.weight_decay, self.mse_weight, self.kl_weight, self.label_weight, self.calibration) < 0
         ):
             raise InputError("temperature and learning_rate must be above 0, no weight and no calibration below 0")
+
+
+def check_fields(config: Any) -> None:  # noqa: ANN401
+    """Raises InputError unless the fields of a dataclass are what their metadata asks for.
+
+    Args:
+        config: The dataclass. Metadata may hold ``choices``, and of numbers ``min`` and ``max`` (inclusive) and
+            ``above`` and ``below`` (exclusive).
+    """
+    for item in fields(config):
+        value, rules = getattr(config, item.name), item.metadata
+        if value not in rules.get("choices", (value,)):
+            wanted = f"choose one of {', '.join(rules['choices'])}"
+        elif not rules.get("min", value) <= value <= rules.get("max", value):
+            wanted = (
+                f"must lie in [{rules['min']}, {rules['max']}]"
+                if "max" in rules
+                else f"must be at least {rules['min']}"
+            )
+        elif "above" in rules and not value > rules["above"]:
+            wanted = f"must be above {rules['above']}"
+        elif "below" in rules and not value < rules["below"]:
+            wanted = f"must be below {rules['below']}"
+        else:
+            continue
+        raise InputError(f"{item.name} {value!r}: {wanted}", param=item.name)

@@ -39,17 +39,17 @@ class HardNegatives(NamedTuple):
 
 
 class _States(NamedTuple):
-    """Encoded texts and their labels: query states (n, H), document states (k, H), positions of documents (n lists)."""
+    """Encoded texts: states of queries (n, H) and documents (k, H), each query's relevant documents and its own."""
 
     queries: Tensor
     documents: Tensor
     positives: list[list[int]]
-    excluded: list[list[int]]
+    own_documents: list[int]
 
     def of_queries(self, rows: list[int]) -> _States:
         """Returns those of some of the queries."""
-        positives, excluded = ([of[row] for row in rows] for of in (self.positives, self.excluded))
-        return _States(self.queries[rows], self.documents, positives, excluded)
+        positives, own_documents = [self.positives[row] for row in rows], [self.own_documents[row] for row in rows]
+        return _States(self.queries[rows], self.documents, positives, own_documents)
 
 
 def mine_hard_negatives(
@@ -85,7 +85,7 @@ def mine_hard_negatives(
     for half in (0, 1):  # each half is ranked by what the other half taught: of its own labels a student is too sure
         learned, ranked = (states.of_queries(list(range(start, len(positives), 2))) for start in (half, 1 - half))
         student = fit_predictor(
-            learned.queries, learned.documents, learned.positives, choice_direction, STEPS, seed, learned.excluded
+            learned.queries, learned.documents, learned.positives, choice_direction, STEPS, seed, learned.own_documents
         )
         n_correct += _vote(votes, student, ranked)
     by_document = {
@@ -102,7 +102,7 @@ def fit_predictor(
     choice_direction: Tensor,
     steps: int,
     seed: int,
-    excluded: Sequence[Sequence[int]] | None = None,
+    own_documents: Sequence[int] | None = None,
 ) -> Predictor:
     """Trains a predictor on labels alone: its log-odds rank, but are no probabilities.
 
@@ -113,7 +113,7 @@ def fit_predictor(
         choice_direction: float32 (H,), w = w_yes - w_no.
         steps: Optimiser steps.
         seed: Of weights, batches and dropout.
-        excluded: Positions of documents that are neither relevant to the query nor negatives of it.
+        own_documents: See :func:`label_loss`.
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
@@ -125,8 +125,8 @@ def fit_predictor(
     for _ in range(steps):
         rows = torch.randint(len(z_q), (QUERIES_PER_STEP,), generator=generator)
         relevant = [positives[row] for row in rows.tolist()]
-        left_out = [excluded[row] for row in rows.tolist()] if excluded is not None else None
-        loss = label_loss(predictor, z_q[rows], z_d, relevant, generator, left_out)
+        own = [own_documents[row] for row in rows.tolist()] if own_documents is not None else None
+        loss = label_loss(predictor, z_q[rows], z_d, relevant, generator, own)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -152,10 +152,7 @@ def _encode(
     z_q = backbone.states(query_ids, "mean", "hard negatives: encoding queries")
     z_d = backbone.states(document_ids, "mean", "hard negatives: encoding documents")
     row_of_document = {document: row for row, document in enumerate(ids)}
-    own = [
-        [row_of_document[query]] if query in row_of_document and data.is_own_document(query, query) else []
-        for query in positives
-    ]
+    own = [row_of_document.get(query, -1) if data.is_own_document(query, query) else -1 for query in positives]
     relevant = [[row_of_document[document] for document in of_query] for of_query in positives.values()]
     return _States(z_q.clone(), z_d.clone(), relevant, own)  # clones, to leave inference mode
 
@@ -171,8 +168,9 @@ def _vote(votes: dict[int, Counter[int]], predictor: Predictor, states: _States)
     for start in range(0, len(states.queries), QUERIES_PER_STEP):
         rows = slice(start, start + QUERIES_PER_STEP)
         log_odds = predictor.log_odds(states.queries[rows], states.documents)
-        for row, relevant, own in zip(log_odds, states.positives[rows], states.excluded[rows], strict=True):
-            row[own] = float("-inf")
+        for row, relevant, own in zip(log_odds, states.positives[rows], states.own_documents[rows], strict=True):
+            if own >= 0:
+                row[own] = float("-inf")
             n_correct += int(row.argmax()) in relevant
             row = row.softmax(0)
             row[relevant] = 0.0

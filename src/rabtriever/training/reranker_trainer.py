@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from rabtriever.llm.backbone import Backbone, token_batches
 from rabtriever.llm.loading import choice_direction
@@ -66,9 +66,11 @@ class RerankerModule(nn.Module):
         self.register_buffer("choice_direction", choice_direction(causal, prompt.choice_ids), persistent=False)
 
     def forward(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Computes the ``loss`` of one batch, and the ``accuracy``: the share of queries whose best document is relevant.
+        """Computes the loss of one batch.
 
-        With a student, ``student_accuracy`` is the same of its log-odds.
+        Returns:
+            Scalars: ``loss``; ``accuracy``, the share of queries whose best document is relevant; with a student,
+            ``student_accuracy``, the same of its log-odds.
         """
         device = self.choice_direction.device
         positive, scored = batch.positive.to(device), batch.scored.to(device)
@@ -83,7 +85,7 @@ class RerankerModule(nn.Module):
         if self.student is not None:
             students = self._student_log_odds(batch.queries, prefixes)
             similar = decorrelation(students[scored], pair_log_odds.detach())
-            students = students.masked_fill(batch.excluded.to(device), float("-inf"))
+            students = students.masked_fill(batch.own.to(device), float("-inf"))
             result["loss"] = loss + self.student_weight * (listwise(students, positive) + similar)
             result["student_accuracy"] = _accuracy(students, positive)
         return result
@@ -141,8 +143,8 @@ def _accuracy(log_odds: Tensor, positive: Tensor) -> Tensor:
 class RerankerTrainer(Trainer):
     """A Trainer whose batch is one :class:`TrainingBatch`, in the data set's order."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401
-        super().__init__(*args, data_collator=collate, **options)
+    def __init__(self, model: RerankerModule, args: TrainingArguments, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(model, args, data_collator=collate, **options)
         self._outputs: list[dict[str, float]] = []
 
     def compute_loss(
