@@ -43,7 +43,7 @@ class RerankerTrainingConfig:
     student_weight: float = field(
         default=0.0,
         metadata={
-            "help": "weight of the losses of a student that is trained jointly: the LLM learns to encode texts separately",
+            "help": "weight of the losses of a jointly trained student: the LLM learns to encode texts separately",
             "min": 0,
         },
     )
