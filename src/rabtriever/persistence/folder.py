@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from rabtriever.errors import ConflictError, InputError, NotFoundError
 
@@ -68,7 +69,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     """Writes a JSON file completely or not at all."""
-    temporary = path.with_name(path.name + ".partial")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     temporary.write_text(json.dumps(value, indent=2), encoding="utf-8")
     os.replace(temporary, path)
 
