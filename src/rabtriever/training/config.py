@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -10,6 +11,12 @@ from rabtriever.errors import InputError
 KINDS = ("mlp", "quadratic")  # as in rabtriever.scoring.predictor, which need not be loaded to parse flags
 POOLINGS = ("mean", "last")
 OBJECTIVES = ("listwise", "sft", "dpo")
+BOUNDS = {
+    "min": (operator.ge, "at least"),
+    "max": (operator.le, "at most"),
+    "above": (operator.gt, "above"),
+    "below": (operator.lt, "below"),
+}
 POLICIES = ("on", "uniform", "bm25", "teacher")
 DIVERGENCES = ("squares", "reverse", "forward", "vocabulary", "documents")
 
@@ -53,7 +60,7 @@ class RerankerTrainingConfig:
     lora_rank: int = field(default=16, metadata={"help": "rank of the adapter", "min": 1})
     lora_depth: float = field(
         default=0.67,
-        metadata={"help": "upper share of the layers that get an adapter", "min": 0, "above": 0, "max": 1},
+        metadata={"help": "upper share of the layers that get an adapter", "above": 0, "max": 1},
     )
     checkpoint_every: int = field(default=50, metadata={"help": "steps between checkpoints", "min": 1})
     seed: int = field(default=0, metadata={"help": "seed of all draws"})
@@ -133,7 +140,7 @@ class DistillConfig:
 
 
 def check_fields(config: Any) -> None:  # noqa: ANN401
-    """Raises InputError unless the fields of a dataclass are what their metadata asks for.
+    """Raises InputError unless the fields of a dataclass are what their metadata asks for; NaN never is.
 
     Args:
         config: The dataclass. Metadata may hold ``choices``, and of numbers ``min`` and ``max`` (inclusive) and
@@ -141,18 +148,8 @@ def check_fields(config: Any) -> None:  # noqa: ANN401
     """
     for item in fields(config):
         value, rules = getattr(config, item.name), item.metadata
-        if value not in rules.get("choices", (value,)):
-            wanted = f"choose one of {', '.join(rules['choices'])}"
-        elif not rules.get("min", value) <= value <= rules.get("max", value):
-            wanted = (
-                f"must lie in [{rules['min']}, {rules['max']}]"
-                if "max" in rules
-                else f"must be at least {rules['min']}"
-            )
-        elif "above" in rules and not value > rules["above"]:
-            wanted = f"must be above {rules['above']}"
-        elif "below" in rules and not value < rules["below"]:
-            wanted = f"must be below {rules['below']}"
-        else:
-            continue
-        raise InputError(f"{item.name} {value!r}: {wanted}", param=item.name)
+        if "choices" in rules and value not in rules["choices"]:
+            raise InputError(f"{item.name} {value!r}: choose one of {', '.join(rules['choices'])}", param=item.name)
+        for rule, (holds, wanted) in BOUNDS.items():
+            if rule in rules and not holds(value, rules[rule]):
+                raise InputError(f"{item.name} {value!r}: must be {wanted} {rules[rule]}", param=item.name)

@@ -62,7 +62,7 @@ class RerankerModule(nn.Module):
         causal = cast(PreTrainedModel, model.get_base_model())
         # Without padding, gradients or not: a policy and its reference must differ in their weights alone.
         self.engine = TorchEngine(causal, pad=False)
-        self.backbone = Backbone(causal, lambda: TorchEngine(causal))
+        self.backbone = Backbone(causal.config, lambda: TorchEngine(causal))
         self.register_buffer("choice_direction", choice_direction(causal, prompt.choice_ids), persistent=False)
 
     def forward(self, batch: TrainingBatch) -> dict[str, Tensor]:

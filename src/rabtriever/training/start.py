@@ -18,8 +18,9 @@ from transformers.pytorch_utils import Conv1D
 
 from rabtriever.data import RetrievalData
 from rabtriever.errors import ConflictError
-from rabtriever.llm.loading import ADAPTER_WEIGHTS, is_path, load_base
+from rabtriever.llm.loading import load_base
 from rabtriever.llm.prompt import PromptTemplate
+from rabtriever.llm.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_base, check_adapter, is_path
 from rabtriever.persistence.folder import ADAPTER, read_config, write_json
 from rabtriever.persistence.hub import resolve_model
 from rabtriever.training.config import RerankerTrainingConfig
@@ -54,8 +55,13 @@ class Start:
         """
         folder = resolve_model(model)
         if folder is None:
-            source = str(Path(model).expanduser().resolve()) if is_path(str(model)) else str(model)
-            return cls(source, prompt or PromptTemplate())
+            source, path = str(model), Path(model).expanduser()
+            adapter = path if (path / ADAPTER_CONFIG).is_file() else None
+            if adapter is not None:
+                check_adapter(adapter)
+                source = adapter_base(adapter)
+            source = str(Path(source).expanduser().resolve()) if is_path(source) else source
+            return cls(source, prompt or PromptTemplate(), adapter)
         saved = read_config(folder)
         trained = saved.get("teacher", saved)  # in a retriever's folder, its reranker's
         trainings = [*trained.get("training_before", []), *([trained["training"]] if "training" in trained else [])]
