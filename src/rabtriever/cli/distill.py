@@ -13,7 +13,7 @@ from rabtriever.cli.arguments import (
     load_options,
     read_data,
 )
-from rabtriever.persistence.folder import require_absent
+from rabtriever.persistence.folder import check_new_folder
 from rabtriever.training.config import DistillConfig
 
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     config = config_from_args(args, DistillConfig)
-    require_absent(args.out)
+    check_new_folder(args.out)
     data = read_data(args)
     from rabtriever.training.distill import distill
 

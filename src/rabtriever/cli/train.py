@@ -15,7 +15,7 @@ from rabtriever.cli.arguments import (
     read_data,
 )
 from rabtriever.errors import InputError
-from rabtriever.persistence.folder import require_absent
+from rabtriever.persistence.folder import check_new_folder
 from rabtriever.training.config import RerankerTrainingConfig
 
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     config = config_from_args(args, RerankerTrainingConfig)
-    require_absent(args.out)
+    check_new_folder(args.out)
     from rabtriever.llm.prompt import PromptTemplate
 
     prompt = PromptTemplate.from_dict(_read_object(args.prompt)) if args.prompt else None
