@@ -10,7 +10,7 @@ from tiny import TEMPLATE, make_retriever
 from rabtriever.errors import ConflictError, InputError, NotFoundError
 from rabtriever.llm.loading import load_llm
 from rabtriever.llm.prompted import PromptedLLM
-from rabtriever.persistence.folder import atomic_folder, check_new_folder, read_config
+from rabtriever.persistence.folder import atomic_folder, require_absent, read_config
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 
@@ -74,7 +74,7 @@ def test_saving_over_something_is_refused_and_leaves_it(retriever, tmp_path):
     with pytest.raises(ConflictError, match="exists already"):
         retriever.save_pretrained(tmp_path / "model")
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "mine"]
-    check_new_folder(tmp_path / "absent")
+    require_absent(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
     retriever.save_pretrained(tmp_path / "empty")
 

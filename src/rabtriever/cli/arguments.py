@@ -24,7 +24,7 @@ RENAMED_FLAGS: dict[str, tuple[str, ...]] = {
     "--calibration": ("--calibration-queries",),
     "--depth": ("--rerank-all-up-to",),
     "--hard": ("--hard-negative-share",),
-    "--kl-weight": ("--log-odds-weight",),
+    "--mse-weight": ("--embedding-weight",),
     "--pairs": ("--pairs-per-query",),
     "--per-task": ("--max-queries-per-dataset",),
     "--pool": ("--documents-per-step",),

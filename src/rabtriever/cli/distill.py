@@ -13,7 +13,7 @@ from rabtriever.cli.arguments import (
     load_options,
     read_data,
 )
-from rabtriever.persistence.folder import check_new_folder
+from rabtriever.persistence.folder import require_absent
 from rabtriever.training.config import DistillConfig
 
 
@@ -31,11 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     config = config_from_args(args, DistillConfig)
-    check_new_folder(args.out)
+    require_absent(args.out)
     data = read_data(args)
+    from rabtriever.rerankers.loading import load_reranker
     from rabtriever.training.distill import distill
 
-    distill(data, args.teacher, args.out, config, **load_options(args))
+    distill(data, load_reranker(args.teacher, **load_options(args)), args.out, config)
     if args.json:
         print(json.dumps({"retriever": args.out}))
     else:

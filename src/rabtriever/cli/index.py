@@ -7,7 +7,7 @@ import json
 
 from rabtriever.cli.arguments import add_model_arguments, load_options, open_index
 from rabtriever.errors import InputError
-from rabtriever.persistence.folder import check_new_folder
+from rabtriever.persistence.folder import require_absent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
         if not args.model:
             raise InputError("--model: name the retriever that encodes the documents, such as tools")
         if "://" not in args.uri:
-            check_new_folder(args.uri)
+            require_absent(args.uri)
     from rabtriever.data import read_corpus
 
     documents = read_corpus(args.corpus)

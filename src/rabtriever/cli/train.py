@@ -14,7 +14,7 @@ from rabtriever.cli.arguments import (
     read_data,
 )
 from rabtriever.errors import InputError
-from rabtriever.persistence.folder import check_new_folder
+from rabtriever.persistence.folder import require_absent
 from rabtriever.training.config import RerankerTrainingConfig
 
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     config = config_from_args(args, RerankerTrainingConfig)
-    check_new_folder(args.out)
+    require_absent(args.out)
     from rabtriever.llm.prompt import PromptTemplate
 
     prompt = PromptTemplate.from_dict(_read_object(args.prompt)) if args.prompt else None

@@ -131,7 +131,7 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     os.replace(temporary, path)
 
 
-def check_new_folder(path: str | Path) -> None:
+def require_absent(path: str | Path) -> None:
     """Raises if something other than an empty folder exists at ``path``.
 
     Raises:
@@ -149,7 +149,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     Raises:
         ConflictError: ``path`` exists.
     """
-    check_new_folder(path)
+    require_absent(path)
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))

@@ -18,7 +18,7 @@ from rabtriever.data import RetrievalData, train_dev_split
 from rabtriever.errors import InputError
 from rabtriever.llm.loading import native_dtype
 from rabtriever.llm.prompt import Prompt, PromptTemplate
-from rabtriever.persistence.folder import ADAPTER, atomic_folder, check_new_folder, write_config, write_json
+from rabtriever.persistence.folder import ADAPTER, atomic_folder, require_absent, write_config, write_json
 from rabtriever.persistence.model_card import write_model_card
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.scoring.predictor import Predictor
@@ -69,7 +69,7 @@ def train_reranker(
             model is found.
     """
     out, config = Path(out).expanduser(), config or RerankerTrainingConfig()
-    check_new_folder(out)
+    require_absent(out)
     data = train_dev_split(data)
     data.labelled_queries("train")
     if len(data.documents) < 2:
