@@ -9,12 +9,8 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-<<<<<<< HEAD
-from typing import Any
-from uuid import uuid4
-=======
 from typing import TYPE_CHECKING, Any
->>>>>>> e856f6c
+from uuid import uuid4
 
 from rabtriever.errors import ConflictError, InputError, NotFoundError, first_line
 from rabtriever.persistence.model_card import write_model_card
