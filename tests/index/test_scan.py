@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +10,7 @@ from numba import njit
 from rabtriever.index.quantization import PRECISIONS, QuantizedLatents
 from rabtriever.index.scan import candidates, scan
 from rabtriever.index.torch_scan import TorchLatents
-from rabtriever.kernels import llvm
+from rabtriever.kernels import fallback, llvm
 from rabtriever.kernels import scan as kernels
 from rabtriever.scoring.fold import score_latents
 from rabtriever.scoring.layout import ScoreLayout
@@ -17,9 +20,10 @@ widths = st.integers(1, 21)
 layouts = st.one_of(
     st.builds(ScoreLayout, widths),
     st.builds(lambda m, positive: ScoreLayout(0, min(m, positive), m - min(m, positive)), widths, st.integers(0, 21)),
+    st.builds(ScoreLayout, widths, st.integers(0, 9), st.integers(1, 9)),
 )
 precisions = st.sampled_from(sorted(PRECISIONS))
-INNER, RELU = ScoreLayout(16), ScoreLayout(0, 5, 11)
+INNER, RELU, MIXED = ScoreLayout(16), ScoreLayout(0, 5, 11), ScoreLayout(7, 5, 6)
 
 
 def make(n, layout, seed, integers=False):
@@ -62,13 +66,13 @@ def test_int8_is_close_and_float16_closer():
     queries, latents, live = make(5000, layout, 0)
     spread = score_latents(queries, latents, layout).std()
     errors = {
-        precision: QuantizedLatents.encode(latents, layout, precision).prepare(queries).error.max()
+        precision: QuantizedLatents.encode(latents, layout, precision).quantize(queries).error.max()
         for precision in PRECISIONS
     }
     assert errors["float32"] < errors["float16"] < errors["int8"] < 0.3 * spread
 
 
-@pytest.mark.parametrize("layout", [ScoreLayout(8), ScoreLayout(0, 3, 5)])
+@pytest.mark.parametrize("layout", [ScoreLayout(8), ScoreLayout(0, 3, 5), ScoreLayout(4, 3, 2)])
 def test_a_search_with_few_candidates_asks_for_more(layout):
     queries, latents, live = make(600, layout, 0)
     latents = np.repeat(latents[:2], 300, axis=0) + np.float32(1e-6) * latents  # their codes cannot tell them apart
@@ -93,7 +97,7 @@ def test_only_what_is_live_is_found(n, layout, precision, seed):
 
 
 @pytest.mark.parametrize("precision", sorted(PRECISIONS))
-@pytest.mark.parametrize("layout", [INNER, RELU])
+@pytest.mark.parametrize("layout", [INNER, RELU, MIXED])
 def test_some_blocks_and_one_query_are_as_in_the_whole(precision, layout):
     queries, latents, live = make(640, layout, 0)
     codes = QuantizedLatents.encode(latents, layout, precision)
@@ -107,25 +111,67 @@ def test_some_blocks_and_one_query_are_as_in_the_whole(precision, layout):
         np.testing.assert_array_equal(np.sort(single[0]), np.sort(positions[i]))
 
 
-@pytest.mark.parametrize("layout", [INNER, RELU])
+@pytest.mark.parametrize("layout", [INNER, RELU, MIXED])
 def test_without_the_instruction_for_bytes_the_kernel_is_the_same(monkeypatch, layout):
     queries, latents, _ = make(64, layout, 0)
     codes = QuantizedLatents.encode(latents, layout, "int8")
-    thresholds, weights, unit, *_ = codes.prepare(queries)
+    inner, thresholds, weights, units, *_ = codes.quantize(queries)
 
     def scores():
         @njit
-        def run(blocks, thresholds, weights, unit, bias, found, top):
-            kernels.block_scores(blocks, thresholds, weights, unit, bias, 0, 1, 2, found, top)
+        def run(blocks, inner, thresholds, weights, units, bias, found, top):
+            kernels.block_scores(blocks, inner, thresholds, weights, units, bias, 0, 1, 2, found, top)
 
         found, top = np.empty((2, 64), np.float32), np.empty(2, np.float32)
-        run(codes.blocks, thresholds, weights, unit, codes.bias, found, top)
+        run(codes.blocks, inner, thresholds, weights, units, codes.bias, found, top)
         np.testing.assert_array_equal(top, found.max(1))
         return found
 
     before = scores()
     monkeypatch.setattr(llvm, "VNNI", False)
     np.testing.assert_array_equal(scores(), before)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes, layouts, precisions, st.integers(1, 250), st.booleans(), st.integers(0, 999))
+def test_numpy_finds_what_the_kernel_finds(n, layout, precision, k, integers, seed):
+    queries, latents, live = make(n, layout, seed, integers)
+    live[:] *= np.random.default_rng(seed).integers(0, 4, len(live), np.uint8) > 0
+    codes = QuantizedLatents.encode(latents, layout, precision)
+    quantized, blocks = codes.quantize(queries), np.arange(0, len(live) // 64, 2)
+    found = []
+    for scan_top_k in (kernels.scan_top_k, fallback.scan_top_k):
+        scores, positions = np.full((5, k), -np.inf, np.float32), np.full((5, k), -1)
+        for half in np.array_split(blocks, 2):  # the second call goes on from the first one's heap
+            scan_top_k(codes.blocks, *quantized[:4], codes.bias, live, half, scores, positions)
+        order = np.lexsort((positions, -scores), axis=1)
+        found.append([np.take_along_axis(array, order, 1) for array in (scores, positions)])
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-5, atol=1e-4)
+    if integers and precision == "float32":  # no rounding, many ties
+        np.testing.assert_array_equal(found[1][1], found[0][1])
+
+
+def test_the_scan_needs_no_numba():
+    code = (
+        "import sys; sys.modules.update(numba=None, llvmlite=None)\n"
+        "import numpy as np\n"
+        "from rabtriever.index.quantization import QuantizedLatents\n"
+        "from rabtriever.index.scan import scan\n"
+        "from rabtriever.kernels import llvm_available, why_no_llvm\n"
+        "from rabtriever.scoring.layout import ScoreLayout\n"
+        "layout, latents = ScoreLayout(1, 1, 1), np.eye(4, dtype=np.float32)\n"
+        "codes = QuantizedLatents.encode(latents, layout, 'int8')\n"
+        "live = np.zeros(64, np.uint8); live[:4] = 1\n"
+        "print(scan(latents[:1], codes, latents, live, 1)[0].ordinals, llvm_available(), why_no_llvm())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.startswith("[0] False numba cannot be imported"), done.stderr
+
+
+def test_importing_the_scan_imports_no_numba():
+    code = "import sys, rabtriever.index.scan; print([name for name in ('numba', 'torch') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 @settings(max_examples=30, deadline=None)

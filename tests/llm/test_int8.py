@@ -158,7 +158,9 @@ def test_what_is_no_number_stays_none():
         assert np.isnan(elementwise.quantise(values, 32, codes))
         scales, wide = np.empty(1, np.float32), np.empty((1, 32), np.uint8)
         ones = np.ones(1, np.float32)
-        elementwise.add_and_normalise(np.zeros((1, 32), np.float32), 1, values[None], ones, np.float32(1e-5), wide, scales)
+        elementwise.add_and_normalise(
+            np.zeros((1, 32), np.float32), 1, values[None], ones, np.float32(1e-5), wide, scales
+        )
         assert np.isnan(scales[0])
 
 
@@ -168,7 +170,9 @@ def test_heads_are_read_causally_by_any_attention(llm_folder, attention):
     model.set_attn_implementation(attention)
     head = [0, 5, 9, 20, 7]
     expected = model.get_decoder()(input_ids=torch.tensor([head])).last_hidden_state[0].float()
-    torch.testing.assert_close(create_engine(model, "int8", [head]).shared_prefixes[0].states, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        create_engine(model, "int8", [head]).shared_prefixes[0].states, expected, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_a_thread_that_fails_does_not_leave_the_others_waiting(both, monkeypatch):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from rabtriever.kernels.compile import njit
 from rabtriever.llm.int8.elementwise import FAST, LOG2_E, power, quantise
 from rabtriever.llm.int8.matmul import ROWS, WIDTH, from_half, multiply, to_half
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FAST, error_model="numpy")
 def turn(
     qkv: Any,
     columns: Any,
@@ -59,7 +59,7 @@ def turn(
             store[places[i], c] = to_half(qkv[i, stored + c])  # type: ignore[call-arg]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FAST, error_model="numpy")
 def attend(  # noqa: C901 (loops, not cases)
     queries: Any,
     offset: Any,
@@ -146,7 +146,7 @@ def attend(  # noqa: C901 (loops, not cases)
             scales[own + i] = quantise(result[i], width, codes[own + i])
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FAST, error_model="numpy")
 def _normalise(values: Any, weights: Any, epsilon: Any) -> None:
     """RMS norm in place."""
     squares = np.float32(0)
@@ -157,7 +157,7 @@ def _normalise(values: Any, weights: Any, epsilon: Any) -> None:
         values[d] *= inverse * weights[d]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FAST, error_model="numpy")
 def _unpack(store: Any, row: Any, head: Any, size: Any, keys: Any, values: Any, place: Any) -> None:
     """A token's key and value of one head."""
     at_key, at_value = head * size, store.shape[1] // 2 + head * size
@@ -167,7 +167,7 @@ def _unpack(store: Any, row: Any, head: Any, size: Any, keys: Any, values: Any, 
         values[place, d] = from_half(store[row, at_value + d])  # type: ignore[call-arg]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FAST, error_model="numpy")
 def _weigh(scores: Any, limits: Any, tops: Any, totals: Any, fractions: Any, bits: Any, powers: Any) -> None:
     """Softmax down each column's rows up to its limit, in place, but for the division by ``totals``."""
     reach = limits[WIDTH - 1] + 1
@@ -189,7 +189,7 @@ def _weigh(scores: Any, limits: Any, tops: Any, totals: Any, fractions: Any, bit
             totals[r] += value
 
 
-@njit(nogil=True, cache=True, fastmath=FAST | {"nnan"}, error_model="numpy")
+@njit(nogil=True, fastmath=FAST | {"nnan"}, error_model="numpy")
 def _highest(scores: Any, count: Any, tops: Any) -> None:
     """Each column's maximum over the first ``count`` rows."""
     tops[:] = scores[0]

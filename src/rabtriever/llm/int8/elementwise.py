@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from rabtriever.kernels.llvm import LANES
+from rabtriever.kernels import LANES
+from rabtriever.kernels.compile import njit
 from rabtriever.llm.int8.matmul import butterfly
 
 # What LLVM may do to sums, in all these files. No `nnan`: what goes wrong in an LLM must stay visible.
@@ -18,7 +18,7 @@ FAST = {"reassoc", "contract", "arcp", "nsz"}
 LOG2_E = np.float32(1.4426950408889634)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FAST, error_model="numpy")
 def add_and_normalise(
     hidden: Any, count: Any, update: Any, update_scales: Any, epsilon: Any, codes: Any, scales: Any
 ) -> None:
@@ -40,7 +40,7 @@ def add_and_normalise(
         encode(row, size, np.float32(127) / top, codes[i])
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FAST, error_model="numpy")
 def add_and_finish(hidden: Any, count: Any, update: Any, update_scales: Any, epsilon: Any) -> None:
     """As :func:`add_and_normalise`, but the normalised rows replace ``hidden``."""
     for i in range(count):
@@ -49,7 +49,7 @@ def add_and_finish(hidden: Any, count: Any, update: Any, update_scales: Any, eps
             row[j] *= inverse
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FAST, error_model="numpy")
 def gate(gate_up: Any, size: Any, count: Any, in_scales: Any, block: Any, codes: Any, scales: Any) -> None:
     """silu(gate) * up, turned by a Hadamard matrix so that no unit sticks out, quantised.
 
@@ -78,7 +78,7 @@ def gate(gate_up: Any, size: Any, count: Any, in_scales: Any, block: Any, codes:
         scales[i] = quantise(values, size, codes[i])
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FAST, error_model="numpy")
 def quantise(values: Any, size: Any, codes: Any) -> Any:
     """Fill ``codes``; the scale."""
     top = _largest(values, size)
@@ -86,14 +86,14 @@ def quantise(values: Any, size: Any, codes: Any) -> Any:
     return top / np.float32(127) + _fault(values, size)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FAST, error_model="numpy")
 def encode(values: Any, size: Any, inverse: Any, codes: Any) -> None:
     """To the nearest of 255 codes around 128."""
     for j in range(size):
         codes[j] = np.uint8(np.int32(values[j] * inverse + np.float32(128.5)))
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FAST, error_model="numpy")
 def power(fraction: Any) -> Any:
     """2 ** fraction on [0, 1]: Taylor's series around 1/2; relative error 2e-7."""
     x = (fraction - np.float32(0.5)) * np.float32(0.6931471805599453)
@@ -108,7 +108,7 @@ def power(fraction: Any) -> Any:
     return p * np.float32(1.4142135623730951)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FAST, error_model="numpy")
 def _add(row: Any, update: Any, factor: Any, epsilon: Any) -> Any:
     """Add in place; what RMS norm then multiplies by."""
     squares = np.float32(0)
@@ -119,7 +119,7 @@ def _add(row: Any, update: Any, factor: Any, epsilon: Any) -> Any:
     return np.float32(1) / np.sqrt(squares / np.float32(len(row)) + epsilon)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST | {"nnan"}, error_model="numpy")
+@njit(nogil=True, fastmath=FAST | {"nnan"}, error_model="numpy")
 def _largest(values: Any, size: Any) -> Any:
     """The largest magnitude, at least 1e-30."""
     top = np.float32(1e-30)
@@ -128,7 +128,7 @@ def _largest(values: Any, size: Any) -> Any:
     return top
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FAST, error_model="numpy")
 def _fault(values: Any, size: Any) -> Any:
     """0, or NaN if a value is infinite or none: codes would hide it."""
     check = np.float32(0)
@@ -137,7 +137,7 @@ def _fault(values: Any, size: Any) -> Any:
     return check
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FAST, error_model="numpy")
 def _mix(values: Any, size: Any, block: Any) -> None:
     """Hadamard's matrix of ``block`` rows over the units' upper index, by butterflies of whole registers."""
     span = 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from rabtriever.kernels.compile import njit
 from rabtriever.llm.int8.attention import attend, turn
 from rabtriever.llm.int8.elementwise import FAST, add_and_finish, add_and_normalise, gate
 from rabtriever.llm.int8.matmul import ROWS, arrive, look, multiply_bytes
@@ -17,7 +18,7 @@ SPINS = 2000  # looks before a waiting thread lets others run
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FAST, error_model="numpy")
 def forward(
     hidden: Any,
     update: Any,
@@ -119,7 +120,7 @@ def forward(
     return count
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def product(codes: Any, count: Any, weights: Any, layer: Any, out: Any) -> None:
     """``count`` rows of codes times a layer's weights; up to ROWS - 1 rows more are written, too."""
     panels = weights[0][layer]
@@ -128,7 +129,7 @@ def product(codes: Any, count: Any, weights: Any, layer: Any, out: Any) -> None:
             multiply_bytes(codes, row, panels, panel, weights[1][layer], weights[2][layer], out)  # type: ignore[call-arg]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _keep_last(first: Any, count: Any, ends: Any, hidden: Any, codes: Any, scales: Any) -> Any:
     """Move the rows of texts' last tokens to the front; how many there are."""
     kept = 0
@@ -140,7 +141,7 @@ def _keep_last(first: Any, count: Any, ends: Any, hidden: Any, codes: Any, scale
     return kept
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _meet(meter: Any, target: Any) -> Any:
     """Wait until ``target`` arrivals were counted; False if a thread failed."""
     arrive(meter)  # type: ignore[call-arg]

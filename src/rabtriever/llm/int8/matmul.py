@@ -10,17 +10,17 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from rabtriever.kernels.llvm import (
-    BYTES,
+    I8X64,
     F32,
-    FLOATS,
+    F32X16,
     I64,
-    INTS,
+    I32X16,
     LANES,
     dot,
     load,
     multiply_add,
-    spread,
-    spread_four,
+    broadcast,
+    broadcast_quad,
 )
 
 ROWS = 8  # of a tile
@@ -49,19 +49,19 @@ def multiply(
         stride, flipped = cgutils.unpack_tuple(b, a.shape)[1], transposed.literal_value
         places = [b.add(args[1], I64(r)) for r in range(ROWS)]
         lines = [b.gep(a.data, [place if flipped else b.mul(place, stride)]) for place in places]
-        sums = [[cgutils.alloca_once_value(b, ir.Constant(FLOATS, None)) for _ in range(2)] for _ in lines]
+        sums = [[cgutils.alloca_once_value(b, ir.Constant(F32X16, None)) for _ in range(2)] for _ in lines]
         with cgutils.for_range(b, args[5]) as loop:
             start = b.mul(loop.index, I64(WIDTH))
-            values = [load(b, b.gep(c.data, [b.add(start, I64(LANES * i))]), FLOATS, 4) for i in range(2)]
+            values = [load(b, b.gep(c.data, [b.add(start, I64(LANES * i))]), F32X16, 4) for i in range(2)]
             step = b.mul(loop.index, stride) if flipped else loop.index
             for line, of_line in zip(lines, sums, strict=True):
-                factor = spread(b, b.load(b.gep(line, [step])), FLOATS)
+                factor = broadcast(b, b.load(b.gep(line, [step])), F32X16)
                 for value, total in zip(values, of_line, strict=True):
                     b.store(multiply_add(b, factor, value, b.load(total)), total)
         for r, of_line in enumerate(sums):
             for i, total in enumerate(of_line):
                 at = b.gep(d.data, [b.add(b.mul(b.add(args[4], I64(r)), I64(WIDTH)), I64(LANES * i))])
-                b.store(b.load(total), b.bitcast(at, FLOATS.as_pointer()), align=4)
+                b.store(b.load(total), b.bitcast(at, F32X16.as_pointer()), align=4)
         return context.get_dummy_value()
 
     whole = types.int64
@@ -85,25 +85,25 @@ def multiply_bytes(
         lines = [b.gep(a.data, [b.mul(b.add(args[1], I64(r)), wide)]) for r in range(ROWS)]
         column = b.mul(args[3], I64(PANEL))
         block = b.gep(w.data, [b.mul(b.mul(args[3], depth), I64(4 * PANEL))])
-        begin = [load(b, b.gep(o.data, [b.add(column, I64(LANES * i))]), INTS, 4) for i in range(3)]
+        begin = [load(b, b.gep(o.data, [b.add(column, I64(LANES * i))]), I32X16, 4) for i in range(3)]
         sums = [[cgutils.alloca_once_value(b, value) for value in begin] for _ in lines]
         for of_line in sums:
             for total, value in zip(of_line, begin, strict=True):
                 b.store(value, total)
         with cgutils.for_range(b, depth) as loop:
             at = b.mul(loop.index, I64(4 * PANEL))
-            values = [load(b, b.gep(block, [b.add(at, I64(4 * LANES * i))]), BYTES, 1) for i in range(3)]
+            values = [load(b, b.gep(block, [b.add(at, I64(4 * LANES * i))]), I8X64, 1) for i in range(3)]
             step = b.shl(loop.index, I64(2))
             for line, of_line in zip(lines, sums, strict=True):
-                code = spread_four(b, line, step)
+                code = broadcast_quad(b, line, step)
                 for value, total in zip(values, of_line, strict=True):
                     b.store(dot(b, b.load(total), code, value), total)
-        factors = [load(b, b.gep(s.data, [b.add(column, I64(LANES * i))]), FLOATS, 4) for i in range(3)]
+        factors = [load(b, b.gep(s.data, [b.add(column, I64(LANES * i))]), F32X16, 4) for i in range(3)]
         for r, of_line in enumerate(sums):
             for i, total in enumerate(of_line):
-                value = b.fmul(b.sitofp(b.load(total), FLOATS), factors[i])
+                value = b.fmul(b.sitofp(b.load(total), F32X16), factors[i])
                 place = b.add(b.mul(b.add(args[1], I64(r)), out_wide), b.add(column, I64(LANES * i)))
-                b.store(value, b.bitcast(b.gep(d.data, [place]), FLOATS.as_pointer()), align=4)
+                b.store(value, b.bitcast(b.gep(d.data, [place]), F32X16.as_pointer()), align=4)
         return context.get_dummy_value()
 
     whole = types.int64
@@ -116,7 +116,7 @@ def butterfly(typingctx: Any, values: Any, first: Any, second: Any) -> Any:
 
     def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
         data = context.make_array(signature.args[0])(context, b, args[0]).data
-        places = [b.bitcast(b.gep(data, [at]), FLOATS.as_pointer()) for at in args[1:]]
+        places = [b.bitcast(b.gep(data, [at]), F32X16.as_pointer()) for at in args[1:]]
         x, y = (b.load(place, align=4) for place in places)
         b.store(b.fadd(x, y), places[0], align=4)
         b.store(b.fsub(x, y), places[1], align=4)

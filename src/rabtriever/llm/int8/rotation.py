@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from rabtriever.kernels.llvm import LANES
+from rabtriever.kernels import LANES
 
 
 def orthogonal(size: int) -> Tensor:
