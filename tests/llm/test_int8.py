@@ -18,9 +18,9 @@ from rabtriever.errors import InputError
 from rabtriever.kernels import llvm
 from rabtriever.llm import backbone as module
 from rabtriever.llm.engines import choose_backend, create_engine
-from rabtriever.llm.int8 import elementwise, gang, matmul
-from rabtriever.llm.int8.rotation import hadamard, mix_columns, mixing_block, orthogonal
-from rabtriever.llm.int8.weights import stack
+from rabtriever.llm.int8 import PANEL_COLUMNS, elementwise, gang, matmul
+from rabtriever.llm.int8.rotation import fold_hadamard, hadamard, hadamard_block_size, orthogonal
+from rabtriever.llm.int8.weights import pack_layers
 from rabtriever.llm.loading import load_llm
 from rabtriever.llm.prompted import PromptedLLM
 
@@ -28,6 +28,13 @@ LLAMAS = ("llama", "mistral", "qwen2", "qwen3")
 QUERIES = ["rain", "please show me the weather for my city", "cook bread"]
 DOCUMENTS = ["find the weather", "a recipe", "turn the lamp light for my table please", "play music"]
 PAIRS = torch.cartesian_prod(torch.arange(3), torch.arange(4)).flip(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RABTRIEVER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module", params=LLAMAS)
@@ -153,9 +160,9 @@ def test_what_is_no_number_stays_none():
     codes = np.zeros(32, np.uint8)
     for value in (np.nan, np.inf, -np.inf):
         values = np.linspace(-1, 1, 32, dtype=np.float32)
-        assert np.isfinite(elementwise.quantise(values, 32, codes))
+        assert np.isfinite(elementwise.quantize(values, 32, codes))
         values[5] = value
-        assert np.isnan(elementwise.quantise(values, 32, codes))
+        assert np.isnan(elementwise.quantize(values, 32, codes))
         scales, wide = np.empty(1, np.float32), np.empty((1, 32), np.uint8)
         ones = np.ones(1, np.float32)
         elementwise.add_and_normalise(
@@ -179,15 +186,16 @@ def test_a_thread_that_fails_does_not_leave_the_others_waiting(both, monkeypatch
     int8 = both[1]
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    embed, calls = int8.loaded.model.get_decoder().embed_tokens, []
+    embeddings, calls = int8.backbone.engine.embeddings, []
 
-    def broken(ids):
-        calls.append(1)
-        if len(calls) == 1:
-            raise MemoryError("no room")
-        return embed(ids)
+    class Broken:
+        def __getitem__(self, ids):
+            calls.append(1)
+            if len(calls) == 1:
+                raise MemoryError("no room")
+            return embeddings[ids]
 
-    monkeypatch.setattr(type(embed), "__call__", lambda self, ids: broken(ids))
+    monkeypatch.setattr(int8.backbone.engine, "embeddings", Broken())
     with pytest.raises(MemoryError, match="no room"):
         int8.backbone.engine.encode(int8.prompt.query_ids(QUERIES * 2, with_bos=True))
     torch.set_num_threads(before)
@@ -262,12 +270,12 @@ def test_rotations_are_orthogonal_and_flat(size):
     assert q.abs().max() <= 2 / size**0.5 + 1e-6
 
 
-def test_mixed_columns_undo_the_mixing():
+def test_folded_weights_undo_the_mixing():
     weight, x = torch.randn(5, 96), torch.randn(96)
-    block = mixing_block(96)
-    assert block == 2 and mixing_block(1536) == 32
+    block = hadamard_block_size(96)
+    assert block == 2 and hadamard_block_size(1536) == 32
     mixed = torch.einsum("gbl,bc->gcl", x.view(-1, block, 16), hadamard(block) * block**0.5).flatten()
-    torch.testing.assert_close(mix_columns(weight) @ mixed, weight @ x)
+    torch.testing.assert_close(fold_hadamard(weight) @ mixed, weight @ x)
 
 
 @njit
@@ -280,9 +288,9 @@ def _one_panel(codes, weights, offsets, scales, out):
 def test_the_product_of_bytes_is_exact(rows, columns, seed):
     rng = np.random.default_rng(seed)
     weight = rng.integers(-127, 128, (rows, columns)).astype(np.int8)
-    weights, offsets, scales = stack([(torch.from_numpy(weight), torch.full((rows,), 0.5))])
+    weights, offsets, scales = pack_layers([(torch.from_numpy(weight), torch.full((rows,), 0.5))])
     codes = rng.integers(0, 256, (8, 4 * weights.shape[2])).astype(np.uint8)
-    out = np.empty((8, matmul.PANEL), np.float32)
+    out = np.empty((8, PANEL_COLUMNS), np.float32)
     _one_panel(codes, weights[0], offsets[0], scales[0], out)
     expected = 0.5 * (codes[:, :columns].astype(np.int64) - 128) @ weight.T.astype(np.int64)
     np.testing.assert_array_equal(out[:, :rows], expected)
