@@ -31,7 +31,7 @@ class TorchKVCache:
         self.layers = layers
         self.lengths = lengths
         self.means = means
-        self.nbytes = means.nbytes + sum(keys.nbytes + values.nbytes for keys, values in layers)
+        self.nbytes = sum(keys.nbytes + values.nbytes for keys, values in layers)
 
     def split(self) -> list[TorchKVCache]:
         """Returns a cache per document, without padding; each owns its memory."""
