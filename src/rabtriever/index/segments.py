@@ -23,9 +23,9 @@ import numpy as np
 from rabtriever.caching import cache_dir
 from rabtriever.errors import StorageError
 from rabtriever.index.clustering import cluster
-from rabtriever.index.mapped import expect_single_rows
+from rabtriever.index.mapped import advise_random
 from rabtriever.index.quantization import QuantizedLatents
-from rabtriever.kernels.scan import BLOCK
+from rabtriever.kernels import BLOCK
 from rabtriever.scoring.layout import ScoreLayout
 
 FORMAT = 2
@@ -168,5 +168,5 @@ class Segments:
             )
         except (OSError, ValueError, KeyError, EOFError):
             return None  # half-written or damaged: it is made anew
-        expect_single_rows(latents)
+        advise_random(latents)
         return Segment(keys, order, latents, codes, np.array(starts), np.array(centres), folder)

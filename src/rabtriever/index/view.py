@@ -12,12 +12,12 @@ import pyarrow as pa
 from pyarrow import compute
 
 from rabtriever.index.hits import Ranking
-from rabtriever.index.mapped import release
+from rabtriever.index.mapped import advise_dontneed
 from rabtriever.index.quantization import QuantizedLatents
 from rabtriever.index.scan import candidates, rescore, scan
 from rabtriever.index.segments import Segment, Segments
 from rabtriever.index.snapshot import Snapshot
-from rabtriever.kernels.scan import BLOCK
+from rabtriever.kernels import BLOCK
 from rabtriever.scoring.layout import ScoreLayout
 
 MAX_SEGMENTS = 16  # segments, before all but the first are joined
@@ -151,7 +151,7 @@ class View:
                 found.append(scan(queries, part.codes, part.segment.latents, seen.live, k, part.ordinals, seen.blocks))
         self.touched += len(queries) * (4 * k + 128) * mmap.PAGESIZE
         for part in self.parts if self.touched > MAX_RESIDENT_BYTES else []:
-            release(part.segment.latents)
+            advise_dontneed(part.segment.latents)
             self.touched = 0
         return [_merge_top_k([of_part[query] for of_part in found], k) for query in range(len(queries))]
 

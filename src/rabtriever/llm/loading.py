@@ -70,6 +70,11 @@ class LoadedLLM:
                 self._model = self._load()
         return self._model
 
+    def release_model(self) -> None:
+        """Frees the memory of ``model``, which is loaded again if it is needed."""
+        with self._lock:
+            self._model = None
+
     def choice_direction(self, choice_ids: tuple[int, int]) -> torch.Tensor:
         """Returns w = w_yes - w_no, float32 (H,), on the CPU; from the files where they suffice.
 
