@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel
 
 from rabtriever.errors import InputError
+from rabtriever.kernels import why_no_llvm
 from rabtriever.llm.backbone import Engine
 from rabtriever.llm.torch_engine import TorchEngine
 
@@ -44,19 +45,24 @@ def choose_backend(model: PreTrainedModel, backend: str, dtype_given: bool) -> s
     return "torch" if obstacle or not has_vnni() else "int8"
 
 
-def create_engine(model: PreTrainedModel, backend: str, heads: Sequence[Sequence[int]] = ()) -> Engine:
-    """The backend itself.
+def create_engine(
+    model: PreTrainedModel, backend: str, prefixes: Sequence[Sequence[int]] = (), weights_hash: str | None = None
+) -> Engine:
+    """Makes the backend itself.
 
     Args:
         model: The LLM.
         backend: What :func:`choose_backend` returned.
-        heads: Token ids that texts will begin with.
+        prefixes: Token ids that texts will begin with.
+        weights_hash: Identifies the weights, whose conversion is then cached on disk; None caches nothing.
     """
     if backend == "torch":
         return TorchEngine(model)
     from rabtriever.llm.int8.engine import Int8Engine
+    from rabtriever.llm.int8.weight_cache import WeightCache
 
-    return Int8Engine(model, heads)
+    cache = None if weights_hash is None else WeightCache(weights_hash, model.config.get_text_config(), model.dtype)
+    return Int8Engine.create(lambda: model, prefixes, cache)
 
 
 def has_vnni() -> bool:
@@ -68,7 +74,9 @@ def has_vnni() -> bool:
 
 def why_not_int8(model: PreTrainedModel) -> str | None:
     """Why int8 cannot run this LLM; None if it can."""
-    config = model.config.get_text_config()
+    config, obstacle = model.config.get_text_config(), why_no_llvm()
+    if obstacle:
+        return obstacle
     if model.device.type != "cpu" or os.name != "posix":
         return f"made for CPUs under Linux or macOS, not for {model.device.type} under {sys.platform}"
     if config.model_type not in SUPPORTED_MODEL_TYPES:

@@ -39,7 +39,7 @@ class PromptedLLM:
         self.prompt = Prompt(template, loaded.tokenizer)
         self.backbone = Backbone(
             loaded.model,
-            lambda: create_engine(loaded.model, loaded.backend, self.prompt.shared_prefixes),
+            lambda: create_engine(loaded.model, loaded.backend, self.prompt.shared_prefixes, loaded.weights_hash),
             kv_cache_bytes,
         )
         self.backbone.check_length(self.prompt.max_tokens)
