@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rabtriever.errors import InputError
+from rabtriever.errors import ConflictError, InputError
 
 CONFIG = "rabtriever.json"
 ADAPTER = "adapter"
@@ -54,16 +54,26 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     os.replace(temporary, path)
 
 
+def require_absent(path: str | Path) -> None:
+    """Raises if something other than an empty folder exists at ``path``.
+
+    Raises:
+        ConflictError: it does.
+    """
+    path = Path(path).expanduser()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ConflictError(f"{path}: exists already; give another --out or remove it")
+
+
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yields a temporary folder that is renamed to ``path`` when all went well.
 
     Raises:
-        InputError: ``path`` exists.
+        ConflictError: ``path`` exists.
     """
-    path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError(f"{path}: exists already; give another --out or remove it")
+    require_absent(path)
+    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
