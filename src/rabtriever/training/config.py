@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -9,6 +10,12 @@ from rabtriever.errors import InputError
 
 KINDS = ("mlp", "quadratic")  # as in rabtriever.scoring.predictor, which need not be loaded to parse flags
 POOLINGS = ("mean", "last")
+BOUNDS = {
+    "min": (operator.ge, "at least"),
+    "max": (operator.le, "at most"),
+    "above": (operator.gt, "above"),
+    "below": (operator.lt, "below"),
+}
 OBJECTIVES = ("listwise", "sft", "dpo")
 
 
@@ -128,23 +135,14 @@ def check_fields(config: Any) -> None:  # noqa: ANN401
     """Raises InputError unless the fields of a dataclass are what their metadata asks for.
 
     Args:
-        config: The dataclass. Metadata may hold ``choices``, and of numbers ``min`` and ``max`` (inclusive) and
+        config: The dataclass. Metadata may hold ``choices``, and of numbers the bounds ``min`` and ``max`` (inclusive),
             ``above`` and ``below`` (exclusive).
     """
     for item in fields(config):
         value, rules = getattr(config, item.name), item.metadata
-        if value not in rules.get("choices", (value,)):
-            wanted = f"choose one of {', '.join(rules['choices'])}"
-        elif not rules.get("min", value) <= value <= rules.get("max", value):
-            wanted = (
-                f"must lie in [{rules['min']}, {rules['max']}]"
-                if "max" in rules
-                else f"must be at least {rules['min']}"
-            )
-        elif "above" in rules and not value > rules["above"]:
-            wanted = f"must be above {rules['above']}"
-        elif "below" in rules and not value < rules["below"]:
-            wanted = f"must be below {rules['below']}"
-        else:
-            continue
-        raise InputError(f"{item.name} {value!r}: {wanted}", param=item.name)
+        if "choices" in rules and value not in rules["choices"]:
+            choices = ", ".join(rules["choices"])
+            raise InputError(f"{item.name} {value!r}: choose one of {choices}", param=item.name)
+        for rule, (holds, words) in BOUNDS.items():
+            if rule in rules and not holds(value, rules[rule]):  # never of NaN
+                raise InputError(f"{item.name} {value!r}: must be {words} {rules[rule]}", param=item.name)
