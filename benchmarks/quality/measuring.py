@@ -41,7 +41,7 @@ class Bench:
         self.candidates = ~self.own  # what the systems may rank
 
     def restrict(self, scores: np.ndarray, depth: int, with_relevant: bool = False) -> None:
-        """Lets all systems rank only the ``depth`` best of ``scores`` (n_queries, n_documents), or the relevant, too."""
+        """Lets all systems rank only the ``depth`` best of ``scores`` (n_queries, n_documents), or the relevant."""
         best = np.argsort(-np.where(self.own, -np.inf, scores), axis=1, kind="stable")[:, :depth]
         self.candidates = np.zeros_like(self.relevant)
         np.put_along_axis(self.candidates, best, True, axis=1)
