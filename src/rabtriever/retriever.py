@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from typing_extensions import Unpack
 
 from rabtriever.caching import LRUCache
@@ -25,7 +21,7 @@ from rabtriever.errors import InputError, first_line
 from rabtriever.llm.backbone import MAX_KV_CACHE_BYTES
 from rabtriever.llm.loading import LoadOptions
 from rabtriever.llm.prompted import PromptedLLM
-from rabtriever.persistence.folder import ADAPTER, atomic_folder, read_config, write_config
+from rabtriever.persistence.folder import load_weights, read_config, save_model
 from rabtriever.persistence.hub import find_retriever, upload_model
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.scoring.calibration import Calibration
@@ -35,7 +31,6 @@ from rabtriever.scoring.predictor import Predictor
 if TYPE_CHECKING:
     from torch import Tensor
 
-PREDICTOR = "predictor.safetensors"
 MAX_CACHED_TEXT_LENGTH = 4096  # characters
 
 
@@ -139,25 +134,17 @@ class Rabtriever:
         """
         if self.reranker is None:
             raise InputError("save_pretrained: the retriever has no reranker, whose LLM encodes its texts")
-        llm = self.reranker.llm
-        with atomic_folder(folder) as new:
-            if llm.loaded.adapter is not None:
-                shutil.copytree(llm.loaded.adapter, new / ADAPTER)
-            save_file(self.predictor.state_dict(), new / PREDICTOR)
-            shape = {name: getattr(self.predictor, name) for name in ("kind", "hidden_size", "hidden_units")}
-            calibrations = {"retriever": asdict(self.calibration), "reranker": asdict(self.reranker.calibration)}
-            config = {
-                "llm": llm.loaded.source,
-                **({"llm_revision": llm.loaded.revision} if llm.loaded.revision else {}),
-                "prompt": llm.template.to_dict(),
-                "encoder": self.encoder.to_config(),
-                "predictor": shape,
-                "calibration": calibrations,
-            }
-            write_config(new, {**config, **(notes or {})})
-            if log:
-                lines = "".join(json.dumps(line) + "\n" for line in log)
-                (new / "distill_log.jsonl").write_text(lines, encoding="utf-8")
+        loaded, template = self.reranker.llm.loaded, self.reranker.llm.template
+        shape = {name: getattr(self.predictor, name) for name in ("kind", "hidden_size", "hidden_units")}
+        config = {
+            "llm": loaded.source,
+            **({"llm_revision": loaded.revision} if loaded.revision else {}),
+            "prompt": template.to_dict(),
+            "encoder": self.encoder.to_config(),
+            "predictor": shape,
+            "calibration": {"retriever": asdict(self.calibration), "reranker": asdict(self.reranker.calibration)},
+        }
+        save_model(folder, {**config, **(notes or {})}, self.predictor.state_dict(), loaded.adapter, log)
         self.name_or_path = str(Path(folder).expanduser().resolve())
 
     def push_to_hub(
@@ -321,14 +308,12 @@ def _load_predictor(folder: Path, config: Mapping[str, Any]) -> Predictor:
         raise InputError(
             f"{folder}: a reranker, not a retriever; make one with `rabtriever distill --teacher {folder}`"
         )
-    weights = folder / PREDICTOR
-    if not weights.is_file():
-        raise InputError(f"{folder}: {PREDICTOR} is missing; copy the whole folder or distill again")
+    weights = load_weights(folder)
     try:
         shape = config["predictor"]
         predictor = Predictor(shape["hidden_size"], shape["hidden_units"], kind=shape["kind"])
-        predictor.load_state_dict(load_file(weights))
+        predictor.load_state_dict(weights)
         config["encoder"]["pooling"]
-    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+    except (RuntimeError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
     return predictor

@@ -14,10 +14,11 @@ from rabtriever.errors import ConflictError, InputError
 from rabtriever.llm.backbone import Backbone
 from rabtriever.llm.prompt import Prompt, PromptTemplate
 from rabtriever.rerankers.generative import GenerativeReranker
-from rabtriever.training import hard_negatives
+from rabtriever.training import hard_negatives, reranker_trainer
 from rabtriever.training import train_reranker as module
 from rabtriever.training.batches import BatchDataset
 from rabtriever.training.config import OBJECTIVES, RerankerTrainingConfig
+from rabtriever.training.losses import dpo
 from rabtriever.training.reranker_trainer import RerankerModule, RerankerTrainer, collate
 from rabtriever.training.start import Start
 from rabtriever.training.train_reranker import train_reranker
@@ -93,7 +94,7 @@ def test_a_student_in_the_loop_moves_the_adapter_and_is_logged(tiny_data, llm_fo
     assert any((alone[name] - jointly[name]).abs().max() > 1e-4 for name in alone)
     assert 0 <= log_of(tmp_path / "jointly")[1]["student_accuracy"] <= 1
     written = sorted(path.name for path in (tmp_path / "jointly").iterdir())
-    assert written == ["adapter", "rabtriever.json", "train_log.jsonl"]
+    assert written == ["README.md", "adapter", "rabtriever.json", "train_log.jsonl"]
 
 
 @pytest.mark.parametrize("student_weight", [0.0, 1.0])
@@ -175,14 +176,19 @@ def bfloat16_module(llm_folder):
     return RerankerModule(model, Prompt(TEMPLATE, tokenizer), "dpo")
 
 
-def test_dpo_begins_at_its_reference_in_bfloat16(bfloat16_module, tiny_data):
+def test_dpo_begins_at_its_reference_in_bfloat16(bfloat16_module, tiny_data, monkeypatch):
+    def checked(log_odds, reference, positive):
+        assert torch.equal(log_odds, reference)  # the margin of every pair is 0
+        return dpo(log_odds, reference, positive)
+
+    monkeypatch.setattr(reranker_trainer, "dpo", checked)
     words = "please find the music and the lamp for me in my city"
     long = {f"long{n}": Document(f"long{n}", words[: 7 * n]) for n in range(1, 8)}
     data = replace(tiny_data, documents={**tiny_data.documents, **long})
     batches = BatchDataset(data, config_of(documents_per_step=13, negatives=12), {})
     for step in range(3):
         loss = bfloat16_module(batches[step])["loss"]
-        assert loss.item() == pytest.approx(math.log(2), abs=1e-7)  # the margin of every pair is 0
+        assert loss.item() == pytest.approx(math.log(2), abs=1e-7)
         loss.backward()  # it is differentiable all the same
     trained = [weight.grad for weight in bfloat16_module.parameters() if weight.requires_grad]
     assert any(grad is not None and grad.abs().max() > 0 for grad in trained)

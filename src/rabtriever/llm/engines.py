@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rabtriever.choices import BACKENDS
 from rabtriever.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from rabtriever.llm.backbone import Engine
     from rabtriever.llm.loading import LoadedLLM
 
-BACKENDS = ("auto", "torch", "int8")
 SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 

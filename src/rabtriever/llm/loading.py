@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import torch
 
+from rabtriever.choices import DTYPES
 from rabtriever.errors import InputError
 from rabtriever.llm.engines import choose_backend
 from rabtriever.llm.hashing import hash_files
@@ -25,8 +26,6 @@ from rabtriever.llm.weights import load_config, load_weights, merge_adapter, rea
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(kw_only=True)

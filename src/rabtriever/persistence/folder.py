@@ -6,16 +6,21 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from rabtriever.errors import ConflictError, InputError, NotFoundError
+from rabtriever.errors import ConflictError, InputError, NotFoundError, first_line
+from rabtriever.persistence.model_card import write_model_card
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG = "rabtriever.json"
 ADAPTER = "adapter"
+PREDICTOR = "predictor.safetensors"
 FORMAT = 2
 
 
@@ -47,12 +52,15 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-def write_config(folder: Path, config: dict[str, Any]) -> None:
+def write_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Writes a model's configuration, without absolute paths: an LLM's path becomes relative to the model's.
 
     Args:
         folder: The model's, with its adapter in it if it has one.
         config: JSON values, ``llm`` and ``prompt`` among them.
+
+    Returns:
+        What was written.
     """
     if os.path.isabs(llm := config["llm"]):
         relative = Path(os.path.relpath(llm, folder.resolve())).as_posix()
@@ -63,8 +71,57 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
         if os.path.isabs(settings.get("base_model_name_or_path") or ""):
             write_json(adapter, {**settings, "base_model_name_or_path": None})
         config = {**config, "adapter": True}
-    text = json.dumps({"format": FORMAT, **config}, indent=2, ensure_ascii=False)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    config = {"format": FORMAT, **config}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return config
+
+
+def save_model(
+    path: str | Path,
+    config: dict[str, Any],
+    predictor: dict[str, Tensor],
+    adapter: Path | None = None,
+    log: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Writes a retriever's folder with its model card, completely or not at all.
+
+    Args:
+        path: To make.
+        config: For :func:`write_config`.
+        predictor: The predictor's weights.
+        adapter: The LLM's adapter, to copy.
+        log: Lines of its training.
+
+    Raises:
+        ConflictError: ``path`` exists.
+    """
+    from safetensors.torch import save_file
+
+    with atomic_folder(path) as folder:
+        if adapter is not None:
+            shutil.copytree(adapter, folder / ADAPTER)
+        save_file(predictor, folder / PREDICTOR)
+        write_model_card(folder, write_config(folder, config), Path(path).name)
+        if log:
+            lines = "".join(json.dumps(line) + "\n" for line in log)
+            (folder / "distill_log.jsonl").write_text(lines, encoding="utf-8")
+
+
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    """Returns the weights of a retriever's predictor.
+
+    Raises:
+        InputError: their file is missing or broken.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not (folder / PREDICTOR).is_file():
+        raise InputError(f"{folder}: {PREDICTOR} is missing; copy the whole folder or distill again")
+    try:
+        return load_file(folder / PREDICTOR)
+    except SafetensorError as error:
+        raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
@@ -74,12 +131,13 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     os.replace(temporary, path)
 
 
-def check_new_folder(path: Path) -> None:
-    """Raises if a folder to make is there already and is not empty.
+def require_absent(path: str | Path) -> None:
+    """Raises if something other than an empty folder exists at ``path``.
 
     Raises:
-        ConflictError: it is.
+        ConflictError: it does.
     """
+    path = Path(path).expanduser()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ConflictError(f"{path}: exists already; give another --out or remove it")
 
@@ -91,8 +149,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     Raises:
         ConflictError: ``path`` exists.
     """
+    require_absent(path)
     path = Path(path).expanduser()
-    check_new_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rabtriever.errors import InputError, NotFoundError, first_line
 from rabtriever.persistence.folder import ADAPTER, CONFIG, read_config
+from rabtriever.persistence.model_card import write_model_card
 
 SHIPPED = ("tools",)
 
@@ -53,7 +54,9 @@ def find_retriever(
     folder = resolve_model(name_or_path, revision=revision, token=token, local_files_only=local_files_only)
     if folder is None:
         tried = "on the hub or in its cache" if is_hub_id(str(name_or_path)) else f"there (no {CONFIG})"
-        raise NotFoundError(f"{name_or_path}: no model {tried}; give `tools`, a folder of `rabtriever distill` or a hub id")
+        raise NotFoundError(
+            f"{name_or_path}: no model {tried}; give `tools`, a folder of `rabtriever distill` or a hub id"
+        )
     return folder
 
 
@@ -78,7 +81,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def upload_model(
-    folder: str | Path, repo_id: str, *, private: bool | None, token: str | None, commit_message: str | None
+    folder: Path, repo_id: str, *, private: bool | None, token: str | None, commit_message: str | None
 ) -> str:
     """Uploads a model's folder to a repository of the hub, which is made if it does not exist.
 
@@ -88,18 +91,23 @@ def upload_model(
     Raises:
         InputError: the hub refuses or cannot be reached, or the LLM is a folder, which nobody else has.
     """
-    llm = read_config(folder)["llm"]
-    if Path(llm).is_absolute():
-        raise InputError(f"{repo_id}: its LLM {llm} is a folder of this machine; train on a hub id to share the model")
+    config = read_config(folder)
+    if Path(config["llm"]).is_absolute():
+        raise InputError(
+            f"{repo_id}: its LLM {config['llm']} is a folder of this machine; train on a hub id to share the model"
+        )
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         api = HfApi(token=token)
         name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id  # with the owner, if none was given
+        write_model_card(folder, config, name)
         commit = api.upload_folder(repo_id=name, folder_path=folder, commit_message=commit_message)
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise InputError(f"{repo_id}: nothing was uploaded ({first_line(error)}); check the id and the token") from error
+        raise InputError(
+            f"{repo_id}: nothing was uploaded ({first_line(error)}); check the id and the token"
+        ) from error
     return str(commit.commit_url)
 
 

@@ -18,7 +18,8 @@ from rabtriever.data import RetrievalData, train_dev_split
 from rabtriever.errors import InputError
 from rabtriever.llm.loading import native_dtype
 from rabtriever.llm.prompt import Prompt, PromptTemplate
-from rabtriever.persistence.folder import ADAPTER, atomic_folder, check_new_folder, write_config, write_json
+from rabtriever.persistence.folder import ADAPTER, atomic_folder, require_absent, write_config, write_json
+from rabtriever.persistence.model_card import CARD, write_model_card
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.scoring.predictor import Predictor
 from rabtriever.training.batches import BatchDataset
@@ -68,7 +69,7 @@ def train_reranker(
             model is found.
     """
     out, config = Path(out).expanduser(), config or RerankerTrainingConfig()
-    check_new_folder(out)
+    require_absent(out)
     data = train_dev_split(data)
     data.labelled_queries("train")
     if len(data.documents) < 2:
@@ -112,9 +113,9 @@ def _train(
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(partial)))
     with atomic_folder(out) as folder:
         model.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)
-        (folder / ADAPTER / "README.md").unlink(missing_ok=True)
+        (folder / ADAPTER / CARD).unlink(missing_ok=True)  # an empty form
         shutil.copy(partial / LOG, folder / LOG)
-        write_config(folder, record)
+        write_model_card(folder, write_config(folder, record), out.name)
     shutil.rmtree(partial)
 
 
