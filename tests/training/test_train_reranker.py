@@ -3,10 +3,11 @@ import math
 from dataclasses import replace
 from functools import cached_property
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import TEMPLATE
+from tiny import ARCHITECTURES, TEMPLATE
 from transformers import TrainingArguments
 
 from rabtriever.data import Document, RetrievalData, train_dev_split
@@ -18,7 +19,7 @@ from rabtriever.training import hard_negatives, reranker_trainer
 from rabtriever.training import train_reranker as module
 from rabtriever.training.batches import BatchDataset
 from rabtriever.training.config import OBJECTIVES, RerankerTrainingConfig
-from rabtriever.training.losses import dpo
+from rabtriever.training.losses import dpo, pointwise
 from rabtriever.training.reranker_trainer import RerankerModule, RerankerTrainer, collate
 from rabtriever.training.start import Start
 from rabtriever.training.train_reranker import train_reranker
@@ -162,6 +163,27 @@ def test_the_llm_sees_no_held_out_query_and_each_document_once_a_step(tiny_data,
     assert len(dev) == 5 and not read & dev
     assert read == set(held_out.labelled_queries("train").values())
     assert calls == [6] * (1 + 8)  # hard negatives, then the steps
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_training_computes_the_log_odds_of_the_reranker(tiny_data, llm_folders, tmp_path, architecture):
+    trained = train(tiny_data, tmp_path / "out", llm_folders[architecture], steps=2, learning_rate=3e-2)
+    model, tokenizer = Start.of(tmp_path / "out").load(config_of(), torch.float32, "cpu")
+    module = RerankerModule(model, Prompt(TEMPLATE, tokenizer), "sft")
+    batch = BatchDataset(tiny_data, config_of(documents_per_step=6), {})[0]
+    documents = [[i for i, scored in enumerate(row) if scored] for row in batch.scored.tolist()]
+    pairs = [(query, document) for query, of_query in enumerate(documents) for document in of_query]
+    expected = trained.score(batch.queries, batch.documents, np.array(pairs)).log_odds
+    loss = pointwise(torch.from_numpy(expected), batch.positive[batch.scored])
+    torch.testing.assert_close(module(batch)["loss"].detach(), loss, atol=1e-4, rtol=1e-4)
+
+
+def test_a_folder_that_no_training_made_is_left_alone(tiny_data, llm_folder, tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "precious").touch()
+    with pytest.raises(ConflictError, match="out.partial"):
+        train(tiny_data, tmp_path / "out", llm_folder)
+    assert [path.name for path in (tmp_path / "out.partial").iterdir()] == ["precious"]
 
 
 def test_nothing_is_mined_that_no_option_uses(tiny_data, llm_folder, tmp_path, monkeypatch):
