@@ -10,13 +10,13 @@ from rabtriever.errors import InputError
 
 KINDS = ("mlp", "quadratic")  # as in rabtriever.scoring.predictor, which need not be loaded to parse flags
 POOLINGS = ("mean", "last")
-OBJECTIVES = ("listwise", "sft", "dpo")
 BOUNDS = {
     "min": (operator.ge, "at least"),
     "max": (operator.le, "at most"),
     "above": (operator.gt, "above"),
     "below": (operator.lt, "below"),
 }
+OBJECTIVES = ("listwise", "sft", "dpo")
 
 
 @dataclass(frozen=True)
@@ -142,16 +142,17 @@ class DistillConfig:
 
 
 def check_fields(config: Any) -> None:  # noqa: ANN401
-    """Raises InputError unless the fields of a dataclass are what their metadata asks for; NaN never is.
+    """Raises InputError unless the fields of a dataclass are what their metadata asks for.
 
     Args:
-        config: The dataclass. Metadata may hold ``choices``, and of numbers ``min`` and ``max`` (inclusive) and
+        config: The dataclass. Metadata may hold ``choices``, and of numbers the bounds ``min`` and ``max`` (inclusive),
             ``above`` and ``below`` (exclusive).
     """
     for item in fields(config):
         value, rules = getattr(config, item.name), item.metadata
         if "choices" in rules and value not in rules["choices"]:
-            raise InputError(f"{item.name} {value!r}: choose one of {', '.join(rules['choices'])}", param=item.name)
-        for rule, (holds, wanted) in BOUNDS.items():
-            if rule in rules and not holds(value, rules[rule]):
-                raise InputError(f"{item.name} {value!r}: must be {wanted} {rules[rule]}", param=item.name)
+            choices = ", ".join(rules["choices"])
+            raise InputError(f"{item.name} {value!r}: choose one of {choices}", param=item.name)
+        for rule, (holds, words) in BOUNDS.items():
+            if rule in rules and not holds(value, rules[rule]):  # never of NaN
+                raise InputError(f"{item.name} {value!r}: must be {words} {rules[rule]}", param=item.name)
