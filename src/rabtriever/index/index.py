@@ -133,13 +133,11 @@ class Index:
             exact_up_to: Documents up to which ``mode="auto"`` searches exactly.
 
         Raises:
-            NotFoundError: no index there, no such version, or its model is not to be found.
+            NotFoundError: no index there, or no such version.
             CorruptIndexError: a damaged one.
             InputError: ``retriever`` is another model.
         """
         table = Table.open(str(uri))
-        if retriever is None:
-            table.model_folder()
         options = {"precision": precision, "version": version, "device": device, "exact_up_to": exact_up_to}
         return cls(table, retriever, **options)  # type: ignore[arg-type]
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rabtriever.choices import HYBRIDS, MODES
 from rabtriever.errors import InputError
 from rabtriever.index.hits import Hit, Ranking
 from rabtriever.index.view import View
@@ -16,8 +17,6 @@ from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.fold import score_latents
 from rabtriever.scoring.layout import ScoreLayout
 
-MODES = ("auto", "exact", "ann", "bm25")
-HYBRIDS = ("rrf",)
 RRF = 60  # of reciprocal-rank fusion: 1 / (RRF + rank), Cormack et al. 2009
 
 
