@@ -216,19 +216,16 @@ class Rabtriever:
         Raises:
             InputError: ``top_k`` below 1, or a text of zero tokens.
         """
-        if top_k is not None and top_k < 1:
-            raise InputError(f"top_k {top_k}: ask for at least one document")
-        texts = list(documents)
-        if not texts:
-            return []
-        log_odds = self.similarity(self.encode_query(query), self.encode_document(texts))[0]
-        probabilities = self.calibration.probability(log_odds)
-        order = np.argsort(-log_odds, kind="stable")[:top_k]
-        return [{"corpus_id": int(i), "score": float(probabilities[i])} for i in order]
+        log_odds = self.similarity(self.encode_query(query), self.encode_document(list(documents)))[0]
+        return self.calibration.rank(log_odds, top_k)
 
     def cached_query(self, text: str) -> np.ndarray | None:
         """Returns a query's encoding float32 (dim,) if it is cached."""
         return self._query_cache.get(text)
+
+    def cached_document(self, text: str) -> np.ndarray | None:
+        """Returns a document's encoding float32 (dim,) if it is cached."""
+        return self._document_cache.get(text)
 
     def clear_caches(self) -> None:
         """Drops all cached queries and documents."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,12 +94,7 @@ class GenerativeReranker:
         Raises:
             InputError: ``top_k`` below 1, or a text of zero tokens.
         """
-        if top_k is not None and top_k < 1:
-            raise InputError(f"top_k {top_k}: ask for at least one document")
-        log_odds = self.log_odds([query], list(documents))[0]
-        order = np.argsort(-log_odds, kind="stable")[:top_k]
-        probabilities = self.calibration.probability(log_odds)
-        return [{"corpus_id": int(i), "score": float(probabilities[i])} for i in order]
+        return self.calibration.rank(self.log_odds([query], list(documents))[0], top_k)
 
     def log_odds(self, queries: Sequence[str], documents: Sequence[str], show_progress_bar: bool = False) -> np.ndarray:
         """Scores every query against every document: float32 (n, k)."""
@@ -141,3 +139,16 @@ class GenerativeReranker:
             if states is not None:
                 states[rows] = of_batch
         return Scores(log_odds.numpy(), None if states is None else states.numpy())
+
+    def describe(self) -> dict[str, Any]:
+        """Returns, JSON-ready, its ``llm``, ``backend``, ``prompt_hash``, and ``choices`` with their token ids."""
+        prompt = json.dumps(self.llm.template.to_dict(), sort_keys=True)
+        tokens = zip(("yes", "no"), self.llm.prompt.choice_ids, strict=True)
+        return {
+            "llm": Path(self.llm.loaded.source).name,
+            "backend": self.llm.loaded.backend,
+            "prompt_hash": hashlib.sha256(prompt.encode()).hexdigest(),
+            "choices": {
+                name: {"id": token, "text": self.llm.loaded.tokenizer.decode([token])} for name, token in tokens
+            },
+        }
