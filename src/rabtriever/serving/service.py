@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
 from rabtriever.data import Document
-from rabtriever.encoders.base import Kind
 from rabtriever.errors import NotFoundError
 from rabtriever.index import Hit, Index
 from rabtriever.index.search import RerankPlan, SearchOptions, cut_hits
@@ -25,6 +24,7 @@ from rabtriever.serving.metrics import Metrics
 from rabtriever.serving.workers import ConcurrencyLimiter, WorkerPool
 from rabtriever.serving.writer import IndexWriter
 
+Kind = Literal["query", "document"]
 MAX_BATCH_TOKENS = 512  # of queries that are encoded together
 INLINE_TOKENIZE_CHARS = 2000  # longer texts are not tokenised on the event loop
 DOCUMENTS_PER_BATCH = 256  # of an upload that are parsed together

@@ -7,10 +7,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from rabtriever.encoders.base import Kind
 from rabtriever.serving.routes import error_responses, get_service
 from rabtriever.serving.schemas.compat import Embedding, EmbeddingsRequest, EmbeddingsResponse, Usage
-from rabtriever.serving.service import SearchService
+from rabtriever.serving.service import Kind, SearchService
 
 router = APIRouter(tags=["embeddings"])
 
