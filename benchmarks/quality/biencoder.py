@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from bm25 import BM25S
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
-from rabtriever.bm25 import BM25
 from rabtriever.data import RetrievalData
 from rabtriever.llm.backbone import Backbone
 from rabtriever.llm.loading import load_base, native_dtype
@@ -117,7 +117,7 @@ def _batches(data: RetrievalData, settings: Settings):  # noqa: ANN202
     """Queries, documents (deduplicated) and which are right: each step's texts."""
     chance = random.Random(settings.seed)
     positives = data.positives("train", settings.queries, settings.seed)
-    bm25 = BM25(data.documents.values())
+    bm25 = BM25S(data.documents.values())
     ids, queue = list(data.documents), []
     for _ in range(settings.steps):
         while len(queue) < settings.batch:

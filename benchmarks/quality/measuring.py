@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bm25 import BM25S
 
-from rabtriever.bm25 import BM25
 from rabtriever.data import RetrievalData, Run
 from rabtriever.evaluation import measure
 from rabtriever.retriever import Rabtriever
@@ -69,7 +69,7 @@ class Bench:
 
     def bm25(self) -> np.ndarray:
         """BM25's scores."""
-        bm25 = BM25(self.data.documents.values())
+        bm25 = BM25S(self.data.documents.values())
         return np.stack([bm25.scores(text) for text in self.texts])
 
     def minilm(self) -> np.ndarray:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
+import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -13,19 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from typing_extensions import Unpack
 
 from rabtriever.caching import LRUCache
 from rabtriever.encoders.base import Encoder, Kind
 from rabtriever.encoders.llm import LLMEncoder
-from rabtriever.errors import InputError, NotFoundError, first_line
+from rabtriever.errors import InputError, first_line
 from rabtriever.llm.backbone import MAX_KV_CACHE_BYTES
 from rabtriever.llm.loading import LoadOptions
 from rabtriever.llm.prompted import PromptedLLM
-from rabtriever.persistence.folder import ADAPTER, atomic_folder, read_config, write_config
-from rabtriever.persistence.hub import HubOptions, resolve_model
+from rabtriever.persistence.folder import load_weights, read_config, save_model
+from rabtriever.persistence.hub import find_retriever, upload_model
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.fold import score_latents
@@ -34,7 +31,6 @@ from rabtriever.scoring.predictor import Predictor
 if TYPE_CHECKING:
     from torch import Tensor
 
-PREDICTOR = "predictor.safetensors"
 MAX_CACHED_TEXT_LENGTH = 4096  # characters
 
 
@@ -83,7 +79,7 @@ class Rabtriever:
         cls,
         name_or_path: str | Path,
         *,
-        hub: HubOptions | None = None,
+        revision: str | None = None,
         query_cache: int = 10_000,
         document_cache: int = 0,
         kv_cache_bytes: int = MAX_KV_CACHE_BYTES,
@@ -94,18 +90,21 @@ class Rabtriever:
         Args:
             name_or_path: ``tools`` (the model that ships), a folder that :meth:`save_pretrained` or
                 `rabtriever distill` wrote, or a hub id ``owner/name``.
-            hub: ``revision``, ``token`` and ``local_files_only`` of a hub id.
+            revision: Branch, tag or commit of a hub id; the main branch if None.
             query_cache: Number of queries whose encodings are cached; 0 caches none.
             document_cache: Number of documents whose latents are cached.
             kv_cache_bytes: Memory for the reranker's document caches.
-            **options: ``device``, ``dtype`` and ``backend`` of the LLM.
+            **options: ``device``, ``dtype`` and ``backend`` of the LLM; ``token`` and ``local_files_only`` of the hub.
 
         Raises:
             InputError: no retriever there.
         """
-        folder = resolve_model(name_or_path, hub)
-        if folder is None:
-            raise NotFoundError(f"{name_or_path}: no retriever there; make one with `rabtriever distill`")
+        folder = find_retriever(
+            name_or_path,
+            revision=revision,
+            token=options.get("token"),
+            local_files_only=options.get("local_files_only", False),
+        )
         config = read_config(folder)
         predictor, calibrations = _load_predictor(folder, config), config.get("calibration", {})
         llm = PromptedLLM.from_folder(folder, kv_cache_bytes=kv_cache_bytes, **options)
@@ -135,25 +134,48 @@ class Rabtriever:
         """
         if self.reranker is None:
             raise InputError("save_pretrained: the retriever has no reranker, whose LLM encodes its texts")
-        llm = self.reranker.llm
-        with atomic_folder(folder) as new:
-            if llm.loaded.adapter is not None:
-                shutil.copytree(llm.loaded.adapter, new / ADAPTER)
-            save_file(self.predictor.state_dict(), new / PREDICTOR)
-            shape = {name: getattr(self.predictor, name) for name in ("kind", "hidden_size", "hidden_units")}
-            calibrations = {"retriever": asdict(self.calibration), "reranker": asdict(self.reranker.calibration)}
-            config = {
-                "llm": llm.loaded.source,
-                "prompt": llm.template.to_dict(),
-                "encoder": self.encoder.to_config(),
-                "predictor": shape,
-                "calibration": calibrations,
-            }
-            write_config(new, {**config, **(notes or {})})
-            if log:
-                lines = "".join(json.dumps(line) + "\n" for line in log)
-                (new / "distill_log.jsonl").write_text(lines, encoding="utf-8")
+        loaded, template = self.reranker.llm.loaded, self.reranker.llm.template
+        shape = {name: getattr(self.predictor, name) for name in ("kind", "hidden_size", "hidden_units")}
+        config = {
+            "llm": loaded.source,
+            **({"llm_revision": loaded.revision} if loaded.revision else {}),
+            "prompt": template.to_dict(),
+            "encoder": self.encoder.to_config(),
+            "predictor": shape,
+            "calibration": {"retriever": asdict(self.calibration), "reranker": asdict(self.reranker.calibration)},
+        }
+        save_model(folder, {**config, **(notes or {})}, self.predictor.state_dict(), loaded.adapter, log)
         self.name_or_path = str(Path(folder).expanduser().resolve())
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Uploads the retriever and its reranker to the Hugging Face hub.
+
+        Args:
+            repo_id: ``owner/name``; made if it does not exist.
+            private: Whether a new repository is private; the owner's default if None.
+            token: Access token; the one that is logged in if None.
+            commit_message: Of the commit.
+
+        Returns:
+            The URL of the commit.
+
+        Raises:
+            InputError: the hub refuses or cannot be reached, or the LLM is a folder of this machine.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            folder, name = Path(temporary) / "model", self.name_or_path
+            try:
+                self.save_pretrained(folder)
+            finally:
+                self.name_or_path = name
+            return upload_model(folder, repo_id, private=private, token=token, commit_message=commit_message)
 
     def encode_query(
         self,
@@ -283,14 +305,12 @@ def _load_predictor(folder: Path, config: Mapping[str, Any]) -> Predictor:
         raise InputError(
             f"{folder}: a reranker, not a retriever; make one with `rabtriever distill --teacher {folder}`"
         )
-    weights = folder / PREDICTOR
-    if not weights.is_file():
-        raise InputError(f"{folder}: {PREDICTOR} is missing; copy the whole folder or distill again")
+    weights = load_weights(folder)
     try:
         shape = config["predictor"]
         predictor = Predictor(shape["hidden_size"], shape["hidden_units"], kind=shape["kind"])
-        predictor.load_state_dict(load_file(weights))
+        predictor.load_state_dict(weights)
         config["encoder"]["pooling"]
-    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+    except (RuntimeError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
     return predictor

@@ -1,4 +1,4 @@
-"""What the system is told about arrays that are mapped from files, where it can be told."""
+"""Advice to the operating system about arrays that are mapped from files, on systems that take it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import mmap
 import numpy as np
 
 
-def expect_single_rows(array: np.ndarray) -> None:
-    """Do not read what lies around a row that is read."""
+def advise_random(array: np.ndarray) -> None:
+    """Asks not to read ahead: rows are picked one by one."""
     _advise(array, "MADV_RANDOM")
 
 
-def release(array: np.ndarray) -> None:
-    """Give back the memory of what was read; the system's file cache still has it."""
+def advise_dontneed(array: np.ndarray) -> None:
+    """Gives back the memory of what was read; the system's file cache still has it."""
     _advise(array, "MADV_DONTNEED")
 
 

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from rabtriever.index.hits import Ranking
-from rabtriever.index.mapped import release
+from rabtriever.index.mapped import advise_dontneed
 from rabtriever.index.quantization import QuantizedLatents
 from rabtriever.index.torch_scan import TorchLatents
 from rabtriever.kernels.scan import scan_top_k
@@ -101,7 +101,7 @@ def scan(
         least = np.array([found[query].log_odds[-1] for query in pending])
         pending, depth = pending[best_unseen >= least], min(there, 4 * depth)
         if depth > 16 * k + 512:
-            release(latents)  # many were read
+            advise_dontneed(latents)  # many were read
     return found
 
 

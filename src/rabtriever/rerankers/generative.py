@@ -17,7 +17,7 @@ from rabtriever.llm.loading import LoadOptions, load_llm
 from rabtriever.llm.prompt import PromptTemplate
 from rabtriever.llm.prompted import PromptedLLM
 from rabtriever.persistence.folder import read_config
-from rabtriever.persistence.hub import HubOptions, resolve_model
+from rabtriever.persistence.hub import resolve_model
 from rabtriever.rerankers.base import Scores
 from rabtriever.scoring.calibration import Calibration
 
@@ -40,22 +40,27 @@ class GenerativeReranker:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, *, hub: HubOptions | None = None, **options: Unpack[LoadOptions]
+        cls, name_or_path: str | Path, *, revision: str | None = None, **options: Unpack[LoadOptions]
     ) -> GenerativeReranker:
         """Loads a reranker, the reranker in a retriever's folder, or an LLM as it is with the default prompt.
 
         Args:
             name_or_path: ``tools`` (the model that ships), a folder or hub id of ours, or what
                 :func:`rabtriever.llm.loading.load_llm` takes.
-            hub: ``revision``, ``token`` and ``local_files_only`` of a hub id.
-            **options: ``device``, ``dtype``, ``backend`` and ``kv_cache_bytes`` of the LLM.
+            revision: Branch, tag or commit of a hub id; the main branch if None.
+            **options: ``device``, ``dtype`` and ``backend`` of the LLM; ``token`` and ``local_files_only`` of the hub.
 
         Raises:
             InputError: no model there.
         """
-        folder = resolve_model(name_or_path, hub)
+        folder = resolve_model(
+            name_or_path,
+            revision=revision,
+            token=options.get("token"),
+            local_files_only=options.get("local_files_only", False),
+        )
         if folder is None:
-            return cls(PromptedLLM(load_llm(str(name_or_path), **options), PromptTemplate()))
+            return cls(PromptedLLM(load_llm(str(name_or_path), revision=revision, **options), PromptTemplate()))
         calibration = read_config(folder).get("calibration", {}).get("reranker", {})
         return cls(PromptedLLM.from_folder(folder, **options), Calibration(**calibration))
 

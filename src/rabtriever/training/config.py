@@ -2,58 +2,76 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import operator
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from rabtriever.errors import InputError
 
 KINDS = ("mlp", "quadratic")  # as in rabtriever.scoring.predictor, which need not be loaded to parse flags
 POOLINGS = ("mean", "last")
 OBJECTIVES = ("listwise", "sft", "dpo")
+BOUNDS = {
+    "min": (operator.ge, "at least"),
+    "max": (operator.le, "at most"),
+    "above": (operator.gt, "above"),
+    "below": (operator.lt, "below"),
+}
 POLICIES = ("on", "uniform", "bm25", "teacher")
 DIVERGENCES = ("squares", "reverse", "forward", "vocabulary", "documents")
 
 
 @dataclass(frozen=True)
 class RerankerTrainingConfig:
-    """How a reranker is trained; every field is a flag of ``rabtriever train``."""
+    """Options of a reranker's training; every field is a flag of ``rabtriever train``."""
 
     objective: str = field(
-        default="listwise", metadata={"help": "listwise (+ pointwise), sft (pointwise alone) or dpo"}
+        default="listwise",
+        metadata={"help": "listwise (+ pointwise), sft (pointwise alone) or dpo", "choices": OBJECTIVES},
     )
-    steps: int = field(default=500, metadata={"help": "optimiser steps"})
-    queries: int = field(default=16, metadata={"help": "queries of a step, at least one a document"})
-    pool: int = field(default=16, metadata={"help": "documents of a step, which its queries share"})
-    negatives: int = field(default=3, metadata={"help": "documents of the pool that a query reads besides its own"})
-    hard: float = field(
+    steps: int = field(default=500, metadata={"help": "optimiser steps", "min": 1})
+    queries_per_step: int = field(
+        default=16, metadata={"help": "queries of a step; more if its documents need more", "min": 1}
+    )
+    documents_per_step: int = field(
+        default=16, metadata={"help": "documents of a step, which its queries share", "min": 2}
+    )
+    negatives: int = field(
+        default=3, metadata={"help": "documents of a step that each query is scored with as negatives", "min": 1}
+    )
+    hard_negative_share: float = field(
         default=0.7,
-        metadata={"help": "share of a pool and of a query's negatives that is mined: mistaken for the positive"},
+        metadata={
+            "help": "share of a step's documents and of a query's negatives that are hard: easily mistaken",
+            "min": 0,
+            "max": 1,
+        },
     )
     student_weight: float = field(
         default=0.0,
         metadata={
-            "help": "weight of a student's losses (labels, and the LLM's judgement): the LLM learns to be read apart"
+            "help": "weight of the losses of a jointly trained student: the LLM learns to encode texts separately",
+            "min": 0,
         },
     )
-    learning_rate: float = field(default=4e-4, metadata={"help": "peak learning rate, cosine decay after 5%% warm-up"})
-    lora_rank: int = field(default=16, metadata={"help": "rank of the adapter"})
-    lora_depth: float = field(default=0.67, metadata={"help": "upper share of the layers that gets an adapter"})
-    checkpoint_every: int = field(default=50, metadata={"help": "steps between checkpoints"})
+    learning_rate: float = field(
+        default=4e-4, metadata={"help": "peak learning rate, cosine decay after 5%% warm-up", "above": 0}
+    )
+    lora_rank: int = field(default=16, metadata={"help": "rank of the adapter", "min": 1})
+    lora_depth: float = field(
+        default=0.67,
+        metadata={"help": "upper share of the layers that get an adapter", "above": 0, "max": 1},
+    )
+    checkpoint_every: int = field(default=50, metadata={"help": "steps between checkpoints", "min": 1})
     seed: int = field(default=0, metadata={"help": "seed of all draws"})
 
     def __post_init__(self) -> None:
-        """Check the values.
+        """Checks the values.
 
         Raises:
-            InputError: a value out of its range.
+            InputError: a value out of its range; its ``param`` is the field's name.
         """
-        if self.objective not in OBJECTIVES:
-            raise InputError(f"objective {self.objective!r}: choose one of {', '.join(OBJECTIVES)}")
-        if min(self.steps, self.queries, self.negatives, self.lora_rank, self.checkpoint_every) < 1:
-            raise InputError("steps, queries, negatives, lora_rank and checkpoint_every must be at least 1")
-        if self.pool < 2 or self.learning_rate <= 0 or self.student_weight < 0:
-            raise InputError("pool must be at least 2, learning_rate above 0 and student_weight not below 0")
-        if not 0 <= self.hard <= 1 or not 0 < self.lora_depth <= 1:
-            raise InputError("hard must lie in [0, 1] and lora_depth in (0, 1]")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -119,3 +137,19 @@ class DistillConfig:
             or min(self.weight_decay, self.mse_weight, self.kl_weight, self.label_weight, self.calibration) < 0
         ):
             raise InputError("temperature and learning_rate must be above 0, no weight and no calibration below 0")
+
+
+def check_fields(config: Any) -> None:  # noqa: ANN401
+    """Raises InputError unless the fields of a dataclass are what their metadata asks for; NaN never is.
+
+    Args:
+        config: The dataclass. Metadata may hold ``choices``, and of numbers ``min`` and ``max`` (inclusive) and
+            ``above`` and ``below`` (exclusive).
+    """
+    for item in fields(config):
+        value, rules = getattr(config, item.name), item.metadata
+        if "choices" in rules and value not in rules["choices"]:
+            raise InputError(f"{item.name} {value!r}: choose one of {', '.join(rules['choices'])}", param=item.name)
+        for rule, (holds, wanted) in BOUNDS.items():
+            if rule in rules and not holds(value, rules[rule]):
+                raise InputError(f"{item.name} {value!r}: must be {wanted} {rules[rule]}", param=item.name)

@@ -150,8 +150,9 @@ def label_loss(
     z_d: Tensor,
     positives: Sequence[Sequence[int]],
     generator: torch.Generator,
+    own_documents: Sequence[int] | None = None,
 ) -> Tensor:
-    """Computes the softmax cross-entropy of labelled queries over all documents (a random share of them plus the positives, if there are very many).
+    """Computes the softmax cross-entropy of labelled queries over all documents (a sample of them, if very many).
 
     Args:
         predictor: In training.
@@ -159,20 +160,25 @@ def label_loss(
         z_d: float32 (k, H) all documents' states.
         positives: Positions of the n queries' relevant documents; empty for an unlabelled query, which does not count.
         generator: Random numbers.
+        own_documents: Position of the document that is the query itself, which is no negative; -1 if there is none.
 
     Returns:
         Scalar; 0 if no query is labelled.
     """
-    labelled = [row for row, some in enumerate(positives) if some]
+    labelled = [row for row, relevant in enumerate(positives) if relevant]
     if not labelled:
         return z_q.new_zeros(())
     z_q, positives = z_q[labelled], [positives[row] for row in labelled]
     candidates = torch.arange(len(z_d))
     if len(candidates) > MAX_CANDIDATES:
         sampled = torch.randperm(len(candidates), generator=generator)[:MAX_CANDIDATES]
-        candidates = torch.unique(torch.cat([sampled, torch.tensor([d for some in positives for d in some])]))
+        candidates = torch.unique(torch.cat([sampled, torch.tensor([d for relevant in positives for d in relevant])]))
     column = {document: i for i, document in enumerate(candidates.tolist())}
     positive = torch.zeros(len(z_q), len(candidates), dtype=torch.bool)
-    for row, some in enumerate(positives):
-        positive[row, [column[document] for document in some]] = True
-    return listwise(predictor.log_odds(z_q, z_d[candidates]), positive.to(z_d.device))
+    for row, relevant in enumerate(positives):
+        positive[row, [column[document] for document in relevant]] = True
+    log_odds = predictor.log_odds(z_q, z_d[candidates.to(z_d.device)])
+    if own_documents is not None:
+        own = torch.tensor([own_documents[row] for row in labelled])[:, None] == candidates
+        log_odds = log_odds.masked_fill(own.to(log_odds.device), float("-inf"))
+    return listwise(log_odds, positive.to(log_odds.device))

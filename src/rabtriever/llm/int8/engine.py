@@ -102,6 +102,7 @@ class Int8Engine:
     """
 
     name = "int8"
+    device = torch.device("cpu")
     token_budget = 1024
 
     def __init__(self, model: PreTrainedModel, heads: Sequence[Sequence[int]] = ()) -> None:
