@@ -12,9 +12,9 @@ from typing import Any
 
 import uvicorn
 
-from rabtriever.errors import InputError, NotFoundError
+from rabtriever.errors import InputError
 from rabtriever.index.table import Table
-from rabtriever.persistence.hub import resolve_model
+from rabtriever.persistence.hub import find_retriever
 from rabtriever.serving.app import CONFIG, FAILED, LOGGING, make_app
 from rabtriever.serving.auth import APIKeys
 from rabtriever.serving.config import ServerConfig
@@ -62,8 +62,7 @@ def check(config: ServerConfig) -> None:
     if config.workers < 1:
         raise InputError(f"--workers {config.workers}: at least 1")
     table = Table.open(config.uri)
-    if resolve_model(model := config.model or table.model_folder()) is None:
-        raise NotFoundError(f"{model}: no retriever there; give another --model")
+    find_retriever(config.model or table.model_folder())
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -7,9 +7,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
+from rabtriever.serving.models import Kind
 from rabtriever.serving.routes import error_responses, get_service
 from rabtriever.serving.schemas.compat import Embedding, EmbeddingsRequest, EmbeddingsResponse, Usage
-from rabtriever.serving.service import Kind, SearchService
+from rabtriever.serving.service import SearchService
 
 router = APIRouter(tags=["embeddings"])
 

@@ -53,7 +53,7 @@ async def ready(service: Annotated[SearchService, Depends(get_service)]) -> dict
 async def info(service: Annotated[SearchService, Depends(get_service)]) -> dict[str, Any]:
     """Returns the model, its prompt and choices, limits, and the size and version of the index."""
     retriever, index = service.retriever, await service.index_info()
-    encoder, described = retriever.encoder, service.reranker.describe() if service.reranker else {}
+    encoder, described = retriever.encoder, retriever.reranker.describe() if retriever.reranker else {}
     return {
         "version": __version__,
         "model": {
@@ -63,7 +63,7 @@ async def info(service: Annotated[SearchService, Depends(get_service)]) -> dict[
             "predictor": retriever.predictor.kind,
             "dimensions": retriever.dim,
             "backend": described.get("backend"),
-            "scorers": ["retriever", "reranker"] if service.reranker else ["retriever"],
+            "scorers": ["retriever", "reranker"] if retriever.reranker else ["retriever"],
             "embeddings": ["rabtriever-query", "rabtriever-document"],
         },
         "prompt": {
