@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from bm25 import BM25S
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
 from rabtriever.data import RetrievalData, train_dev_split

@@ -10,10 +10,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from bm25 import BM25S
 from quality.ablations import DIVERGENCES, POLICIES, documents_kl, forward_kl, make_distiller, vocabulary_kl
 from quality.biencoder import Settings as BiEncoderSettings
 from quality.jobs import jobs
-from bm25 import BM25S
 from quality.measuring import Bench, expected_calibration_error, paired_test
 
 from rabtriever.training.config import DistillConfig, RerankerTrainingConfig
