@@ -1,4 +1,4 @@
-"""What a retriever needs of an encoder."""
+"""The interface of encoders."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ Kind = Literal["query", "document"]
 
 
 class Encoder(Protocol):
-    """Encodes queries and documents separately.
+    """A model that encodes queries and documents separately.
 
     Attributes:
         hidden_size: H, width of the embeddings.
         fingerprint: Identifies everything that changes an embedding.
+
+    A text that has no finite embedding raises :class:`rabtriever.errors.TextError` with its position.
     """
 
     hidden_size: int
@@ -37,5 +39,8 @@ class Encoder(Protocol):
     def max_tokens(self, kind: Kind) -> int:
         """Returns the number of tokens to which queries or documents are truncated."""
 
+    def truncate(self, kind: Kind, texts: Sequence[str], max_tokens: int) -> list[str]:
+        """Returns the texts, those of more than ``max_tokens`` tokens truncated to them."""
+
     def to_config(self) -> dict[str, Any]:
-        """Returns what ``rabtriever.json`` must hold to load the encoder again."""
+        """Returns the JSON values of ``rabtriever.json`` that load the encoder again."""

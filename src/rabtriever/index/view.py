@@ -20,7 +20,7 @@ from rabtriever.index.quantization import QuantizedLatents
 from rabtriever.index.scan import candidates, rescore, scan
 from rabtriever.index.segments import Segment, Segments
 from rabtriever.index.snapshot import Snapshot
-from rabtriever.kernels.scan import BLOCK
+from rabtriever.kernels import BLOCK
 from rabtriever.scoring.layout import ScoreLayout
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from rabtriever.llm.sources import (
     find_model,
     is_path,
 )
-from rabtriever.llm.weights import load_config, load_weights, merge_adapter, read_output_rows
+from rabtriever.llm.weights import load_config, load_model, merge_adapter, read_output_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -67,8 +67,13 @@ class LoadedLLM:
         """
         with self._lock:
             if self._model is None:
-                self._model = self._load_model()
+                self._model = self._load()
         return self._model
+
+    def release_model(self) -> None:
+        """Frees the memory of ``model``, which is loaded again if it is needed."""
+        with self._lock:
+            self._model = None
 
     def choice_direction(self, choice_ids: tuple[int, int]) -> torch.Tensor:
         """Returns w = w_yes - w_no, float32 (H,), on the CPU; from the files where they suffice.
@@ -82,11 +87,11 @@ class LoadedLLM:
         yes, no = (row.to(self.dtype).float() for row in rows)
         return yes - no
 
-    def _load_model(self) -> PreTrainedModel:
+    def _load(self) -> PreTrainedModel:
         if self.adapter is None:
-            model = load_weights(self.source, self.files, self.dtype)
+            model = load_model(self.source, self.files, self.dtype)
         else:  # merged in float32, then rounded once
-            model = merge_adapter(load_weights(self.source, self.files, torch.float32), self.adapter)
+            model = merge_adapter(load_model(self.source, self.files, torch.float32), self.adapter)
             for (
                 weight
             ) in model.parameters():  # no buffer: rope frequencies in bfloat16 are a radian off at position 700
@@ -172,7 +177,7 @@ def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     files = find_model(source)
     _, tokenizer = load_config(source, files)
-    return load_weights(source, files, torch.float32), tokenizer
+    return load_model(source, files, torch.float32), tokenizer
 
 
 def choice_direction(model: PreTrainedModel, choice_ids: tuple[int, int]) -> torch.Tensor:

@@ -35,7 +35,7 @@ def load_config(source: str, files: ModelFiles) -> tuple[PreTrainedConfig, PreTr
         raise _unreadable(source, error) from error
 
 
-def load_weights(source: str, files: ModelFiles, dtype: torch.dtype) -> PreTrainedModel:
+def load_model(source: str, files: ModelFiles, dtype: torch.dtype) -> PreTrainedModel:
     """Loads the model on the CPU.
 
     Raises:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-REGULARIZATION = 1.0  # towards temperature 1 and offset 0, so that a few labels do not make a model certain
+from rabtriever.errors import InputError
+
+REGULARIZATION = 1.0  # towards the prior, so that a few labels do not make a model certain
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,25 @@ class Calibration:
         result: np.ndarray = 1 / (1 + np.exp(-np.clip(scaled, -500, 500)))
         return result
 
+    def rank(self, log_odds: np.ndarray, top_k: int | None = None) -> list[dict[str, int | float]]:
+        """Ranks documents from the most to the least probable, in sentence-transformers' shape.
+
+        Args:
+            log_odds: float (n,) of n documents.
+            top_k: How many to return; all if None.
+
+        Returns:
+            ``[{"corpus_id": position in log_odds, "score": probability}, ...]``; ties keep their order.
+
+        Raises:
+            InputError: ``top_k`` below 1.
+        """
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k {top_k}: ask for at least one document", param="top_k")
+        probabilities = self.probability(log_odds)
+        order = np.argsort(-log_odds, kind="stable")[:top_k]
+        return [{"corpus_id": int(i), "score": float(probabilities[i])} for i in order]
+
     def convert(self, log_odds: np.ndarray, source: Calibration) -> np.ndarray:
         """Expresses another model's log-odds on this calibration's scale: the same probability, comparable numbers.
 
@@ -41,21 +62,23 @@ class Calibration:
         return ((logit - self.offset) * self.temperature).astype(np.float32)
 
     @classmethod
-    def fit(cls, log_odds: np.ndarray, labels: np.ndarray) -> Calibration:
+    def fit(cls, log_odds: np.ndarray, labels: np.ndarray, prior: Calibration | None = None) -> Calibration:
         """Fits the scaling to labelled pairs (Newton's method on the regularised logistic loss, with backtracking).
 
         Args:
             log_odds: float (n,).
             labels: bool (n,), whether the document is relevant.
+            prior: What a few labels change little; the identity if None.
 
         Returns:
-            The scaling; the identity if there are no pairs, only one kind of label, or if log-odds do not increase
+            The scaling; the prior if there are no pairs, only one kind of label, or if log-odds do not increase
             with relevance.
         """
         x, y = np.asarray(log_odds, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+        prior = prior or cls()
         if not len(y) or y.min() == y.max():
-            return cls()
-        inputs, start = np.stack([x, np.ones_like(x)]), np.array([1.0, 0.0])
+            return prior
+        inputs, start = np.stack([x, np.ones_like(x)]), np.array([1 / prior.temperature, prior.offset])
         pull = REGULARIZATION * np.array([max(np.square(x).mean(), 1e-12), 1.0])  # log-odds may all be 0
 
         def loss(at: np.ndarray) -> float:
@@ -73,4 +96,4 @@ class Calibration:
             values = values - step
             if np.abs(step).max() <= 1e-9:
                 break
-        return cls(float(1 / values[0]), float(values[1])) if values[0] > 1e-3 else cls()
+        return cls(float(1 / values[0]), float(values[1])) if values[0] > 1e-3 else prior
