@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 
 from rabtriever.choices import DTYPES
-from rabtriever.errors import InputError
+from rabtriever.errors import InputError, first_line
 from rabtriever.llm.engines import choose_backend
 from rabtriever.llm.hashing import hash_files
 from rabtriever.llm.sources import (
@@ -144,7 +144,7 @@ def load_llm(
     Raises:
         InputError: nothing that can be loaded is at ``source`` or ``adapter``, or the backend cannot run it.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(device)
     if adapter is None and (Path(source) / ADAPTER_CONFIG).is_file():
         adapter, source = Path(source), adapter_base(Path(source))
     source = str(Path(source).expanduser().resolve()) if is_path(source) else source  # saved models outlive the folder
@@ -184,6 +184,22 @@ def choice_direction(model: PreTrainedModel, choice_ids: tuple[int, int]) -> tor
     """Returns w = w_yes - w_no, the difference of lm_head's rows of the two choices: float32 (H,), on its device."""
     rows = model.get_output_embeddings().weight.detach()
     return rows[choice_ids[0]].float() - rows[choice_ids[1]].float()
+
+
+def choose_device(device: str | None) -> str:
+    """Returns the device to compute on; CUDA where there is one if None.
+
+    Raises:
+        InputError: this machine or this build of torch has no such device.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device {device!r}: cannot be used here ({first_line(error)}); give cpu", param="device"
+        ) from error
+    return device
 
 
 def native_dtype(device: str) -> torch.dtype:

@@ -16,7 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from rabtriever.data import RetrievalData, train_dev_split
 from rabtriever.errors import InputError
-from rabtriever.llm.loading import native_dtype
+from rabtriever.llm.loading import choose_device, native_dtype
 from rabtriever.llm.prompt import Prompt, PromptTemplate
 from rabtriever.persistence.folder import ADAPTER, atomic_folder, require_absent, write_config, write_json
 from rabtriever.persistence.model_card import CARD, write_model_card
@@ -196,5 +196,5 @@ def _dtype_and_device(dtype: torch.dtype | str | None, device: str | None) -> tu
         raise InputError(f"device {device!r}: choose cpu or cuda (which card: CUDA_VISIBLE_DEVICES)", param="device")
     if name not in (None, *DTYPES):
         raise InputError(f"dtype {name!r}: a reranker is trained in {' or '.join(DTYPES)}", param="dtype")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(device)
     return native_dtype(device) if name is None else getattr(torch, name), device
