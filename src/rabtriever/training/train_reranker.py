@@ -183,7 +183,6 @@ def _arguments(partial: Path, config: RerankerTrainingConfig, dtype: torch.dtype
         seed=config.seed,
         data_seed=config.seed,
         remove_unused_columns=False,
-        dataloader_num_workers=0,
         disable_tqdm=True,
     )
     # With several GPUs the Trainer would draw as many batches per step and split them among the cards.
