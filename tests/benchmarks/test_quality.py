@@ -1,6 +1,8 @@
 """The experiments' own arithmetic, the ablations, and that every queued job names options that exist."""
 
+import json
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from bm25 import BM25S
+from quality import experiments
 from quality.ablations import DIVERGENCES, POLICIES, documents_kl, forward_kl, make_distiller, vocabulary_kl
 from quality.biencoder import Settings as BiEncoderSettings
-from quality.jobs import jobs
+from quality.jobs import Job, jobs
 from quality.measuring import Bench, expected_calibration_error, paired_test
 
 from rabtriever.training.config import DistillConfig, RerankerTrainingConfig
@@ -147,3 +150,52 @@ def test_divergences_are_those_of_the_distributions():
 def test_bm25s_finds_common_words_and_survives_texts_without_any():
     assert BM25S(["turns on the light", "finds a way"]).scores("a light in the dark").argmax() == 0
     assert BM25S(["the", "a"]).scores("the light").tolist() == [0, 0]
+
+
+def write_beir(folder, data):
+    (folder / "qrels").mkdir(parents=True)
+    rows = {
+        "corpus": [{"_id": key, "title": d.title, "text": d.text} for key, d in data.documents.items()],
+        "queries": [{"_id": key, "text": text} for key, text in data.queries.items()],
+    }
+    for name, lines in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for split, qrels in data.qrels.items():
+        lines = [f"{q}\t{d}\t{grade}\n" for q, grades in qrels.items() for d, grade in grades.items()]
+        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+
+
+def test_students_are_made_measured_and_compared_and_a_finished_row_is_not_made_again(
+    tiny_data, llm_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(experiments, "minilm_folder", lambda: None)
+    write_beir(tmp_path / "tiny", tiny_data)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "teacher").symlink_to(llm_folder)
+    args = Namespace(data=tmp_path, work=tmp_path / "work", out=tmp_path / "out", size="cpu")
+    variants = [{"system": "retriever"}, {"policy": "bm25"}, {"divergence": "forward", "kl_weight": 1.0}]
+    settings = {"teacher_calls": 20, "rounds": 2, "steps": 4, "hidden_units": 8}
+    shape = {
+        "tasks": ["tiny"],
+        "teacher": "teacher",
+        "settings": settings,
+        "evaluate": [["tiny", "test", None, "teacher"]],
+    }
+    students = Job("students", "students", {**shape, "variants": variants})
+    experiments.run(students, args)
+    rows = json.loads(students.result(args).read_text())["rows"]
+    assert students.done(args) and [row["system"] for row in rows] == ["retriever", "off-policy", "retriever"]
+    assert [row["objective"] for row in rows[1:]] == [
+        "1 MSE + 3 squares + 0.5 labels",
+        "1 MSE + 1 KL (forward) + 0.5 labels",
+    ]
+    assert all(row["teacher_calls"] <= 20 and "pearson" in row for row in rows)
+    monkeypatch.setattr(experiments, "make_distiller", lambda *args: pytest.fail("made again"))
+    experiments.run(students, args)
+    made = {"retriever": "students/retriever"}
+    systems = Job("systems", "systems", {"task": "tiny", "split": "test", "teacher": "teacher", "students": made})
+    experiments.run(systems, args)
+    rows = {row["system"]: row for row in json.loads(systems.result(args).read_text())["rows"]}
+    assert set(rows) == {"retriever", "bm25s", "reranker"} and rows["retriever"]["teacher_calls"] <= 20
+    assert "ece_ten_raw" in rows["retriever"] and rows["bm25s"]["R@1"] == 1.0

@@ -226,6 +226,20 @@ def test_no_query_is_paired_with_its_own_document(teacher):
     assert made.data.train.own_documents == [0, 1, 2, 3, 5] and made.data.dev.positives == [[3]]
 
 
+def test_pairs_are_spread_at_first_and_follow_the_students_ranking_once_it_has_learnt(tiny_data, teacher):
+    documents = {f"d{i}": Document(f"d{i}", f"{topic} number {i}") for i, topic in enumerate(["lamp", "rain"] * 150)}
+    data = RetrievalData("large", documents, tiny_data.queries, {})
+    made = distiller(teacher, replace(QUICK, rounds=1, exploration=0.0, teacher_calls=120, steps=40))
+    made.train(data)
+    assert len(made.pairs[:, 1].unique()) > 80  # to random weights, the same few would be the best for every query
+    pairs = made.sample_pairs(torch.arange(12))
+    with torch.no_grad():
+        log_odds = made.predictor.log_odds(made.data.train.states, made.data.z_d)
+    log_odds[made.pairs[:, 0], made.pairs[:, 1]] = float("-inf")
+    rank = (-log_odds).argsort(1).argsort(1)[pairs[:, 0], pairs[:, 1]]
+    assert len(pairs) == 12 * made.schedule.pairs_per_query and rank.max() < 64 + made.schedule.pairs_per_query
+
+
 def test_callbacks_receive_what_the_log_holds(tiny_data, teacher):
     seen = []
 

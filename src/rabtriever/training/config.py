@@ -97,7 +97,8 @@ class DistillConfig:
         default=3.0, metadata={"help": "weight of the squared error of the log-odds", "min": 0}
     )
     kl_weight: float = field(
-        default=0.0, metadata={"help": "weight of the paper's reverse KL, which replaces that error", "min": 0}
+        default=0.0,
+        metadata={"help": "weight of the reverse KL; 1 with log_odds_weight 0 is the paper's loss", "min": 0},
     )
     label_weight: float = field(
         default=0.5, metadata={"help": "weight of the softmax of labels over all documents", "min": 0}

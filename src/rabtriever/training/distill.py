@@ -8,14 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+from typing_extensions import Unpack
+
 from rabtriever.data import RetrievalData
 from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.errors import StorageError
 from rabtriever.llm.backbone import Pooling
+from rabtriever.llm.loading import LoadOptions
 from rabtriever.persistence.folder import CONFIG, read_config, require_absent
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
-from rabtriever.training.callbacks import TrainingCallback
+from rabtriever.training.callbacks import JsonlLogger, TrainingCallback
 from rabtriever.training.config import DistillConfig
 from rabtriever.training.distiller import Distiller
 
@@ -29,18 +32,20 @@ def distill(
     config: DistillConfig | None = None,
     *,
     callbacks: Sequence[TrainingCallback] = (),
+    **options: Unpack[LoadOptions],
 ) -> Rabtriever:
     """Distils a reranker into a retriever over the reranker's own LLM.
 
     The teacher's outputs are cached on disk, so repeating an interrupted call pays for nothing twice. Without qrels all
-    queries are used and only the teacher teaches.
+    queries are used and only the teacher teaches. Metrics are logged as lines of JSON to stderr.
 
     Args:
         data: Documents and queries; judgements if there are any.
         teacher: A reranker, which is not changed, or what :meth:`GenerativeReranker.from_pretrained` takes.
         out: Folder to save the retriever in; None saves nothing.
         config: Options; the defaults if None.
-        callbacks: Receive the metrics of each round.
+        callbacks: Receive the metrics of each round, too.
+        **options: ``device``, ``dtype`` and ``backend`` of a teacher that is named.
 
     Returns:
         The retriever; its reranker is the teacher with the calibration that was fitted.
@@ -52,9 +57,9 @@ def distill(
     if out is not None:
         _check_folder(Path(out).expanduser())
     if not isinstance(teacher, GenerativeReranker):
-        teacher = GenerativeReranker.from_pretrained(teacher)
+        teacher = GenerativeReranker.from_pretrained(teacher, **options)
     encoder = LLMEncoder(teacher.llm, cast(Pooling, config.pooling))
-    distiller = Distiller(encoder, teacher, config, callbacks)
+    distiller = Distiller(encoder, teacher, config, [JsonlLogger(), *callbacks])
     retriever = distiller.train(data)
     if out is not None:
         notes = {"data": data.name, "training": asdict(config), "teacher_calls": distiller.teacher_calls}
