@@ -100,9 +100,9 @@ def retrieve(
         InputError: a condition that cannot be read, latents of another shape, a latent that is not finite, or BM25
             without a text index.
     """
-    if np.shape(vectors) != (len(texts), view.layout.width + 1):
-        shape = (len(texts), view.layout.width + 1)
-        raise InputError(f"query latents {np.shape(vectors)}: expected {shape}; encode with the index's retriever")
+    vectors, shape = np.asarray(vectors, np.float32), (len(texts), view.layout.width + 1)
+    if vectors.shape != shape:
+        raise InputError(f"query latents {vectors.shape}: expected {shape}; encode with the index's retriever")
     not_finite = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
     if not_finite:
         message = f"query {snippet(texts[not_finite[0]])}: its latent is NaN or infinite; check the model's weights"
