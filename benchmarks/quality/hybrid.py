@@ -2,8 +2,8 @@
 
 Usage: python benchmarks/quality/hybrid.py --data BEIR_FOLDERS [--model tools] [--sets NAME ...] [--out FILE]
 
-Each set is indexed in a temporary folder and searched exactly with its test queries (300 at most). ``rrf - retriever`` is the mean
-difference over the queries and its standard error. The last line is JSON.
+Each set is indexed in a temporary folder and searched exactly with its test queries (300 at most). ``rrf - retriever``
+is the mean difference over the queries and its standard error. The last line is JSON.
 """
 
 from __future__ import annotations
