@@ -102,7 +102,9 @@ def llm_folder(llm_folders: dict[str, Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def poisoned_folder(llm_folder: Path, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def poisoned_folder(
+    llm_folder: Path, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The tiny Llama, whose states are not finite from the word "bread" on."""
     folder = tmp_path_factory.mktemp("poisoned") / "llm"
     shutil.copytree(llm_folder, folder)

@@ -71,7 +71,9 @@ def test_options_of_encoding_change_only_the_kind_of_result(retriever, side, cap
 def test_batch_size_is_the_encoders(retriever, monkeypatch):
     sizes, engine = [], retriever.encoder.llm.backbone.engine
     original = type(engine).encode
-    monkeypatch.setattr(type(engine), "encode", lambda self, ids, *rest: sizes.append(len(ids)) or original(self, ids, *rest))
+    monkeypatch.setattr(
+        type(engine), "encode", lambda self, ids, *rest: sizes.append(len(ids)) or original(self, ids, *rest)
+    )
     retriever.encode_query(["rain", "city", "bread", "lamp", "light"], batch_size=2)
     assert sizes == [2, 2, 1]
 

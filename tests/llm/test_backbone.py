@@ -1,4 +1,3 @@
-
 import numpy as np
 import pytest
 import torch
@@ -162,7 +161,9 @@ def test_a_document_is_computed_once_for_all_calls(reranker, monkeypatch, budget
     computed = []
     monkeypatch.setattr(module, "MAX_PREFILL_TOKENS", budget)  # the small one makes several blocks of documents
     original = TorchEngine.prefill
-    monkeypatch.setattr(TorchEngine, "prefill", lambda self, ids: computed.extend(map(tuple, ids)) or original(self, ids))
+    monkeypatch.setattr(
+        TorchEngine, "prefill", lambda self, ids: computed.extend(map(tuple, ids)) or original(self, ids)
+    )
     candidates = [DOCUMENTS, DOCUMENTS[::-1], [*DOCUMENTS[1:3], "a new document"], DOCUMENTS[2:]]
     for query, documents in zip([*QUERIES, "rain"], candidates, strict=True):
         reranker.log_odds([query], documents)
@@ -182,7 +183,10 @@ def test_tokens_of_pairs_are_counted(llm_folder):
 
 def test_cached_keys_and_values_stay_within_their_memory(each_engine):
     llm = each_engine.llm
-    backbone, documents = llm.backbone, llm.prompt.document_ids([f"{word} {text}" for word in QUERIES for text in DOCUMENTS])
+    backbone, documents = (
+        llm.backbone,
+        llm.prompt.document_ids([f"{word} {text}" for word in QUERIES for text in DOCUMENTS]),
+    )
     queries, pairs = llm.prompt.query_ids(QUERIES[:1]), [(0, d) for d in range(12)]
     expected = pair_states(llm, documents, queries, pairs)
     whole, original = backbone._kv_cache._total, backbone._kv_cache

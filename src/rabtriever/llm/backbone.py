@@ -56,15 +56,17 @@ class Engine(Protocol):
 
     Attributes:
         name: As ``backend=`` names it.
-        device: Where it computes.
         token_budget: Tokens of a batch.
         kv_bytes_per_token: Memory of a token's keys and values.
     """
 
     name: str
-    device: torch.device
     token_budget: int
     kv_bytes_per_token: int
+
+    @property
+    def device(self) -> torch.device:
+        """Device that it computes on."""
 
     def encode(self, sequences: Sequence[Sequence[int]], pooling: Pooling) -> Tensor:
         """Returns one state per sequence (:meth:`Backbone.states`): float32 (n, H)."""

@@ -60,7 +60,7 @@ class PromptedLLM:
 
     @cached_property
     def choice_direction(self) -> Tensor:
-        """w = w_yes - w_no, the difference of lm_head's rows of the two choices: float32 (H,), on the CPU."""
+        """W = w_yes - w_no, the difference of lm_head's rows of the two choices: float32 (H,), on the CPU."""
         return self.loaded.choice_direction(self.prompt.choice_ids)
 
     @property
