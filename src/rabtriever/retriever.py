@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
+import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -13,28 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from typing_extensions import Unpack
 
 from rabtriever.caching import LRUCache
 from rabtriever.encoders.base import Encoder, Kind
 from rabtriever.encoders.llm import LLMEncoder
-from rabtriever.errors import InputError, NotFoundError, first_line
+from rabtriever.errors import InputError, TextError
 from rabtriever.llm.backbone import MAX_KV_CACHE_BYTES
 from rabtriever.llm.loading import LoadOptions
 from rabtriever.llm.prompted import PromptedLLM
-from rabtriever.persistence.folder import ADAPTER, atomic_folder, read_config, write_config
-from rabtriever.persistence.hub import HubOptions, resolve_model
+from rabtriever.persistence.folder import read_config, save_model
+from rabtriever.persistence.hub import find_retriever, upload_model
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.fold import score_latents
-from rabtriever.scoring.predictor import Predictor
+from rabtriever.scoring.predictor import Predictor, load_predictor
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PREDICTOR = "predictor.safetensors"
 MAX_CACHED_TEXT_LENGTH = 4096  # characters
 
 
@@ -44,14 +40,14 @@ class Rabtriever:
     Args:
         encoder: Texts to embeddings, frozen.
         predictor: The trained predictor over its embeddings.
-        calibration: What makes log-odds probabilities; the identity if None.
-        reranker: Scores the best documents when a search asks for it; None if there is none.
+        calibration: Log-odds to probabilities; the identity if None.
+        reranker: Scorer of the best documents, for searches that ask for it.
         query_cache: Number of queries whose encodings are cached; 0 caches none.
         document_cache: Number of documents whose latents are cached.
 
     Attributes:
-        layout: What the columns of its latents mean.
-        dim: Numbers of a latent, bias included.
+        layout: Meaning of the latents' columns.
+        dim: Number of columns of a latent, bias included.
         fingerprint: Identifies everything that changes a log-odds.
         name_or_path: Folder it was loaded from or saved to.
     """
@@ -73,17 +69,14 @@ class Rabtriever:
         self.layout, self.dim = self._fold.layout, self._fold.layout.width + 1
         self._query_cache: LRUCache[str, np.ndarray] = LRUCache(query_cache)
         self._document_cache: LRUCache[str, np.ndarray] = LRUCache(document_cache)
-        digest = hashlib.sha256(f"{encoder.fingerprint}/{predictor.kind}".encode())
-        for name, value in sorted(predictor.state_dict().items()):
-            digest.update(name.encode() + value.contiguous().numpy().tobytes())
-        self.fingerprint = digest.hexdigest()
+        self.fingerprint = hashlib.sha256(f"{encoder.fingerprint}/{predictor.weights_hash()}".encode()).hexdigest()
 
     @classmethod
     def from_pretrained(
         cls,
         name_or_path: str | Path,
         *,
-        hub: HubOptions | None = None,
+        revision: str | None = None,
         query_cache: int = 10_000,
         document_cache: int = 0,
         kv_cache_bytes: int = MAX_KV_CACHE_BYTES,
@@ -94,20 +87,23 @@ class Rabtriever:
         Args:
             name_or_path: ``tools`` (the model that ships), a folder that :meth:`save_pretrained` or
                 `rabtriever distill` wrote, or a hub id ``owner/name``.
-            hub: ``revision``, ``token`` and ``local_files_only`` of a hub id.
+            revision: Branch, tag or commit of a hub id; the main branch if None.
             query_cache: Number of queries whose encodings are cached; 0 caches none.
             document_cache: Number of documents whose latents are cached.
             kv_cache_bytes: Memory for the reranker's document caches.
-            **options: ``device``, ``dtype`` and ``backend`` of the LLM.
+            **options: ``device``, ``dtype`` and ``backend`` of the LLM; ``token`` and ``local_files_only`` of the hub.
 
         Raises:
             InputError: no retriever there.
         """
-        folder = resolve_model(name_or_path, hub)
-        if folder is None:
-            raise NotFoundError(f"{name_or_path}: no retriever there; make one with `rabtriever distill`")
+        folder = find_retriever(
+            name_or_path,
+            revision=revision,
+            token=options.get("token"),
+            local_files_only=options.get("local_files_only", False),
+        )
         config = read_config(folder)
-        predictor, calibrations = _load_predictor(folder, config), config.get("calibration", {})
+        predictor, calibrations = load_predictor(folder, config), config.get("calibration", {})
         llm = PromptedLLM.from_folder(folder, kv_cache_bytes=kv_cache_bytes, **options)
         retriever = cls(
             LLMEncoder(llm, config["encoder"]["pooling"]),
@@ -135,25 +131,47 @@ class Rabtriever:
         """
         if self.reranker is None:
             raise InputError("save_pretrained: the retriever has no reranker, whose LLM encodes its texts")
-        llm = self.reranker.llm
-        with atomic_folder(folder) as new:
-            if llm.loaded.adapter is not None:
-                shutil.copytree(llm.loaded.adapter, new / ADAPTER)
-            save_file(self.predictor.state_dict(), new / PREDICTOR)
-            shape = {name: getattr(self.predictor, name) for name in ("kind", "hidden_size", "hidden_units")}
-            calibrations = {"retriever": asdict(self.calibration), "reranker": asdict(self.reranker.calibration)}
-            config = {
-                "llm": llm.loaded.source,
-                "prompt": llm.template.to_dict(),
-                "encoder": self.encoder.to_config(),
-                "predictor": shape,
-                "calibration": calibrations,
-            }
-            write_config(new, {**config, **(notes or {})})
-            if log:
-                lines = "".join(json.dumps(line) + "\n" for line in log)
-                (new / "distill_log.jsonl").write_text(lines, encoding="utf-8")
+        loaded, template = self.reranker.llm.loaded, self.reranker.llm.template
+        config = {
+            "llm": loaded.source,
+            **({"llm_revision": loaded.revision} if loaded.revision else {}),
+            "prompt": template.to_dict(),
+            "encoder": self.encoder.to_config(),
+            "predictor": self.predictor.to_config(),
+            "calibration": {"retriever": asdict(self.calibration), "reranker": asdict(self.reranker.calibration)},
+        }
+        save_model(folder, {**config, **(notes or {})}, self.predictor.state_dict(), loaded.adapter, log)
         self.name_or_path = str(Path(folder).expanduser().resolve())
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Uploads the retriever and its reranker to the Hugging Face hub.
+
+        Args:
+            repo_id: ``owner/name``; made if it does not exist.
+            private: Whether a new repository is private; the owner's default if None.
+            token: Access token; the one that is logged in if None.
+            commit_message: Of the commit.
+
+        Returns:
+            The URL of the commit.
+
+        Raises:
+            InputError: the hub refuses or cannot be reached, or the LLM is a folder of this machine.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            folder, name = Path(temporary) / "model", self.name_or_path
+            try:
+                self.save_pretrained(folder)
+            finally:
+                self.name_or_path = name
+            return upload_model(folder, repo_id, private=private, token=token, commit_message=commit_message)
 
     def encode_query(
         self,
@@ -167,7 +185,7 @@ class Rabtriever:
 
         Args:
             inputs: A query, or several.
-            batch_size: Most queries that the encoder reads at a time; None: as many as its token budget holds.
+            batch_size: Maximum number of queries in a batch; None: as many as the encoder's token budget holds.
             show_progress_bar: Whether to show progress on stderr.
             convert_to_tensor: Whether to return a torch tensor instead of a NumPy array.
 
@@ -175,7 +193,7 @@ class Rabtriever:
             float32 (dim,) of one query, (n, dim) of several; the last column is the bias.
 
         Raises:
-            InputError: a query of zero tokens, or one of which the encoder makes NaN.
+            TextError: a query that is no text, has zero tokens, or whose encoding is NaN or infinite.
         """
         return self._encode("query", inputs, batch_size, show_progress_bar, convert_to_tensor)
 
@@ -216,15 +234,8 @@ class Rabtriever:
         Raises:
             InputError: ``top_k`` below 1, or a text of zero tokens.
         """
-        if top_k is not None and top_k < 1:
-            raise InputError(f"top_k {top_k}: ask for at least one document")
         texts = list(documents)
-        if not texts:
-            return []
-        log_odds = self.similarity(self.encode_query(query), self.encode_document(texts))[0]
-        probabilities = self.calibration.probability(log_odds)
-        order = np.argsort(-log_odds, kind="stable")[:top_k]
-        return [{"corpus_id": int(i), "score": float(probabilities[i])} for i in order]
+        return self.calibration.rank(self.similarity(self.encode_query(query), self.encode_document(texts))[0], top_k)
 
     def cached_query(self, text: str) -> np.ndarray | None:
         """Returns a query's encoding float32 (dim,) if it is cached."""
@@ -249,51 +260,33 @@ class Rabtriever:
         show_progress_bar: bool,
         convert_to_tensor: bool,
     ) -> Any:  # noqa: ANN401
-        single = isinstance(inputs, str)
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        for position, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TextError(kind, position, text, "is not a text; give a string or several")
         cache = self._query_cache if kind == "query" else self._document_cache
-        known = {text: cache.get(text) for text in texts if isinstance(text, str)}
-        missing = [text for text in dict.fromkeys(texts) if known.get(text) is None]
-        if missing:
-            latents = self._latents(kind, texts, missing, batch_size, show_progress_bar)
-            known |= {text: row.copy() for text, row in zip(missing, latents, strict=True)}  # a view holds its base
-            for text in missing[-cache.max_weight :] if cache.max_weight else []:
+        found = {text: cache.get(text) for text in texts}
+        rows = {text: row for text, row in found.items() if row is not None}
+        if missing := [text for text in found if text not in rows]:
+            try:
+                latents = self._latents(kind, missing, batch_size, show_progress_bar)
+            except TextError as error:
+                raise error.at(texts.index(missing[error.position])) from None
+            for text, row in zip(missing, latents, strict=True):
+                rows[text] = row.copy()  # a view would hold all rows in memory
                 if len(text) <= MAX_CACHED_TEXT_LENGTH:
-                    cache.put(text, known[text])  # type: ignore[arg-type]
-        rows = np.stack([known[text] for text in texts]) if texts else np.empty((0, self.dim), np.float32)  # type: ignore[misc]
-        result = rows[0] if single else rows
+                    cache.put(text, rows[text])
+        result = np.stack([rows[text] for text in texts]) if texts else np.empty((0, self.dim), np.float32)
+        if isinstance(inputs, str):
+            result = result[0]
         return torch.from_numpy(result) if convert_to_tensor else result
 
-    def _latents(
-        self, kind: Kind, texts: list[str], missing: list[str], batch_size: int | None, show_progress_bar: bool
-    ) -> np.ndarray:
-        """Encodes and folds texts that are not cached; errors name their position in ``texts``."""
-        encode = self.encoder.encode_queries if kind == "query" else self.encoder.encode_documents
-        try:
-            states = encode(missing, batch_size, show_progress_bar)
-        except InputError as error:
-            if error.position is None:
-                raise
-            position = texts.index(missing[error.position])
-            message = str(error).replace(f" {error.position}:", f" {position}:", 1)
-            raise InputError(message, param=error.param, position=position) from None
-        latents: np.ndarray = self._fold.query(states) if kind == "query" else self._fold.document(states)
+    def _latents(self, kind: Kind, texts: list[str], batch_size: int | None, show_progress_bar: bool) -> np.ndarray:
+        if kind == "query":
+            latents = self._fold.query(self.encoder.encode_queries(texts, batch_size, show_progress_bar))
+        else:
+            latents = self._fold.document(self.encoder.encode_documents(texts, batch_size, show_progress_bar))
+        bad = np.flatnonzero(~np.isfinite(latents).all(axis=1))
+        if len(bad):
+            raise TextError(kind, int(bad[0]), texts[bad[0]], "has NaN or infinite numbers in its encoding")
         return latents
-
-
-def _load_predictor(folder: Path, config: Mapping[str, Any]) -> Predictor:
-    if "predictor" not in config:
-        raise InputError(
-            f"{folder}: a reranker, not a retriever; make one with `rabtriever distill --teacher {folder}`"
-        )
-    weights = folder / PREDICTOR
-    if not weights.is_file():
-        raise InputError(f"{folder}: {PREDICTOR} is missing; copy the whole folder or distill again")
-    try:
-        shape = config["predictor"]
-        predictor = Predictor(shape["hidden_size"], shape["hidden_units"], kind=shape["kind"])
-        predictor.load_state_dict(load_file(weights))
-        config["encoder"]["pooling"]
-    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
-    return predictor

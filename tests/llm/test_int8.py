@@ -1,8 +1,10 @@
 """Equivalences of the int8 backend. The tiny LLMs are random: what eight bits cost is measured on real ones."""
 
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 from tiny import TEMPLATE, make_reranker
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from rabtriever.errors import InputError
 from rabtriever.kernels import llvm
 from rabtriever.llm import backbone as module
 from rabtriever.llm.engines import choose_backend, create_engine
 from rabtriever.llm.int8 import PANEL_COLUMNS, elementwise, gang, matmul
+from rabtriever.llm.int8.engine import Int8Engine
 from rabtriever.llm.int8.rotation import fold_hadamard, hadamard, hadamard_block_size, orthogonal
 from rabtriever.llm.int8.weights import pack_layers
 from rabtriever.llm.loading import load_llm
@@ -177,9 +180,8 @@ def test_heads_are_read_causally_by_any_attention(llm_folder, attention):
     model.set_attn_implementation(attention)
     head = [0, 5, 9, 20, 7]
     expected = model.get_decoder()(input_ids=torch.tensor([head])).last_hidden_state[0].float()
-    torch.testing.assert_close(
-        create_engine(model, "int8", [head]).shared_prefixes[0].states, expected, atol=1e-4, rtol=1e-4
-    )
+    found = Int8Engine.create(lambda: model, [head]).shared_prefixes[0].states
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_thread_that_fails_does_not_leave_the_others_waiting(both, monkeypatch):
@@ -220,36 +222,50 @@ def test_gemma_is_read_by_torch(llm_folders):
 
 
 def test_which_backend(llm_folder, monkeypatch):
-    model = load_llm(str(llm_folder), device="cpu").model
+    llm = load_llm(str(llm_folder), device="cpu", backend="torch")
+
+    def chosen(backend, dtype_given=False):
+        return choose_backend(llm.config, "cpu", backend, dtype_given=dtype_given)
+
     monkeypatch.setattr("rabtriever.kernels.llvm.VNNI", True)
-    assert choose_backend(model, "auto", dtype_given=False) == "int8"
-    assert choose_backend(model, "auto", dtype_given=True) == "torch"
-    assert choose_backend(model, "int8", dtype_given=True) == "int8"
+    assert chosen("auto") == "int8"
+    assert chosen("auto", dtype_given=True) == "torch"
+    assert chosen("int8", dtype_given=True) == "int8"
     monkeypatch.setattr("rabtriever.kernels.llvm.VNNI", False)
-    assert choose_backend(model, "auto", dtype_given=False) == "torch"
-    assert choose_backend(model, "int8", dtype_given=False) == "int8"  # slower, but right
+    assert chosen("auto") == "torch"
+    assert chosen("int8") == "int8"  # slower, but right
     with pytest.raises(InputError, match="backend 'onnx': choose from auto, torch, int8"):
-        choose_backend(model, "onnx", dtype_given=False)
-    assert create_engine(model, "torch").name == "torch"
+        chosen("onnx")
+    monkeypatch.setattr("rabtriever.llm.engines.why_no_llvm", lambda: "numba cannot be imported")
+    assert chosen("auto") == "torch"
+    with pytest.raises(InputError, match="backend 'int8': numba cannot be imported; use 'torch'"):
+        chosen("int8")
+    assert create_engine(llm).name == "torch"
+
+
+def test_the_engine_frees_the_model(llm_folder):
+    llm = load_llm(str(llm_folder), device="cpu", backend="int8")
+    reference, engine = weakref.ref(llm.model), create_engine(llm, [[0, 5, 9]])
+    gc.collect()
+    assert reference() is None and engine.encode([[0, 5, 9, 7]], "last").isfinite().all()
 
 
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
-        ({"attention_bias": True}, "not of self_attn.o_proj"),
-        ({"mlp_bias": True}, "not of mlp.gate_proj"),
+        ({"attention_bias": True}, "not for attention_bias"),
+        ({"mlp_bias": True}, "not for mlp_bias"),
         ({"hidden_act": "gelu"}, "not for gelu, 48"),
         ({"intermediate_size": 40}, "not for silu, 40"),
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "at every length"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "depend on the length"),
     ],
 )
 def test_llms_that_it_would_read_wrongly_are_torchs(settings, fault):
     shape = {"vocab_size": 20, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "head_dim": 8}
     config = AutoConfig.for_model("llama", **{**shape, "intermediate_size": 48, **settings})
-    model = AutoModelForCausalLM.from_config(config)
-    assert choose_backend(model, "auto", dtype_given=False) == "torch"
+    assert choose_backend(config, "cpu", "auto", dtype_given=False) == "torch"
     with pytest.raises(InputError, match=fault):
-        choose_backend(model, "int8", dtype_given=False)
+        choose_backend(config, "cpu", "int8", dtype_given=False)
 
 
 def test_torch_needs_no_numba(llm_folder):

@@ -85,8 +85,9 @@ def test_a_damaged_folder_is_written_anew(loaded, folder, name):
     assert torch.equal(states(Int8Engine.create(lambda: loaded.model, PREFIXES, cache_of(loaded))), expected)
 
 
-def test_a_folder_that_cannot_be_written_costs_time_alone(loaded, tmp_path):
-    (tmp_path / "cache").write_text("a file, not a folder")
+def test_a_folder_that_cannot_be_written_costs_time_alone(loaded, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "file"))
     expected = states(Int8Engine.create(lambda: loaded.model, PREFIXES))
     assert torch.equal(states(Int8Engine.create(lambda: loaded.model, PREFIXES, cache_of(loaded))), expected)
 

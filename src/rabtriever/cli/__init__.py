@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from rabtriever import __version__
+from rabtriever.cli.arguments import Parser, rename_flags
 from rabtriever.errors import InputError
 
 COMMANDS = ("demo", "train", "distill", "index", "search", "serve", "info", "evaluate")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command.
+    """Runs a command.
 
     Args:
         argv: Arguments; the process's own if None.
@@ -23,9 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, 1 if it failed, 2 for bad input, 130 if interrupted.
     """
-    parser = argparse.ArgumentParser(
-        prog="rabtriever", description="An LLM reranker's judgement at a vector lookup's cost."
-    )
+    parser = Parser(prog="rabtriever", description="An LLM reranker's judgement at a vector lookup's cost.")
     parser.add_argument("--version", action="version", version=f"rabtriever {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
@@ -35,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.add_arguments(command)
         command.add_argument("--json", action="store_true", help="print one JSON object")
         command.set_defaults(run=module.run)
-    args = parser.parse_args(argv)
+    try:
+        args = parser.parse_args(rename_flags(sys.argv[1:] if argv is None else argv, commands.choices))
+    except SystemExit as stop:  # argparse's way to end: --help, --version, or a fault that it has printed
+        return int(stop.code or 0)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         args.run(args)
@@ -43,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rabtriever {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = "; the same command goes on where it was" if args.command in ("train", "distill") else ""
-        print(f"rabtriever {args.command}: interrupted{again}", file=sys.stderr)
+        hint = "; the same command goes on where it was" if args.command in ("train", "distill") else ""
+        print(f"rabtriever {args.command}: interrupted{hint}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader went away, as `| head` does; that is no failure of ours.

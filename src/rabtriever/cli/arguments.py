@@ -1,43 +1,154 @@
-"""Flags from a settings dataclass, and back; the data sets that a training reads."""
+"""What commands have in common: flags from a config dataclass and back, the model, the data, the index."""
 
 from __future__ import annotations
 
 import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from rabtriever.choices import BACKENDS, DTYPES
 
 if TYPE_CHECKING:
     from rabtriever.data import RetrievalData
+    from rabtriever.index import Index
+    from rabtriever.llm.loading import LoadOptions
 
-Settings = TypeVar("Settings")
+Config = TypeVar("Config")
 TYPES: dict[str, Any] = {"int": int, "float": float, "str": str}
 
+# Until the next release: old flags still work, with a line on stderr. A command takes the first new one that it has.
+RENAMED_FLAGS: dict[str, tuple[str, ...]] = {
+    "--calibration": ("--calibration-queries",),
+    "--depth": ("--rerank-all-up-to",),
+    "--hard": ("--hard-negative-share",),
+    "--kl-weight": ("--log-odds-weight",),
+    "--pairs": ("--pairs-per-query",),
+    "--per-task": ("--max-queries-per-dataset",),
+    "--pool": ("--documents-per-step",),
+    "--queries": ("--queries-per-step", "--max-labelled-queries"),
+    "--width": ("--hidden-units",),
+}
 
-def add_flags(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
-    """One flag per field; its default and help stand in the dataclass."""
-    for field in fields(settings):
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the fault and exits with 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def rename_flags(argv: Sequence[str], commands: Mapping[str, argparse.ArgumentParser]) -> list[str]:
+    """Returns the arguments with old flags (:data:`RENAMED_FLAGS`) replaced by the command's new ones."""
+    command = next((argument for argument in argv if argument in commands), None)
+    flags = commands[command]._option_string_actions if command else {}
+    result = []
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        new = next((flag for flag in RENAMED_FLAGS.get(name, ()) if flag in flags and name not in flags), None)
+        if new:
+            print(
+                f"rabtriever {command}: {name} is now {new}; the old flag goes with the next release", file=sys.stderr
+            )
+        result.append(f"{new}{equals}{value}" if new else argument)
+    return result
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, config: type[Any]) -> None:
+    """Adds one flag per field of a dataclass.
+
+    Args:
+        parser: Of the command.
+        config: Its fields are ``int``, ``float`` or ``str``, optional or not; their metadata hold ``help`` and, if only
+            some values are allowed, ``choices``.
+    """
+    for field in fields(config):
+        kind = str(field.type).removesuffix(" | None")
+        choices = field.metadata.get("choices")
+        shown = "none" if field.default is None else field.default
         parser.add_argument(
             "--" + field.name.replace("_", "-"),
-            type=TYPES[str(field.type)],
+            type=TYPES[kind],
             default=field.default,
-            metavar=str(field.type).upper(),
-            help=f"{field.metadata['help']} (default: {field.default})",
+            choices=choices,
+            metavar=None if choices else kind.upper(),
+            help=f"{field.metadata['help']} (default: {shown})",
         )
 
 
-def from_flags(args: argparse.Namespace, settings: type[Settings]) -> Settings:
-    """The dataclass that the flags describe."""
-    return settings(**{field.name: getattr(args, field.name) for field in fields(settings)})  # type: ignore[arg-type]
+def config_from_args(args: argparse.Namespace, config: type[Config]) -> Config:
+    """Returns the dataclass that the flags describe.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+    return config(**{field.name: getattr(args, field.name) for field in fields(config)})  # type: ignore[arg-type]
 
 
-def add_data(parser: argparse.ArgumentParser, summary: str) -> None:
-    """The data sets to train on."""
+def add_model_arguments(parser: argparse.ArgumentParser, model: str | None = None, *, backend: bool = True) -> None:
+    """Adds ``--device``, ``--dtype``, ``--backend`` unless it is left out, and ``--model`` if its help is given."""
+    if model:
+        parser.add_argument("--model", help=model)
+    parser.add_argument(
+        "--device", type=_device, metavar="DEVICE", help="cpu, cuda, cuda:1, ... (default: cuda if any)"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="of the LLM's weights (default: what the hardware multiplies)")
+    if backend:
+        parser.add_argument("--backend", choices=BACKENDS, help="what runs the LLM (default: auto)")
+
+
+def load_options(args: argparse.Namespace) -> LoadOptions:
+    """Returns what ``from_pretrained`` takes of these arguments; those that were not given are left out."""
+    given = {name: getattr(args, name, None) for name in ("device", "dtype", "backend")}
+    options: Any = {name: value for name, value in given.items() if value is not None}
+    return options  # type: ignore[no-any-return]
+
+
+def add_index_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the index to read and the retriever that made it."""
+    parser.add_argument("uri", help="an index of `rabtriever index`")
+    add_model_arguments(parser, "the retriever that made the index, if its folder has moved")
+
+
+def open_index(args: argparse.Namespace, **options: Any) -> Index:  # noqa: ANN401
+    """Returns the index of :func:`add_index_arguments` with its retriever loaded.
+
+    Raises:
+        InputError: no index there, which is found before a model is loaded, or no such model.
+    """
+    from rabtriever.index import Index
+    from rabtriever.index.table import Table
+
+    table = Table.open(args.uri)
+    source = args.model or table.model_folder()
+    from rabtriever.retriever import Rabtriever
+
+    return Index.open(args.uri, Rabtriever.from_pretrained(source, **load_options(args)), **options)
+
+
+def add_data_arguments(parser: argparse.ArgumentParser, summary: str) -> None:
+    """Adds the data sets to train on."""
     parser.add_argument("data", nargs="+", help=summary)
-    parser.add_argument("--per-task", type=int, metavar="N", help="train queries to take of each folder (default: all)")
+    parser.add_argument(
+        "--max-queries-per-dataset", type=int, metavar="N", help="train queries to use of each folder (default: all)"
+    )
 
 
 def read_data(args: argparse.Namespace) -> RetrievalData:
-    """The data that these arguments name."""
-    from rabtriever.data import load_data
+    """Returns the data of :func:`add_data_arguments`; ``--seed`` draws the queries.
 
-    return concatenate([load_data(source) for source in args.data], args.per_task, args.seed)
+    Raises:
+        InputError: a folder that is missing or malformed.
+    """
+    from rabtriever.data import concatenate, load_data
+
+    return concatenate([load_data(source) for source in args.data], args.max_queries_per_dataset, args.seed)
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", name):
+        raise argparse.ArgumentTypeError(f"{name!r} is no device; give cpu, cuda, cuda:1, mps or xpu")
+    return name

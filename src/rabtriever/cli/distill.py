@@ -5,24 +5,37 @@ from __future__ import annotations
 import argparse
 import json
 
-from rabtriever.cli.arguments import add_data, add_flags, from_flags, read_data
+from rabtriever.cli.arguments import (
+    add_config_arguments,
+    add_data_arguments,
+    add_model_arguments,
+    config_from_args,
+    load_options,
+    read_data,
+)
+from rabtriever.persistence.folder import require_absent
 from rabtriever.training.config import DistillConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    add_data(parser, "BEIR folder, or several; works without qrels as well")
-    parser.add_argument("--teacher", required=True, help="a folder of `rabtriever train`, or any LLM")
+    """Declares the command's arguments."""
+    add_data_arguments(parser, "BEIR folder, or several; works without qrels as well")
+    parser.add_argument(
+        "--teacher", required=True, help="`tools`, a folder of `rabtriever train`, a hub id, or any LLM"
+    )
     parser.add_argument("--out", required=True, help="folder to make")
-    add_flags(parser, DistillConfig)
+    add_model_arguments(parser)
+    add_config_arguments(parser, DistillConfig)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
-    settings = from_flags(args, DistillConfig)
+    """Runs the command."""
+    config = config_from_args(args, DistillConfig)
+    require_absent(args.out)
+    data = read_data(args)
     from rabtriever.training.distill import distill
 
-    distill(read_data(args), args.teacher, args.out, settings)
+    distill(data, args.teacher, args.out, config, **load_options(args))
     if args.json:
         print(json.dumps({"retriever": args.out}))
     else:

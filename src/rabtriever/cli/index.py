@@ -5,36 +5,44 @@ from __future__ import annotations
 import argparse
 import json
 
+from rabtriever.cli.arguments import add_model_arguments, load_options, open_index
+from rabtriever.errors import InputError
+from rabtriever.persistence.folder import require_absent
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
+    """Declares the command's arguments."""
     parser.add_argument("corpus", help="corpus.jsonl, or a BEIR folder")
-    parser.add_argument("--model", help="a folder of `rabtriever distill`; with --update, that of the index")
-    parser.add_argument("--out", required=True, metavar="URI", help="folder or object-store URI of the index")
     parser.add_argument(
-        "--update", action="store_true", help="the index is there: add new documents, replace those of known ids"
+        "--out", required=True, dest="uri", metavar="URI", help="folder or object-store URI of the index"
     )
+    parser.add_argument(
+        "--update", action="store_true", help="the index exists: add new documents, replace those of existing ids"
+    )
+    add_model_arguments(parser, "`tools`, a folder of `rabtriever distill` or a hub id; default with --update: its own")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
+    """Runs the command."""
+    if not args.update:
+        if not args.model:
+            raise InputError("--model: name the retriever that encodes the documents, such as tools")
+        if "://" not in args.uri:
+            require_absent(args.uri)
     from rabtriever.data import read_corpus
-    from rabtriever.errors import InputError
-    from rabtriever.index import Index
-    from rabtriever.retriever import Rabtriever
 
     documents = read_corpus(args.corpus)
-    if not args.update and not args.model:
-        raise InputError("--model: name the retriever that shall read the documents")
-    retriever = Rabtriever.from_pretrained(args.model) if args.model else None
     if args.update:
-        index = Index.open(args.out, retriever)
-        index.upsert(documents, show_progress=True)
+        index = open_index(args)
+        index.upsert(documents, show_progress_bar=True)
         index.optimize()
     else:
-        assert retriever is not None
-        index = Index.build(args.out, retriever, documents, show_progress=True)
+        from rabtriever.index import Index
+        from rabtriever.retriever import Rabtriever
+
+        retriever = Rabtriever.from_pretrained(args.model, **load_options(args))
+        index = Index.build(args.uri, retriever, documents, show_progress_bar=True)
     if args.json:
-        print(json.dumps({"index": args.out, "documents": len(index)}))
+        print(json.dumps({"index": args.uri, "documents": len(index)}))
     else:
-        print(f"{args.out}: {len(index)} documents; next: rabtriever search {args.out} QUERY")
+        print(f"{args.uri}: {len(index)} documents; next: rabtriever search {args.uri} QUERY")

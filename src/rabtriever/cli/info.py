@@ -1,4 +1,4 @@
-"""Tell what an index holds: documents, model, bytes, versions."""
+"""Print what an index holds: documents, model, bytes, versions."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
+    """Declares the command's arguments."""
     parser.add_argument("uri", help="an index of `rabtriever index`")
-    parser.add_argument("--model", help="the retriever that made the index, if its folder has moved")
     parser.add_argument("--versions", action="store_true", help="list every version that can be opened")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
+    """Runs the command."""
     from rabtriever.index import Index
-    from rabtriever.retriever import Rabtriever
 
-    index = Index.open(args.uri, Rabtriever.from_pretrained(args.model) if args.model else None)
+    index = Index.open(args.uri)
     if args.versions:
         versions = index.versions()
         lines = [f"{v['version']:6d}  {v['time'][:19]}  {v['documents']} documents" for v in versions]

@@ -6,29 +6,34 @@ import argparse
 import json
 from dataclasses import asdict
 
+from rabtriever.choices import HYBRIDS, MODES
+from rabtriever.cli.arguments import add_index_arguments, open_index
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument("uri", help="an index of `rabtriever index`")
-    parser.add_argument("query", help="what is asked")
+    """Declares the command's arguments."""
+    add_index_arguments(parser)
+    parser.add_argument("query", help="what to search for")
     parser.add_argument("-k", type=int, default=10, help="hits to return (default: 10)")
-    parser.add_argument("--model", help="the retriever that made the index, if its folder has moved")
     parser.add_argument("--where", help="SQL filter over the documents' columns, e.g. \"title LIKE 'A%%'\"")
     parser.add_argument(
-        "--mode", default="auto", help="auto, exact, ann: approximate, or bm25: its ranking alone (default: auto)"
+        "--mode",
+        choices=MODES,
+        default="auto",
+        help="exact; ann: approximate; auto: exact for up to so many documents; bm25: its ranking (default: auto)",
     )
-    parser.add_argument("--hybrid", help="join BM25's best documents: union (as candidates) or rrf (both rankings)")
-    parser.add_argument("--rerank", type=int, metavar="N", help="let the reranker judge the best N")
+    parser.add_argument("--hybrid", choices=HYBRIDS, help="rrf: join BM25's ranking by reciprocal-rank fusion")
+    parser.add_argument("--rerank", type=int, metavar="N", help="let the reranker score the best N")
+    parser.add_argument("--threshold", type=float, metavar="P", help="least probability of a hit")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
-    from rabtriever.index import Index
-    from rabtriever.retriever import Rabtriever
+    """Runs the command."""
+    from rabtriever.index.search import SearchOptions
 
-    retriever = Rabtriever.from_pretrained(args.model) if args.model else None
-    options = {name: getattr(args, name) for name in ("k", "where", "rerank", "mode", "hybrid")}
-    hits = Index.open(args.uri, retriever).search(args.query, **options)[0]
+    names = ("k", "where", "mode", "hybrid", "rerank", "threshold")
+    options = asdict(SearchOptions(**{name: getattr(args, name) for name in names}))  # checked before a model is loaded
+    hits = open_index(args).search(args.query, **options)
     if args.json:
         print(json.dumps({"query": args.query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False))
         return

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 
-from rabtriever.cli.arguments import add_flags, from_flags
+from rabtriever.cli.arguments import add_config_arguments, config_from_args
 from rabtriever.errors import InputError
 from rabtriever.serving.config import ServerConfig, ServerLimits
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cors", action="append", default=[], metavar="ORIGIN", help="let this origin's pages call; repeatable"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes, each with the LLM in memory (default: 1)")
-    add_flags(parser, ServerLimits)
+    add_config_arguments(parser, ServerLimits)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         on_loopback(args.host),
         tuple(args.cors),
         args.workers,
-        from_flags(args, ServerLimits),
+        config_from_args(args, ServerLimits),
     )
 
     def listening(url: str) -> None:

@@ -1,4 +1,4 @@
-"""Train a reranker (the teacher) on the train split of a BEIR folder."""
+"""Train a reranker, the teacher of `distill`, on the train split of a BEIR folder."""
 
 from __future__ import annotations
 
@@ -6,42 +6,58 @@ import argparse
 import json
 from pathlib import Path
 
-from rabtriever.cli.arguments import add_data, add_flags, from_flags, read_data
+from rabtriever.cli.arguments import (
+    add_config_arguments,
+    add_data_arguments,
+    add_model_arguments,
+    config_from_args,
+    load_options,
+    read_data,
+)
 from rabtriever.errors import InputError
+from rabtriever.persistence.folder import require_absent
 from rabtriever.training.config import RerankerTrainingConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    add_data(parser, "BEIR folder: corpus.jsonl, queries.jsonl, qrels/train.tsv; several make one model for all")
+    """Declares the command's arguments."""
+    add_data_arguments(
+        parser, "BEIR folder: corpus.jsonl, queries.jsonl, qrels/train.tsv; several make one model for all"
+    )
     parser.add_argument("--out", required=True, help="folder to make; an interrupted run goes on with the same command")
     parser.add_argument(
-        "--model", default="smollm2", help="smollm2 (default), hub id, folder, .gguf, or a reranker to train further"
+        "--model",
+        default="smollm2",
+        help="`smollm2` (default), a hub id, a folder, a .gguf file, or a reranker or retriever to train further",
     )
     parser.add_argument("--prompt", help="JSON file with fields of the prompt template that differ from the default")
-    add_flags(parser, RerankerTrainingConfig)
+    add_model_arguments(parser, backend=False)  # torch trains
+    add_config_arguments(parser, RerankerTrainingConfig)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
-    settings = from_flags(args, RerankerTrainingConfig)
+    """Runs the command."""
+    config = config_from_args(args, RerankerTrainingConfig)
+    require_absent(args.out)
     from rabtriever.llm.prompt import PromptTemplate
+
+    prompt = PromptTemplate.from_dict(_read_object(args.prompt)) if args.prompt else None
+    data = read_data(args)
     from rabtriever.training.train_reranker import train_reranker
 
-    prompt = PromptTemplate.from_dict(_json(args.prompt)) if args.prompt else None
-    train_reranker(read_data(args), args.out, args.model, prompt, settings)
+    train_reranker(data, args.out, args.model, prompt=prompt, config=config, **load_options(args))
     if args.json:
         print(json.dumps({"reranker": args.out}))
     else:
-        again = f"rabtriever distill {' '.join(args.data)} --teacher {args.out} --out RETRIEVER"
-        print(f"{args.out}: a reranker; next: {again}")
+        command = f"rabtriever distill {' '.join(args.data)} --teacher {args.out} --out RETRIEVER"
+        print(f"{args.out}: a reranker; next: {command}")
 
 
-def _json(path: str) -> dict[str, object]:
+def _read_object(path: str) -> dict[str, object]:
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable JSON file ({error})") from error
+        raise InputError(f"{path}: not a readable JSON file ({error}); correct or replace it") from error
     if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a JSON object with fields of the prompt")
+        raise InputError(f"{path}: expected a JSON object with fields of the prompt; put them in braces")
     return values

@@ -9,6 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from rabtriever.choices import HYBRIDS, MODES
 from rabtriever.errors import InputError
 from rabtriever.index.encoding import snippet
 from rabtriever.index.hits import Hit, Ranking
@@ -18,8 +19,6 @@ from rabtriever.rerankers.base import Reranker
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.fold import score_latents
 
-MODES = ("auto", "exact", "ann", "bm25")
-HYBRIDS = ("rrf",)
 RRF_K = 60  # of reciprocal-rank fusion: 1 / (RRF_K + rank), Cormack et al. 2009
 
 

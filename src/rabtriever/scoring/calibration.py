@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rabtriever.errors import InputError
+
 REGULARIZATION = 1.0  # towards temperature 1 and offset 0, so that a few labels do not make a model certain
 
 
@@ -26,6 +28,21 @@ class Calibration:
         scaled = np.asarray(log_odds, dtype=np.float64) / self.temperature + self.offset
         result: np.ndarray = 1 / (1 + np.exp(-np.clip(scaled, -500, 500)))
         return result
+
+    def rank(self, log_odds: np.ndarray, top_k: int | None = None) -> list[dict[str, int | float]]:
+        """Ranks documents by the log-odds float (n,) of one query.
+
+        Returns:
+            ``[{"corpus_id": position, "score": probability}, ...]``, the ``top_k`` best or all; ties keep their order.
+
+        Raises:
+            InputError: ``top_k`` below 1.
+        """
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k {top_k}: ask for at least one document", param="top_k")
+        order = np.argsort(-log_odds, kind="stable")[:top_k]
+        probabilities = self.probability(log_odds)
+        return [{"corpus_id": int(i), "score": float(probabilities[i])} for i in order]
 
     def convert(self, log_odds: np.ndarray, source: Calibration) -> np.ndarray:
         """Expresses another model's log-odds on this calibration's scale: the same probability, comparable numbers.

@@ -91,6 +91,7 @@ class Int8Engine:
     """
 
     name = "int8"
+    device = torch.device("cpu")
     token_budget = 1024
 
     def __init__(self, weights: Int8Weights, prefixes: Sequence[SharedPrefix] = ()) -> None:

@@ -1,0 +1,106 @@
+"""An LLM's weights: from files to a model, with a PEFT adapter merged, or a few rows of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from rabtriever.errors import InputError, first_line
+from rabtriever.llm import config_cache
+from rabtriever.llm.sources import ADAPTER_WEIGHTS, ModelFiles
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)  # what transformers raises of broken files
+
+
+def load_config(source: str, files: ModelFiles) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Loads the configuration and tokenizer, and checks that the files of weights are whole.
+
+    Raises:
+        InputError: a file is broken.
+    """
+    try:
+        for _ in _tensors(files.folder):
+            break
+        return config_cache.load_config(files.folder), config_cache.load_tokenizer(files.folder)
+    except UNREADABLE as error:
+        raise _unreadable(source, error) from error
+
+
+def load_model(source: str, files: ModelFiles, dtype: torch.dtype) -> PreTrainedModel:
+    """Loads the model on the CPU.
+
+    Raises:
+        InputError: a file is broken.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # it takes a quarter of a second
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(files.folder, dtype=dtype)
+    except UNREADABLE as error:
+        raise _unreadable(source, error) from error
+    finally:
+        if bar:
+            logging.enable_progress_bar()
+    return model
+
+
+def merge_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """Merges a PEFT adapter into a model.
+
+    Raises:
+        InputError: the adapter was made for another model.
+    """
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going away
+        try:
+            merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        except (RuntimeError, ValueError, SafetensorError) as error:
+            raise InputError(
+                f"{adapter}: does not fit its LLM ({first_line(error)}); give the adapter's own"
+            ) from error
+    return merged
+
+
+def read_output_rows(
+    config: PreTrainedConfig, files: ModelFiles, adapter: Path | None, rows: tuple[int, ...]
+) -> list[torch.Tensor] | None:
+    """Reads rows of lm_head without loading the model; None if the files do not say clearly what they are."""
+    tied = config.get_text_config().tie_word_embeddings
+    found = {}
+    for name, file in _tensors(files.folder):
+        if name.endswith(("lm_head.weight", "embed_tokens.weight")):
+            found[name.split(".")[-2]] = [file.get_slice(name)[row] for row in rows]
+    if tied == ("lm_head" in found):
+        return None  # transformers decides
+    if adapter is not None:
+        with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as file:
+            if any("lm_head" in name or "embed_tokens" in name for name in file.keys()):  # noqa: SIM118
+                return None
+    return found.get("embed_tokens" if tied else "lm_head")
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Yields the name of each saved tensor and the open file that holds it; every file's header is checked first."""
+    files = [safe_open(path, "pt") for path in sorted(folder.glob("*.safetensors"))]
+    for file in files:
+        for name in file.keys():  # noqa: SIM118
+            yield name, file
+
+
+def _unreadable(source: str, error: BaseException) -> InputError:
+    return InputError(
+        f"{source}: no model could be loaded ({first_line(error)}); give a folder, a .gguf file or a hub id"
+    )

@@ -1,0 +1,138 @@
+"""The model card, README.md beside the weights: data, licence, measures, prompt, limits, a snippet that runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CARD = "README.md"
+ALIASES = {"smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "Apache-2.0")}  # hub ids and licences
+
+RETRIEVER_SNIPPET = """from rabtriever import Document, Index, Rabtriever
+
+retriever = Rabtriever.from_pretrained({name})
+documents = [Document("sponge", "Fetches the kitchen sponge."), Document("lamp", "Switches the bedside lamp on.")]
+index = Index.build(None, retriever, documents)  # in memory; give a folder to keep it
+for hit in index.search("I knocked my soda over", k=2, rerank=2):
+    print(f"{{hit.probability:.0%}} {{hit.id}}")
+"""
+
+RERANKER_SNIPPET = """from rabtriever import load_reranker
+
+reranker = load_reranker({name})
+for hit in reranker.rank("I knocked my soda over", ["Fetches the kitchen sponge.", "Switches the bedside lamp on."]):
+    print(f"{{hit['score']:.0%}} document {{hit['corpus_id']}}")
+"""
+
+
+def write_model_card(folder: Path, config: Mapping[str, Any], name: str) -> None:
+    """Writes a model's card.
+
+    Args:
+        folder: The model's.
+        config: Its configuration as it is saved, without absolute paths. Besides what a model must have, it may hold
+            ``data`` (names of data sets, joined by ``+``), ``datasets`` (of each: ``name``, ``license``, ``url``),
+            ``license``, ``language``, ``measures`` (row -> measure -> value), ``training`` and ``teacher``.
+        name: What the snippet loads the model by.
+    """
+    (folder / CARD).write_text(model_card(config, name), encoding="utf-8")
+
+
+def model_card(config: Mapping[str, Any], name: str) -> str:
+    """Returns a model's card as Markdown; arguments as in :func:`write_model_card`."""
+    retriever = "predictor" in config
+    kind = "retriever" if retriever else "reranker"
+    what = (
+        "Encodes queries and documents separately and estimates what its reranker, which is in the same folder, would "
+        "answer for the pair."
+        if retriever
+        else "Reads a document and a query together and answers whether the document is right."
+    )
+    snippet = (RETRIEVER_SNIPPET if retriever else RERANKER_SNIPPET).format(name=json.dumps(name))
+    parts = [
+        _front_matter(config, retriever),
+        f"# {name}\nA {kind} made with [rabtriever](https://arxiv.org/abs/2604.23336). {what}",
+        f"## Use\n```python\n{snippet}```",
+        f"## Data and licence\n{_data(config)}",
+        *([f"## Measures\n{_table(config['measures'])}"] if config.get("measures") else []),
+        f"## Prompt\nPart of the model. The answers are {json.dumps(config['prompt']['yes'])} and "
+        f"{json.dumps(config['prompt']['no'])}.\n```\n{config['prompt']['document']}{config['prompt']['query']}\n```",
+        f"## Limits\n{_limits(config, retriever)}",
+        f"## Training\n```json\n{json.dumps(_training(config), indent=2, ensure_ascii=False)}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(config: Mapping[str, Any], retriever: bool) -> str:
+    base = ALIASES[config["llm"]][0] if config["llm"] in ALIASES else config["llm"]
+    values = {
+        "library_name": "rabtriever",
+        "license": config.get("license", "").lower(),
+        "language": config.get("language"),
+        "base_model": None if _is_local(config) else base,
+        "datasets": [dataset["name"] for dataset in _datasets(config)],
+        "pipeline_tag": "sentence-similarity" if retriever else "text-ranking",
+        "tags": ["rabtriever", "retrieval" if retriever else "reranker", "lora"],
+    }
+    lines = (f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value)
+    return "\n".join(["---", *lines, "---"])  # JSON values are YAML values
+
+
+def _data(config: Mapping[str, Any]) -> str:
+    rows = [
+        f"- Training data: {_link(dataset)} ({dataset.get('license', 'licence not recorded')})"
+        for dataset in _datasets(config)
+    ]
+    llm = config["llm"]
+    if _is_local(config):
+        rows.append(
+            f"- LLM: the folder `{llm}`, as seen from this one; the model cannot be loaded without it. Keep both where "
+            "they are, or correct `llm` in rabtriever.json."
+        )
+    elif llm in ALIASES:
+        rows.append("- LLM: {} ({})".format(*ALIASES[llm]))
+    else:
+        rows.append(f"- LLM: {llm}, under its own licence")
+    rows.append(f"- This model: {config.get('license', 'no licence stated')}")
+    return "\n".join(rows)
+
+
+def _limits(config: Mapping[str, Any], retriever: bool) -> str:
+    prompt = config["prompt"]
+    rows = [
+        f"- Of a document, the first {prompt['document_tokens']} tokens are read; of a query, the last "
+        f"{prompt['query_tokens']}.",
+        "- Languages and topics other than those of the training data were not measured.",
+    ]
+    if retriever:
+        rows.append(
+            "- On documents unlike those it was trained on, it ranks worse than its reranker, and probabilities are "
+            "less reliable than the order: search with `rerank=10`, or distil on your own documents."
+        )
+    return "\n".join(rows)
+
+
+def _training(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: config[key] for key in ("training", "teacher_calls", "training_before", "teacher") if key in config}
+
+
+def _datasets(config: Mapping[str, Any]) -> list[dict[str, str]]:
+    return config.get("datasets") or [{"name": name} for name in str(config.get("data") or "").split("+") if name]
+
+
+def _link(dataset: Mapping[str, str]) -> str:
+    return f"[{dataset['name']}]({dataset['url']})" if "url" in dataset else dataset["name"]
+
+
+def _table(measures: Mapping[str, Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(column for values in measures.values() for column in values))
+    rows = [["", *columns], ["---"] * (len(columns) + 1)]
+    for name, values in measures.items():
+        rows.append([name, *("" if column not in values else f"{values[column]:.3f}" for column in columns)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _is_local(config: Mapping[str, Any]) -> bool:
+    return str(config["llm"]).startswith(".")
