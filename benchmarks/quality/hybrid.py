@@ -2,8 +2,8 @@
 
 Usage: python benchmarks/quality/hybrid.py --data BEIR_FOLDERS [--model tools] [--sets NAME ...] [--out FILE]
 
-Each set is indexed in memory and searched exactly with its test queries (300 at most). ``rrf - retriever`` is the mean
-difference over the queries and its standard error. The last line is JSON.
+Each set is indexed in a temporary folder and searched exactly with its test queries (300 at most). ``rrf - retriever``
+is the mean difference over the queries and its standard error. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def main() -> None:
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
         if args.out:
             args.out.parent.mkdir(parents=True, exist_ok=True)
-            record = {"command": "python benchmarks/quality/hybrid.py --data D", **machine(), "model": args.model}
+            command = f"python benchmarks/quality/hybrid.py --data D --sets {' '.join(row['data'] for row in rows)}"
+            record = {"command": command, **machine(), "model": args.model}
             args.out.write_text(json.dumps({**record, "rows": rows}, indent=1) + "\n")
     print(json.dumps(rows))
 

@@ -110,8 +110,17 @@ class QuantizedLatents:
         bias = np.pad(latents[:, -1], (0, n_blocks * BLOCK - n))
         if not int8:
             blocks = blocks[..., 0].view(np.uint16) if precision == "float16" else blocks[..., 0]
-        bounds = [(float(inner), float(relu)) for inner, relu in (error, size)]
-        return cls(blocks, bias, low, step, unit, layout, *bounds, float(np.abs(bias).max(initial=0)))
+        return cls(
+            blocks,
+            bias,
+            low,
+            step,
+            unit,
+            layout,
+            error=(float(error[0]), float(error[1])),
+            size=(float(size[0]), float(size[1])),
+            offset=float(np.abs(bias).max(initial=0)),
+        )
 
     def quantize(self, queries: np.ndarray) -> QuantizedQueries:
         """Quantises finite query latents float32 (n, width + 1) for these codes."""

@@ -24,7 +24,8 @@ def why_no_llvm() -> str | None:
         binding.get_host_cpu_features()
     except Exception as error:  # missing, made for another NumPy, or without its library
         return f"numba cannot be imported ({first_line(error)})"
-    return "numba is switched off by NUMBA_DISABLE_JIT" if numba.config.DISABLE_JIT else None
+    off = getattr(numba.config, "DISABLE_JIT", 0)
+    return "numba is switched off by NUMBA_DISABLE_JIT" if off else None
 
 
 def llvm_available() -> bool:

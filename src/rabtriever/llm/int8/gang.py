@@ -1,4 +1,4 @@
-"""Threads that each compute with one core: torch's own threads would share every product and wait at its end."""
+"""Threads that compute together, each with one core; torch's own would share every product and wait at its end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run_in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
     """Runs ``work(number)`` in ``count`` threads at once: they may wait for each other.
 
     Args:
-        count: Of threads; 1 runs it here.
+        count: Number of threads; 1 uses the caller's.
         work: What to do; numbers begin at 0.
 
     Returns:

@@ -9,13 +9,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from rabtriever.kernels import LANES
 from rabtriever.kernels.llvm import (
     F32,
     F32X16,
     I8X64,
     I32X16,
     I64,
-    LANES,
     broadcast,
     broadcast_quad,
     dot,

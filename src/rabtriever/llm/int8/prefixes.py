@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -47,9 +47,7 @@ def compute_prefix(model: PreTrainedModel, tokens: tuple[int, ...]) -> SharedPre
         exact = copy.deepcopy(layer).float()
         hidden = exact(hidden, attention_mask=mask, position_embeddings=rope, past_key_values=cache)
     hidden = copy.deepcopy(decoder.norm).float()(hidden)[0]
-    layers = [
-        torch.stack([one.keys[0], one.values[0] @ orthogonal(one.values.shape[-1])])  # type: ignore[union-attr,index]
-        for one in cache.layers
-    ]
-    rows = torch.stack(layers).permute(0, 3, 1, 2, 4).flatten(2).half().contiguous()
+    layers: list[Any] = list(cache.layers)
+    pairs = [torch.stack([one.keys[0], one.values[0] @ orthogonal(one.values.shape[-1])]) for one in layers]
+    rows = torch.stack(pairs).permute(0, 3, 1, 2, 4).flatten(2).half().contiguous()
     return SharedPrefix(tokens, rows.view(torch.int16).numpy().view(np.uint16), hidden)

@@ -55,12 +55,12 @@ class WeightCache:
         """Returns the weights, mapped; None if they are not cached."""
         try:
             shape = LLMShape(**json.loads((self.folder / "shape.json").read_text()))
-            linears = [tuple(self._map(f"{name}-{part}") for part in PARTS) for name in LINEARS]
-            arrays = {name: self._map(name) for name in ARRAYS}
+            arrays: dict[str, Any] = {name: self._map(name) for name in ARRAYS}
+            arrays |= {name: tuple(self._map(f"{name}-{part}") for part in PARTS) for name in LINEARS}
             os.utime(self.folder)
         except (OSError, ValueError, TypeError, EOFError):
             return None
-        return Int8Weights(*linears, **arrays, shape=shape)  # type: ignore[arg-type]
+        return Int8Weights(**arrays, shape=shape)
 
     def save(self, weights: Int8Weights) -> Int8Weights:
         """Caches weights; returns them mapped, or as they are if they cannot be written."""

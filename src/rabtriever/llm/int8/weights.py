@@ -86,10 +86,10 @@ def convert(model: PreTrainedModel) -> Int8Weights:
     config, decoder = model.config.get_text_config(), model.get_decoder()
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     rotation = orthogonal(config.hidden_size)
-    stacks = [_Stack(len(decoder.layers)) for _ in LINEARS]
+    stacks = {name: _Stack(len(decoder.layers)) for name in LINEARS}
     bias, norms = [], []
     for layer in decoder.layers:
-        for stack, weight in zip(stacks, _rotated_linears(layer, head_size, rotation), strict=True):
+        for stack, weight in zip(stacks.values(), _rotated_linears(layer, head_size, rotation), strict=True):
             stack.append(*quantize_rows(weight))
         bias.append(_qkv_bias(layer.self_attn, head_size))
         norms.append(_head_norms(layer.self_attn, head_size))
@@ -104,7 +104,10 @@ def convert(model: PreTrainedModel) -> Int8Weights:
         embedding_dtype=str(embeddings.dtype).removeprefix("torch."),
     )
     return Int8Weights(
-        *(stack.arrays() for stack in stacks),
+        qkv=stacks["qkv"].arrays(),
+        out=stacks["out"].arrays(),
+        gate_up=stacks["gate_up"].arrays(),
+        down=stacks["down"].arrays(),
         bias=np.stack(bias),
         norms=np.stack(norms),
         embeddings=(embeddings if embeddings.dtype == torch.float32 else embeddings.view(torch.int16)).numpy(),
@@ -132,14 +135,14 @@ def pack_layers(linears: list[tuple[Tensor, Tensor]]) -> Linears:
 
 
 class _Stack:
-    """One linear map, layer by layer, in arrays for all layers: no layer is in memory twice."""
+    """The arrays of one linear map in all layers, filled layer by layer: no layer is in memory twice."""
 
     def __init__(self, n_layers: int) -> None:
         self._n_layers, self._filled = n_layers, 0
         self._arrays: Linears | None = None
 
     def append(self, codes: Tensor, scales: Tensor) -> None:
-        """Adds the next layer's codes (out, in) and scales (out,)."""
+        """Appends the next layer's codes (out, in) and scales (out,)."""
         rows, columns = codes.shape
         panels, depth = -(-rows // PANEL_COLUMNS), -(-columns // 4)
         if self._arrays is None:
