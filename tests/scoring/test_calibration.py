@@ -3,6 +3,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rabtriever.errors import InputError
 from rabtriever.scoring.calibration import Calibration
 
 
@@ -48,3 +49,13 @@ def test_judgements_of_one_kind_or_that_point_the_other_way_leave_it_as_it_is():
     assert Calibration.fit(np.array([]), np.array([])) == Calibration()
     x = np.linspace(-5, 5, 1000)
     assert Calibration.fit(x, x < 0) == Calibration()
+
+
+def test_rank_orders_by_probability_and_keeps_ties_in_order():
+    calibration, log_odds = Calibration(2.0, -1.0), np.array([0.5, 3.0, 0.5, -4.0], np.float32)
+    ranked = calibration.rank(log_odds)
+    assert [row["corpus_id"] for row in ranked] == [1, 0, 2, 3] and calibration.rank(log_odds, 2) == ranked[:2]
+    assert [row["score"] for row in ranked] == calibration.probability(log_odds[[1, 0, 2, 3]]).tolist()
+    assert calibration.rank(np.empty(0, np.float32)) == []
+    with pytest.raises(InputError, match="top_k 0"):
+        calibration.rank(log_odds, 0)
