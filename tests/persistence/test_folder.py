@@ -10,7 +10,7 @@ from tiny import TEMPLATE, make_retriever
 from rabtriever.errors import ConflictError, InputError, NotFoundError
 from rabtriever.llm.loading import load_llm
 from rabtriever.llm.prompted import PromptedLLM
-from rabtriever.persistence.folder import atomic_folder, require_absent, read_config
+from rabtriever.persistence.folder import atomic_folder, read_config, require_absent
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 
