@@ -84,12 +84,3 @@ def test_a_template_survives_json(tokenizer):
     assert PromptTemplate.from_dict(template.to_dict()) == template
     with pytest.raises(InputError, match="unknown field 'colour'"):
         PromptTemplate.from_dict({"colour": "red"})
-
-
-def test_truncated_texts_keep_their_first_tokens(tokenizer):
-    prompt = Prompt(PromptTemplate(), tokenizer)
-    for kind in ("document", "query"):
-        assert prompt.truncate(kind, ["find the weather for a city", "lamp"], 2) == ["find the", "lamp"]
-        with pytest.raises(InputError) as error:
-            prompt.truncate(kind, ["lamp", " "], 2)
-        assert (error.value.param, error.value.position) == (kind, 1)
