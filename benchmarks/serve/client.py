@@ -1,4 +1,4 @@
-"""The least of an HTTP client: what it costs is taken from the server's cores."""
+"""A minimal HTTP client, since its time is taken from the server's cores."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from urllib.parse import quote
 
 
 class Client:
-    """One connection that is kept open.
+    """One connection that stays open.
 
     Args:
-        port: Of the server, on this machine.
+        port: The server's, on this machine.
     """
 
     def __init__(self, port: int) -> None:
         self.port, self._streams = port, None
 
     async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any, float]:
-        """Status, answer and seconds."""
+        """Returns the status, the answer and the seconds."""
         if self._streams is None or self._streams[0].at_eof():
             self._streams = await asyncio.open_connection("127.0.0.1", self.port, limit=2**24)
         reader, writer = self._streams
@@ -35,7 +35,7 @@ class Client:
         return int(answer.split(" ", 2)[1]), json.loads(content) if content else None, seconds
 
     def close(self) -> None:
-        """Close the connection."""
+        """Closes the connection."""
         if self._streams:
             self._streams[1].close()
             self._streams = None

@@ -1,4 +1,4 @@
-"""SIGKILL in the middle of writes: what was acknowledged must be there, and nothing half."""
+"""SIGKILL in the middle of writes: acknowledged documents must be stored, and none in part."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ WRITERS = 4
 
 
 async def lost_writes(uri: Path, model: str, copy: Path, writes: int) -> dict[str, Any]:
-    """Write one document after another, kill the server half-way, start it again and look.
+    """Writes one document after another, kills the server half-way, starts it again and counts what is lost.
 
     Args:
         uri: The index.
         model: The retriever.
-        copy: Where the server's copy lies.
-        writes: How many documents; half of them are acknowledged when the server dies.
+        copy: Folder of the server's copy.
+        writes: Number of documents; half of them are acknowledged when the server dies.
     """
     acknowledged: list[str] = []
     with Server(uri, model, copy) as server:
@@ -37,21 +37,21 @@ async def lost_writes(uri: Path, model: str, copy: Path, writes: int) -> dict[st
                     server.kill()
 
         await asyncio.gather(*(writer(number) for number in range(WRITERS)))
-    lost, half, errors, there = 0, 0, 0, 0
+    lost, damaged, errors, stored = 0, 0, 0, 0
     with Server(uri, model, copy) as server:
         client = Client(server.port)
         for i in range(writes):
             status, found, _ = await client.call("GET", f"/v1/documents/{_document(i)['id']}")
             errors += status not in (200, 404)
             lost += status == 404 and str(i) in acknowledged
-            there += status == 200
-            half += status == 200 and found != _document(i)
+            stored += status == 200
+            damaged += status == 200 and found != _document(i)
         status, answer, _ = await client.call("POST", "/v1/search", {"query": "keep things in order"})
         errors += status != 200 or len(answer["hits"]) != 10
         status, answer, _ = await client.call("POST", "/v1/documents", {"documents": [_document(writes)]})
         errors += status != 200
         client.close()
-    return {"acknowledged": len(acknowledged), "there": there, "lost": lost + half, "errors": errors}
+    return {"acknowledged": len(acknowledged), "stored": stored, "lost": lost + damaged, "errors": errors}
 
 
 def _document(i: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Searches only: clients that ask as soon as they are answered, and clients that come at a rate."""
+"""Searches only: by clients that ask again when they are answered, or arriving at a rate."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from server import Server
 
 
 class Queries:
-    """TokenCounts that are asked once each."""
+    """Query texts, each used once."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = iter(texts)
 
     def __call__(self) -> str:
-        """The next one."""
+        """Returns the next one."""
         return next(self._texts)
 
 
 class Answers:
-    """What came back."""
+    """Times and errors of searches."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -34,7 +34,7 @@ class Answers:
         self.errors = 0
 
     async def search(self, client: Client, query: str) -> None:
-        """Ask once."""
+        """Searches once."""
         status, answer, seconds = await client.call("POST", "/v1/search", {"query": query})
         if status != 200:
             self.errors += 1
@@ -46,7 +46,7 @@ class Answers:
         self.overhead.append(1000 * seconds - timings["encode"] - timings["scan"])
 
     def report(self, duration: float) -> dict[str, Any]:
-        """Figures."""
+        """Returns the figures."""
         ordered = sorted(self.seconds)
         return {
             "throughput": round(len(ordered) / duration, 1),
@@ -60,7 +60,7 @@ class Answers:
 
 
 async def closed(server: Server, queries: Queries, clients: int, seconds: float) -> dict[str, Any]:
-    """So many clients, each of whom asks again when it is answered."""
+    """Returns figures of clients that ask again when they are answered."""
     answers, started = Answers(), time.perf_counter()
 
     async def one() -> None:
@@ -74,9 +74,9 @@ async def closed(server: Server, queries: Queries, clients: int, seconds: float)
 
 
 async def at_rate(server: Server, queries: Queries, rate: float, seconds: float) -> dict[str, Any]:
-    """Searches that arrive by chance (Poisson), whether or not earlier ones are answered."""
+    """Returns figures of searches that arrive at random (Poisson), whether or not earlier ones are answered."""
     answers, idle, tasks = Answers(), [Client(server.port)], set()
-    chance, started = random.Random(0), time.perf_counter()
+    generator, started = random.Random(0), time.perf_counter()
 
     async def one(query: str) -> None:
         client = idle.pop() if idle else Client(server.port)
@@ -84,7 +84,7 @@ async def at_rate(server: Server, queries: Queries, rate: float, seconds: float)
         idle.append(client)
 
     due = 0.0
-    while (due := due + chance.expovariate(rate)) < seconds:
+    while (due := due + generator.expovariate(rate)) < seconds:
         await asyncio.sleep(max(0.0, started + due - time.perf_counter()))
         tasks.add(asyncio.create_task(one(queries())))
     await asyncio.gather(*tasks)
@@ -94,7 +94,7 @@ async def at_rate(server: Server, queries: Queries, rate: float, seconds: float)
 
 
 def merged(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over turns; errors and requests added up."""
+    """Returns medians over turns; sums of errors and requests."""
     return {
         name: sum(values) if name in ("errors", "requests") else round(statistics.median(values), 2)
         for name in turns[0]

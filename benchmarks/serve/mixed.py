@@ -23,36 +23,36 @@ CLOSE = 2e-3  # log-odds
 
 @dataclass
 class Expected:
-    """What the models say when they are asked in this process.
+    """Scores computed in this process.
 
     Attributes:
         hits: Query -> the best documents' ids and log-odds.
-        judged: Query -> texts and the log-odds of both scorers.
+        scored: Query -> texts and the log-odds of both scorers.
     """
 
     hits: dict[str, list[tuple[str, float]]]
-    judged: dict[str, tuple[list[str], dict[str, list[float]]]]
+    scored: dict[str, tuple[list[str], dict[str, list[float]]]]
 
     @classmethod
     def of(cls, index: Index, queries: Sequence[str]) -> Expected:
-        """By the index itself, opened here."""
+        """Returns those of an index that is opened here."""
         retriever = index.retriever
         found = dict(zip(queries, index.search(queries, k=DEPTH), strict=True))
-        judged = {}
+        scored = {}
         for query, hits in list(found.items())[:16]:
             texts = [hit.text for hit in hits[:6]]
             scores = retriever.similarity(retriever.encode_query([query]), retriever.encode_document(texts))[0]
-            theirs = retriever.teacher.log_odds([query], texts)[0]
-            judged[query] = texts, {"retriever": scores.tolist(), "reranker": theirs.tolist()}
-        return cls({query: [(hit.id, hit.log_odds) for hit in hits] for query, hits in found.items()}, judged)
+            reranked = retriever.reranker.log_odds([query], texts)[0]
+            scored[query] = texts, {"retriever": scores.tolist(), "reranker": reranked.tolist()}
+        return cls({query: [(hit.id, hit.log_odds) for hit in hits] for query, hits in found.items()}, scored)
 
 
 async def mixed(server: Server, expected: Expected, warm: float, seconds: float) -> dict[str, Any]:
-    """Clients of each kind, without a pause.
+    """Returns figures of clients of each kind, without a pause.
 
     Args:
         server: The server.
-        expected: What the answers must be.
+        expected: What the answers must equal.
         warm: Seconds before memory is read first.
         seconds: And until it is read last.
     """
@@ -83,17 +83,17 @@ class _Load:
         self.errors, self.wrong, self.count, self.faults = 0, 0, Counter[str](), list[str]()
 
     async def keep(self, work: Any, name: str, end: float) -> None:
-        """One client's requests."""
-        client, chance, turn = Client(self.server.port), random.Random(name), 0
+        """Makes one client's requests."""
+        client, generator, turn = Client(self.server.port), random.Random(name), 0
         while time.perf_counter() < end:
-            await work(client, chance, f"{name}-{turn}")
+            await work(client, generator, f"{name}-{turn}")
             turn += 1
         client.close()
 
-    async def search(self, client: Client, chance: random.Random, name: str) -> None:
-        """Known queries, with words around them half of the time, which makes them new."""
-        query = chance.choice(list(self.expected.hits))
-        if chance.random() < 0.5:  # not known: only its shape is checked
+    async def search(self, client: Client, generator: random.Random, name: str) -> None:
+        """Searches queries of the list, half of the time with another word, which makes them new."""
+        query = generator.choice(list(self.expected.hits))
+        if generator.random() < 0.5:  # only the number of hits is checked
             answer = await self.ask(client, "POST", "/v1/search", {"query": f"{query} {name}", "k": 5})
             self.check(answer is None or len(answer["hits"]) == 5, "hits of a new query")
             return
@@ -102,19 +102,19 @@ class _Load:
             found = [(hit["id"], hit["log_odds"]) for hit in answer["hits"] if not hit["id"].startswith("write")]
             self.check(_same(found[:DEPTH], self.expected.hits[query]), f"hits of {query!r}")
 
-    async def rerank(self, client: Client, chance: random.Random, name: str) -> None:
-        """By either scorer."""
-        query = chance.choice(list(self.expected.judged))
-        texts, scores = self.expected.judged[query]
-        model = chance.choice(list(scores))
+    async def rerank(self, client: Client, generator: random.Random, name: str) -> None:
+        """Reranks with either scorer."""
+        query = generator.choice(list(self.expected.scored))
+        texts, scores = self.expected.scored[query]
+        model = generator.choice(list(scores))
         answer = await self.ask(client, "POST", "/v1/rerank", {"model": model, "query": query, "documents": texts})
         if answer is not None:
             found = {row["index"]: row["log_odds"] for row in answer["results"]}
             right = [found.get(i, np.inf) for i in range(len(texts))]
             self.check(np.allclose(right, scores[model], atol=CLOSE), f"{model}'s log-odds of {query!r}")
 
-    async def write(self, client: Client, chance: random.Random, name: str) -> None:
-        """Add, find, get, remove, miss."""
+    async def write(self, client: Client, generator: random.Random, name: str) -> None:
+        """Adds, finds, gets and removes a document, and misses it."""
         identifier, path = f"write/{name}", f"/v1/documents/write/{name}"
         document = {"id": identifier, "title": "", "text": f"keeps {name} in order", "metadata": {"name": name}}
         await self.ask(client, "POST", "/v1/documents", {"documents": [document]})
@@ -128,7 +128,7 @@ class _Load:
         self.check(answer is None or answer["hits"] == [], "a removed document, not found")
 
     async def ask(self, client: Client, method: str, path: str, body: Any = None, expect: int = 200) -> Any:
-        """The answer; None if it is an error."""
+        """Returns the answer; None if it is an error."""
         status, answer, _ = await client.call(method, path, body)
         self.count[f"{method} {path.split('/write/')[0]}"] += 1
         if status == expect:
@@ -138,7 +138,7 @@ class _Load:
         return None
 
     def check(self, right: bool, what: str) -> None:
-        """Count what is wrong."""
+        """Counts what is wrong."""
         if not right:
             self.wrong += 1
             self.faults.append(f"wrong: {what}")
@@ -148,4 +148,4 @@ def _same(found: list[tuple[str, float]], wanted: list[tuple[str, float]]) -> bo
     scores = dict(wanted)
     if len(found) != len(wanted) or not np.allclose([s for _, s in found], [s for _, s in wanted], atol=CLOSE):
         return False
-    return all(abs(scores.get(name, score) - score) < CLOSE for name, score in found)  # neighbours may change places
+    return all(abs(scores.get(name, score) - score) < CLOSE for name, score in found)  # neighbours may be swapped

@@ -15,7 +15,7 @@ from record import table
 
 ROOT = Path(__file__).parents[2]
 RESULTS, DOCS = ROOT / "benchmarks" / "results" / "serve", ROOT / "docs"
-PARTS = {"one": "1 client", "sixteen": "16 clients", "half": "half of what 16 clients get, arriving by chance"}
+PARTS = {"one": "1 client", "sixteen": "16 clients", "half": "half of what 16 clients get, arriving at random"}
 STAGES = ("throughput", "p50_ms", "p99_ms", "queue_ms", "encode_ms", "scan_ms", "overhead_ms", "requests", "errors")
 
 
@@ -51,7 +51,7 @@ def _run(run: dict[str, Any]) -> list[str]:
         f"Mixed load, {mixed['seconds']} s: {counts}; {mixed['errors']} errors, {mixed['wrong']} wrong answers; "
         f"resident memory {mixed['rss_mb'][0]:,} MB after warming up, {mixed['rss_mb'][1]:,} MB at the end.",
         "",
-        f"Killed with {killed['acknowledged']} writes acknowledged: {killed['there']} there, {killed['lost']} lost.",
+        f"Killed with {killed['acknowledged']} writes acknowledged: {killed['stored']} stored, {killed['lost']} lost.",
         "",
     ]
     return lines

@@ -1,4 +1,4 @@
-"""The server under load: latency, throughput, mixed work at saturation, and what is left after SIGKILL.
+"""The server under load: latency, throughput, mixed work at saturation, and what SIGKILL leaves.
 
 Usage: python benchmarks/serve/run.py --data FOLDER_OF_BEIR_FOLDERS --work FOLDER [--model models/tools] [--quick]
            [--json] [--size 100000] [--out FILE]
@@ -62,13 +62,13 @@ def main() -> None:
 
 
 def build(uri: Path, retriever: Rabtriever, data: Path, size: int) -> None:
-    """The index that is served."""
+    """Builds the index to serve."""
     documents = list(load_data(str(data / "metatool")).documents.values())
     if size > len(documents):
         documents += list(load_data(str(data / "openbookqa")).documents.values())
     documents = documents[:size]
-    latents = retriever.encode_document([document.content for document in documents], show_progress=True)
-    chance, turns = np.random.default_rng(0), np.arange(size) // len(documents)
+    latents = retriever.encode_document([document.content for document in documents], show_progress_bar=True)
+    generator, turns = np.random.default_rng(0), np.arange(size) // len(documents)
 
     def variants() -> Iterator[Document]:
         for i, turn in enumerate(turns):
@@ -76,7 +76,7 @@ def build(uri: Path, retriever: Rabtriever, data: Path, size: int) -> None:
             yield Document(str(i), f"{content} ({turn})" if turn else content)
 
     rows = latents[np.arange(size) % len(documents)]
-    rows += (turns > 0)[:, None] * 0.1 * latents.std(0) * chance.standard_normal(rows.shape, np.float32)
+    rows += (turns > 0)[:, None] * 0.1 * latents.std(0) * generator.standard_normal(rows.shape, np.float32)
     index = Index.create(uri, retriever)
     index.add(variants(), rows)
     index.optimize()
@@ -85,7 +85,7 @@ def build(uri: Path, retriever: Rabtriever, data: Path, size: int) -> None:
 async def measure(
     uri: Path, model: str, folder: Path, queries: Queries, expected: Expected, quick: bool
 ) -> dict[str, Any]:
-    """All parts, one server after another, each on a copy of the index."""
+    """Measures all parts, one server after another, each on a copy of the index."""
     report: dict[str, Any] = {}
     with Server(uri, model, folder / "load") as server:
         await closed(server, queries, 4, 3)  # warm
@@ -101,7 +101,7 @@ async def measure(
 
 
 def summary(report: dict[str, Any]) -> dict[str, Any]:
-    """What the issue of a server is."""
+    """Returns the figures that count."""
     parts = [report[name] for name in ("one", "sixteen", "half", "mixed")]
     return {
         "errors": sum(part["errors"] for part in parts) + report["killed"]["errors"],

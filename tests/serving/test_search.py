@@ -1,4 +1,10 @@
+from typing import get_args
+
 import pytest
+
+from rabtriever.index.search import HYBRIDS, MODES
+from rabtriever.serving import batching
+from rabtriever.serving.schemas.native import SearchRequest
 
 
 def test_a_search_gives_what_the_index_gives(standing):
@@ -104,3 +110,23 @@ def test_half_a_character_is_told(standing):
     body = b'{"query": "\\ud800"}'
     answer = standing.http.post("/v1/search", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 422 and answer.json()["error"]["param"] == "query"
+
+
+def test_a_rerank_in_slices_is_the_librarys(standing, monkeypatch):
+    queries, calls = ["lamp", "music", "find the city"], []
+    expected = standing.index.search(queries, k=4, rerank=3)
+    reranker = standing.index.retriever.reranker
+    score = type(reranker).score
+    monkeypatch.setattr(batching, "MAX_SLICE_TOKENS", 1)
+    monkeypatch.setattr(type(reranker), "score", lambda self, *args: calls.append(len(args[2])) or score(self, *args))
+    answer = standing.post("/v1/search", queries=queries, k=4, rerank=3).json()
+    assert calls == [1] * 9  # each slice gives other requests their turn
+    for hits, of_query in zip(answer["results"], expected, strict=True):
+        assert [(hit["id"], hit["reranked"]) for hit in hits] == [(hit.id, hit.reranked) for hit in of_query]
+        assert [hit["log_odds"] for hit in hits] == pytest.approx([hit.log_odds for hit in of_query], abs=1e-4)
+
+
+def test_the_document_lists_the_librarys_modes():
+    fields = SearchRequest.model_fields
+    assert get_args(fields["mode"].annotation) == MODES
+    assert get_args(get_args(fields["hybrid"].annotation)[0]) == HYBRIDS

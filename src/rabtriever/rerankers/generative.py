@@ -65,6 +65,19 @@ class GenerativeReranker:
         calibration = read_config(folder).get("calibration", {}).get("reranker", {})
         return cls(PromptedLLM.from_folder(folder, **options), Calibration(**calibration))
 
+    def describe(self) -> dict[str, Any]:
+        """Returns, JSON-ready, its ``llm``, ``backend``, ``prompt_hash``, and ``choices`` with their token ids."""
+        prompt = json.dumps(self.llm.template.to_dict(), sort_keys=True)
+        tokens = zip(("yes", "no"), self.llm.prompt.choice_ids, strict=True)
+        return {
+            "llm": Path(self.llm.loaded.source).name,
+            "backend": self.llm.loaded.backend,
+            "prompt_hash": hashlib.sha256(prompt.encode()).hexdigest(),
+            "choices": {
+                name: {"id": token, "text": self.llm.loaded.tokenizer.decode([token])} for name, token in tokens
+            },
+        }
+
     def predict(self, pairs: Iterable[tuple[str, str]]) -> np.ndarray:
         """Returns the probability that each document is relevant to its query.
 
@@ -159,18 +172,6 @@ class GenerativeReranker:
         except TextError as error:
             raise error.at(int(rows[error.position])) from None
 
-    def describe(self) -> dict[str, Any]:
-        """Returns, JSON-ready, its ``llm``, ``backend``, ``prompt_hash``, and ``choices`` with their token ids."""
-        prompt = json.dumps(self.llm.template.to_dict(), sort_keys=True)
-        tokens = zip(("yes", "no"), self.llm.prompt.choice_ids, strict=True)
-        return {
-            "llm": Path(self.llm.loaded.source).name,
-            "backend": self.llm.loaded.backend,
-            "prompt_hash": hashlib.sha256(prompt.encode()).hexdigest(),
-            "choices": {
-                name: {"id": token, "text": self.llm.loaded.tokenizer.decode([token])} for name, token in tokens
-            },
-        }
 
 
 def _unique(sequences: list[list[int]]) -> tuple[list[tuple[int, ...]], np.ndarray]:

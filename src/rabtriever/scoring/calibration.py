@@ -30,22 +30,18 @@ class Calibration:
         return result
 
     def rank(self, log_odds: np.ndarray, top_k: int | None = None) -> list[dict[str, int | float]]:
-        """Ranks documents from the most to the least probable, in sentence-transformers' shape.
-
-        Args:
-            log_odds: float (n,) of n documents.
-            top_k: How many to return; all if None.
+        """Ranks documents by the log-odds float (n,) of one query.
 
         Returns:
-            ``[{"corpus_id": position in log_odds, "score": probability}, ...]``; ties keep their order.
+            ``[{"corpus_id": position, "score": probability}, ...]``, the ``top_k`` best or all; ties keep their order.
 
         Raises:
             InputError: ``top_k`` below 1.
         """
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k {top_k}: ask for at least one document", param="top_k")
-        probabilities = self.probability(log_odds)
         order = np.argsort(-log_odds, kind="stable")[:top_k]
+        probabilities = self.probability(log_odds)
         return [{"corpus_id": int(i), "score": float(probabilities[i])} for i in order]
 
     def convert(self, log_odds: np.ndarray, source: Calibration) -> np.ndarray:

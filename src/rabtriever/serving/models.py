@@ -73,7 +73,7 @@ class Models:
         Raises:
             InputError: a text of zero tokens.
         """
-        return await self._tokenizer_pool.run(self.retriever.encoder.truncate, "document", texts, max_tokens)
+        return await self._tokenizer_pool.run(self.retriever.encoder.truncate_documents, texts, max_tokens)
 
     async def encode_queries(self, texts: Sequence[str], counts: TokenCounts) -> tuple[np.ndarray, float]:
         """Returns latents float32 (n, dim), and the seconds that encoding them with others took."""
