@@ -33,7 +33,7 @@ from record import machine
 from rabtriever.data import Document
 from rabtriever.index import Index, view
 from rabtriever.index.quantization import QuantizedLatents
-from rabtriever.index.scan import propose, scan
+from rabtriever.index.scan import candidates, scan
 from rabtriever.index.view import Part, View
 from rabtriever.retriever import Rabtriever
 
@@ -102,7 +102,7 @@ def scans(real: Any, documents: np.ndarray, kind: str, repeats: int) -> dict[str
 
         def ours(i: int, threads: int = 1, many: int = 1, codes: QuantizedLatents = codes) -> Any:
             some = thirty_two if many > 1 else queries[i % len(queries)][None]
-            return propose(codes, some, live, k, threads=threads)
+            return candidates(codes, some, live, k, threads=threads)
 
         calls: dict[str, Callable[[int], Any]] = {
             "1 thread": ours,
@@ -161,7 +161,7 @@ def int8_loss(real: Any) -> dict[str, Any]:
             np.ones(-(-len(documents) // 64) * 64, np.uint8),
         )
         live[len(documents) :] = 0
-        positions, scores, _ = propose(codes, queries, live, 10)
+        positions, scores, _ = candidates(codes, queries, live, 10)
         exact = [found for found, _ in scan(queries, codes, documents, live, 10)]
         relevant = np.maximum(1, right.sum(1))
         recall = {
@@ -262,7 +262,7 @@ def store(real: Any, documents: np.ndarray, work: Path, kind: str, repeats: int)
 def _certified(part: Part, queries: np.ndarray) -> float:
     """Share of queries whose first proposal was enough."""
     codes, k = part.segment.codes, 10
-    _, scores, error = propose(codes, queries, part.live, 4 * k + 128)
+    _, scores, error = candidates(codes, queries, part.live, 4 * k + 128)
     missed = scores.min(axis=1) + error
     found = scan(queries, codes, part.segment.latents, part.live, k)
     return float(np.mean([limit < scores[-1] for limit, (_, scores) in zip(missed, found, strict=True)]))
@@ -293,7 +293,7 @@ def opening(uri: str, model: str, queries: str) -> dict[str, float]:
     Index.open(uri, retriever).store.snapshot(1)  # Lance's threads and caches are not what is asked about
     chance = np.load(queries)[::4]
     warm = QuantizedLatents.encode(chance, retriever.positive, "int8")
-    propose(warm, chance, np.ones(len(warm.bias), np.uint8), 3)
+    candidates(warm, chance, np.ones(len(warm.bias), np.uint8), 3)
     gc.collect()
     before = _resident()
     started = time.perf_counter()
