@@ -1,4 +1,4 @@
-"""Run a command that answers in JSON and keep its answer with what is needed to repeat it.
+"""Run a command that prints JSON and store its output with what is needed to repeat it.
 
 Usage: python benchmarks/record.py OUT.json COMMAND [ARGUMENT ...]
 """
@@ -18,20 +18,20 @@ from pathlib import Path
 def main() -> None:
     out, *command = sys.argv[1:]
     started = time.perf_counter()
-    answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+    output = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
     record = {
-        # Folders by their names: where they lie on one machine helps nobody.
+        # Folders by their names: their paths on one machine say nothing about another.
         "command": " ".join(Path(part).name if part.startswith("/") else part for part in command),
         "seconds": round(time.perf_counter() - started),
         **machine(),
-        "result": json.loads(answer),
+        "result": json.loads(output),
     }
     Path(out).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(f"{out}: {json.dumps(record['result'])}", file=sys.stderr)
 
 
 def machine() -> dict[str, object]:
-    """What the figures depend on besides the code."""
+    """Returns what the figures depend on besides the code."""
     info = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     return {
@@ -49,7 +49,7 @@ def _installed(name: str) -> bool:
 
 
 def table(head: list[object], rows: list[list[object]]) -> list[str]:
-    """Lines of a table in Markdown, and an empty one."""
+    """Returns the lines of a table in Markdown, and an empty one."""
     lines = [head, ["---"] * len(head), *rows]
     return ["| " + " | ".join(map(str, line)) + " |" for line in lines] + [""]
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from rabtriever.data import load_data
+from rabtriever.evaluation import evaluate
+from rabtriever.evaluation.lexical import lexical_index
 
 DEMO = Path(__file__).parents[1] / "src" / "rabtriever" / "demo"
 
@@ -30,7 +35,7 @@ def requests() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def judgements() -> list[tuple[str, str, str]]:
+def labels() -> list[tuple[str, str, str]]:
     header, *lines = (DEMO / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()
     assert header == "query-id\tcorpus-id\tscore"
     return [(query, document, grade) for query, document, grade in (line.split("\t") for line in lines)]
@@ -57,18 +62,26 @@ def test_there_are_forty_different_requests_of_natural_length() -> None:
 
 
 def test_every_request_has_one_right_document_and_no_two_the_same(
-    documents: dict[str, str], requests: dict[str, str], judgements: list[tuple[str, str, str]]
+    documents: dict[str, str], requests: dict[str, str], labels: list[tuple[str, str, str]]
 ) -> None:
-    assert sorted(query for query, _, _ in judgements) == sorted(requests)
-    assert {document for _, document, _ in judgements} <= documents.keys()
-    assert len({document for _, document, _ in judgements}) == len(judgements)
-    assert {grade for _, _, grade in judgements} == {"1"}
+    assert sorted(query for query, _, _ in labels) == sorted(requests)
+    assert {document for _, document, _ in labels} <= documents.keys()
+    assert len({document for _, document, _ in labels}) == len(labels)
+    assert {grade for _, _, grade in labels} == {"1"}
+
+
+def test_bm25_finds_no_right_document() -> None:
+    data = load_data(DEMO)
+    lexical = lexical_index(data.documents.values())
+    bm25 = evaluate(data, {"bm25": partial(lexical.search, k=len(data.documents), mode="bm25")})["systems"]["bm25"]
+    assert {name: value for name, value in bm25.items() if value and name != "ms_per_query"} == {}
+    assert any(lexical.search(list(data.queries.values()), mode="bm25"))  # some requests share words with wrong ones
 
 
 def test_no_request_shares_a_content_word_with_its_document(
-    documents: dict[str, str], requests: dict[str, str], judgements: list[tuple[str, str, str]]
+    documents: dict[str, str], requests: dict[str, str], labels: list[tuple[str, str, str]]
 ) -> None:
-    shared = {requests[q]: words for q, d, _ in judgements if (words := _shared(requests[q], documents[d]))}
+    shared = {requests[q]: words for q, d, _ in labels if (words := _shared(requests[q], documents[d]))}
     assert shared == {}
 
 
@@ -88,8 +101,8 @@ def test_the_check_sees_through_inflection(request_text: str, document: str) -> 
 
 def _shared(request: str, document: str) -> set[str]:
     """Stems of the request that also occur in the document, alone or as the beginning of a compound."""
-    theirs = _stems(document)
-    return {mine for mine in _stems(request) for other in theirs if mine == other or _begins_the_same(mine, other)}
+    others = _stems(document)
+    return {stem for stem in _stems(request) for other in others if stem == other or _begins_the_same(stem, other)}
 
 
 def _begins_the_same(one: str, other: str) -> bool:

@@ -39,12 +39,12 @@ def main() -> None:
     args = parser.parse_args()
     names = [name for name in (*OTHERS, *OURS) if not args.only or name in (REFERENCE, *args.only.split(","))]
     reranker = GenerativeReranker.from_pretrained(args.model, backend="torch")
-    prompt, data = reranker.prompt, load_data(str(Path(args.data) / "metatool"))
+    prompt, data = reranker.llm.prompt, load_data(str(Path(args.data) / "metatool"))
     texts = sorted(some_texts(Path(args.data) / "nfcorpus", 32), key=lambda text: len(prompt.document_ids([text])[0]))
     tokens = sum(map(len, prompt.document_ids(texts)))
     asked = prompt.query_ids(list(data.labelled_queries("test", 6).values()))
     read = prompt.document_ids([document.content for document in list(data.documents.values())[:40]])
-    long = prompt.query_ids([" ".join(data.queries.values())[:2000]], alone=True)[0]
+    long = prompt.query_ids([" ".join(data.queries.values())[:2000]], with_bos=True)[0]
     jobs = {f"query{n}": ([long[:n]], "mean") for n in (16, 64)}
     jobs["pairs"] = ([document + query for query in asked for document in read], "last")
     contenders = {}
@@ -65,10 +65,10 @@ def main() -> None:
         contender.close()
 
     def row(name: str) -> dict[str, Any]:
-        theirs, right = found[name], found[REFERENCE]
+        states, expected = found[name], found[REFERENCE]
         times = seconds[name]
-        log_odds = [(one["pairs"] @ reranker.w).numpy() for one in (theirs, right)]
-        cosine = torch.cosine_similarity(theirs["documents"], right["documents"]).min()
+        log_odds = [(one["pairs"] @ reranker.llm.choice_direction).numpy() for one in (states, expected)]
+        cosine = torch.cosine_similarity(states["documents"], expected["documents"]).min()
         return {
             "tokens_per_second": round(tokens / statistics.median(times["documents"])),
             **{f"{job}_ms": round(1000 * statistics.median(times[job]), 1) for job in ("query16", "query64")},

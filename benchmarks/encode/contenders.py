@@ -29,12 +29,12 @@ def states(forward: Forward, sequences: Sequence[Sequence[int]], pooling: str = 
         for row, sequence in enumerate(batch):
             ids[row, : len(sequence)], mask[row, : len(sequence)] = sequence, 1
         hidden = torch.as_tensor(forward(ids, mask)).float()
-        kept = torch.from_numpy(mask)
+        weights = torch.from_numpy(mask)
         if pooling == "last":
-            found.append(hidden[torch.arange(len(batch)), kept.sum(1) - 1])
+            found.append(hidden[torch.arange(len(batch)), weights.sum(1) - 1])
         else:
-            kept[:, 0] = 0
-            found.append((hidden * kept[..., None]).sum(1) / kept.sum(1, keepdim=True))
+            weights[:, 0] = 0
+            found.append((hidden * weights[..., None]).sum(1) / weights.sum(1, keepdim=True))
     return torch.cat(found)
 
 
@@ -170,15 +170,15 @@ class Contender:
 def _serve(pipe: Any, name: str, model: str, texts: list[str], jobs: dict[str, tuple[list[list[int]], str]]) -> None:
     if name in OURS:
         retriever = Rabtriever.from_pretrained(model, query_cache=0, **OURS[name])
-        read: Callable[..., Any] = retriever.teacher.backbone.states
+        read: Callable[..., Any] = retriever.reranker.llm.backbone.states
     else:
         dtype = torch.bfloat16 if name == SENTENCES else OTHERS[name][0]
         retriever = Rabtriever.from_pretrained(model, query_cache=0, dtype=dtype, backend="torch")
         if name != SENTENCES:
-            read = partial(states, OTHERS[name][1](retriever.teacher.llm.model.get_decoder()))
-    ids = retriever.teacher.prompt.document_ids(texts)
+            read = partial(states, OTHERS[name][1](retriever.reranker.llm.loaded.model.get_decoder()))
+    ids = retriever.reranker.llm.prompt.document_ids(texts)
     if name == SENTENCES:
-        llm = retriever.teacher.llm
+        llm = retriever.reranker.llm.loaded
         encode, _ = sentence_transformer(llm.model, llm.tokenizer, texts, max(map(len, ids)))
         read = lambda ids, pooling: torch.as_tensor(encode())  # noqa: E731
     jobs = {"documents": (ids, "mean"), **jobs}

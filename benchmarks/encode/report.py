@@ -45,8 +45,8 @@ def _documents(part: dict[str, Any], floors: dict[str, Any]) -> list[str]:
         peak = part.get("peak_mb", {}).get({"auto": "int8"}.get(name, name if " " in name else f"torch {name}"), "")
         rows.append([name, f"{speed:,}", share, peak])
     padding = ", ".join(f"{name} {share:.1%}" for name, share in part["padding"].items())
-    told = f"Padding: {padding}. Tokenising takes {part['tokenising_share']:.1%} of the time of `auto`."
-    return [*table(["", "tokens/s", "of the floor", "peak memory, MB"], rows), told, ""]
+    summary = f"Padding: {padding}. Tokenising takes {part['tokenising_share']:.1%} of the time of `auto`."
+    return [*table(["", "tokens/s", "of the floor", "peak memory, MB"], rows), summary, ""]
 
 
 def _queries(part: dict[str, Any]) -> list[str]:
@@ -55,9 +55,9 @@ def _queries(part: dict[str, Any]) -> list[str]:
         [name, *(f"{part[size][name]['p50']:.1f} / {part[size][name]['p99']:.1f}" for size in sizes)]
         for name in part[sizes[0]]
     ]
-    more, known = part["encode_query_overhead_ms"], part["known_query_ms"]
-    told = f"`encode_query` adds {more} ms; a query seen before takes {known} ms."
-    return [*table(["p50 / p99", *(f"{size} tokens" for size in sizes)], rows), told, ""]
+    more, cached = part["encode_query_overhead_ms"], part["known_query_ms"]
+    summary = f"`encode_query` adds {more} ms; a cached query takes {cached} ms."
+    return [*table(["p50 / p99", *(f"{size} tokens" for size in sizes)], rows), summary, ""]
 
 
 def _rank(part: dict[str, Any]) -> list[str]:

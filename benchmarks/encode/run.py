@@ -27,10 +27,10 @@ from contenders import OTHERS, OURS, SENTENCES, Contender, states, transformers
 from texts import BATCH, sentence_transformer, some_texts
 
 from rabtriever import Rabtriever, load_data
-from rabtriever.bm25 import BM25
 from rabtriever.evaluation import evaluate
+from rabtriever.evaluation.lexical import lexical_index
 from rabtriever.llm.backbone import token_batches
-from rabtriever.llm.torch_engine import TOKEN_BUDGET, TOKENS
+from rabtriever.llm.torch_engine import PAD_TOKENS_TO, TOKEN_BUDGET
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from record import machine
@@ -39,7 +39,7 @@ CUDA = torch.cuda.is_available()
 KINDS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": torch.float32, "backend": "torch"},
     "bfloat16": {"dtype": torch.bfloat16, "backend": "torch"},
-    "auto": {"backend": "cuda-graphs"} if CUDA else {},  # on CUDA, what auto may become
+    "auto": {},
 }
 PARTS = ("floors", "documents", "queries", "rank", "fidelity")
 Models = Mapping[str, Rabtriever]
@@ -60,7 +60,7 @@ def main() -> None:
     report: dict[str, Any] = {}
     if args.out and Path(args.out).is_file():
         report = json.loads(Path(args.out).read_text(encoding="utf-8"))
-    report |= {**machine(), "threads": torch.get_num_threads(), "backend": models["auto"].teacher.llm.backend}
+    report |= {**machine(), "threads": torch.get_num_threads(), "backend": models["auto"].reranker.llm.loaded.backend}
     ways: dict[str, Callable[[], Any]] = {
         "floors": lambda: floors(models["auto"]),
         "documents": lambda: {
@@ -105,21 +105,24 @@ def summarised(report: Mapping[str, Any]) -> dict[str, float]:
 def floors(retriever: Rabtriever) -> dict[str, Any]:
     """What the matrix products alone allow: tokens a second at the rate of a product of 2,048^3."""
     size, result = 2048, {}
-    linears = [m for m in retriever.teacher.llm.model.get_decoder().layers.modules() if isinstance(m, torch.nn.Linear)]
+    linears = [
+        m for m in retriever.reranker.llm.loaded.model.get_decoder().layers.modules() if isinstance(m, torch.nn.Linear)
+    ]
     weights = sum(linear.weight.numel() for linear in linears)
-    device = retriever.teacher.backbone.device
+    device = retriever.reranker.llm.backbone.device
     a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
     low, low_b = a.bfloat16(), b.bfloat16()
     ways: dict[str, Callable[[], Any]] = {"float32": lambda: (a @ b)[0, 0].item()}
     ways["bfloat16"] = lambda: (low @ low_b)[0, 0].item()
     if not CUDA:
         from rabtriever.llm.int8.forward import product
-        from rabtriever.llm.int8.weights import rounded, stack
+        from rabtriever.llm.int8.gang import run_in_threads
+        from rabtriever.llm.int8.weights import pack_layers, quantize_rows
 
-        packed = tuple(stack([rounded(b)]))
+        packed = tuple(pack_layers([quantize_rows(b)]))
         codes, threads = np.full((size, size), 128, np.uint8), torch.get_num_threads()
         out, share = np.empty((size, packed[2].shape[1]), np.float32), size // threads
-        ways["int8"] = lambda: together(
+        ways["int8"] = lambda: run_in_threads(
             threads, lambda i: product(codes[i * share :], share, packed, 0, out[i * share :])
         )
     for name, times in take_turns(ways, 15).items():
@@ -130,7 +133,7 @@ def floors(retriever: Rabtriever) -> dict[str, Any]:
 
 def documents(models: Models, model: str, texts: list[str], quick: bool) -> dict[str, Any]:
     """Tokens a second over texts in their own order; each contender counts what it read; peak memory while reading."""
-    prompt = models["auto"].teacher.prompt
+    prompt = models["auto"].reranker.llm.prompt
     started = time.perf_counter()
     ids = prompt.document_ids(texts)
     tokenising = time.perf_counter() - started
@@ -138,11 +141,11 @@ def documents(models: Models, model: str, texts: list[str], quick: bool) -> dict
     ways: dict[str, Callable[[], Any]] = {
         f"transformers {name}": partial(naive, models[name], ids) for name in ("float32", "bfloat16")
     }
-    low, st_tokens = models["bfloat16"].teacher.llm, 0
+    low, st_tokens = models["bfloat16"].reranker.llm.loaded, 0
     if find_spec("sentence_transformers"):  # not on every GPU machine
         ways[SENTENCES], st_tokens = sentence_transformer(low.model, low.tokenizer, texts, longest)
     ours = ["auto"] if quick else list(models)
-    ways |= {name: partial(models[name].teacher.backbone.states, ids, "mean") for name in ours}
+    ways |= {name: partial(models[name].reranker.llm.backbone.states, ids, "mean") for name in ours}
     seconds = take_turns(ways, 3)
     counts = {name: st_tokens if name == SENTENCES else read for name in ways}
     result = {
@@ -151,7 +154,7 @@ def documents(models: Models, model: str, texts: list[str], quick: bool) -> dict
         "tokenising_share": round(tokenising / statistics.median(seconds["auto"]), 4),
         "padding": {
             "as they come, 16 a batch": _padding(ids, [range(i, i + BATCH) for i in range(0, len(ids), BATCH)]),
-            "torch": _padding(ids, token_batches([len(one) for one in ids], TOKEN_BUDGET), TOKENS),
+            "torch": _padding(ids, token_batches([len(one) for one in ids], TOKEN_BUDGET), PAD_TOKENS_TO),
             "int8": 0.0,
         },
         "tokens_per_second": {name: round(counts[name] / statistics.median(times)) for name, times in seconds.items()},
@@ -176,30 +179,30 @@ def peak_memory(name: str, model: str, texts: list[str]) -> int:
 
 
 def naive(retriever: Rabtriever, ids: list[list[int]], pooling: str = "mean") -> torch.Tensor:
-    return states(partial(transformers, retriever.teacher.llm.model.get_decoder()), ids, pooling)
+    return states(partial(transformers, retriever.reranker.llm.loaded.model.get_decoder()), ids, pooling)
 
 
 def queries(models: Models, data: Any, turns: int) -> dict[str, Any]:
     """Latency of one query of 16, 64 and 256 tokens, milliseconds, and what encode_query adds to the backbone's."""
     words = " ".join(data.queries.values()).split()
     result: dict[str, Any] = {}
-    prompt = models["auto"].teacher.prompt
+    prompt = models["auto"].reranker.llm.prompt
     for size in (16, 64, 256):
-        ids = [prompt.query_ids([" ".join(words[:400])], alone=True)[0][:size]]
+        ids = [prompt.query_ids([" ".join(words[:400])], with_bos=True)[0][:size]]
         ways = {f"transformers {name}": partial(naive, models[name], ids) for name in ("float32", "bfloat16")}
-        ways |= {name: partial(models[name].teacher.backbone.states, ids, "mean") for name in models}
+        ways |= {name: partial(models[name].reranker.llm.backbone.states, ids, "mean") for name in models}
         times = take_turns(ways, turns)
         result[str(size)] = {name: {"p50": _ms(times[name], 50), "p99": _ms(times[name], 99)} for name in ways}
     text = " ".join(words[:45])
-    ids = prompt.query_ids([text], alone=True)
+    ids = prompt.query_ids([text], with_bos=True)
     ways = {
-        "backbone": lambda: models["auto"].teacher.backbone.states(ids, "mean"),
+        "backbone": lambda: models["auto"].reranker.llm.backbone.states(ids, "mean"),
         "encode_query": lambda: models["auto"].encode_query([text]),
     }
     seconds = take_turns(ways, 4 * turns)
     more = [b - a for a, b in zip(seconds["backbone"], seconds["encode_query"], strict=True)]
-    known = Rabtriever(models["auto"].teacher, models["auto"].predictor, models["auto"].pooling)
-    again = take_turns({"known": lambda: known.encode_query([text])}, 4 * turns)["known"]
+    caching = Rabtriever(models["auto"].encoder, models["auto"].predictor)
+    again = take_turns({"cached": lambda: caching.encode_query([text])}, 4 * turns)["cached"]
     return {**result, "encode_query_overhead_ms": _ms(more, 50), "known_query_ms": round(_ms(again, 50), 3)}
 
 
@@ -209,33 +212,35 @@ def rank(models: Models, data: Any, turns: int, quick: bool) -> dict[str, Any]:
     asked = list(data.labelled_queries("dev", 60).values())
     ways: dict[str, Callable[[], Any]] = {}
     for name in ["bfloat16", "auto"] if quick else models:
-        teacher, left = models[name].teacher, asked[: turns + 1]
-        ways[name] = lambda teacher=teacher, left=left: teacher.rank(left.pop(), tools)
+        reranker, left = models[name].reranker, asked[: turns + 1]
+        ways[name] = lambda reranker=reranker, left=left: reranker.rank(left.pop(), tools)
         if name != "auto":
             ways[f"plain {name}"] = lambda name=name, left=list(left): whole_pairs(models[name], left.pop(), tools)
     ms = {name: _ms(times, 50) for name, times in take_turns(ways, turns).items()}
     result: dict[str, Any] = {"documents": len(tools), "ms": ms, "tokens": {}}
-    teacher = models["auto"].teacher
+    reranker = models["auto"].reranker
+    backbone = reranker.llm.backbone
     chosen = torch.randint(0, 60 * len(tools), (1024,), generator=torch.Generator().manual_seed(0))
     draws = torch.stack([chosen // len(tools), chosen % len(tools)], 1)
     for name, way in {
-        "rank, first query": lambda: teacher.log_odds(asked[:1], tools),
-        "rank, next query": lambda: teacher.log_odds(asked[1:2], tools),
-        "evaluate, 10 queries": lambda: [teacher.log_odds([query], tools) for query in asked[2:12]],
-        "distillation, 1,024 pairs": lambda: teacher.context_embeddings(asked, tools, draws),
+        "rank, first query": lambda: reranker.log_odds(asked[:1], tools),
+        "rank, next query": lambda: reranker.log_odds(asked[1:2], tools),
+        "evaluate, 10 queries": lambda: [reranker.log_odds([query], tools) for query in asked[2:12]],
+        "distillation, 1,024 pairs": lambda: reranker.score(asked, tools, draws.numpy(), with_states=True),
     }.items():
         if name in ("rank, first query", "distillation, 1,024 pairs"):
-            teacher.backbone.kept.clear()
-        teacher.backbone.tokens.clear()
+            backbone._kv_cache.clear()
+        backbone.token_counts.clear()
         way()
-        result["tokens"][name] = dict(teacher.backbone.tokens)
+        counts = backbone.token_counts
+        result["tokens"][name] = {"read": counts["computed"], "whole": counts["without_cache"]}
     return result
 
 
 def whole_pairs(retriever: Rabtriever, query: str, documents: list[str]) -> torch.Tensor:
-    prompt = retriever.teacher.prompt
+    prompt = retriever.reranker.llm.prompt
     segment = prompt.query_ids([query])[0]
-    return retriever.teacher.backbone.states([ids + segment for ids in prompt.document_ids(documents)])
+    return retriever.reranker.llm.backbone.states([ids + segment for ids in prompt.document_ids(documents)])
 
 
 def fidelity(models: Models, folder: Path, data: Any, quick: bool) -> dict[str, Any]:
@@ -248,7 +253,7 @@ def fidelity(models: Models, folder: Path, data: Any, quick: bool) -> dict[str, 
     for name, retriever in models.items():
         asked = retriever.encode_query(list(judged.values()))
         scores[name] = retriever.similarity(asked, retriever.encode_document(tools))
-        pairs[name] = retriever.teacher.log_odds(some, few)
+        pairs[name] = retriever.reranker.log_odds(some, few)
 
     def pearson(found: Mapping[str, np.ndarray]) -> dict[str, float]:
         return {name: float(np.corrcoef(found["float32"].ravel(), found[name].ravel())[0, 1]) for name in models}
@@ -257,8 +262,8 @@ def fidelity(models: Models, folder: Path, data: Any, quick: bool) -> dict[str, 
         return float(np.mean([ids[i] in wanted for i, wanted in zip(found.argmax(1), right, strict=True)]))
 
     def invariance(name: str) -> float:
-        teacher, (n, k) = models[name].teacher, (3, 8) if quick else (6, 10)
-        alone = np.array([[teacher.log_odds([query], [text])[0, 0] for text in few[:k]] for query in some[:n]])
+        reranker, (n, k) = models[name].reranker, (3, 8) if quick else (6, 10)
+        alone = np.array([[reranker.log_odds([query], [text])[0, 0] for text in few[:k]] for query in some[:n]])
         return float(np.abs(alone - pairs[name][:n, :k]).max())
 
     result = {
@@ -275,15 +280,8 @@ def fidelity(models: Models, folder: Path, data: Any, quick: bool) -> dict[str, 
 def nfcorpus(models: Models, folder: Path) -> dict[str, Any]:
     """nDCG@10 of each backend's reranker over BM25's best ten: a retriever made for tools finds nothing there."""
     data = load_data(str(folder / "nfcorpus"))
-    found = BM25(list(data.documents.values()))
-
-    def system(name: str, query: str) -> dict[str, float]:
-        scores = found(query)
-        best = sorted(scores, key=scores.__getitem__, reverse=True)[:10]
-        texts = [data.documents[i].content for i in best]
-        return dict(zip(best, models[name].teacher.log_odds([query], texts)[0].tolist(), strict=True)) if best else {}
-
-    report = evaluate(data, {name: partial(system, name) for name in models}, "test", 15, 0)
+    ten = partial(lexical_index(data.documents.values()).search, k=10, mode="bm25", rerank=10)
+    report = evaluate(data, {name: partial(ten, reranker=models[name].reranker) for name in models}, "test", 15, 0)
     return {
         "nfcorpus_queries": report["n_queries"],
         "nfcorpus_ndcg10": {name: row["nDCG@10"] for name, row in report["systems"].items()},

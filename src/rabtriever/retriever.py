@@ -234,12 +234,16 @@ class Rabtriever:
         Raises:
             InputError: ``top_k`` below 1, or a text of zero tokens.
         """
-        texts = list(documents)
-        return self.calibration.rank(self.similarity(self.encode_query(query), self.encode_document(texts))[0], top_k)
+        log_odds = self.similarity(self.encode_query(query), self.encode_document(list(documents)))[0]
+        return self.calibration.rank(log_odds, top_k)
 
     def cached_query(self, text: str) -> np.ndarray | None:
         """Returns a query's encoding float32 (dim,) if it is cached."""
         return self._query_cache.get(text)
+
+    def cached_document(self, text: str) -> np.ndarray | None:
+        """Returns a document's encoding float32 (dim,) if it is cached."""
+        return self._document_cache.get(text)
 
     def clear_caches(self) -> None:
         """Drops all cached queries and documents."""

@@ -9,33 +9,34 @@ from hypothesis import strategies as st
 from rabtriever.evaluation.agreement import Agreement
 
 
-def _fidelity(*pairs: tuple[dict[str, float], dict[str, float]]) -> dict[str, float | None]:
-    fidelity = Agreement()
+def _agreement(*pairs: tuple[dict[str, float], dict[str, float]]) -> dict[str, float | None]:
+    agreement = Agreement()
     for retriever, reranker in pairs:
-        fidelity.add(retriever, reranker)
-    return fidelity.report({"R@1": 0.3, "R@3": 0.5}, {"R@1": 0.6, "R@3": 0.0})
+        agreement.add(retriever, reranker)
+    return agreement.report({"R@1": 0.3, "R@3": 0.5}, {"R@1": 0.6, "R@3": 0.0})
 
 
 def test_ratios_are_retriever_over_reranker_and_none_over_zero() -> None:
-    report = _fidelity(({"a": 1.0}, {"a": 1.0}))
+    report = _agreement(({"a": 1.0}, {"a": 1.0}))
     assert report["R@1"] == pytest.approx(0.5)
     assert report["R@3"] is None
 
 
 def test_top1_agreement_is_the_share_of_queries_with_one_winner() -> None:
-    report = _fidelity(
+    report = _agreement(
         ({"a": 2.0, "b": 1.0}, {"a": -1.0, "b": -2.0}),  # both a
-        ({"a": 2.0, "b": 1.0}, {"a": -2.0, "b": -1.0}),  # a, b
-        ({"a": 2.0, "b": 2.0}, {"b": 1.0}),  # both b: the greater id wins the tie
-        ({}, {}),  # nobody's winner
+        ({"a": 2.0, "b": 1.0}, {"b": -1.0, "a": -2.0}),  # a, b
+        ({"b": 1.0, "a": 2.0}, {"b": 1.0}),  # both b: the order is the ranking
+        ({}, {}),  # no first document
+        ({"a": 1.0}, {}),
     )
-    assert report["top1_agreement"] == 2 / 4
+    assert report["top1_agreement"] == 2 / 5
 
 
 def test_pearson_runs_over_all_pairs_that_both_scored() -> None:
-    report = _fidelity(
-        ({"a": 1.0, "b": 2.0, "only mine": 99.0}, {"b": 1.0, "a": 2.0}),
-        ({"a": 3.0}, {"a": 4.0, "only theirs": -99.0}),
+    report = _agreement(
+        ({"a": 1.0, "b": 2.0, "retriever only": 99.0}, {"b": 1.0, "a": 2.0}),
+        ({"a": 3.0}, {"a": 4.0, "reranker only": -99.0}),
     )
     # Pairs (1, 2), (2, 1), (3, 4): deviations -1, 0, 1 and -1/3, -4/3, 5/3; 2 / sqrt(2 * 42/9).
     assert report["pearson"] == pytest.approx(2 / (2 * 42 / 9) ** 0.5)
@@ -46,7 +47,7 @@ def test_pearson_runs_over_all_pairs_that_both_scored() -> None:
     [({"a": 1.0}, {"b": 1.0}), ({"a": 1.0}, {"a": 1.0}), ({"a": 1.0, "b": 1.0}, {"a": 1.0, "b": 2.0}), ({}, {})],
 )
 def test_pearson_is_none_where_nothing_varies_together(pair: tuple[dict[str, float], dict[str, float]]) -> None:
-    assert _fidelity(pair)["pearson"] is None
+    assert _agreement(pair)["pearson"] is None
 
 
 @given(
@@ -55,6 +56,6 @@ def test_pearson_is_none_where_nothing_varies_together(pair: tuple[dict[str, flo
     shift=st.integers(-9, 9),
 )
 def test_pearson_does_not_see_scale_and_shift(scores: list[int], slope: float, shift: int) -> None:
-    mine = {str(i): float(score) for i, score in enumerate(scores)}
-    theirs = {document: slope * score + shift for document, score in mine.items()}
-    assert _fidelity((mine, theirs))["pearson"] == pytest.approx(1.0 if slope > 0 else -1.0)
+    retriever = {str(i): float(score) for i, score in enumerate(scores)}
+    reranker = {document: slope * score + shift for document, score in retriever.items()}
+    assert _agreement((retriever, reranker))["pearson"] == pytest.approx(1.0 if slope > 0 else -1.0)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rabtriever.errors import InputError
-from rabtriever.evaluation import MEASURES, measure
+from rabtriever.evaluation import MEASURES, measure, measure_queries
 
 TENTHS = {f"d{i:02}": 1 - i / 100 for i in range(12)}  # d00 first, d11 last
 
@@ -51,7 +51,7 @@ def test_queries_count_alike_and_an_unretrieved_one_scores_zero() -> None:
     assert _values(qrels, {}) == [0, 0, 0, 0, 0]
 
 
-def test_queries_that_were_not_judged_are_ignored() -> None:
+def test_unlabelled_queries_are_ignored() -> None:
     run = {"q": {"a": 1.0}, "other": {"b": 1.0}}
     assert _values({"q": {"a": 1}}, run) == [1, 1, 1, 1, 1]
 
@@ -66,8 +66,8 @@ def test_scores_closer_than_single_precision_are_no_tie() -> None:
     assert _values({"q": {"a": 1}}, {"q": {"a": 1.0 + 1e-12, "b": 1.0}}) == [1, 1, 1, 1, 1]
 
 
-def test_no_judgements_and_scores_that_do_not_rank_are_refused() -> None:
-    with pytest.raises(InputError, match="no judged queries"):
+def test_no_labels_and_scores_that_do_not_rank_are_refused() -> None:
+    with pytest.raises(InputError, match="no labelled queries"):
         measure({}, {"q": {"a": 1.0}})
     for score in (math.nan, math.inf, -math.inf):
         with pytest.raises(ValueError, match="score of document 'a' is .* not a finite number"):
@@ -90,8 +90,11 @@ SOME_RUN = st.dictionaries(
 
 @given(qrels=SOME_QRELS, run=SOME_RUN)
 def test_measures_are_what_their_definitions_say(qrels: dict, run: dict) -> None:
-    per_query = [_by_definition(grades, run.get(query, {})) for query, grades in qrels.items()]
-    means = {name: sum(values[name] for values in per_query) / len(qrels) for name in MEASURES}
+    expected = {query: _by_definition(grades, run.get(query, {})) for query, grades in qrels.items()}
+    rows = measure_queries(qrels, run)
+    assert list(rows) == list(qrels)
+    assert all(rows[query] == pytest.approx(values) for query, values in expected.items())
+    means = {name: sum(values[name] for values in expected.values()) / len(qrels) for name in MEASURES}
     assert measure(qrels, run) == pytest.approx(means)
 
 

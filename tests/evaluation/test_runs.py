@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rabtriever.errors import InputError
 from rabtriever.evaluation import read_run, write_run
-from rabtriever.evaluation.runs import ranked, run_file
+from rabtriever.evaluation.runs import run_file, sort_run
 
 IDS = st.text("abß-_.7", min_size=1, max_size=4)
 SCORES = st.floats(allow_nan=False, allow_infinity=False)
@@ -32,7 +32,7 @@ def test_what_is_written_is_read_back_to_the_last_bit(tmp_path_factory: pytest.T
 
 
 def test_the_greater_id_wins_a_tie_and_zeros_of_either_sign_tie() -> None:
-    assert ranked({"d1": 0.0, "d10": 1.0, "d2": 1.0, "d3": -0.0}) == ["d2", "d10", "d3", "d1"]
+    assert sort_run({"d1": 0.0, "d10": 1.0, "d2": 1.0, "d3": -0.0}) == ["d2", "d10", "d3", "d1"]
 
 
 def test_reading_ignores_rank_column_blank_lines_and_line_ends(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_faults_of_a_run_name_the_line(tmp_path: Path, line: str, message: str) 
         read_run(path)
 
 
-def test_a_missing_run_is_told(tmp_path: Path) -> None:
+def test_a_missing_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.trec is missing"):
         read_run(tmp_path / "none.trec")
 

@@ -21,7 +21,7 @@ from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 from rabtriever.serving.app import make_app
 from rabtriever.serving.config import ServerConfig, ServerLimits
-from rabtriever.serving.server import options as serving_options
+from rabtriever.serving.server import uvicorn_options
 
 DOCUMENTS = [
     Document("weather", "find the weather for a city", "Weather", {"kind": "tool", "year": 2001}),
@@ -59,9 +59,9 @@ class Live:
 @contextmanager
 def running(index: Index, timeout: float = 20, **options: Any) -> Iterator[Live]:
     """Serve an index from a thread."""
-    settings = ServerConfig(index.store.uri, limits=options.pop("limits", ServerLimits()), **options)
-    app = make_app(settings, failed=print, index=index)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, **serving_options(settings)))
+    config = ServerConfig(uri=index.table.uri, limits=options.pop("limits", ServerLimits()), **options)
+    app = make_app(config, failed=print, index=index)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, **uvicorn_options(config)))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -86,7 +86,9 @@ def index(retriever: Rabtriever, tmp_path: Path) -> Index:
 def standing(reranker: GenerativeReranker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A server without keys for tests that change nothing."""
     folder = tmp_path_factory.mktemp("standing")
-    with running(Index.build(folder / "index", make_retriever(reranker), DOCUMENTS)) as server:
+    made = make_retriever(reranker)
+    retriever = Rabtriever(made.encoder, made.predictor, reranker=reranker, document_cache=100)
+    with running(Index.build(folder / "index", retriever, DOCUMENTS)) as server:
         yield server
 
 

@@ -24,11 +24,11 @@ def test_keys_come_from_a_file_and_the_environment(tmp_path):
         ("read short", "line 1: a key of 5 characters"),
     ],
 )
-def test_a_malformed_file_is_told_by_its_line_and_shows_no_key(tmp_path, text, message):
+def test_a_malformed_file_is_reported_by_its_line_without_the_key(tmp_path, text, message):
     (tmp_path / "keys").write_text(text)
-    with pytest.raises(InputError, match=message) as told:
+    with pytest.raises(InputError, match=message) as error:
         APIKeys.load(str(tmp_path / "keys"), {})
-    assert "short" not in str(told.value)
+    assert "short" not in str(error.value)
     with pytest.raises(InputError, match="cannot be read"):
         APIKeys.load(str(tmp_path / "nowhere"), {})
     with pytest.raises(InputError, match=r"\$RABTRIEVER_READ_KEYS: a key of 5"):

@@ -2,15 +2,15 @@ import asyncio
 import threading
 
 import numpy as np
-import pytest
 
-from rabtriever.serving.batching import ConcurrencyLimiter, QueryBatcher
-from rabtriever.serving.errors import APIError
+from rabtriever.index import Hit
+from rabtriever.index.search import SearchOptions
+from rabtriever.serving.batching import MAX_SLICE_TOKENS, QueryBatcher, ScanBatcher, slices
 from rabtriever.serving.metrics import Metrics
 
 
 class Encoder:
-    """Tells a text's length, one batch each time the gate opens."""
+    """Returns a text's length, one batch each time the gate opens."""
 
     def __init__(self):
         self.gate, self.batches = threading.Semaphore(0), []
@@ -52,8 +52,8 @@ def test_what_comes_meanwhile_is_the_next_batch_within_the_budget():
         for _ in range(4):
             encoder.gate.release()
             await settle()
-        found = [row.tolist() for row, _ in await asyncio.gather(*tasks)]
-        assert found == [[1], [1], [2], [3], [4], [2], [1]]
+        rows = [row.tolist() for row, _ in await asyncio.gather(*tasks)]
+        assert rows == [[1], [1], [2], [3], [4], [2], [1]]
         assert encoder.batches == [["a"], ["z"], ["bb", "ccc"], ["dddd"]]  # equal texts are read once
         encoder.gate.release()
         row, waited = await encode("e" * 50, 50)  # longer than the budget: a batch of its own
@@ -97,19 +97,73 @@ def test_an_error_reaches_all_of_its_batch_and_no_other():
         encode = batcher(encoder)
         tasks = [asyncio.create_task(encode(text, 9)) for text in ("a", "bad")]
         encoder.gate.release(3)
-        found = await asyncio.gather(*tasks, return_exceptions=True)
-        assert isinstance(found[1], ValueError) and found[0][0].tolist() == [1]
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[1], ValueError) and results[0][0].tolist() == [1]
         assert (await encode("ccc", 1))[0].tolist() == [3]
 
     asyncio.run(work())
 
 
-def test_places_are_bounded():
-    places = ConcurrencyLimiter("search", 1, Metrics())
-    with places.take():
-        with pytest.raises(APIError) as told, places.take():
-            pass
-        assert told.value.status == 429 and int(told.value.headers["Retry-After"]) >= 1
-    with places.take():
-        assert places.taken == 1
-    assert places.taken == 0
+class Retrieve:
+    """Returns one hit a query, named after its text and latent; one batch each time the gate opens."""
+
+    def __init__(self):
+        self.gate, self.batches = threading.Semaphore(0), []
+
+    def __call__(self, texts, vectors, options):
+        self.batches.append((list(texts), options.k))
+        assert self.gate.acquire(timeout=5)
+        if "bad" in texts:
+            raise ValueError("bad")
+        return [[Hit(f"{text}{row[0]:g}", 0.5, 0.0, text, {})] for text, row in zip(texts, vectors, strict=True)]
+
+
+def scanned(scan, *texts, k=1):
+    return asyncio.create_task(scan(texts, np.array([[len(text)] for text in texts], np.float32), SearchOptions(k)))
+
+
+def found(result):
+    return [hits[0].id for hits in result[0]]
+
+
+def test_requests_that_search_alike_are_scanned_together():
+    async def work():
+        retrieve = Retrieve()
+        scan = ScanBatcher(retrieve, Metrics())
+        tasks = [scanned(scan, "a"), scanned(scan, "bb", "c"), scanned(scan, "ddd", k=2), scanned(scan, "e", k=3)]
+        await settle()
+        assert retrieve.batches == [(["a", "bb", "c"], 1), (["ddd"], 2)]
+        retrieve.gate.release(3)
+        results = await asyncio.gather(*tasks)
+        assert list(map(found, results)) == [["a1"], ["bb2", "c1"], ["ddd3"], ["e1"]]
+        assert retrieve.batches[2] == (["e"], 3)
+        scan.close()
+
+    asyncio.run(work())
+
+
+def test_a_scan_that_fails_fails_its_batch_alone_and_one_that_nobody_awaits_is_left_out():
+    async def work():
+        retrieve = Retrieve()
+        scan = ScanBatcher(retrieve, Metrics())
+        tasks = [scanned(scan, "bad"), scanned(scan, "a"), scanned(scan, "b", k=2)]
+        gone, waits = scanned(scan, "gone", k=3), scanned(scan, "waits", k=3)
+        await settle()
+        gone.cancel()
+        await settle()
+        retrieve.gate.release(3)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[0], ValueError) and isinstance(results[1], ValueError)
+        assert found(results[2]) == ["b1"] and found(await waits) == ["waits5"]
+        assert [texts for texts, _ in retrieve.batches] == [["bad", "a"], ["b"], ["waits"]]
+        scan.close()
+
+    asyncio.run(work())
+
+
+def test_slices_keep_the_order_and_the_budget():
+    sizes = [7 * i % 300 + 1 for i in range(100)]
+    parts = list(slices(sizes))
+    assert [i for part in parts for i in range(100)[part]] == list(range(100))
+    assert all(len(sizes[part]) == 1 or sum(sizes[part]) <= MAX_SLICE_TOKENS for part in parts)
+    assert list(slices([])) == []

@@ -6,7 +6,7 @@ import pytest
 from serving.conftest import running
 
 from rabtriever.index import Index
-from rabtriever.serving import engine
+from rabtriever.serving import writer
 from rabtriever.serving.config import ServerLimits
 from rabtriever.serving.routes import documents as module
 
@@ -39,7 +39,7 @@ def test_upsert_replaces_and_add_refuses_what_is_there(live):
 
 
 def test_what_another_process_writes_is_found(live, retriever):
-    other = Index.open(live.index.store.uri, retriever)
+    other = Index.open(live.index.table.uri, retriever)
     other.delete(["lamp"])
     assert "lamp" not in [hit["id"] for hit in live.post("/v1/search", query="lamp").json()["hits"]]
 
@@ -98,7 +98,7 @@ def test_many_faults_are_told_by_the_first(standing):
 
 
 def test_a_line_is_bounded(live, monkeypatch):
-    monkeypatch.setattr(module, "LINE", 50)
+    monkeypatch.setattr(module, "MAX_LINE_BYTES", 50)
     answer = upload(live, [{"id": "new", "text": "x" * 60}])
     assert answer.status_code == 422 and answer.json()["message"].startswith("line 1: longer")
 
@@ -128,12 +128,12 @@ def test_a_change_is_answered_although_the_next_search_could_not_be_prepared(liv
 
 
 def test_the_index_is_tidied_after_some_changes(index, monkeypatch):
-    monkeypatch.setattr(engine, "CHANGES", 5)
+    monkeypatch.setattr(writer, "WRITES_BEFORE_OPTIMIZE", 5)
     with running(index) as live:
         for i in range(6):
             live.post("/v1/documents", documents=[{"id": f"new{i}", "text": "rain"}])
         until = time.monotonic() + 5
-        while live.index.store.table.stats()["fragment_stats"]["num_fragments"] > 3:
+        while live.index.table.table.stats()["fragment_stats"]["num_fragments"] > 3:
             assert time.monotonic() < until
             time.sleep(0.05)
 

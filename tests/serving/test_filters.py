@@ -20,8 +20,8 @@ from rabtriever.serving.filters import FUNCTIONS, validate_filter
 )
 def test_comparisons_of_columns_pass_and_lance_reads_them(standing, where):
     validate_filter(where)
-    snapshot: Snapshot = standing.index._opened().snapshot
-    snapshot.matching(where)
+    snapshot: Snapshot = standing.index._current.get().snapshot
+    snapshot.filter(where)
 
 
 @pytest.mark.parametrize(
@@ -81,4 +81,4 @@ def test_every_function_exists(standing):
     for function in FUNCTIONS:
         given_ = next((text for start, text in arguments.items() if function.startswith(start)), None)
         given_ = given_ or ("id, 'a'" if function in ("starts_with", "ends_with", "contains") else "id")
-        standing.index._opened().snapshot.matching(f"{function}({given_}) IS NULL")
+        standing.index._current.get().snapshot.filter(f"{function}({given_}) IS NULL")

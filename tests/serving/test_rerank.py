@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
 
-from rabtriever.serving.texts import SLICE, slices
-
 TEXTS = ["turn the lamp light", "find the weather", "a recipe for bread", "play music", "find the weather"]
 
 
@@ -12,7 +10,7 @@ def test_documents_of_the_request_are_judged(standing, path, model):
     answer = standing.post(path, model=model, query="show the city", documents=TEXTS, return_documents=True).json()
     retriever = standing.index.retriever
     if model == "reranker":
-        log_odds, calibration = retriever.teacher.log_odds(["show the city"], TEXTS)[0], retriever.teacher.calibration
+        log_odds, calibration = retriever.reranker.log_odds(["show the city"], TEXTS)[0], retriever.reranker.calibration
     else:
         vectors = retriever.encode_query(["show the city"]), retriever.encode_document(TEXTS)
         log_odds, calibration = retriever.similarity(*vectors)[0], retriever.calibration
@@ -64,7 +62,7 @@ def test_teis_shape(standing):
         ("/v1/rerank", {"query": "a", "documents": ["b"] * 1001}, "documents"),
         ("/v2/rerank", {"query": "a", "documents": ["b"], "model": "rerank-v3.5"}, "model"),
         ("/v2/rerank", {"query": " ", "documents": ["b"]}, "query"),
-        ("/v2/rerank", {"query": "a", "documents": ["\x1c"], "max_tokens_per_doc": 5}, "document"),
+        ("/v2/rerank", {"query": "a", "documents": ["\x1c"], "max_tokens_per_doc": 5}, "documents.0"),
         ("/v2/rerank", {"query": "a", "documents": ["b"], "rank_fields": [0] * 100_000}, "rank_fields"),
     ],
 )
@@ -78,11 +76,3 @@ def test_teis_errors_have_its_shape(standing):
         answer = standing.post("/rerank", **body)
         assert answer.status_code == 422 and answer.json()["error_type"] == "Validation"
         assert answer.json()["error"].split(":")[0] in ("texts", "truncation_direction")
-
-
-def test_slices_keep_the_order_and_the_budget():
-    texts, sizes = [str(i) for i in range(100)], [7 * i % 300 + 1 for i in range(100)]
-    pieces = list(slices(texts, sizes))
-    assert [text for piece in pieces for text in piece] == texts
-    assert all(len(piece) == 1 or sum(sizes[int(text)] for text in piece) <= SLICE for piece in pieces)
-    assert list(slices([], [])) == []

@@ -12,7 +12,7 @@ def test_info_tells_what_is_served(standing):
     assert told["model"]["fingerprint"] == retriever.fingerprint and told["model"]["dimensions"] == retriever.dim
     assert len(told["prompt"]["hash"]) == 64 and told["prompt"]["query_tokens"] == 24
     choices = [told["prompt"]["choices"][name] for name in ("yes", "no")]
-    assert tuple(choice["id"] for choice in choices) == retriever.teacher.prompt.choice_ids
+    assert tuple(choice["id"] for choice in choices) == retriever.reranker.llm.prompt.choice_ids
     assert [choice["text"] for choice in choices] == [" yes", " no"]
     assert told["limits"]["searches"] == 128 and told["index"]["documents"] == len(DOCUMENTS)
 
@@ -47,8 +47,8 @@ def test_nothing_is_ready_before_the_model_is(index, monkeypatch):
     from serving.conftest import threading
 
     gate = threading.Event()
-    monkeypatch.setattr(module, "open_index", lambda settings: gate.wait(10) and index)
-    app = module.make_app(ServerConfig(index.store.uri), failed=pytest.fail)
+    monkeypatch.setattr(module, "open_index", lambda config: gate.wait(10) and index)
+    app = module.make_app(ServerConfig(uri=index.table.uri), failed=pytest.fail)
 
     async def ask():
         import asyncio

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_type_hints
 
 from rabtriever.choices import BACKENDS, DTYPES
 
@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     from rabtriever.llm.loading import LoadOptions
 
 Config = TypeVar("Config")
-TYPES: dict[str, Any] = {"int": int, "float": float, "str": str}
 
 # Until the next release: old flags still work, with a line on stderr. A command takes the first new one that it has.
 RENAMED_FLAGS: dict[str, tuple[str, ...]] = {
     "--calibration": ("--calibration-queries",),
     "--depth": ("--rerank-all-up-to",),
     "--hard": ("--hard-negative-share",),
-    "--kl-weight": ("--log-odds-weight",),
+    "--mse-weight": ("--embedding-weight",),
     "--pairs": ("--pairs-per-query",),
     "--per-task": ("--max-queries-per-dataset",),
     "--pool": ("--documents-per-step",),
@@ -65,16 +64,18 @@ def add_config_arguments(parser: argparse.ArgumentParser, config: type[Any]) -> 
         config: Its fields are ``int``, ``float`` or ``str``, optional or not; their metadata hold ``help`` and, if only
             some values are allowed, ``choices``.
     """
+    hints = get_type_hints(config)
     for field in fields(config):
-        kind = str(field.type).removesuffix(" | None")
+        hint = hints[field.name]
+        kind = next(kind for kind in get_args(hint) or (hint,) if kind is not type(None))
         choices = field.metadata.get("choices")
         shown = "none" if field.default is None else field.default
         parser.add_argument(
             "--" + field.name.replace("_", "-"),
-            type=TYPES[kind],
+            type=kind,
             default=field.default,
             choices=choices,
-            metavar=None if choices else kind.upper(),
+            metavar=None if choices else kind.__name__.upper(),
             help=f"{field.metadata['help']} (default: {shown})",
         )
 

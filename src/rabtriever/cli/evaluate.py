@@ -1,41 +1,131 @@
-"""Evaluate systems on a BEIR folder: quality, latency, and the retriever's fidelity to its reranker."""
+"""Evaluate systems on a BEIR folder: quality, latency, and the retriever's agreement with its reranker."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from rabtriever.cli.report import print_report
+from rabtriever.cli.arguments import add_model_arguments, load_options
 from rabtriever.errors import InputError
+
+if TYPE_CHECKING:
+    from rabtriever.data import RetrievalData
+    from rabtriever.evaluation import System
+    from rabtriever.rerankers.generative import GenerativeReranker
+    from rabtriever.retriever import Rabtriever
+
+SYSTEMS = ("retriever", "reranker", "bm25")
+RERANK_ALL_UP_TO = 500  # documents
+RERANK_DEPTH = 100  # best hits that the reranker scores in a larger corpus
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
+    """Declares the command's arguments."""
     parser.add_argument("data", help="BEIR folder")
     parser.add_argument(
-        "--model", required=True, help="a folder of `rabtriever distill`, or `train` for the reranker alone"
+        "--model", required=True, help="a retriever (tools, a folder or a hub id), or a reranker to evaluate it alone"
     )
     parser.add_argument("--split", default="test", help="which qrels (default: test)")
-    parser.add_argument(
-        "--systems", default="retriever,bm25", help="of retriever,reranker,bm25 (default: retriever,bm25)"
-    )
+    parser.add_argument("--systems", default="retriever,bm25", help=f"of {','.join(SYSTEMS)} (default: retriever,bm25)")
     parser.add_argument("--limit", type=int, help="a sample of this many queries")
     parser.add_argument("--seed", type=int, default=0, help="of that sample (default: 0)")
-    depth = "largest corpus that the reranker scores whole; of a larger one, the first stage's best 100 (default: 500)"
-    parser.add_argument("--depth", type=int, default=500, help=depth)
+    parser.add_argument(
+        "--rerank-all-up-to",
+        type=int,
+        default=RERANK_ALL_UP_TO,
+        metavar="N",
+        help="largest corpus of which the reranker scores every document; of a larger one it scores the best "
+        f"{RERANK_DEPTH} of the retriever, or of BM25 without one (default: {RERANK_ALL_UP_TO})",
+    )
     parser.add_argument("--runs", metavar="DIR", help="folder for TREC runs")
+    add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
+    """Runs the command."""
+    names = args.systems.split(",")
+    wrong = [name for name in names if name not in SYSTEMS]
+    if wrong:
+        raise InputError(f"--systems {wrong[0]!r}: choose from {', '.join(SYSTEMS)}", param="systems")
     if args.limit is not None and args.limit < 1:
-        raise InputError(f"--limit {args.limit}: give at least 1")
+        raise InputError(f"--limit {args.limit}: give at least 1", param="limit")
     from rabtriever.data import load_data
     from rabtriever.evaluation import evaluate
-    from rabtriever.evaluation.systems import load_systems
 
     data = load_data(args.data)
     data.labelled_queries(args.split)
-    systems = load_systems(args.systems.split(","), data, args.model, args.depth)
-    report = evaluate(data, systems, args.split, args.limit, args.seed, args.runs, show_progress=True)
+    retriever = reranker = None
+    if "retriever" in names:
+        from rabtriever.retriever import Rabtriever
+
+        retriever = Rabtriever.from_pretrained(args.model, query_cache=0, **load_options(args))
+    elif "reranker" in names:
+        from rabtriever.rerankers.generative import GenerativeReranker
+
+        reranker = GenerativeReranker.from_pretrained(args.model, **load_options(args))
+    systems = make_systems(names, data, retriever, reranker, args.rerank_all_up_to)
+    report = evaluate(data, systems, args.split, args.limit, args.seed, args.runs, show_progress_bar=True)
     print(json.dumps(report)) if args.json else print_report(report)
+
+
+def make_systems(
+    names: Sequence[str],
+    data: RetrievalData,
+    retriever: Rabtriever | None,
+    reranker: GenerativeReranker | None = None,
+    rerank_all_up_to: int = RERANK_ALL_UP_TO,
+) -> dict[str, System]:
+    """Makes systems over a data set's documents, each a search of an index in memory.
+
+    Each is asked for one hit more than the measures look at, as one may be the query's own document; retriever and
+    reranker, if both are named, for all that the reranker scores, so that their log-odds can be compared.
+
+    Args:
+        names: Of ``retriever``, ``reranker``, ``bm25``.
+        data: The documents.
+        retriever: Needed for ``retriever``.
+        reranker: Needed for ``reranker``; the retriever's own if None.
+        rerank_all_up_to: Largest corpus of which the reranker scores every document.
+    """
+    from rabtriever.evaluation.lexical import lexical_index
+    from rabtriever.evaluation.measures import MAX_CUTOFF
+    from rabtriever.index import Index
+
+    documents = list(data.documents.values())
+    n_own = int(any(data.is_own_document(query, query) for query in data.queries))  # it costs no other its slot
+    n_scored = len(documents) if len(documents) <= rerank_all_up_to else RERANK_DEPTH + n_own
+    k = max(n_scored, MAX_CUTOFF + 1) if {"retriever", "reranker"} <= set(names) else MAX_CUTOFF + 1
+    found: dict[str, System] = {}
+    if "retriever" in names:
+        assert retriever is not None
+        index = Index.build(None, retriever, documents, show_progress_bar=len(documents) > 1000)
+        found["retriever"] = partial(index.search, k=k)
+    if set(names) - {"retriever"}:
+        lexical = lexical_index(documents)
+        found["bm25"] = partial(lexical.search, k=k, mode="bm25")
+    if "reranker" in names:
+        reranker = reranker or getattr(retriever, "reranker", None)
+        options: dict[str, Any] = {"k": k, "reranker": reranker, "rerank": n_scored}
+        if n_scored == len(documents):
+            found["reranker"] = partial(lexical.search, mode="exact", **options)  # all documents, at no cost
+        else:
+            found["reranker"] = partial(found.get("retriever", found["bm25"]), **options)
+    return {name: found[name] for name in names}
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Prints what :func:`rabtriever.evaluation.evaluate` returns as a table."""
+    measures = list(next(iter(report["systems"].values())))
+    own = report["own_documents_left_out"]
+    print(f"{report['n_queries']} queries" + (f"; {own} of them are documents, left out of their own hits" * bool(own)))
+    print(f"{'':10s}" + "".join(f"{name:>14s}" for name in measures))
+    for system, values in report["systems"].items():
+        cells = (f"{values[name]:14.1f}" if name == "ms_per_query" else f"{values[name]:14.3f}" for name in measures)
+        print(f"{system:10s}" + "".join(cells))
+    print(f"ms_per_query: {report['timing']}")
+    if report["fidelity"]:
+        shares = (f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in report["fidelity"].items())
+        print("fidelity (retriever / reranker): " + ", ".join(shares))

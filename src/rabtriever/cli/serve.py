@@ -7,15 +7,15 @@ import json
 import os
 import sys
 
-from rabtriever.cli.arguments import add_config_arguments, config_from_args
+from rabtriever.cli.arguments import add_config_arguments, add_model_arguments, config_from_args, load_options
 from rabtriever.errors import InputError
 from rabtriever.serving.config import ServerConfig, ServerLimits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
+    """Adds the command's arguments."""
     parser.add_argument("uri", help="an index of `rabtriever index`")
-    parser.add_argument("--model", help="the retriever that made the index, if its folder has moved")
+    add_model_arguments(parser, "the retriever that made the index, if its folder has moved")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine alone)"
     )
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
+    """Runs the command."""
     # Threads of NumPy's and torch's libraries would look for more work, for up to a tenth of a second after each
     # product, on cores that others need: a third of all time under load. They read this when they are first imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -44,15 +44,16 @@ def run(args: argparse.Namespace) -> None:
     except ImportError as error:
         raise InputError(f"{error.name} is not installed; pip install 'rabtriever[serve]'") from None
 
-    settings = ServerConfig(
-        args.uri,
-        args.model,
-        args.keys,
-        args.insecure,
-        on_loopback(args.host),
-        tuple(args.cors),
-        args.workers,
-        config_from_args(args, ServerLimits),
+    config = ServerConfig(
+        uri=args.uri,
+        model=args.model,
+        load_options=dict(load_options(args)),
+        keys=args.keys,
+        insecure=args.insecure,
+        loopback=on_loopback(args.host),
+        cors=tuple(args.cors),
+        workers=args.workers,
+        limits=config_from_args(args, ServerLimits),
     )
 
     def listening(url: str) -> None:
@@ -61,4 +62,4 @@ def run(args: argparse.Namespace) -> None:
         else:
             print(f"{args.uri} at {url} (the API: {url}/docs); Ctrl-C ends it", file=sys.stderr, flush=True)
 
-    serve(settings, args.host, args.port, listening)
+    serve(config, args.host, args.port, listening)

@@ -11,7 +11,6 @@ from rabtriever.cli.arguments import (
     add_data_arguments,
     add_model_arguments,
     config_from_args,
-    load_options,
     read_data,
 )
 from rabtriever.errors import InputError
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     data = read_data(args)
     from rabtriever.training.train_reranker import train_reranker
 
-    train_reranker(data, args.out, args.model, prompt=prompt, config=config, **load_options(args))
+    train_reranker(data, args.out, args.model, prompt=prompt, config=config, device=args.device, dtype=args.dtype)
     if args.json:
         print(json.dumps({"reranker": args.out}))
     else:

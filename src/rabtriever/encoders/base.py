@@ -39,5 +39,8 @@ class Encoder(Protocol):
     def max_tokens(self, kind: Kind) -> int:
         """Returns the number of tokens to which queries or documents are truncated."""
 
+    def truncate(self, kind: Kind, texts: Sequence[str], max_tokens: int) -> list[str]:
+        """Returns the texts, those of more than ``max_tokens`` tokens truncated to them."""
+
     def to_config(self) -> dict[str, Any]:
         """Returns the JSON values of ``rabtriever.json`` that load the encoder again."""

@@ -53,6 +53,14 @@ class LLMEncoder:
         template = self.llm.template
         return template.query_tokens if kind == "query" else template.document_tokens
 
+    def truncate(self, kind: Kind, texts: Sequence[str], max_tokens: int) -> list[str]:
+        """Returns the texts, those of more than ``max_tokens`` tokens truncated to their first ones.
+
+        Raises:
+            InputError: a text of zero tokens.
+        """
+        return self.llm.prompt.truncate(kind, texts, max_tokens)
+
     def to_config(self) -> dict[str, Any]:
         """Returns the JSON values of ``rabtriever.json`` that load the encoder again."""
         return {"kind": "llm", "pooling": self.pooling}

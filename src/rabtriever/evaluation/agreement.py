@@ -6,32 +6,28 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rabtriever.evaluation.runs import ranked
-
 
 class Agreement:
-    """Agreement of retriever and reranker, gathered query by query."""
+    """Agreement of retriever and reranker, added up query by query."""
 
     def __init__(self) -> None:
-        self.queries = self.agreed = 0
-        self.retriever: list[np.ndarray] = []
-        self.reranker: list[np.ndarray] = []
+        self.n_queries = self.n_agreed = 0
+        self._log_odds: list[np.ndarray] = []
 
     def add(self, retriever: Mapping[str, float], reranker: Mapping[str, float]) -> None:
-        """Count one query.
+        """Adds one query.
 
         Args:
-            retriever: Document id -> log-odds.
+            retriever: Document id -> log-odds, best first.
             reranker: The same; the two need not have scored the same documents.
         """
-        self.queries += 1
-        self.agreed += bool(retriever and reranker) and ranked(retriever)[0] == ranked(reranker)[0]
-        both = [document for document in reranker if document in retriever]
-        self.retriever.append(np.array([retriever[document] for document in both], dtype=np.float64))
-        self.reranker.append(np.array([reranker[document] for document in both], dtype=np.float64))
+        self.n_queries += 1
+        self.n_agreed += bool(retriever and reranker) and next(iter(retriever)) == next(iter(reranker))
+        pairs = [(score, reranker[document]) for document, score in retriever.items() if document in reranker]
+        self._log_odds.append(np.array(pairs, dtype=np.float64).reshape(-1, 2))
 
     def report(self, retriever: Mapping[str, float], reranker: Mapping[str, float]) -> dict[str, float | None]:
-        """What the queries so far say.
+        """Returns how the two agree on the queries so far.
 
         Args:
             retriever: Its measures.
@@ -39,14 +35,14 @@ class Agreement:
 
         Returns:
             Each measure's ratio retriever / reranker, None where the reranker has 0; ``top1_agreement``, the share of
-            queries on which both put the same document first; ``pearson``, the correlation of their log-odds over all
+            queries on which both rank the same document first; ``pearson``, the correlation of their log-odds over all
             pairs that both scored, None where it is undefined.
         """
         ratios = {name: retriever[name] / value if value else None for name, value in reranker.items()}
-        return {**ratios, "top1_agreement": self.agreed / self.queries, "pearson": self._pearson()}
+        return {**ratios, "top1_agreement": self.n_agreed / self.n_queries, "pearson": self._pearson()}
 
     def _pearson(self) -> float | None:
-        mine, theirs = np.concatenate(self.retriever), np.concatenate(self.reranker)
-        if len(mine) < 2 or np.ptp(mine) == 0 or np.ptp(theirs) == 0:
+        retriever, reranker = np.concatenate(self._log_odds).T
+        if len(retriever) < 2 or np.ptp(retriever) == 0 or np.ptp(reranker) == 0:
             return None
-        return float(np.corrcoef(mine, theirs)[0, 1])
+        return float(np.corrcoef(retriever, reranker)[0, 1])

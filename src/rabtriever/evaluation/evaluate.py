@@ -1,27 +1,31 @@
-"""Systems side by side on the same queries: quality, latency, and the retriever's fidelity to the reranker."""
+"""Systems side by side on the same queries: quality, latency, and the retriever's agreement with the reranker."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
 
 from rabtriever.data import RetrievalData, Run
 from rabtriever.errors import InputError
 from rabtriever.evaluation.agreement import Agreement
-from rabtriever.evaluation.measures import DEPTH, measure
-from rabtriever.evaluation.runs import ranked, run_file
-from rabtriever.progress import Progress
+from rabtriever.evaluation.measures import MAX_CUTOFF, measure
+from rabtriever.evaluation.runs import run_file
 
+if TYPE_CHECKING:
+    from rabtriever.index import Hit
 
-class System(Protocol):
-    """Whatever ranks the documents of one query."""
+System = Callable[[list[str]], Any]  # of list[list[Hit]]: type checkers see one overload alone in a partial
+"""Ranks documents for each query: returns ``list[list[Hit]]``, each best first; ``id`` and ``log_odds`` are read."""
 
-    def __call__(self, query: str) -> dict[str, float]:
-        """Document id -> score of the documents it ranks, higher is better; retriever and reranker give log-odds."""
+TIMING = "median of new queries, one at a time, encoding included; no query cached, documents' caches warm"
 
 
 def evaluate(
@@ -31,67 +35,133 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     runs_dir: str | Path | None = None,
-    show_progress: bool = False,
+    show_progress_bar: bool = False,
 ) -> dict[str, Any]:
-    """Measure systems on the judged queries of a split, one query at a time.
+    """Measures systems on the labelled queries of a split, one system after another, one query at a time.
+
+    A system is any function from queries to hits, such as an index with its filters, approximation and reranker::
+
+        evaluate(data, {"ours": index.search, "reranked": partial(index.search, rerank=10)})
+
+    The order of its hits is its ranking. A query's own document, of the same id and the same text, is neither a hit nor
+    relevant (BEIR's rule for ArguAna and Quora): let systems return one hit more than the ten that are measured.
+
+    Latency is that of a query the system has not seen: the first query is run once before the clock starts, a text that
+    occurs again is not timed, and the query cache behind an ``Index.search`` is cleared before each system's turn. So
+    the order of systems does not matter. Caches of other systems are their owners' affair.
 
     Args:
-        data: Corpus, queries and judgements.
-        systems: Name -> system. Those named ``retriever`` and ``reranker`` are also held against each other.
-        split: Which judgements.
+        data: Corpus, queries and labels.
+        systems: Name -> system. Those named ``retriever`` and ``reranker`` are also compared with each other.
+        split: Which labels.
         limit: At most so many queries, drawn at random.
         seed: Seed of that draw.
-        runs_dir: Folder for a TREC run of each system, ``<name>.trec``; all appear at the end or none.
-        show_progress: Count queries on stderr.
+        runs_dir: Folder for a TREC run of each system, ``<name>.trec``; all appear at the end or none. The scores of a
+            query are its log-odds if these fall from hit to hit, otherwise (BM25, fused rankings, ties) minus the
+            ranks, so that whoever sorts by score finds the system's order.
+        show_progress_bar: Whether to show progress on stderr.
 
     Returns:
-        ``{"n_queries": int, "systems": {name: {measure: value, ..., "ms_per_query": median wall time of one query}}}``
-        and ``"fidelity"`` as told in ``Agreement.report``, empty without both a retriever and a reranker.
+        ``{"n_queries": int, "own_documents_left_out": number of these queries that are documents of the corpus,
+        "timing": what ms_per_query contains, "systems": {name: {measure: value, ..., "ms_per_query": float}},
+        "fidelity": result of Agreement.report}``; ``fidelity`` is empty without both a retriever and a reranker.
 
     Raises:
-        InputError: No such split, a score that is not finite, a document that is not in the corpus, or an id that a
-            TREC run cannot hold.
+        InputError: no system, no such split, log-odds that are not finite, a document that comes twice or is not in the
+            corpus, or an id that a TREC run cannot hold.
     """
     queries = data.labelled_queries(split, limit, seed)
-    # Only what the measures look at is kept, so that memory does not grow with the corpus; runs go to disk whole.
-    best: dict[str, Run] = {name: {} for name in systems}
+    if not systems:
+        raise InputError("no system to evaluate: give at least one")
+    runs: dict[str, Run] = {name: {} for name in systems}
     seconds: dict[str, list[float]] = {name: [] for name in systems}
-    fidelity = Agreement()
+    n_hits = 0
+    compared: dict[str, Run] = {"retriever": {}, "reranker": {}} if {"retriever", "reranker"} <= systems.keys() else {}
     with ExitStack() as stack:
         write = {name: stack.enter_context(run_file(_run_path(runs_dir, name), name)) for name in systems if runs_dir}
-        progress = stack.enter_context(Progress("evaluating" if show_progress else None, len(queries)))
-        for query, text in queries.items():
-            scores = {}
-            for name, system in systems.items():
-                started = time.perf_counter()
-                scores[name] = system(text)
-                seconds[name].append(time.perf_counter() - started)
-                best[name][query] = _best(scores[name], data, name, query)
+        for name, system in systems.items():
+            for query, ranking, elapsed in _run_system(name, system, data, queries, show_progress_bar):
+                # Only what the measures look at is held in memory; runs go to disk whole.
+                runs[name][query] = _rank_scores(list(ranking)[:MAX_CUTOFF])
+                seconds[name] += elapsed
+                n_hits = max(n_hits, len(ranking))
                 if runs_dir:
-                    write[name](query, scores[name])
-            if {"retriever", "reranker"} <= scores.keys():
-                fidelity.add(scores["retriever"], scores["reranker"])
-            progress.advance()
-    qrels = {query: data.qrels[split][query] for query in queries}
-    quality = {name: measure(qrels, run) for name, run in best.items()}
+                    write[name](query, _run_scores(ranking))
+                if name in compared:
+                    compared[name][query] = ranking
+    qrels = {
+        query: {d: grade for d, grade in data.qrels[split][query].items() if not data.is_own_document(query, d)}
+        for query in queries
+    }
+    quality = {name: measure(qrels, run) for name, run in runs.items()}
+    agreement = Agreement()
+    for query in queries if compared else ():
+        agreement.add(compared["retriever"][query], compared["reranker"][query])
     return {
         "n_queries": len(queries),
+        "own_documents_left_out": sum(data.is_own_document(query, query) for query in queries),
+        "timing": f"{TIMING}; at most {n_hits} hits",
         "systems": {name: quality[name] | {"ms_per_query": 1000 * median(seconds[name])} for name in systems},
-        "fidelity": fidelity.report(quality["retriever"], quality["reranker"]) if fidelity.queries else {},
+        "fidelity": agreement.report(quality["retriever"], quality["reranker"]) if compared else {},
     }
 
 
-def _best(scores: Mapping[str, float], data: RetrievalData, name: str, query: str) -> dict[str, float]:
-    try:
-        ranking = ranked(scores)
-    except InputError as error:
-        raise InputError(f"system {name!r}, query {query!r}: {error}") from None
-    if unknown := scores.keys() - data.documents.keys():
-        raise InputError(
-            f"system {name!r} ranked document {min(unknown)!r}, which {data.name} does not have: "
-            "let it search the corpus it is measured on"
-        )
-    return {document: float(scores[document]) for document in ranking[:DEPTH]}
+def _run_system(
+    name: str, system: System, data: RetrievalData, queries: Mapping[str, str], show_progress_bar: bool
+) -> Iterator[tuple[str, dict[str, float], list[float]]]:
+    """Yields each query, its ranking as document id -> log-odds, best first, and its seconds if its text is new."""
+    _clear_query_cache(system)
+    system([next(iter(queries.values()))])  # whatever is compiled or opened at the first call
+    _clear_query_cache(system)
+    seen: set[str] = set()
+    for query, text in tqdm(queries.items(), desc=name, disable=not show_progress_bar):
+        started = time.perf_counter()
+        results = system([text])
+        elapsed = time.perf_counter() - started
+        if len(results) != 1:
+            raise InputError(f"system {name!r} gave {len(results)} rankings for one query: return one for each")
+        yield query, _checked_ranking(results[0], data, name, query), [] if text in seen else [elapsed]
+        seen.add(text)
+
+
+def _clear_query_cache(system: Any) -> None:  # noqa: ANN401
+    """Clears the caches of the retriever behind a bound method of an index, if that is what the system is."""
+    while isinstance(system, partial):
+        system = system.func
+    retriever: Any = getattr(getattr(system, "__self__", None), "retriever", None)
+    if hasattr(retriever, "clear_caches"):
+        retriever.clear_caches()
+
+
+def _checked_ranking(hits: Sequence[Hit], data: RetrievalData, name: str, query: str) -> dict[str, float]:
+    """Returns document id -> log-odds, best first, without the query's own document."""
+    ranking: dict[str, float] = {}
+    for hit in hits:
+        if hit.id not in data.documents:
+            raise InputError(
+                f"system {name!r} ranked document {hit.id!r}, which {data.name} does not have: "
+                "let it search the corpus it is measured on"
+            )
+        if hit.id in ranking:
+            raise InputError(f"system {name!r}, query {query!r}: document {hit.id!r} comes twice: rank it once")
+        if not math.isfinite(hit.log_odds):
+            raise InputError(
+                f"system {name!r}, query {query!r}: the log-odds of document {hit.id!r} are {hit.log_odds}: "
+                "give finite ones"
+            )
+        ranking[hit.id] = float(hit.log_odds)
+    return {document: score for document, score in ranking.items() if not data.is_own_document(query, document)}
+
+
+def _rank_scores(ids: Sequence[str]) -> dict[str, float]:
+    return {document: -float(rank) for rank, document in enumerate(ids, start=1)}
+
+
+def _run_scores(ranking: dict[str, float]) -> dict[str, float]:
+    """Returns scores that sort to the ranking: its log-odds if they strictly fall, minus the ranks otherwise."""
+    scores = list(ranking.values())
+    falling = all(better > worse for better, worse in zip(scores, scores[1:], strict=False))
+    return ranking if falling else _rank_scores(list(ranking))
 
 
 def _run_path(runs_dir: str | Path, name: str) -> Path:

@@ -13,7 +13,7 @@ from rabtriever.errors import InputError
 
 
 def write_run(path: str | Path, run: Run, tag: str) -> None:
-    """Write a TREC run: ranks from 1, scores at full precision.
+    """Writes a TREC run: ranks from 1, scores at full precision.
 
     Args:
         path: File to write; an existing one is replaced.
@@ -30,7 +30,7 @@ def write_run(path: str | Path, run: Run, tag: str) -> None:
 
 @contextmanager
 def run_file(path: str | Path, tag: str) -> Iterator[Callable[[str, Mapping[str, float]], None]]:
-    """A TREC run that is written query by query; the file appears once all is well.
+    """Opens a TREC run to write query by query; the file appears once all is well.
 
     Args:
         path: As for ``write_run``.
@@ -51,7 +51,7 @@ def run_file(path: str | Path, tag: str) -> Iterator[Callable[[str, Mapping[str,
 
 
 def read_run(path: str | Path) -> Run:
-    """Read a TREC run; its scores rank, its rank column is ignored, as in trec_eval.
+    """Reads a TREC run; its scores rank, its rank column is ignored, as in trec_eval.
 
     Args:
         path: File to read.
@@ -70,19 +70,19 @@ def read_run(path: str | Path) -> Run:
         for number, line in enumerate(file, start=1):
             if not (columns := line.split()):
                 continue
-            where = f"{path}, line {number}"
+            location = f"{path}, line {number}"
             if len(columns) != 6:
-                raise InputError(f"{where}: {len(columns)} columns; a run has six: query Q0 document rank score tag")
+                raise InputError(f"{location}: {len(columns)} columns; a run has six: query Q0 document rank score tag")
             query, _, document, _, score, _ = columns
             scores = run.setdefault(query, {})
             if document in scores:
-                raise InputError(f"{where}: document {document!r} is listed twice for query {query!r}: keep one")
-            scores[document] = _finite(score, f"{where}: score {score!r}")
+                raise InputError(f"{location}: document {document!r} is listed twice for query {query!r}: keep one")
+            scores[document] = _finite(score, f"{location}: score {score!r}")
     return run
 
 
-def ranked(scores: Mapping[str, float]) -> list[str]:
-    """Document ids, best first; ties go to the greater id, as in trec_eval.
+def sort_run(scores: Mapping[str, float]) -> list[str]:
+    """Returns the document ids, best first; ties go to the greater id, as in trec_eval.
 
     Raises:
         InputError: A score is NaN or infinite.
@@ -94,7 +94,7 @@ def ranked(scores: Mapping[str, float]) -> list[str]:
 
 def _lines(query: str, scores: Mapping[str, float], tag: str) -> Iterator[str]:
     query = _word(query, "query id")
-    for rank, document in enumerate(ranked(scores), start=1):
+    for rank, document in enumerate(sort_run(scores), start=1):
         yield f"{query} Q0 {_word(document, 'document id')} {rank} {float(scores[document])!r} {tag}\n"
 
 

@@ -1,8 +1,10 @@
-"""An index: documents and their latents in a Lance table, searched with the retriever that made them."""
+"""The index: documents and their latents in a Lance table, searched with the retriever that made them."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -11,19 +13,19 @@ from threading import Lock
 from typing import Any, overload
 
 import numpy as np
+from typing_extensions import Unpack
 
 from rabtriever.data import Document
 from rabtriever.errors import InputError, NotFoundError
-from rabtriever.index.batches import encode_batches
-from rabtriever.index.hits import Hit, make_hits
-from rabtriever.index.quantization import PRECISIONS
-from rabtriever.index.search import RerankPlan, Retriever, SearchOptions, cut_hits, retrieve
-from rabtriever.index.segments import Segments
+from rabtriever.index.current_view import CurrentView
+from rabtriever.index.encoding import Retriever, encode_batches, encode_queries
+from rabtriever.index.hits import Hit
+from rabtriever.index.schema import ModelInfo
+from rabtriever.index.search import SearchKeywords, SearchOptions, cut_hits, rerank_hits, retrieve
 from rabtriever.index.snapshot import id_filter
-from rabtriever.index.table import ModelInfo, Table, table_errors
-from rabtriever.index.view import EXACT_UP_TO, View
+from rabtriever.index.table import Table
+from rabtriever.index.view import EXACT_UP_TO
 from rabtriever.persistence.folder import atomic_folder
-from rabtriever.rerankers.base import Reranker
 
 VERSION_RETENTION = timedelta(days=7)
 
@@ -31,56 +33,34 @@ VERSION_RETENTION = timedelta(days=7)
 class Index:
     """Stored documents. Make one with :meth:`create`, :meth:`build` or :meth:`open`.
 
-    Args:
-        table: The table.
-        retriever: The retriever that made, and will make, its latents; loaded when first needed if None.
-        precision: Of what a search scans first: ``int8``, ``float16`` or ``float32``. Hits and log-odds are the same.
-        version: A past version, to read; the latest if None.
-        device: Where torch holds and scans the latents, such as ``cuda``; None: the CPU's kernel scans.
-        exact_up_to: Documents up to which ``mode="auto"`` searches exactly.
-
     Attributes:
+        table: The Lance table.
+        version: The past version that was opened; None: always the latest.
         write_timeout: Seconds that a change waits for another writer; 0 at first.
     """
 
-    def __init__(
-        self,
-        table: Table,
-        retriever: Retriever | None = None,
-        *,
-        precision: str = "int8",
-        version: int | None = None,
-        device: str | None = None,
-        exact_up_to: int = EXACT_UP_TO,
-    ) -> None:
-        if precision not in PRECISIONS:
-            raise InputError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}", param="precision")
-        self.table, self.version, self.exact_up_to = table, version, exact_up_to
-        self._retriever = None if retriever is None else _checked_retriever(table, retriever)
-        self._segments = Segments(table.uri, table.model.fingerprint, table.model.layout, precision, device)
-        self.write_timeout = 0.0
-        self._view: View | None = None
-        self._lock = Lock()
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        if version is not None:
-            self._view = View.of(table.snapshot(version), self._segments, tidy=False, exact_up_to=exact_up_to)
+    def __init__(self, table: Table, retriever: Retriever | None, current: CurrentView) -> None:
+        if retriever is not None:
+            table.model.check(retriever.fingerprint, table.uri)
+        self.table, self.version, self.write_timeout = table, current.version, 0.0
+        self._current, self._retriever, self._lock = current, retriever, Lock()
 
     @classmethod
     def create(cls, uri: str | Path | None, retriever: Retriever) -> Index:
         """Makes an empty index.
 
         Args:
-            uri: Folder or object-store URI; None: a temporary folder that is removed with the index.
-            retriever: Whose latents it will hold.
+            uri: Folder or object-store URI; None: a temporary folder that is removed with the object.
+            retriever: The retriever whose latents it will hold.
 
         Raises:
             ConflictError: something exists at ``uri``.
         """
-        temporary = tempfile.TemporaryDirectory(prefix="rabtriever-") if uri is None else None
-        source = None if retriever.name_or_path is None else str(Path(retriever.name_or_path).resolve())
-        model = ModelInfo(retriever.fingerprint, retriever.layout, source)
-        index = cls(Table.create(str(uri or temporary.name), model), retriever)  # type: ignore[union-attr]
-        index._temporary = temporary
+        folder = tempfile.mkdtemp(prefix="rabtriever-") if uri is None else str(uri)
+        table = Table.create(folder, ModelInfo.of(retriever))
+        index = cls(table, retriever, CurrentView(table))
+        if uri is None:
+            weakref.finalize(index, shutil.rmtree, folder, ignore_errors=True)
         return index
 
     @classmethod
@@ -91,7 +71,7 @@ class Index:
         documents: Iterable[Document],
         show_progress_bar: bool = False,
     ) -> Index:
-        """Makes an index of these documents, completely or not at all.
+        """Makes an index of these documents, completely or not at all; ``uri`` as in :meth:`create`.
 
         Raises:
             ConflictError: something exists at ``uri``.
@@ -122,43 +102,44 @@ class Index:
         device: str | None = None,
         exact_up_to: int = EXACT_UP_TO,
     ) -> Index:
-        """Opens an index.
+        """Opens an index. It loads no model: that is done when a search or a change first needs it.
 
         Args:
             uri: Folder or object-store URI.
-            retriever: The one that made it; if None, it is loaded from where it was then, when it is first needed.
-            precision: Of what a search scans first: ``int8``, ``float16`` or ``float32``; hits stay the same.
-            version: One of :meth:`versions`, to read; the latest, and later ones, if None.
-            device: Where torch holds and scans the latents, such as ``cuda``; None: the CPU's kernel scans.
+            retriever: The one that made it; if None, it is loaded from the folder it was in then.
+            precision: Number format of the scan: ``int8``, ``float16`` or ``float32``; hits and log-odds are the same.
+            version: One of :meth:`versions`, to read; None: the latest, and later ones as they are written.
+            device: Device on which torch holds and scans the latents, such as ``cuda``; None: the CPU's kernel scans.
             exact_up_to: Documents up to which ``mode="auto"`` searches exactly.
 
         Raises:
             NotFoundError: no index there, or no such version.
             CorruptIndexError: a damaged one.
-            InputError: ``retriever`` is another model.
+            InputError: ``retriever`` is another model, or ``precision`` unknown.
         """
         table = Table.open(str(uri))
-        options = {"precision": precision, "version": version, "device": device, "exact_up_to": exact_up_to}
-        return cls(table, retriever, **options)  # type: ignore[arg-type]
+        return cls(table, retriever, CurrentView(table, precision, version, device, exact_up_to))
 
     @property
-    def retriever(self) -> Any:  # noqa: ANN401
+    def retriever(self) -> Retriever:
         """The retriever that made the index, a :class:`rabtriever.Rabtriever` if it was loaded here.
 
         Raises:
-            InputError: its folder is gone, or holds another model now.
+            NotFoundError: its folder is gone.
+            InputError: its folder holds another model now.
         """
         with self._lock:
             if self._retriever is None:
                 from rabtriever.retriever import Rabtriever  # torch and transformers are needed only here
 
                 loaded = Rabtriever.from_pretrained(self.table.model_folder())
-                self._retriever = _checked_retriever(self.table, loaded)
+                self.table.model.check(loaded.fingerprint, self.table.uri)
+                self._retriever = loaded
             return self._retriever
 
     def __len__(self) -> int:
         """Returns the number of documents."""
-        return len(self.table) if self.version is None else len(self._current_view().snapshot.keys)
+        return len(self.table) if self.version is None else len(self._current.get().snapshot)
 
     def add(
         self,
@@ -170,13 +151,12 @@ class Index:
 
         Args:
             documents: Read as a stream; memory stays constant but for their ids.
-            latents: Their latents as :meth:`Rabtriever.encode_document` makes them, float32 (width + 1,) each, if they
-                were made elsewhere; encoded here if None.
+            latents: float32 (width + 1,) each, from :meth:`Rabtriever.encode_document`; encoded here if None.
             show_progress_bar: Whether to show progress on stderr.
 
         Raises:
             ConflictError: an id that exists already or comes twice.
-            InputError: a document without text, or latents that are not finite or not of this model's width.
+            InputError: a document without text, metadata that are not JSON, or latents of another model or not finite.
             BusyError: another writer.
             StorageError: no space.
         """
@@ -190,7 +170,7 @@ class Index:
         latents: Iterable[np.ndarray] | None = None,
         show_progress_bar: bool = False,
     ) -> None:
-        """Adds documents as :meth:`add` does, replacing those whose ids exist."""
+        """Adds documents as :meth:`add` does; those whose ids exist are removed, so ties count the new ones as last."""
         with self._writing():
             batches = encode_batches(documents, latents, self.retriever, lambda ids: set(), show_progress_bar)
             self.table.add(batches, replace=True)
@@ -233,7 +213,6 @@ class Index:
             BusyError: another writer.
         """
         with self._writing():
-            self.table.snapshot(version)
             self.table.restore(version)
 
     def warm(self) -> None:
@@ -241,44 +220,43 @@ class Index:
 
         :meth:`build` and :meth:`optimize` do it; a server that opens an index should.
         """
-        self._current_view().search(np.zeros((2, self.table.model.layout.width + 1), np.float32), 1, "exact")
+        self._current.get().search(np.zeros((2, self.table.model.layout.width + 1), np.float32), 1, "exact")
 
     def info(self) -> dict[str, Any]:
-        """Returns what the index holds: documents, model, version, bytes on disk and in memory."""
-        return {**self.table.info(), **self._segments.info(), **self._current_view().info()}
+        """Returns what the index holds: documents, model, version, segments and bytes on disk, bytes in memory now."""
+        return {**self.table.info(), **self._current.info()}
 
     @overload
-    def search(self, queries: str, k: int = ..., **options: Any) -> list[Hit]: ...  # noqa: ANN401
+    def search(  # type: ignore[overload-overlap]  # a string is also an iterable of strings
+        self, queries: str, k: int = ..., **options: Unpack[SearchKeywords]
+    ) -> list[Hit]: ...
     @overload
-    def search(self, queries: Sequence[str], k: int = ..., **options: Any) -> list[list[Hit]]: ...  # noqa: ANN401
+    def search(self, queries: Iterable[str], k: int = ..., **options: Unpack[SearchKeywords]) -> list[list[Hit]]: ...
     def search(
-        self, queries: str | Iterable[str], k: int = 10, *, reranker: Reranker | None = None, **options: Any
+        self, queries: str | Iterable[str], k: int = 10, **options: Unpack[SearchKeywords]
     ) -> list[Hit] | list[list[Hit]]:
         """Finds the best documents for a query, or for each of several.
 
         Args:
             queries: A query, or several.
             k: Hits a query, at most.
-            reranker: Scores the best hits if ``rerank`` is given; the retriever's own if None.
-            **options: ``where``, ``mode``, ``hybrid``, ``rerank`` and ``threshold`` (:class:`SearchOptions`).
+            **options: ``where``, ``mode``, ``hybrid``, ``rerank`` and ``threshold`` (:class:`SearchOptions`), and
+                ``reranker``, which scores the best hits if ``rerank`` is given; the retriever's own if None.
 
         Returns:
             A query's hits, best first, ties in the order of insertion; a list of that for several queries.
 
         Raises:
-            InputError: an option that is wrong (:class:`SearchOptions`), a condition that cannot be read, or a query
-                of zero tokens.
+            InputError: an option that is wrong, a condition that cannot be read, a query of zero tokens, or a text of
+                which a model makes NaN.
         """
         texts = [queries] if isinstance(queries, str) else list(queries)
-        asked = SearchOptions(k, **options)
-        hits = self.retrieve(texts, self.retriever.encode_query(texts), asked)
+        reranker = options.pop("reranker", None)
+        asked = SearchOptions(k, **options)  # type: ignore[misc]
+        hits = self.retrieve(texts, encode_queries(self.retriever, texts), asked)
         if asked.rerank is not None:
             reranker = reranker or self.retriever.reranker
-            if reranker is None:
-                raise InputError("rerank: the retriever has no reranker; give one", param="rerank")
-            plan = RerankPlan(texts, hits, asked.rerank)
-            log_odds = reranker.score(plan.queries, plan.documents, plan.pairs).log_odds
-            hits = plan.apply(log_odds, reranker.calibration, self.retriever.calibration)
+            hits = rerank_hits(texts, hits, asked.rerank, reranker, self.retriever.calibration)
         hits = cut_hits(hits, asked)
         return hits[0] if isinstance(queries, str) else hits
 
@@ -286,33 +264,25 @@ class Index:
         """Finds hits for queries that are encoded already, without a reranker.
 
         Args:
-            texts: n queries, for BM25.
-            vectors: Theirs, float32 (n, dim) from :meth:`Rabtriever.encode_query`.
+            texts: n queries, for BM25 and messages.
+            vectors: Their latents, float32 (n, width + 1) from :meth:`Rabtriever.encode_query`.
             options: How to search.
 
         Returns:
-            ``options.depth`` hits a query, at most.
+            ``options.depth`` hits a query, at most; order and errors as of :meth:`search`.
+
+        Raises:
+            NotFoundError: another process removed the version that is being read.
         """
-        view = self._current_view()
-        with table_errors(self.table.uri):
-            rankings = retrieve(view, texts, vectors, options)
-            return [make_hits(ranking, view.snapshot, self.retriever.calibration) for ranking in rankings]
+        view = self._current.get()
+        with self.table.reading(view.snapshot.version):
+            return retrieve(view, texts, vectors, options, self.retriever.calibration)
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """Returns the documents of these ids that exist, in the order of insertion."""
-        snapshot = self._current_view().snapshot
-        with table_errors(self.table.uri):
+        snapshot = self._current.get().snapshot
+        with self.table.reading(snapshot.version):
             return snapshot.documents(snapshot.filter(id_filter(ids))) if ids else []
-
-    def _current_view(self) -> View:
-        """Returns the version to read: the one that was asked for, or the latest."""
-        with self._lock:
-            version = self.table.version if self.version is None else self.version
-            if self._view is None or self._view.snapshot.version != version:
-                with table_errors(self.table.uri):
-                    snapshot = self.table.snapshot()
-                    self._view = View.of(snapshot, self._segments, self._view, exact_up_to=self.exact_up_to)
-            return self._view
 
     def _writing(self) -> AbstractContextManager[Any]:
         if self.version is not None:
@@ -322,14 +292,5 @@ class Index:
     def _fill(self, documents: Iterable[Document], show_progress_bar: bool) -> None:
         self.add(documents, show_progress_bar=show_progress_bar)
         if not len(self):
-            raise InputError("no documents: an index needs at least one")
+            raise InputError("no documents; an index needs at least one")
         self.table.optimize(VERSION_RETENTION)
-
-
-def _checked_retriever(table: Table, retriever: Retriever) -> Retriever:
-    made, given = table.model.fingerprint, retriever.fingerprint
-    if made != given:
-        raise InputError(
-            f"{table.uri}: made by model {made[:12]}, not by {given[:12]}; open it with its own model or index again"
-        )
-    return retriever

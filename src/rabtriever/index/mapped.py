@@ -1,4 +1,4 @@
-"""Advice to the system about arrays that are mapped from files, where it takes any."""
+"""Advice to the operating system about arrays that are mapped from files, on systems that take it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def advise_random(array: np.ndarray) -> None:
-    """Asks not to read what lies around a row that is read."""
+    """Asks not to read ahead: rows are picked one by one."""
     _advise(array, "MADV_RANDOM")
 
 

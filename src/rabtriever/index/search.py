@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TypedDict
 
 import numpy as np
 
 from rabtriever.choices import HYBRIDS, MODES
 from rabtriever.errors import InputError
+from rabtriever.index.encoding import snippet
 from rabtriever.index.hits import Hit, Ranking
+from rabtriever.index.snapshot import Snapshot
 from rabtriever.index.view import View
 from rabtriever.rerankers.base import Reranker
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.fold import score_latents
-from rabtriever.scoring.layout import ScoreLayout
 
-RRF = 60  # of reciprocal-rank fusion: 1 / (RRF + rank), Cormack et al. 2009
-
-
-class Retriever(Protocol):
-    """What an index needs of a retriever (:class:`rabtriever.Rabtriever`)."""
-
-    fingerprint: str
-    layout: ScoreLayout
-    calibration: Calibration
-    name_or_path: str | None
-
-    @property
-    def reranker(self) -> Reranker | None:
-        """Scores the best hits if a search asks for it."""
-
-    def encode_query(self, inputs: Sequence[str]) -> Any:  # noqa: ANN401
-        """Returns latents float32 (n, dim)."""
-
-    def encode_document(self, inputs: Sequence[str]) -> Any:  # noqa: ANN401
-        """Returns latents float32 (n, dim)."""
+RRF_K = 60  # of reciprocal-rank fusion: 1 / (RRF_K + rank), Cormack et al. 2009
 
 
 @dataclass(frozen=True)
@@ -51,7 +34,8 @@ class SearchOptions:
             documents. ``auto``: exact up to the index's ``exact_up_to`` documents, approximate beyond. ``bm25``:
             BM25's ranking, of documents that share a word with the query, with the retriever's log-odds.
         hybrid: ``rrf``: order by reciprocal-rank fusion with BM25's ranking. None: the retriever's ranking.
-        rerank: How many of the best hits the reranker scores; None: none.
+        rerank: Number of best hits that the reranker scores, and others of the same texts; all hits are then ordered
+            by log-odds. None: no reranker.
         threshold: Least probability of a hit.
 
     Raises:
@@ -81,63 +65,81 @@ class SearchOptions:
 
     @property
     def depth(self) -> int:
-        """Hits that must be retrieved, for the reranker or to return."""
+        """Hits that must be retrieved, to rerank or to return."""
         return max(self.k, self.rerank or 0)
 
 
-def retrieve(view: View, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions) -> list[Ranking]:
-    """Ranks documents for each query, without a reranker.
+class SearchKeywords(TypedDict, total=False):
+    """Keywords of :meth:`rabtriever.Index.search`: those of :class:`SearchOptions`, and a reranker."""
+
+    where: str | None
+    mode: str
+    hybrid: str | None
+    rerank: int | None
+    threshold: float | None
+    reranker: Reranker | None
+
+
+def retrieve(
+    view: View, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions, calibration: Calibration
+) -> list[list[Hit]]:
+    """Finds hits for each query, without a reranker.
 
     Args:
         view: The version of the index to search.
-        texts: n queries, for BM25.
-        vectors: Theirs, float32 (n, dim).
+        texts: n queries, for BM25 and messages.
+        vectors: Their latents, float32 (n, width + 1).
         options: How to search.
+        calibration: The retriever's.
 
     Returns:
-        A ranking of at most ``options.depth`` documents for each query; ties in the order of insertion.
+        At most ``options.depth`` hits for each query, best first; ties in the order of insertion.
 
     Raises:
-        InputError: a condition that cannot be read, a query latent that is not finite, or BM25 without a text index.
+        InputError: a condition that cannot be read, latents of another shape, a latent that is not finite, or BM25
+            without a text index.
     """
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1)) if len(vectors) else []
-    if len(bad):
-        raise InputError(f"query {bad[0]}: its latent is NaN or infinite", param="query", position=int(bad[0]))
-    allowed = None if options.where is None else view.snapshot.filter(options.where)
-    if options.mode == "bm25":
-        lexical = [view.snapshot.bm25_search(text, options.depth, options.where) for text in texts]
-        found = [_scored(ordinals, vector, view) for ordinals, vector in zip(lexical, vectors, strict=True)]
-    elif options.hybrid:
-        n_lexical = max(RRF, 4 * options.depth)
-        rankings = view.search(vectors, n_lexical, options.mode, allowed)
-        lexical = [view.snapshot.bm25_search(text, n_lexical, options.where) for text in texts]
-        parts = zip(rankings, lexical, vectors, strict=True)
-        found = [fuse_rankings(ranking, _scored(words, vector, view)) for ranking, words, vector in parts]
-    else:
-        found = view.search(vectors, options.depth, options.mode, allowed)
-    return [Ranking(ranking.ordinals[: options.depth], ranking.log_odds[: options.depth]) for ranking in found]
+    if np.shape(vectors) != (len(texts), view.layout.width + 1):
+        shape = (len(texts), view.layout.width + 1)
+        raise InputError(f"query latents {np.shape(vectors)}: expected {shape}; encode with the index's retriever")
+    not_finite = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
+    if not_finite:
+        message = f"query {snippet(texts[not_finite[0]])}: its latent is NaN or infinite; check the model's weights"
+        raise InputError(message, param="query", position=not_finite[0])
+    rankings = _rankings(view, texts, vectors, options)
+    return [make_hits(ranking, view.snapshot, calibration) for ranking in rankings]
 
 
 def fuse_rankings(first: Ranking, second: Ranking) -> Ranking:
     """Orders the documents of two rankings by reciprocal-rank fusion; ties in the order of insertion."""
-    scores: dict[int, float] = {}
+    log_odds: dict[int, float] = {}
     fused: dict[int, float] = {}
     for ranking in (first, second):
         pairs = zip(ranking.ordinals.tolist(), ranking.log_odds.tolist(), strict=True)
-        for rank, (ordinal, log_odds) in enumerate(pairs, 1):
-            scores.setdefault(ordinal, log_odds)
-            fused[ordinal] = fused.get(ordinal, 0.0) + 1 / (RRF + rank)
+        for rank, (ordinal, value) in enumerate(pairs, 1):
+            log_odds.setdefault(ordinal, value)
+            fused[ordinal] = fused.get(ordinal, 0.0) + 1 / (RRF_K + rank)
     best = sorted(fused, key=lambda ordinal: (-fused[ordinal], ordinal))
-    return Ranking(np.array(best, np.int64), np.array([scores[ordinal] for ordinal in best], np.float32))
+    return Ranking(np.array(best, np.int64), np.array([log_odds[ordinal] for ordinal in best], np.float32))
+
+
+def make_hits(ranking: Ranking, snapshot: Snapshot, calibration: Calibration) -> list[Hit]:
+    """Returns a ranking's documents as hits."""
+    documents = snapshot.documents(ranking.ordinals)
+    probabilities = calibration.probability(ranking.log_odds).tolist()
+    return [
+        Hit(document.id, probability, value, document.content, deepcopy(dict(document.metadata)))
+        for document, probability, value in zip(documents, probabilities, ranking.log_odds.tolist(), strict=True)
+    ]
 
 
 class RerankPlan:
-    """What a reranker must score for the hits of some queries, and what becomes of the scores.
+    """The pairs that a reranker must score for the hits of some queries, and the order that follows from the scores.
 
     Args:
         queries: n queries.
-        hits: Theirs, best first.
-        depth: How many of the best hits of each the reranker scores.
+        hits: The hits of each, best first.
+        depth: Number of best hits of each that the reranker scores.
 
     Attributes:
         queries: The queries.
@@ -146,47 +148,108 @@ class RerankPlan:
     """
 
     def __init__(self, queries: Sequence[str], hits: Sequence[Sequence[Hit]], depth: int) -> None:
-        self.queries, self._hits, self._depth = list(queries), hits, depth
-        chosen = [(q, hit.text) for q, of_query in enumerate(hits) for hit in of_query[:depth]]
-        rows = {text: row for row, text in enumerate(dict.fromkeys(text for _, text in chosen))}
-        self.documents = list(rows)
-        self._pair = {pair: i for i, pair in enumerate(dict.fromkeys(chosen))}
-        self.pairs = np.array([(q, rows[text]) for q, text in self._pair], np.int64).reshape(-1, 2)
+        self.queries, self._hits = list(queries), hits
+        ids: dict[tuple[int, str], str] = {}
+        for q, of_query in enumerate(hits):
+            for hit in of_query[:depth]:
+                ids.setdefault((q, hit.text), hit.id)
+        rows = {text: row for row, text in enumerate(dict.fromkeys(text for _, text in ids))}
+        self.documents, self._ids = list(rows), list(ids.values())
+        self._row_of_pair = {pair: row for row, pair in enumerate(ids)}
+        self.pairs = np.array([(q, rows[text]) for q, text in ids], np.int64).reshape(-1, 2)
+
+    def describe(self, row: int) -> str:
+        """Returns a name for a row of ``pairs``: the query's text and the document's id."""
+        return f"query {snippet(self.queries[self.pairs[row, 0]])}, document {self._ids[row]!r}"
 
     def apply(self, log_odds: np.ndarray, reranker: Calibration, calibration: Calibration) -> list[list[Hit]]:
-        """Orders all hits by one score: the reranker's log-odds, where there are any, on the retriever's scale.
+        """Orders all hits by one score: the reranker's log-odds, where it gave any, on the retriever's scale.
 
-        Both models' log-odds stand for probabilities; a hit that the reranker did not score keeps the retriever's.
+        Both models' log-odds stand for probabilities. Hits that the reranker did not score keep the retriever's; those
+        of equal texts have equal scores.
 
         Args:
             log_odds: float32 (p,), the reranker's.
             reranker: The reranker's calibration.
-            calibration: The retriever's, which makes all probabilities.
+            calibration: The retriever's, by which all probabilities are computed.
+
+        Returns:
+            Hits by falling log-odds, ties in the order they came in.
+
+        Raises:
+            InputError: a score that is NaN or infinite; the message names the query and the document's id.
         """
+        not_finite = np.flatnonzero(~np.isfinite(log_odds)).tolist()
+        if not_finite:
+            message = f"{self.describe(not_finite[0])}: the reranker's log-odds are NaN or infinite; check its weights"
+            raise InputError(message, position=not_finite[0])
         converted = calibration.convert(log_odds, reranker)
         probabilities = calibration.probability(converted)
         result = []
         for q, of_query in enumerate(self._hits):
-            rows = [self._pair[q, hit.text] for hit in of_query[: self._depth]]
-            scored = [
-                replace(hit, log_odds=float(converted[row]), probability=float(probabilities[row]), reranked=True)
-                for hit, row in zip(of_query, rows, strict=False)
-            ]
-            result.append(sorted([*scored, *of_query[len(rows) :]], key=lambda hit: -hit.log_odds))
+            scored = []
+            for hit in of_query:
+                row = self._row_of_pair.get((q, hit.text))
+                if row is not None:
+                    value, probability = float(converted[row]), float(probabilities[row])
+                    hit = replace(hit, log_odds=value, probability=probability, reranked=True)
+                scored.append(hit)
+            result.append(sorted(scored, key=lambda hit: -hit.log_odds))
         return result
+
+
+def rerank_hits(
+    queries: Sequence[str],
+    hits: Sequence[Sequence[Hit]],
+    depth: int,
+    reranker: Reranker | None,
+    calibration: Calibration,
+) -> list[list[Hit]]:
+    """Reranks the hits of some queries; arguments as of :class:`RerankPlan`, and the retriever's calibration.
+
+    Raises:
+        InputError: no reranker, or a pair of which it makes NaN; the message names the query and the document's id.
+    """
+    if reranker is None:
+        raise InputError("rerank: the retriever has no reranker; give one", param="rerank")
+    plan = RerankPlan(queries, hits, depth)
+    if not len(plan.pairs):
+        return [list(of_query) for of_query in hits]
+    try:
+        log_odds = reranker.score(plan.queries, plan.documents, plan.pairs).log_odds
+    except InputError as error:
+        if error.position is None:
+            raise
+        raise InputError(f"{plan.describe(error.position)}: {error}", position=error.position) from None
+    return plan.apply(log_odds, reranker.calibration, calibration)
 
 
 def cut_hits(hits: Sequence[Sequence[Hit]], options: SearchOptions) -> list[list[Hit]]:
     """Returns the first ``k`` hits of each query, of those that reach the threshold."""
     least = options.threshold or 0.0
-    return [[hit for hit in of_query[: options.k] if hit.probability >= least] for of_query in hits]
+    return [[hit for hit in of_query if hit.probability >= least][: options.k] for of_query in hits]
 
 
-def _scored(ordinals: np.ndarray, vector: np.ndarray, view: View) -> Ranking:
-    """Returns BM25's documents in BM25's order, with the retriever's log-odds."""
+def _rankings(view: View, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions) -> list[Ranking]:
+    allowed = None if options.where is None else view.snapshot.filter(options.where)
+    if options.mode != "bm25" and options.hybrid is None:
+        return view.search(vectors, options.depth, options.mode, allowed)
+    n_lexical = options.depth if options.mode == "bm25" else max(RRF_K, 4 * options.depth)
+    lexical = [
+        _with_log_odds(view.snapshot.bm25_search(text, n_lexical, options.where), vector, view)
+        for text, vector in zip(texts, vectors, strict=True)
+    ]
+    if options.mode == "bm25":
+        return lexical
+    semantic = view.search(vectors, n_lexical, options.mode, allowed)
+    fused = [fuse_rankings(*pair) for pair in zip(semantic, lexical, strict=True)]
+    return [Ranking(ranking.ordinals[: options.depth], ranking.log_odds[: options.depth]) for ranking in fused]
+
+
+def _with_log_odds(ordinals: np.ndarray, vector: np.ndarray, view: View) -> Ranking:
+    """Returns documents in their order, with the retriever's log-odds."""
     log_odds = np.empty(len(ordinals), np.float32)
     row = {ordinal: i for i, ordinal in enumerate(ordinals.tolist())}
-    for some, latents in view.snapshot.latents(np.sort(ordinals)):
-        found = score_latents(vector[None], latents, view.layout)[0]
-        log_odds[[row[ordinal] for ordinal in some.tolist()]] = found
+    for of_batch, latents in view.snapshot.latents(ordinals):
+        log_odds[[row[ordinal] for ordinal in of_batch.tolist()]] = score_latents(vector[None], latents, view.layout)[0]
     return Ranking(ordinals, log_odds)

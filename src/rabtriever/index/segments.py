@@ -1,8 +1,9 @@
-"""What the table holds, as the kernel wants it: folders of arrays beside the table, mapped into memory.
+"""Segments: the table's latents as the kernel reads them, in folders of arrays that are mapped into memory.
 
-They are derived, never the truth: a segment is known by its rows' keys, which no two rows ever share, so it cannot go
-stale; what it lacks is read from the table, what is no longer there is masked. A folder appears under its name when it
-is complete, and several processes may make, read and drop segments at the same time.
+They are derived from the table and cannot go stale: a segment is matched with a version by its rows' keys, which no two
+rows ever share (:mod:`rabtriever.index.snapshot` explains keys, ordinals and positions). Rows that no segment holds are
+read from the table; rows that a version no longer has are masked. A folder appears under its name when it is complete,
+so several processes may make, read and drop segments at the same time.
 """
 
 from __future__ import annotations
@@ -21,33 +22,34 @@ from typing import Any
 import numpy as np
 
 from rabtriever.caching import cache_dir
-from rabtriever.errors import StorageError
+from rabtriever.errors import InputError, StorageError
 from rabtriever.index.clustering import cluster
 from rabtriever.index.mapped import advise_random
-from rabtriever.index.quantization import QuantizedLatents
+from rabtriever.index.quantization import PRECISIONS, QuantizedLatents
 from rabtriever.kernels import BLOCK
 from rabtriever.scoring.layout import ScoreLayout
 
 FORMAT = 2
-MIN_DOCUMENTS_FOR_CLUSTERS = 100_000  # documents from which on a segment is sorted into clusters
-DOCUMENTS_PER_CLUSTER = 40  # documents of a cluster
-STALE_AFTER_SECONDS = 24 * 3600  # seconds after which a half-written segment is nobody's
+MIN_DOCUMENTS_FOR_CLUSTERS = 100_000  # smaller segments are one cluster
+DOCUMENTS_PER_CLUSTER = 40
+STALE_AFTER_SECONDS = 24 * 3600  # age at which a half-written segment is removed
+ROWS_PER_COPY = 2**16
 ARRAYS = ("keys", "order", "latents", "blocks", "bias", "low", "step", "starts", "centres")
 CODES = ("unit", "error", "size", "offset")
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Some of a table's rows.
+    """Some of a table's rows, sorted by cluster.
 
     Attributes:
-        keys: int64 (n,), in the order of the segment's slots.
-        order: int32 (n,), the place each slot's row had among the rows when the segment was made.
-        latents: float32 (n, m + 1), in the same order.
+        keys: int64 (n,), the key at each position.
+        order: int32 (n,), the rank of each position's row among the rows that the segment was made of.
+        latents: float32 (n, width + 1), the latent at each position.
         codes: The same for the kernel.
-        starts: int64 (n_clusters + 1,), the first slot of each cluster; two numbers if there are no clusters.
-        centres: float32 (n_clusters, m + 1), their mean latents.
-        folder: Where it lies.
+        starts: int64 (n_clusters + 1,), the first position of each cluster, and n.
+        centres: float32 (n_clusters, width + 1), the clusters' mean latents.
+        folder: Its files.
     """
 
     keys: np.ndarray
@@ -58,21 +60,31 @@ class Segment:
     centres: np.ndarray
     folder: Path
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk, headers left out."""
+        return sum(a.nbytes for a in (self.keys, self.order, self.latents, self.codes.blocks, self.codes.bias))
+
 
 class Segments:
-    """The folder of an index's segments.
+    """The folder of an index's segments: in the index, or in the user's cache if that is remote or read-only.
 
     Args:
-        uri: The index; its segments lie in it, or in the user's cache folder if it is not on this machine or read-only.
-        fingerprint: Of the model.
+        uri: The index.
+        fingerprint: The model's.
         layout: What the latents' columns mean.
-        precision: Of the codes: int8, float16 or float32.
-        device: Where torch scans float32 latents instead; None: the kernel scans the codes.
+        precision: The codes': int8, float16 or float32.
+        device: Device on which torch scans float32 latents; None: the kernel scans the codes.
+
+    Raises:
+        InputError: an unknown precision.
     """
 
     def __init__(
         self, uri: str, fingerprint: str, layout: ScoreLayout, precision: str, device: str | None = None
     ) -> None:
+        if precision not in PRECISIONS:
+            raise InputError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}", param="precision")
         self.layout, self.precision, self.device = layout, precision, device
         if "://" not in uri and os.access(uri, os.W_OK):
             base = Path(uri)
@@ -81,12 +93,17 @@ class Segments:
         self.folder = base / "segments" / f"{precision}-{fingerprint[:16]}"
 
     def info(self) -> dict[str, Any]:
-        """Returns the precision and the bytes on disk."""
-        files = [path for path in self.folder.rglob("*") if path.is_file()]
-        return {"precision": self.precision, "segment_bytes": sum(path.stat().st_size for path in files)}
+        """Returns the precision and, of the segments on disk, their number, clusters and bytes."""
+        found = self.load()
+        return {
+            "precision": self.precision,
+            "segments": len(found),
+            "clusters": sum(len(segment.centres) for segment in found),
+            "segment_bytes": sum(segment.nbytes for segment in found),
+        }
 
     def load(self) -> list[Segment]:
-        """All that are there and whole, the largest first."""
+        """Returns all whole segments, the largest first, and removes what was left half-written long ago."""
         for path in self.folder.glob(".*"):
             if time.time() - path.stat().st_mtime > STALE_AFTER_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
@@ -94,23 +111,27 @@ class Segments:
         return sorted((segment for segment in found if segment), key=lambda segment: -len(segment.keys))
 
     def make(self, keys: np.ndarray, latents: np.ndarray) -> Segment:
-        """A segment of these rows, int64 (n,) and float32 (n, m + 1).
+        """Writes a segment of some rows.
+
+        Args:
+            keys: int64 (n,), in the order of insertion.
+            latents: float32 (n, width + 1).
 
         Raises:
-            InputError: it cannot be written.
+            StorageError: it cannot be written.
         """
         order, starts = np.arange(len(keys)), np.array([0, len(keys)])
         if len(keys) >= MIN_DOCUMENTS_FOR_CLUSTERS:
-            places = cluster(latents[:, :-1], len(keys) // DOCUMENTS_PER_CLUSTER)
-            order = np.argsort(places, kind="stable")
-            starts = np.searchsorted(places[order], np.arange(places.max() + 2))
+            clusters = cluster(latents[:, :-1], len(keys) // DOCUMENTS_PER_CLUSTER)
+            order = np.argsort(clusters, kind="stable")
+            starts = np.searchsorted(clusters[order], np.arange(clusters.max() + 2))
         name = uuid.uuid4().hex
         temporary = self.folder / f".{name}"
         try:
             temporary.mkdir(parents=True)
             sorted_ = np.lib.format.open_memmap(temporary / "latents.npy", "w+", np.float32, latents.shape)
-            for first in range(0, len(order), 2**16):
-                sorted_[first : first + 2**16] = latents[order[first : first + 2**16]]
+            for first in range(0, len(order), ROWS_PER_COPY):
+                sorted_[first : first + ROWS_PER_COPY] = latents[order[first : first + ROWS_PER_COPY]]
             codes = QuantizedLatents.encode(sorted_, self.layout, self.precision)
             centres = [sorted_[first:last].mean(0) for first, last in zip(starts, starts[1:], strict=False)]
             arrays = {
@@ -136,10 +157,10 @@ class Segments:
         return made
 
     def temporary_array(self, shape: tuple[int, int]) -> np.ndarray:
-        """A float32 array on disk, to be filled; it is gone when nobody holds it.
+        """Makes a float32 array on disk, which goes with its last reference.
 
         Raises:
-            InputError: there is no room for it.
+            StorageError: no space.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +171,7 @@ class Segments:
             raise StorageError(f"{self.folder}: cannot be written ({error.strerror}); make room there") from error
 
     def drop(self, segment: Segment) -> None:
-        """Remove a segment; whoever has it mapped keeps it."""
+        """Removes a segment; a process that has it mapped can go on reading it."""
         shutil.rmtree(segment.folder, ignore_errors=True)
 
     def _read(self, folder: Path) -> Segment | None:

@@ -1,34 +1,54 @@
-"""A table as of one version: what a search reads, whatever writers do meanwhile."""
+"""One version of an index's table: what a search reads, whatever writers do meanwhile.
+
+A document has five coordinates:
+
+=========  ============================  ============================================================================
+id         text                          Its name for users. Unique in a version.
+row id     int64, Lance's                Where its row is stored. Changes when files merge; used in this file alone.
+key        int64, 63 random bits         Identifies its row, and so its latent, in every version. An upserted document
+                                         has a new one. Segments are matched with versions by keys.
+ordinal    0 .. n_documents - 1          Its rank in a version in the order of insertion (column ``added``). Filters,
+                                         rankings and the order of ties use it.
+position   0 .. 64 n_blocks - 1          Its column in a segment's arrays, which are sorted by cluster. The kernel uses
+                                         it; a mounted segment maps it to the ordinal.
+=========  ============================  ============================================================================
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lancedb
 import numpy as np
-import pyarrow as pa
-from lancedb.query import FullTextOperator, MultiMatchQuery
 
 from rabtriever.caching import LRUCache
 from rabtriever.data import Document
 from rabtriever.errors import InputError
 from rabtriever.scoring.layout import ScoreLayout
 
-DOCUMENT = ["id", "title", "text", "metadata"]
-LATENTS_PER_BATCH, KEYS_PER_BATCH = 8192, 2**18  # latents and keys read at a time
-MAX_ROWS_TO_PICK = 100_000  # rows that are picked rather than read with all others
+if TYPE_CHECKING:
+    import lancedb
+    import pyarrow as pa
+
+DOCUMENT_COLUMNS = ["id", "title", "text", "metadata"]
+LATENTS_PER_BATCH, KEYS_PER_BATCH = 8192, 2**18
+MAX_ROWS_TO_PICK = 100_000  # rows that are picked one by one rather than read with all others
+CACHED_DOCUMENT_OVERHEAD = 256  # characters that a cached document weighs besides its texts
 
 
 class Snapshot:
     """One version of an index's table.
 
     Args:
-        table: A handle of its own, for it is checked out.
+        table: A handle that nobody else uses, since it is checked out at the version.
         version: The table's version; the latest if None.
         layout: What the latents' columns mean.
-        document_cache: Documents by their rows' keys, of whatever version: those read last.
+        document_cache: The documents read last, by their rows' keys; shared by all versions.
+
+    Attributes:
+        keys: int64 (n,), the key of each ordinal.
+        row_ids: int64 (n,), Lance's row id of each ordinal.
     """
 
     def __init__(
@@ -42,34 +62,40 @@ class Snapshot:
         self.document_cache: LRUCache[int, Document] = LRUCache(0) if document_cache is None else document_cache
         self.version = int(table.version) if version is None else version
         table.checkout(self.version)
-        found = table.search().select(["key"]).with_row_id(True).to_batches(batch_size=KEYS_PER_BATCH).read_all()
-        rows = found["_rowid"].to_numpy().astype(np.int64)
-        order = np.argsort(rows, kind="stable")
-        self.rows: np.ndarray = rows[order]
-        """int64 (n,), Lance's row ids, ascending: the order of insertion. An *ordinal* is a place in this array."""
+        rows = table.search().select(["key", "added"]).with_row_id(True).to_batches(batch_size=KEYS_PER_BATCH)
+        found = rows.read_all()
+        order = np.argsort(found["added"].to_numpy(), kind="stable")
         self.keys: np.ndarray = found["key"].to_numpy()[order]
-        """int64 (n,), what a latent is known by, in every version."""
+        self.row_ids: np.ndarray = _row_ids(found)[order]
+        ascending = bool((self.row_ids[1:] > self.row_ids[:-1]).all())
+        self._by_row_id = None if ascending else np.argsort(self.row_ids)
+
+    def __len__(self) -> int:
+        """Returns the number of documents."""
+        return len(self.keys)
 
     def latents(self, ordinals: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Pieces of ordinals int64 and their latents float32 (n, m + 1), as they come."""
-        if len(ordinals) < min(len(self.rows) // 4, MAX_ROWS_TO_PICK):
-            some = self.table.take_row_ids(self.rows[ordinals].tolist()).with_row_id()
-            reader = some.select(["latent", "bias"]).to_batches()
+        """Yields batches of the ordinals int64 (b,) and their latents float32 (b, width + 1), in any order."""
+        if not len(ordinals):
+            return
+        if len(ordinals) < min(len(self) // 4, MAX_ROWS_TO_PICK):
+            picked = self.table.take_row_ids(self.row_ids[ordinals].tolist()).with_row_id()
+            reader = picked.select(["latent", "bias"]).to_batches()
         else:
-            all_ = self.table.search().with_row_id(True)
-            reader = all_.select(["latent", "bias"]).to_batches(batch_size=LATENTS_PER_BATCH)
-        wanted = np.zeros(len(self.rows), bool)
+            every = self.table.search().with_row_id(True)
+            reader = every.select(["latent", "bias"]).to_batches(batch_size=LATENTS_PER_BATCH)
+        wanted = np.zeros(len(self), bool)
         wanted[ordinals] = True
         for batch in reader:
-            found = np.searchsorted(self.rows, batch["_rowid"].to_numpy().astype(np.int64))
+            of_batch = self._ordinals(_row_ids(batch))
             latents = np.empty((batch.num_rows, self.layout.width + 1), np.float32)
             latents[:, :-1] = batch["latent"].flatten().to_numpy().reshape(batch.num_rows, -1)
             latents[:, -1] = batch["bias"].to_numpy()
-            kept = wanted[found]
-            yield found[kept], latents[kept]
+            selected = wanted[of_batch]
+            yield of_batch[selected], latents[selected]
 
     def filter(self, where: str) -> np.ndarray:
-        """Ordinals of the documents that an SQL condition holds for.
+        """Returns the ordinals int64, ascending, of the documents that meet an SQL condition.
 
         Raises:
             InputError: the condition cannot be read.
@@ -77,55 +103,72 @@ class Snapshot:
         try:
             found = self.table.search().where(where).select(["key"]).with_row_id(True).to_arrow()
         except (ValueError, RuntimeError, OSError) as error:
-            raise _unreadable(where, error) from None
-        return np.searchsorted(self.rows, np.sort(found["_rowid"].to_numpy().astype(np.int64)))
+            raise _bad_condition(where, error) from None
+        return np.sort(self._ordinals(_row_ids(found)))
 
     def bm25_search(self, text: str, k: int, where: str | None) -> np.ndarray:
-        """Ordinals of BM25's k best documents over title and text, best first.
+        """Returns the ordinals int64 of BM25's k best documents over title and text, best first.
+
+        Documents that share no word with ``text`` are not found. Ties come in the order of insertion.
 
         Raises:
             InputError: the table has no text index, or ``where`` cannot be read.
         """
         if not self.has_text_index():
             raise InputError("bm25: no text index yet; call optimize(), or `rabtriever index --update`", param="mode")
-        query = self.table.search(
-            MultiMatchQuery(text, ["title", "text"], boosts=None, operator=FullTextOperator.OR), query_type="fts"
-        )
+        from lancedb.query import FullTextOperator, MultiMatchQuery
+
+        words = MultiMatchQuery(text, ["title", "text"], boosts=None, operator=FullTextOperator.OR)
+        query = self.table.search(words, query_type="fts")
         query = query.where(where) if where else query
-        query = query.select(["key", "_score"]).with_row_id(True).limit(k)
-        try:
-            found = query.to_arrow().sort_by([("_score", "descending")])
-        except (ValueError, RuntimeError, OSError) as error:
-            if where is None:
-                raise
-            raise _unreadable(where, error) from None
-        return np.searchsorted(self.rows, found["_rowid"].to_numpy().astype(np.int64))
+        query = query.select(["key", "_score"]).with_row_id(True)
+        limit = k + 16
+        while True:
+            try:
+                found = query.limit(limit).to_arrow()
+            except (ValueError, RuntimeError, OSError) as error:
+                if where is None:
+                    raise
+                raise _bad_condition(where, error) from None
+            scores, ordinals = found["_score"].to_numpy(), self._ordinals(_row_ids(found))
+            order = np.lexsort((ordinals, -scores))
+            if len(order) < limit or scores[order[k - 1]] > scores[order[-1]]:
+                return ordinals[order[:k]]
+            limit *= 4  # Lance cuts ties as it likes: all of the k-th's must be seen
 
     def has_text_index(self) -> bool:
-        """Whether there is a text index."""
+        """Returns whether BM25 can search this version."""
         return any(index.index_type == "FTS" for index in self.table.list_indices())
 
     def documents(self, ordinals: np.ndarray) -> list[Document]:
-        """The documents at these ordinals, in their order."""
+        """Returns the documents of these ordinals, in their order."""
         keys = self.keys[ordinals].tolist()
         documents = {key: document for key in keys if (document := self.document_cache.get(key))}
-        missing = {int(self.rows[o]): key for o, key in zip(ordinals, keys, strict=True) if key not in documents}
+        missing = {int(self.row_ids[o]): key for o, key in zip(ordinals, keys, strict=True) if key not in documents}
         if missing:
-            found: pa.Table = self.table.take_row_ids(list(missing)).select(DOCUMENT).with_row_id().to_arrow()
-            for row in found.to_pylist():
-                documents[missing[row["_rowid"]]] = document = _document(row)
-                self.document_cache.put(
-                    missing[row["_rowid"]], document, 256 + sum(len(row[name]) for name in DOCUMENT)
-                )
+            rows = self.table.take_row_ids(list(missing)).select(DOCUMENT_COLUMNS).with_row_id().to_arrow()
+            for row in rows.to_pylist():
+                key = missing[row["_rowid"]]
+                documents[key] = document = _document(row)
+                weight = CACHED_DOCUMENT_OVERHEAD + sum(len(row[name]) for name in DOCUMENT_COLUMNS)
+                self.document_cache.put(key, document, weight)
         return [documents[key] for key in keys]
+
+    def _ordinals(self, row_ids: np.ndarray) -> np.ndarray:
+        found = np.searchsorted(self.row_ids, row_ids, sorter=self._by_row_id)
+        return found if self._by_row_id is None else self._by_row_id[found]
 
 
 def id_filter(ids: Sequence[str]) -> str:
-    """The condition that a document has one of these ids."""
+    """Returns the SQL condition that a document has one of these ids."""
     return "id IN ({})".format(", ".join("'" + identifier.replace("'", "''") + "'" for identifier in ids))
 
 
-def _unreadable(where: str, error: Exception) -> InputError:
+def _row_ids(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
+    return rows["_rowid"].to_numpy().astype(np.int64)
+
+
+def _bad_condition(where: str, error: Exception) -> InputError:
     reason = " ".join(str(error).split("Candidate functions")[0].split(", /")[0].split())[:300]
     return InputError(f"where {where!r}: {reason}", param="where")
 

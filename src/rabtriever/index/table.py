@@ -1,140 +1,108 @@
-"""The Lance table: one row per document, the model it belongs to in the schema's metadata. This is the truth."""
+"""The Lance table: one row per document. It is the truth; all else that a search reads is derived from it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-import lancedb
 import numpy as np
 import pyarrow as pa
 from filelock import FileLock, Timeout
-from lancedb.index import FTS, BTree
 
 from rabtriever.caching import LRUCache
 from rabtriever.data import Document
 from rabtriever.errors import BusyError, ConflictError, CorruptIndexError, InputError, NotFoundError, StorageError
+from rabtriever.index.schema import ModelInfo, read_model, record_batches, table_schema, writable_schema
 from rabtriever.index.snapshot import Snapshot, id_filter
-from rabtriever.scoring.layout import ScoreLayout
+
+if TYPE_CHECKING:
+    import lancedb
 
 TABLE = "documents"
 LOCK = "writer.lock"
-KEY = b"rabtriever"
-JSON = pa.json_(pa.utf8())
-FORMAT = 3
-IDS_PER_LOOKUP = 10_000  # ids looked up at a time
-DOCUMENT_CACHE_CHARS = 2**24  # characters of documents that are kept in memory after they were found
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """Which retriever made the latents.
-
-    Attributes:
-        fingerprint: Of its weights and prompt.
-        layout: What the latents' columns mean.
-        source: Folder it was loaded from, if it was.
-    """
-
-    fingerprint: str
-    layout: ScoreLayout
-    source: str | None
+IDS_PER_LOOKUP = 10_000
+DOCUMENT_CACHE_CHARS = 2**24  # characters of documents that stay in memory after they were found
+LANCE_ERRORS = (RuntimeError, OSError, ValueError)
 
 
 class Table:
-    """A Lance table of documents and latents: what changes it, and its versions.
+    """A Lance table of documents and latents: its changes and its versions.
 
     Args:
         uri: Folder or object-store URI.
         connection: The database there.
-        table: Its table, as of its latest version.
+        table: Its table, as of the latest version.
+
+    Attributes:
+        model: The model that its latents belong to.
     """
 
     def __init__(self, uri: str, connection: lancedb.DBConnection, table: lancedb.table.Table) -> None:
         self.uri, self.connection, self.table = uri, connection, table
-        stored = json.loads(table.schema.metadata[KEY])
-        if stored.pop("format", 1) != FORMAT:
-            raise InputError(f"{uri}: an index of another release; index the documents again")
-        self.model = ModelInfo(**{**stored, "layout": ScoreLayout(**stored["layout"])})
+        self.model = read_model(table.schema, uri)
         self._document_cache: LRUCache[int, Document] = LRUCache(DOCUMENT_CACHE_CHARS)
 
     @classmethod
     def create(cls, uri: str, model: ModelInfo) -> Table:
-        """Make an empty table.
+        """Makes an empty table.
 
         Raises:
-            InputError: something stands at ``uri`` already.
+            ConflictError: something exists at ``uri``.
         """
         if "://" not in uri and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
-            raise ConflictError(f"{uri}: exists already; give another place or remove it")
+            raise ConflictError(f"{uri}: exists already; give another folder or remove it")
         connection = _connect(uri)
         if connection.list_tables().tables:
-            raise ConflictError(f"{uri}: holds tables already; give another place or remove them")
-        schema = pa.schema(
-            [
-                pa.field("id", pa.utf8()),
-                pa.field("title", pa.utf8()),
-                pa.field("text", pa.utf8()),
-                pa.field("metadata", JSON),
-                pa.field("key", pa.int64()),
-                pa.field("latent", pa.list_(pa.float32(), model.layout.width)),
-                pa.field("bias", pa.float32()),
-            ],
-            metadata={KEY: json.dumps({"format": FORMAT, **asdict(model)})},
-        )
-        return cls(uri, connection, connection.create_table(TABLE, schema=schema))
+            raise ConflictError(f"{uri}: holds tables already; give another URI or remove them")
+        return cls(uri, connection, connection.create_table(TABLE, schema=table_schema(model)))
 
     @classmethod
     def open(cls, uri: str) -> Table:
-        """Open a table.
+        """Opens a table.
 
         Raises:
-            InputError: there is no index of ours, or it is damaged.
+            NotFoundError: no index there.
+            InputError: a table of other software, or of another release.
+            CorruptIndexError: a damaged table.
         """
         if "://" not in uri and not Path(uri).is_dir():
             raise NotFoundError(f"{uri}: no such index; make one with `rabtriever index`")
         connection = _connect(uri)
         if TABLE not in connection.list_tables().tables:
-            raise InputError(f"{uri}: not an index (no table {TABLE!r} in it); make one with `rabtriever index`")
+            raise NotFoundError(f"{uri}: not an index (no table {TABLE!r} in it); make one with `rabtriever index`")
         with table_errors(uri):
             table = connection.open_table(TABLE)
-        if KEY not in (table.schema.metadata or {}):
-            raise InputError(
-                f"{uri}: its table {TABLE!r} was not made by rabtriever; make an index with `rabtriever index`"
-            )
         return cls(uri, connection, table)
 
     def __len__(self) -> int:
-        """Number of documents."""
+        """Returns the number of documents."""
         return int(self.table.count_rows())
 
     @property
     def version(self) -> int:
-        """The table's version, raised by every change."""
+        """Number of the latest version; every change raises it."""
         return int(self.table.version)
 
-    def bytes(self) -> int:
-        """What the latest version takes on disk."""
-        stats: Any = self.table.stats()
-        return int(stats["total_bytes"])
-
     def versions(self) -> list[dict[str, Any]]:
-        """Version, time and number of documents of each that can be opened, the oldest first."""
-        return [
-            {"version": v["version"], "time": v["timestamp"].isoformat(), "documents": int(v["metadata"]["total_rows"])}
-            for v in self.table.list_versions()
-        ]
+        """Returns ``version``, ``time`` (ISO 8601) and ``documents`` of each that can be opened, oldest first."""
+        with table_errors(self.uri):
+            return [
+                {
+                    "version": int(v["version"]),
+                    "time": v["timestamp"].isoformat(),
+                    "documents": int(v["metadata"]["total_rows"]),
+                }
+                for v in self.table.list_versions()
+            ]
 
     def model_folder(self) -> Path:
-        """Returns where the model was when the index was made.
+        """Returns the folder that the model was loaded from when the index was made.
 
         Raises:
-            NotFoundError: it is not there any more.
+            NotFoundError: it does not exist any more, or the model was never saved.
         """
         if self.model.source is None:
             raise NotFoundError(f"{self.uri}: made by a model that was not saved; give the retriever (--model)")
@@ -143,31 +111,50 @@ class Table:
         return Path(self.model.source)
 
     def info(self) -> dict[str, Any]:
-        """Returns what the index holds, as far as its table tells."""
-        return {
-            "uri": self.uri,
-            "documents": len(self),
-            "model": self.model.source,
-            "fingerprint": self.model.fingerprint,
-            "layout": self.model.layout.to_dict(),
-            "version": self.version,
-            "versions": len(self.versions()),
-            "table_bytes": self.bytes(),
-        }
+        """Returns the latest version's number, documents and bytes on disk, and the model."""
+        with table_errors(self.uri):
+            versions, stats = self.versions(), cast(dict[str, Any], self.table.stats())
+            return {
+                "uri": self.uri,
+                "documents": versions[-1]["documents"],
+                "model": self.model.source,
+                "fingerprint": self.model.fingerprint,
+                "layout": self.model.layout.to_dict(),
+                "version": versions[-1]["version"],
+                "versions": len(versions),
+                "text_index": "text" in _indexed_columns(self.table),
+                "table_bytes": int(stats["total_bytes"]),
+            }
 
     def snapshot(self, version: int | None = None) -> Snapshot:
-        """A version to read from; the latest if None.
+        """Opens a version to read from; the latest if None.
 
         Raises:
-            InputError: there is no such version, or it is damaged.
+            NotFoundError: no such version.
+            CorruptIndexError: a damaged one.
         """
-        if version is not None and version not in (there := [v["version"] for v in self.table.list_versions()]):
-            raise NotFoundError(f"{self.uri}: no version {version}; there are {', '.join(map(str, there))}")
+        if version is not None:
+            self._require_version(version)
         with table_errors(self.uri):
             return Snapshot(self.connection.open_table(TABLE), version, self.model.layout, self._document_cache)
 
+    @contextmanager
+    def reading(self, version: int) -> Iterator[None]:
+        """Turns Lance's errors while a version is read into this package's.
+
+        Raises:
+            NotFoundError: the version has been removed since it was opened.
+            CorruptIndexError: files that cannot be read.
+        """
+        try:
+            with table_errors(self.uri):
+                yield
+        except CorruptIndexError:
+            self._require_version(version)
+            raise
+
     def writing(self, wait: float = 0.0) -> AbstractContextManager[Any]:
-        """Held by whoever changes the index. In an object store Lance itself refuses what conflicts.
+        """Returns the lock of whoever changes the index. In an object store Lance itself refuses conflicts.
 
         Args:
             wait: Seconds to wait for another writer.
@@ -175,88 +162,114 @@ class Table:
         Raises:
             BusyError: another writer is at work.
         """
-        if "://" in self.uri:
-            return nullcontext()
-        return _locked(FileLock(Path(self.uri) / LOCK), self.uri, wait)
+        return nullcontext() if "://" in self.uri else _locked(FileLock(Path(self.uri) / LOCK), self.uri, wait)
 
     def drop(self) -> None:
-        """Remove the table."""
+        """Removes the table."""
         self.connection.drop_table(TABLE)
 
     def existing_ids(self, ids: Sequence[str]) -> set[str]:
-        """Which of these ids are there."""
+        """Returns those of some ids that the table holds."""
         found: set[str] = set()
-        for start in range(0, len(ids) if len(self) else 0, IDS_PER_LOOKUP):
-            rows = self.table.search().where(id_filter(ids[start : start + IDS_PER_LOOKUP])).select(["id"]).to_arrow()
-            found.update(rows["id"].to_pylist())
+        with table_errors(self.uri):
+            for start in range(0, len(ids) if len(self) else 0, IDS_PER_LOOKUP):
+                where = id_filter(ids[start : start + IDS_PER_LOOKUP])
+                found.update(self.table.search().where(where).select(["id"]).to_arrow()["id"].to_pylist())
         return found
 
     def add(self, batches: Iterator[tuple[Sequence[Document], np.ndarray]], replace: bool) -> None:
-        """Write batches of documents and their latents (n, m + 1) in one transaction: all or none.
+        """Writes documents and their latents float32 (n, width + 1) in one transaction: all or none.
 
         Args:
-            batches: Of different ids.
-            replace: Whether documents whose ids are there already take the place of those.
+            batches: Batches of them; all ids differ.
+            replace: Whether documents whose ids exist replace those.
+
+        Raises:
+            StorageError: the table cannot be written.
         """
-        # The table's own schema tells JSON by its storage, which only Lance's writer knows how to make.
-        schema = pa.schema(
-            [pa.field("metadata", JSON) if field.name == "metadata" else field for field in self.table.schema]
-        )
+        schema = writable_schema(self.table.schema)
         failure: list[Exception] = []
 
         def rows() -> Iterator[pa.RecordBatch]:
             try:
-                for documents, latents in batches:
-                    yield _rows(schema, documents, latents)
+                yield from record_batches(schema, batches)
             except Exception as error:
                 failure.append(error)  # Lance would wrap it beyond recognition
                 raise
 
         reader = pa.RecordBatchReader.from_batches(schema, rows())
         try:
-            if replace:
-                self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(reader)
-            else:
-                self.table.add(reader)
-        except (RuntimeError, OSError, ValueError) as error:
+            with _write_errors(self.uri):
+                if replace:
+                    merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+                    merge.execute(reader)
+                else:
+                    self.table.add(reader)
+        except StorageError:
             if failure:
                 raise failure[0] from None
-            raise StorageError(f"{self.uri}: cannot be written, nothing was added: {_one_line(error)}") from error
+            raise
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove documents in one transaction."""
-        self.table.delete(id_filter(ids))
+        """Removes documents in one transaction."""
+        with _write_errors(self.uri):
+            self.table.delete(id_filter(ids))
 
     def restore(self, version: int) -> None:
-        """Make an older version the latest again; those in between stay."""
-        self.table.checkout(version)
-        self.table.restore()
+        """Makes a past version the latest again; those in between stay.
 
-    def optimize(self, keep: timedelta) -> None:
-        """Join small files, bring the indices of ids and words up to date, forget versions older than ``keep``."""
-        there = {column for index in self.table.list_indices() for column in index.columns}
-        wanted: dict[str, Any] = {"id": BTree(), "title": FTS(), "text": FTS()}
-        for column, kind in wanted.items():
-            if column not in there and len(self):
-                self.table.create_index(column, config=kind)
-        self.table.optimize(cleanup_older_than=keep)
+        Raises:
+            NotFoundError: no such version.
+        """
+        self._require_version(version)
+        with _write_errors(self.uri):
+            table = self.connection.open_table(TABLE)  # a failure must not leave the shared handle at that version
+            table.checkout(version)
+            table.restore()
+
+    def optimize(self, retention: timedelta) -> None:
+        """Merges small files, updates the indices of ids and words, removes versions older than ``retention``."""
+        from lancedb.index import FTS, BTree
+
+        with _write_errors(self.uri):
+            indexed = _indexed_columns(self.table)
+            wanted: dict[str, Any] = {"id": BTree(), "title": FTS(), "text": FTS()}
+            for column, kind in wanted.items():
+                if column not in indexed and len(self):
+                    self.table.create_index(column, config=kind)
+            self.table.optimize(cleanup_older_than=retention)
+
+    def _require_version(self, version: int) -> None:
+        existing = [v["version"] for v in self.versions()]
+        if version not in existing:
+            raise NotFoundError(f"{self.uri}: no version {version}; there are {', '.join(map(str, existing))}")
 
 
 @contextmanager
 def table_errors(uri: str) -> Iterator[None]:
-    """Lance's errors, in a line of ours.
+    """Turns Lance's errors while reading into one line.
 
     Raises:
-        InputError: a table that cannot be read.
+        CorruptIndexError: a table that cannot be read.
     """
     try:
         yield
     except InputError:
         raise
-    except (RuntimeError, OSError, ValueError) as error:
-        raise CorruptIndexError(
-            f"{uri}: damaged ({_one_line(error)}); restore it from a copy, or index again"
-        ) from error
+    except LANCE_ERRORS as error:
+        message = f"{uri}: damaged ({_one_line(error)}); restore it from a copy, or index again"
+        raise CorruptIndexError(message) from error
+
+
+@contextmanager
+def _write_errors(uri: str) -> Iterator[None]:
+    """Turns Lance's errors while writing into :class:`StorageError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except LANCE_ERRORS as error:
+        raise StorageError(f"{uri}: cannot be written, nothing was changed: {_one_line(error)}") from error
 
 
 @contextmanager
@@ -272,25 +285,14 @@ def _locked(lock: FileLock, uri: str, wait: float) -> Iterator[None]:
 
 
 def _connect(uri: str) -> lancedb.DBConnection:
+    import lancedb  # costs most of a second
+
     # Every read looks for a newer version, so that a reader sees what a writer has finished.
     return lancedb.connect(uri, read_consistency_interval=timedelta(0))
 
 
-def _rows(schema: pa.Schema, documents: Sequence[Document], latents: np.ndarray) -> pa.RecordBatch:
-    width = latents.shape[1] - 1
-    flat = np.ascontiguousarray(latents[:, :-1], dtype=np.float32).ravel()
-    metadata = pa.array([json.dumps(dict(document.metadata)) for document in documents], pa.utf8())
-    keys = np.random.default_rng().integers(2**63 - 1, size=len(documents))
-    columns = [
-        pa.array([document.id for document in documents], pa.utf8()),
-        pa.array([document.title for document in documents], pa.utf8()),
-        pa.array([document.text for document in documents], pa.utf8()),
-        pa.ExtensionArray.from_storage(JSON, metadata),
-        pa.array(keys),
-        pa.FixedSizeListArray.from_arrays(pa.array(flat), width),
-        pa.array(latents[:, -1], pa.float32()),
-    ]
-    return pa.record_batch(columns, schema=schema)
+def _indexed_columns(table: lancedb.table.Table) -> set[str]:
+    return {column for index in table.list_indices() for column in index.columns}
 
 
 def _one_line(error: Exception) -> str:

@@ -138,11 +138,21 @@ class Prompt:
         space = self._document_space if name == "document" else self._query_space
         return [len(ids) for ids in self._tokenize_field(name, texts, space)]
 
-    def truncate_documents(self, texts: Sequence[str], tokens: int) -> list[str]:
-        """Returns texts of at most ``tokens`` tokens; shorter ones are unchanged."""
-        fields = self._tokenize_field("document", texts, self._document_space)
+    def truncate(self, name: str, texts: Sequence[str], max_tokens: int) -> list[str]:
+        """Returns the texts, those of more than ``max_tokens`` tokens truncated to their first ones.
+
+        Args:
+            name: ``document`` or ``query``.
+            texts: Texts.
+            max_tokens: At least 1.
+
+        Raises:
+            InputError: a text of zero tokens.
+        """
+        space = self._document_space if name == "document" else self._query_space
+        fields = self._tokenize_field(name, texts, space)
         return [
-            str(self.tokenizer.decode(ids[:tokens])).strip() or text if len(ids) > tokens else text
+            str(self.tokenizer.decode(ids[:max_tokens])).strip() or text if len(ids) > max_tokens else text
             for text, ids in zip(texts, fields, strict=True)
         ]
 

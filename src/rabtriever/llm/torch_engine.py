@@ -13,8 +13,8 @@ from transformers import DynamicCache, PreTrainedModel
 from rabtriever.llm.backbone import Pooling, sliding_window, token_batches
 
 TOKEN_BUDGET = 2048  # tokens of a padded batch; on a CPU more is not faster
-# Padded sizes are multiples of these. Libraries choose the order of a sum by its size, so a text's log-odds depend on the
-# other texts of its batch: by up to 0.3 in bfloat16 and 1e-5 in float32; with multiples, by 7e-6 in both.
+# Padded sizes are multiples of these. Libraries choose the order of a sum by its size, so a text's log-odds depend on
+# the other texts of its batch: by up to 0.3 in bfloat16 and 1e-5 in float32; with multiples, by 7e-6 in both.
 PAD_TOKENS_TO, PAD_CACHE_TO = 16, 64
 Layers = list[tuple[Tensor, Tensor]]  # keys and values (n, heads, longest, head size) of each layer
 

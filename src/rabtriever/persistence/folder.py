@@ -99,7 +99,7 @@ def save_model(
 
     with atomic_folder(path) as folder:
         if adapter is not None:
-            shutil.copytree(adapter, folder / ADAPTER)
+            shutil.copytree(adapter, folder / ADAPTER, ignore=shutil.ignore_patterns("README.md"))  # peft's names paths
         save_file(predictor, folder / PREDICTOR)
         write_model_card(folder, write_config(folder, config), Path(path).name)
         if log:

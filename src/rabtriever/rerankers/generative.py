@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -155,6 +158,19 @@ class GenerativeReranker:
             return tokenize([texts[i] for i in rows])
         except TextError as error:
             raise error.at(int(rows[error.position])) from None
+
+    def describe(self) -> dict[str, Any]:
+        """Returns, JSON-ready, its ``llm``, ``backend``, ``prompt_hash``, and ``choices`` with their token ids."""
+        prompt = json.dumps(self.llm.template.to_dict(), sort_keys=True)
+        tokens = zip(("yes", "no"), self.llm.prompt.choice_ids, strict=True)
+        return {
+            "llm": Path(self.llm.loaded.source).name,
+            "backend": self.llm.loaded.backend,
+            "prompt_hash": hashlib.sha256(prompt.encode()).hexdigest(),
+            "choices": {
+                name: {"id": token, "text": self.llm.loaded.tokenizer.decode([token])} for name, token in tokens
+            },
+        }
 
 
 def _unique(sequences: list[list[int]]) -> tuple[list[tuple[int, ...]], np.ndarray]:

@@ -1,4 +1,4 @@
-"""API keys: who may search, who may change the index."""
+"""API keys and their roles: reading alone, or writing too."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rabtriever.errors import InputError
 
 Role = Literal["read", "write"]
 ROLES: tuple[Role, ...] = ("read", "write")
-SHORTEST = 16  # characters
+MIN_KEY_LENGTH = 16
 
 
 class APIKeys:
-    """APIKeys and their roles; ``write`` may also read. Only digests are held.
+    """API keys and their roles; ``write`` includes ``read``. Only digests are held.
 
     Args:
         keys: Pairs of role and key.
@@ -28,12 +28,11 @@ class APIKeys:
 
     @classmethod
     def load(cls, path: str | None, environment: Mapping[str, str] = os.environ) -> APIKeys:
-        """APIKeys of a file and of ``$RABTRIEVER_READ_KEYS`` and ``$RABTRIEVER_WRITE_KEYS``, separated by commas.
+        """Loads the keys of a file and of ``$RABTRIEVER_READ_KEYS`` and ``$RABTRIEVER_WRITE_KEYS`` (comma-separated).
 
         Args:
-            path: A file with lines ``read KEY`` or ``write KEY``; blank lines and those that begin with # count for
-                nothing.
-            environment: Where the variables are.
+            path: A file with lines ``read KEY`` or ``write KEY``; blank lines and those that begin with # are skipped.
+            environment: The variables.
 
         Raises:
             InputError: the file cannot be read, a line is malformed, or a key is too short.
@@ -53,15 +52,15 @@ class APIKeys:
         return cls(found)
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Returns whether there is any."""
         return bool(self._digests)
 
     def roles(self, authorization: str | None) -> set[Role]:
-        """What the header ``Authorization: Bearer KEY`` allows; every key is compared, in constant time."""
+        """Returns the roles of the header ``Authorization: Bearer KEY``; every key is compared, in constant time."""
         scheme, _, key = (authorization or "").partition(" ")
         digest, roles = _digest(key.strip()), set[Role]()
-        for role, known in self._digests:
-            if hmac.compare_digest(digest, known) and scheme.lower() == "bearer":
+        for role, valid in self._digests:
+            if hmac.compare_digest(digest, valid) and scheme.lower() == "bearer":
                 roles |= {"read", role}
         return roles
 
@@ -77,9 +76,9 @@ def _lines(path: str) -> list[str]:
         raise InputError(f"{path}: keys cannot be read ({error}); give a text file of `read KEY` lines") from None
 
 
-def _checked(role: str, key: str, where: str) -> tuple[Role, str]:
-    if len(key) < SHORTEST:
+def _checked(role: str, key: str, location: str) -> tuple[Role, str]:
+    if len(key) < MIN_KEY_LENGTH:
         raise InputError(
-            f"{where}: a key of {len(key)} characters; take {SHORTEST} or more, as of `openssl rand -hex 16`"
+            f"{location}: a key of {len(key)} characters; take {MIN_KEY_LENGTH} or more, as of `openssl rand -hex 16`"
         )
     return ("write" if role == "write" else "read"), key

@@ -1,4 +1,4 @@
-"""What a server is told when it starts."""
+"""Options of a server."""
 
 from __future__ import annotations
 
@@ -9,50 +9,52 @@ from typing import Any
 from rabtriever.errors import InputError
 
 
-def _told(default: float, text: str) -> Any:  # noqa: ANN401
+def _option(default: float, text: str) -> Any:  # noqa: ANN401
     return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """How much one request, and all of them together, may ask for."""
+    """Bounds of one request, and of all that are in progress.
 
-    timeout: float = _told(60.0, "seconds that a request may take; uploads may take longer")
-    searches: int = _told(128, "searches that wait or are worked at; one more is answered 429")
-    reranks: int = _told(16, "reranks and embeddings, likewise")
-    writes: int = _told(64, "changes, likewise")
-    body_mb: int = _told(8, "megabytes of a request; more is answered 413")
-    upload_mb: int = _told(1024, "megabytes of an upload of documents, one a line")
-    keep_minutes: int = _told(60, "minutes that versions of the index are kept; every change makes one")
+    Raises:
+        InputError: a value that is not above 0.
+    """
+
+    timeout: float = _option(60.0, "seconds that a request may take; uploads may take longer")
+    searches: int = _option(128, "searches that wait or are in progress; one more is answered 429")
+    reranks: int = _option(16, "reranks and embeddings, likewise")
+    writes: int = _option(64, "writes, likewise")
+    body_mb: int = _option(8, "megabytes of a request; more is answered 413")
+    upload_mb: int = _option(1024, "megabytes of an upload of documents, one a line")
+    keep_minutes: int = _option(60, "minutes that versions of the index are kept; every change makes one")
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            InputError: one that is not above 0.
-        """
+        """Checks the values."""
         for name, value in asdict(self).items():
             if not value > 0:
-                raise InputError(f"--{name.replace('_', '-')} {value}: give a number above 0")
+                raise InputError(f"--{name.replace('_', '-')} {value}: give a number above 0", param=name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """A server.
+    """A server's options, as its worker processes get them.
 
     Attributes:
-        uri: Of the index.
-        model: Folder of the retriever, if the index's own has moved.
+        uri: The index.
+        model: The retriever, if the index's own has moved.
+        load_options: ``device``, ``dtype`` and ``backend`` of its LLM (:class:`rabtriever.llm.loading.LoadOptions`).
         keys: File of API keys.
         insecure: Whether everyone who can reach it may use it.
         loopback: Whether it listens on this machine alone.
         cors: Origins whose pages may call it.
-        workers: Processes.
-        limits: How much may be asked for.
+        workers: Number of processes.
+        limits: Bounds of requests.
     """
 
     uri: str
     model: str | None = None
+    load_options: dict[str, Any] = field(default_factory=dict)
     keys: str | None = None
     insecure: bool = False
     loopback: bool = True
@@ -61,11 +63,11 @@ class ServerConfig:
     limits: ServerLimits = field(default_factory=ServerLimits)
 
     def to_json(self) -> str:
-        """For a worker process."""
+        """Returns the options as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> ServerConfig:
-        """What :meth:`to_json` wrote."""
+        """Reads what :meth:`to_json` returned."""
         values = json.loads(text)
         return cls(**{**values, "cors": tuple(values["cors"]), "limits": ServerLimits(**values["limits"])})

@@ -1,4 +1,4 @@
-"""A filter that comes from outside is data: columns, constants and comparisons, and nothing else."""
+"""Filters of requests: columns, constants and comparisons, and nothing else of SQL."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from rabtriever.errors import InputError
 
-LONGEST, DEEPEST, MOST = 2000, 32, 64  # characters, parentheses, operators: a planner recurses over each
+MAX_LENGTH, MAX_DEPTH, MAX_OPERATORS = 2000, 32, 64  # characters, parentheses: a planner recurses over each
 COLUMNS = frozenset({"id", "title", "text", "metadata"})
 WORDS = frozenset(
     {"and", "or", "not", "in", "like", "ilike", "escape", "is", "null", "true", "false", "between"},
@@ -27,34 +27,37 @@ TOKEN = re.compile(
 
 
 def validate_filter(where: str) -> None:
-    """Refuse what is more than a comparison of the documents' columns.
+    """Raises if a filter is more than a comparison of the documents' columns.
 
     Args:
         where: An SQL condition.
 
     Raises:
-        InputError: it is too long or too deep, or holds something that is not known to be harmless.
+        InputError: it is too long or too deep, or holds something that is not on the lists above.
     """
     if not where.strip():
-        raise InputError("where: blank; leave it out, or give a condition such as title LIKE 'A%'")
-    if len(where) > LONGEST:
-        raise InputError(f"where: {len(where)} characters; at most {LONGEST}")
-    place, depth, operators, where = 0, 0, 0, where.rstrip()
-    while place < len(where):
-        token = TOKEN.match(where, place)
+        raise _invalid("blank; leave it out, or give a condition such as title LIKE 'A%'")
+    if len(where) > MAX_LENGTH:
+        raise _invalid(f"{len(where)} characters; at most {MAX_LENGTH}")
+    position, depth, operators, where = 0, 0, 0, where.rstrip()
+    while position < len(where):
+        token = TOKEN.match(where, position)
         if token is None:
-            raise InputError(f"where: cannot read {where[place:].strip()[:20]!r}")
-        place = token.end()
+            raise _invalid(f"cannot read {where[position:].strip()[:20]!r}")
+        position = token.end()
         depth += {"(": 1, ")": -1}.get(token["sign"] or "", 0)
-        if not 0 <= depth <= DEEPEST:
-            raise InputError("where: parentheses do not match" if depth < 0 else f"where: deeper than {DEEPEST}")
+        if not 0 <= depth <= MAX_DEPTH:
+            raise _invalid("parentheses do not match" if depth < 0 else f"deeper than {MAX_DEPTH}")
         word = (token["word"] or "").lower()
         operators += word in OPERATORS or (token["sign"] or ",") not in ",()"
-        if operators > MOST:
-            raise InputError(f"where: more than {MOST} operators; use IN for many values")
-        called = word not in WORDS and where[place:].lstrip().startswith("(")
+        if operators > MAX_OPERATORS:
+            raise _invalid(f"more than {MAX_OPERATORS} operators; use IN for many values")
+        called = word not in WORDS and where[position:].lstrip().startswith("(")
         if word and word not in WORDS and word not in (FUNCTIONS if called else COLUMNS):
-            known = ", ".join(sorted(FUNCTIONS if called else COLUMNS))
-            raise InputError(
-                f"where: {token['word']!r} is no {'function' if called else 'column'} here; known: {known}"
-            )
+            supported = ", ".join(sorted(FUNCTIONS if called else COLUMNS))
+            kind = "function" if called else "column"
+            raise _invalid(f"{token['word']!r} is not a {kind} here; supported: {supported}")
+
+
+def _invalid(reason: str) -> InputError:
+    return InputError(f"where: {reason}", param="where")

@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""Counters and histograms for Prometheus."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Counters of one process; with several, what they wrote to ``$PROMETHEUS_MULTIPROC_DIR`` is added up."""
+    """Counters of one process; of several, their sums over what each wrote to ``$PROMETHEUS_MULTIPROC_DIR``."""
 
     def __init__(self) -> None:
         own = self.registry = CollectorRegistry()
@@ -34,24 +34,24 @@ class Metrics:
         )
         self.queue = Gauge(
             "rabtriever_queue",
-            "Requests that wait or are worked at: search, rerank, write",
+            "Requests that wait or are in progress: search, rerank, write",
             ["kind"],
             registry=own,
             multiprocess_mode="livesum",
         )
         self.batch = Histogram(
-            "rabtriever_query_batch_size", "Queries that the LLM reads together", buckets=SIZES, registry=own
+            "rabtriever_query_batch_size", "Queries that are encoded together", buckets=SIZES, registry=own
         )
         self.tokens = Counter(
-            "rabtriever_tokens", "Tokens of texts that came in: query, document", ["side"], registry=own
+            "rabtriever_tokens", "Tokens of the texts of requests: query, document", ["side"], registry=own
         )
-        self.cut = Counter(
-            "rabtriever_truncations", "TokenCounts cut to their budget: query, document", ["side"], registry=own
+        self.truncated = Counter(
+            "rabtriever_truncations", "Texts truncated to their budget: query, document", ["side"], registry=own
         )
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage."""
+        """Observes the seconds of a stage."""
         started = perf_counter()
         try:
             yield
@@ -59,18 +59,18 @@ class Metrics:
             self.stages.labels(name).observe(perf_counter() - started)
 
     def text(self) -> bytes:
-        """The exposition format."""
+        """Returns the exposition format."""
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return generate_latest(self.registry)
         for path in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("gauge_live*_*.db"):
-            if not _lives(int(path.stem.rsplit("_", 1)[1])):
+            if not _is_running(int(path.stem.rsplit("_", 1)[1])):
                 path.unlink(missing_ok=True)  # of a process that was killed
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
 
 
-def _lives(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What every request passes: who may, how large, how long, and whether its client is still there."""
+"""Checks of every request: API key, size, time, and whether its client still waits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import ipaddress
 import logging
 import tempfile
-import traceback
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any, BinaryIO
@@ -15,94 +14,91 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rabtriever.serving.auth import APIKeys
 from rabtriever.serving.config import ServerConfig
-from rabtriever.serving.errors import APIError
+from rabtriever.serving.errors import APIError, location
 from rabtriever.serving.metrics import Metrics
 
 logger = logging.getLogger("rabtriever.serving")
 
-OPEN = ("/", "/health", "/ready", "/docs", "/openapi.json")  # without a key
-OPEN_BELOW = ("/page/", "/static-offline-docs/", "/docs/")
-CHANGING = ("/v1/documents",)
-UPLOAD = b"application/x-ndjson"
-IN_MEMORY, PIECE = 2**20, 2**16  # bytes of a body
+PUBLIC_PATHS = ("/", "/health", "/ready", "/docs", "/openapi.json")  # need no API key, and take no body
+PUBLIC_PREFIXES = ("/page/", "/static-offline-docs/", "/docs/")
+WRITE_PREFIXES = ("/v1/documents",)
+UPLOAD_TYPE = b"application/x-ndjson"
+MAX_MEMORY_BYTES, CHUNK_BYTES = 2**20, 2**16  # of a body: held in memory, passed on at a time
 METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
-GONE = 499  # nginx's status for a client that went away
+STATUS_CLIENT_CLOSED = 499  # nginx's
 
 
 class RequestMiddleware:
-    """An ASGI middleware around everything.
+    """An ASGI middleware around the whole application.
 
-    A body is received whole before anything begins, large ones to disk, so that a slow client holds nothing else up.
+    A body is received completely before anything begins, a large one to disk, so that a slow client delays nobody.
 
     Args:
         app: The application.
-        settings: The server's.
-        keys: Who may.
-        metrics: What is told.
+        config: The server's options.
+        keys: The API keys; without any, everyone may read and write.
+        metrics: Where requests are counted.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServerConfig, keys: APIKeys, metrics: Metrics) -> None:
-        self.app, self.settings, self.keys, self.metrics = app, settings, keys, metrics
+    def __init__(self, app: ASGIApp, config: ServerConfig, keys: APIKeys, metrics: Metrics) -> None:
+        self.app, self.config, self.keys, self.metrics = app, config, keys, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
+        """Handles one request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        started, seen = perf_counter(), {"status": 0, "whole": False}
+        started, seen = perf_counter(), {"status": 0, "complete": False}
 
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start":
                 seen["status"] = message["status"]
             await send(message)
-            seen["whole"] = message["type"] == "http.response.body" and not message.get("more_body", False)
+            seen["complete"] = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
-            self._admit(scope)
-            with tempfile.SpooledTemporaryFile(IN_MEMORY) as body:
+            self._authorize(scope)
+            with tempfile.SpooledTemporaryFile(MAX_MEMORY_BYTES) as body:
                 await self._receive(scope, receive, body)  # type: ignore[arg-type]
                 scope["rabtriever.body"] = body
                 await self._run(scope, body, receive, sent)  # type: ignore[arg-type]
-        except _GoneError:
-            seen["status"] = seen["status"] if seen["whole"] else GONE
-        except APIError as refusal:
+        except ClientDisconnected:
+            seen["status"] = seen["status"] if seen["complete"] else STATUS_CLIENT_CLOSED
+        except APIError as error:
             if not seen["status"]:
-                await refusal.response(scope["path"])(scope, receive, sent)
-        except Exception as error:  # no trace to the client, no message to the log: either may hold a request's text
-            frames = " < ".join(f"{f.filename}:{f.lineno}" for f in reversed(traceback.extract_tb(error.__traceback__)))
-            logger.error("%s %s: %s at %s", scope["method"], _route(scope), type(error).__name__, frames)
+                await error.response(scope["path"])(scope, receive, sent)
+        except Exception as error:  # the client gets no trace
+            log_fault(scope, error)
             if not seen["status"]:
-                await APIError(500, "something went wrong here; the log knows more").response(scope["path"])(
-                    scope, receive, sent
-                )
+                await APIError(500).response(scope["path"])(scope, receive, sent)
         finally:
-            self._tell(scope, seen["status"], perf_counter() - started)
+            self._log_request(scope, seen["status"], perf_counter() - started)
 
-    def _admit(self, scope: Scope) -> None:
-        """Raise a refusal if this client may not."""
+    def _authorize(self, scope: Scope) -> None:
+        """Raises an APIError, 401, 403 or 421, if this client may not make the request."""
         path, method = scope["path"], scope["method"]
         headers = dict(scope["headers"])
-        if self.settings.loopback and not self.settings.insecure and not self.keys:
+        if self.config.loopback and not self.config.insecure and not self.keys:
             # A page of another site, its name pointed at this machine, must not get in.
             name = headers.get(b"host", b"localhost").decode("latin-1")
             if not is_loopback(name.rsplit(":", 1)[0] if not name.endswith("]") else name):
                 raise APIError(421, "addressed to another host; without API keys only localhost is served")
-        if not self.keys or path in OPEN or path.startswith(OPEN_BELOW):
+        if not self.keys or path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES):
             return
         roles = self.keys.roles(headers.get(b"authorization", b"").decode("latin-1"))
         if not roles:
             raise APIError(
                 401, "no valid API key; send `Authorization: Bearer KEY`", headers={"WWW-Authenticate": "Bearer"}
             )
-        if method in ("POST", "PUT", "PATCH", "DELETE") and path.startswith(CHANGING) and "write" not in roles:
+        if method in ("POST", "PUT", "PATCH", "DELETE") and path.startswith(WRITE_PREFIXES) and "write" not in roles:
             raise APIError(403, "this API key may read, not write")
 
     async def _receive(self, scope: Scope, receive: Receive, body: BinaryIO) -> None:
-        """Receive a request's body."""
-        headers, limits = dict(scope["headers"]), self.settings.limits
-        upload = headers.get(b"content-type", b"").split(b";")[0].strip().lower() == UPLOAD
-        upload = upload and scope["path"].startswith(CHANGING)
+        """Receives the body; raises an APIError, 408 or 413, if it is too slow or too large."""
+        headers, limits = dict(scope["headers"]), self.config.limits
+        upload = headers.get(b"content-type", b"").split(b";")[0].strip().lower() == UPLOAD_TYPE
+        upload = upload and scope["path"].startswith(WRITE_PREFIXES)
         most = (limits.upload_mb if upload else limits.body_mb) * 2**20
-        if scope["path"] in OPEN or scope["path"].startswith(OPEN_BELOW):
+        if scope["path"] in PUBLIC_PATHS or scope["path"].startswith(PUBLIC_PREFIXES):
             most = 0
         end = perf_counter() + limits.timeout
         declared = headers.get(b"content-length", b"0")
@@ -115,7 +111,7 @@ class RequestMiddleware:
             except TimeoutError:
                 raise APIError(408, f"the request did not come within {limits.timeout:g} s") from None
             if message["type"] == "http.disconnect":
-                raise _GoneError
+                raise ClientDisconnected
             piece = message.get("body", b"")
             size, more = size + len(piece), message.get("more_body", False)
             if size <= most:
@@ -126,8 +122,8 @@ class RequestMiddleware:
         body.seek(0)
 
     async def _run(self, scope: Scope, body: BinaryIO, receive: Receive, send: Send) -> None:
-        """Let the application answer, as long as somebody waits for it."""
-        timeout = None if scope["rabtriever.upload"] else self.settings.limits.timeout
+        """Lets the application answer as long as the client waits; raises an APIError, 504, after the timeout."""
+        timeout = None if scope["rabtriever.upload"] else self.config.limits.timeout
         over, ended = asyncio.Event(), False
 
         async def replay() -> Message:
@@ -135,8 +131,8 @@ class RequestMiddleware:
             if ended:
                 await over.wait()
                 return {"type": "http.disconnect"}
-            piece = body.read(PIECE)
-            ended = len(piece) < PIECE
+            piece = body.read(CHUNK_BYTES)
+            ended = len(piece) < CHUNK_BYTES
             return {"type": "http.request", "body": piece, "more_body": not ended}
 
         answer = asyncio.ensure_future(_call(self.app(scope, replay, send)))
@@ -148,8 +144,8 @@ class RequestMiddleware:
             answer.cancel()
             await asyncio.wait({answer})
             if gone.done():
-                raise _GoneError
-            if not answer.cancelled():  # a change that had begun
+                raise ClientDisconnected
+            if not answer.cancelled():  # a write that had begun
                 return answer.result()
             raise APIError(504, f"not done within {timeout:g} s; ask for less at a time")
         finally:
@@ -157,7 +153,7 @@ class RequestMiddleware:
             for task in (answer, gone):
                 task.cancel()
 
-    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+    def _log_request(self, scope: Scope, status: int, seconds: float) -> None:
         route = _route(scope)
         method = scope["method"] if scope["method"] in METHODS else "other"
         self.metrics.requests.labels(route, method, str(status)).inc()
@@ -165,8 +161,13 @@ class RequestMiddleware:
         logger.info("%s %s %d %.1f ms", method, route, status, 1000 * seconds)
 
 
-class _GoneError(Exception):
-    """The client went away."""
+def log_fault(scope: Scope, error: Exception) -> None:
+    """Logs where an error was raised, without its message, which may hold a request's text."""
+    logger.error("%s %s: %s", scope["method"], _route(scope), location(error))
+
+
+class ClientDisconnected(Exception):  # noqa: N818
+    """The client no longer waits for an answer."""
 
 
 async def _call(answer: Awaitable[Any]) -> None:
@@ -179,12 +180,12 @@ async def _disconnected(receive: Callable[[], Awaitable[Message]]) -> None:
 
 
 def _route(scope: Scope) -> str:
-    """The route's pattern: a path may hold an id."""
+    """Returns the route's pattern, since a path may hold an id."""
     return getattr(scope.get("route"), "path", None) or scope.get("root_path") or "other"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name is one of this machine alone."""
+    """Returns whether a host's name is one of this machine alone."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -1,314 +1,242 @@
-"""What the routes ask for, done off the event loop: encode, scan, judge, write."""
+"""The service behind the routes: an index and its models, shared by all requests."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter
-from typing import IO, Any
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
 from rabtriever.data import Document
-from rabtriever.errors import BusyError, InputError
+from rabtriever.errors import BusyError, NotFoundError
 from rabtriever.index import Hit, Index
-from rabtriever.index.hits import reranked
-from rabtriever.serving.batching import ConcurrencyLimiter, QueryBatcher, WorkerPool, timed
+from rabtriever.index.search import RerankPlan, SearchOptions, cut_hits
+from rabtriever.retriever import Rabtriever
+from rabtriever.serving.batching import ScanBatcher, TokenCounts
 from rabtriever.serving.config import ServerLimits
-from rabtriever.serving.errors import APIError
 from rabtriever.serving.filters import validate_filter
 from rabtriever.serving.metrics import Metrics
-from rabtriever.serving.texts import TokenCounts, slices
+from rabtriever.serving.models import Kind, Models
+from rabtriever.serving.workers import ConcurrencyLimiter, WorkerPool
+from rabtriever.serving.writer import IndexWriter
 
-logger = logging.getLogger("rabtriever.serving")
-BATCH = 512  # tokens of queries that are encoded together
-LATENTS = 100_000  # documents whose latents are remembered
-CACHES = 2**28  # bytes of document caches that the reranker keeps
-THEIRS = ("where", "hybrid", "query", "document", "add", "delete")  # how messages of a client's faults begin
-LONG = 2000  # characters from which on a text is not tokenised on the event loop
-CHANGES = 100  # of the index, before its small files are joined
-UPLOADED = 256  # documents of an upload that are parsed together
+DOCUMENTS_PER_BATCH = 256  # of an upload that are parsed together
 
 
 @dataclass
-class Found:
-    """A search's hits, query by query, and how they came about.
+class SearchResult:
+    """Hits of a search, and how they were found.
 
     Attributes:
         hits: Of each query, best first.
-        queries: Their sizes.
+        counts: Sizes of the queries.
         milliseconds: Of each stage.
     """
 
     hits: list[list[Hit]]
-    queries: TokenCounts
-    milliseconds: dict[str, float] = field(default_factory=dict)
+    counts: TokenCounts
+    milliseconds: dict[str, float]
+
+
+class Scored(NamedTuple):
+    """Scores of a request's documents.
+
+    Attributes:
+        log_odds: float32 (n,).
+        ranking: ``{"corpus_id", "score"}`` of each, the most probable first (:meth:`Calibration.rank`).
+        tokens: Number of tokens of the query and the documents.
+    """
+
+    log_odds: np.ndarray
+    ranking: list[dict[str, int | float]]
+    tokens: int
 
 
 class SearchService:
-    """An index and its models, shared by requests.
+    """Searches, scores and writes for many requests at once, each kind up to a number that may wait.
 
-    Queries are encoded in one thread, the reranker and documents are read in another, a few hundred tokens at a time,
-    so that neither waits long for the other; scans and writes have threads of their own.
+    The library's errors pass through; :mod:`rabtriever.serving.errors` says how they are answered.
 
     Args:
         index: The index, opened to write.
-        limits: How much may be asked for.
-        metrics: What is told.
+        limits: Bounds of requests.
+        metrics: Where counts and times are exported.
     """
 
     def __init__(self, index: Index, limits: ServerLimits, metrics: Metrics) -> None:
-        self.index, self.limits, self.metrics = index, limits, metrics
-        self.retriever, self.teacher = index.retriever, index.retriever.teacher
-        self.retriever.known["document"].capacity = LATENTS
-        self.teacher.backbone.kept.capacity = CACHES
-        index.wait = limits.timeout / 2
-        self.searches = ConcurrencyLimiter("search", limits.searches, metrics)
-        self.reranks = ConcurrencyLimiter("rerank", limits.reranks, metrics)
-        self.writes = ConcurrencyLimiter("write", limits.writes, metrics)
-        self._encoder = QueryBatcher(self.retriever.encode_query, BATCH, metrics)
-        self._reading, self._counting = WorkerPool("read", 2), WorkerPool("count")
-        self._judging, self._writing = WorkerPool("judge"), WorkerPool("write")
-        self._changes, self._tidying = 0, set[asyncio.Task[None]]()
+        self.index, self.limits = index, limits
+        self.retriever = cast(Rabtriever, index.retriever)
+        index.write_timeout = limits.timeout / 2
+        self._searches = ConcurrencyLimiter("search", limits.searches, metrics)
+        self._reranks = ConcurrencyLimiter("rerank", limits.reranks, metrics)
+        self._writes = ConcurrencyLimiter("write", limits.writes, metrics)
+        self._models = Models(self.retriever, metrics)
+        self._scan_batcher = ScanBatcher(index.retrieve, metrics)
+        self._writer, self._table_pool = IndexWriter(index, limits.keep_minutes, metrics), WorkerPool("table")
 
     def warm(self) -> None:
-        """Load and compile what the first requests would have to wait for."""
+        """Loads and compiles what the first requests would have to wait for."""
         self.index.warm()
-        self.teacher.predict([("warm", "up")])
-        self.retriever.encode_query(["warm"])
+        self._models.warm()
 
-    async def search(
-        self, texts: Sequence[str], k: int, where: str | None, mode: str, hybrid: str | None, rerank: int | None
-    ) -> Found:
-        """As :meth:`rabtriever.index.Index.search`.
+    async def search(self, texts: Sequence[str], options: SearchOptions) -> SearchResult:
+        """Finds hits as :meth:`rabtriever.index.Index.search` does.
 
         Raises:
-            APIError: too many searches, or a query or filter that cannot be read.
+            APIError: 429, too many searches; 422, there is no reranker.
+            InputError: a query of zero tokens, or a condition that cannot be read.
         """
         started = perf_counter()
-        with self.searches.take(len(texts)):
-            if where is not None:
-                with self._told("where"):
-                    validate_filter(where)
-            sizes = await self.sizes("query", texts)
-            vectors, encode = await self._queries(texts, sizes)
-            find, depth = timed(self.index.find), max(k, rerank or 0)
-            with self._told("where"):
-                hits, scan = await self._reading.run(find, texts, vectors, depth, where, mode, hybrid)
-        self.metrics.stages.labels("scan").observe(scan)
+        reranker: Any = None if options.rerank is None else self._models.require_reranker("rerank")
+        with self._searches.acquire(len(texts)):
+            if options.where is not None:
+                validate_filter(options.where)
+            counts = await self._models.count_tokens("query", texts)
+            vectors, encode = await self._models.encode_queries(texts, counts)
+            with _reading():
+                hits, scan = await self._scan_batcher(texts, vectors, options)
         stages = {"queue": perf_counter() - started - encode - scan, "encode": encode, "scan": scan}
-        found = Found(hits, sizes, {stage: 1000 * seconds for stage, seconds in stages.items()})
-        if rerank is not None:
+        if options.rerank is not None:
             started = perf_counter()
-            with self.reranks.take():
-                for i, query in enumerate(texts):
-                    if hits[i]:
-                        log_odds = await self._judge(query, [hit.text for hit in hits[i][:rerank]])
-                        hits[i] = reranked(hits[i], log_odds, self.teacher.calibration)
-            found.milliseconds["rerank"] = 1000 * (perf_counter() - started)
-        found.hits = [hits_of_query[:k] for hits_of_query in hits]
-        return found
+            plan = RerankPlan(texts, hits, options.rerank)
+            if len(plan.pairs):
+                with self._reranks.acquire():
+                    sizes = await self._models.count_tokens("document", plan.documents)
+                    log_odds = await self._models.rerank(plan.queries, plan.documents, plan.pairs, sizes)
+                hits = plan.apply(log_odds, reranker.calibration, self.retriever.calibration)
+            stages["rerank"] = perf_counter() - started
+        milliseconds = {stage: 1000 * seconds for stage, seconds in stages.items()}
+        return SearchResult(cut_hits(hits, options), counts, milliseconds)
 
-    async def score(
-        self, query: str, documents: Sequence[str], reranker: bool, most: int = 0
-    ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Documents that a request brings, judged by the reranker or the retriever.
+    async def score(self, query: str, documents: Sequence[str], scorer: str, max_tokens: int = 0) -> Scored:
+        """Scores documents that a request brings.
 
         Args:
             query: The query.
             documents: n texts.
-            reranker: Whether the reranker judges.
-            most: Tokens of a document that are read, if fewer than the prompt allows; 0: as many as it allows.
-
-        Returns:
-            Log-odds float32 (n,), probabilities float64 (n,), and the tokens of the query and the documents.
+            scorer: ``reranker`` or ``retriever``.
+            max_tokens: Tokens to which documents are truncated, if fewer than the model's own budget; 0: none.
 
         Raises:
-            APIError: too many reranks, or a text without tokens.
+            APIError: 429, too many reranks; 422, there is no reranker.
+            InputError: a text of zero tokens.
         """
-        with self.reranks.take():
-            if most:
-                with self._told("document"):
-                    documents = await self._counting.run(self.teacher.prompt.document_heads, documents, most)
-            asked, given = await self.sizes("query", [query]), await self.sizes("document", documents)
-            if reranker:
-                log_odds = await self._judge(query, documents, given)
-                calibration = self.teacher.calibration
+        models = self._models
+        with self._reranks.acquire():
+            if max_tokens:
+                documents = await models.truncate_documents(documents, max_tokens)
+            different = list(dict.fromkeys(documents))
+            row_of = {text: row for row, text in enumerate(different)}
+            of_query = await models.count_tokens("query", [query])
+            of_documents = await models.count_tokens("document", different)
+            if scorer == "reranker":
+                calibration = models.require_reranker("model").calibration
+                pairs = np.array([(0, row) for row in range(len(different))])
+                log_odds = await models.rerank([query], different, pairs, of_documents)
             else:
-                vectors, _ = await self._queries([query], asked)
-                latents = await self._latents(documents, given)
-                log_odds = self.retriever.similarity(vectors, latents)[0]
                 calibration = self.retriever.calibration
-        return log_odds, calibration.probability(log_odds), sum(asked.kept) + sum(given.kept)
+                vectors, _ = await models.encode_queries([query], of_query)
+                latents = await models.encode_documents(different, of_documents)
+                log_odds = self.retriever.similarity(vectors, latents)[0]
+        rows = [row_of[text] for text in documents]
+        tokens = sum(of_query.used) + sum(of_documents.used[row] for row in rows)
+        return Scored(log_odds[rows], calibration.rank(log_odds[rows]), tokens)
 
-    async def embed(self, side: str, texts: Sequence[str]) -> tuple[np.ndarray, TokenCounts]:
-        """What the folded score needs of queries or documents: float32 (n, dim)."""
-        with self.reranks.take():
-            sizes = await self.sizes(side, texts)
-            if side == "query":
-                return (await self._queries(texts, sizes))[0], sizes
-            return await self._latents(texts, sizes), sizes
+    async def embed(self, kind: Kind, texts: Sequence[str]) -> tuple[np.ndarray, TokenCounts]:
+        """Returns the latents float32 (n, dim) of queries or documents, and their sizes.
+
+        Raises:
+            APIError: 429, too many reranks and embeddings.
+            InputError: a text of zero tokens.
+        """
+        with self._reranks.acquire():
+            counts = await self._models.count_tokens(kind, texts)
+            if kind == "query":
+                return (await self._models.encode_queries(texts, counts))[0], counts
+            return await self._models.encode_documents(texts, counts), counts
 
     async def write(self, documents: Callable[[], Iterable[Document]], replace: bool) -> int:
-        """Add documents in one transaction, visible when this returns.
+        """Adds documents in one transaction, visible when this returns.
 
         Args:
-            documents: Gives them, each time it is called.
-            replace: Whether they may take the place of those of the same ids.
+            documents: Returns them, each time it is called.
+            replace: Whether they may replace those of the same ids.
 
         Returns:
-            How many.
+            Their number.
 
         Raises:
-            APIError: too many writes, an id that is there already, or a text without tokens.
+            APIError: 429, too many writes.
+            InputError: a text of zero tokens.
+            ConflictError: an id that exists already.
+            BusyError: another process is writing.
+            StorageError: no space.
         """
-        with self.writes.take(), tempfile.TemporaryFile() as rows:
+        with self._writes.acquire(), tempfile.TemporaryFile() as latents:
             stream, count = iter(documents()), 0
-            while batch := await self._counting.run(lambda: list(islice(stream, UPLOADED))):
+            while batch := await self._table_pool.run(lambda: list(islice(stream, DOCUMENTS_PER_BATCH))):
                 texts = [document.content for document in batch]
-                rows.write((await self._latents(texts, await self.sizes("document", texts))).tobytes())
+                counts = await self._models.count_tokens("document", texts)
+                latents.write((await self._models.encode_documents(texts, counts)).tobytes())
                 count += len(batch)
-            rows.seek(0)
-            await self._change(self._write, documents(), _each(rows, self.retriever.dim), replace)
+            latents.seek(0)
+            add = self.index.upsert if replace else self.index.add
+            await self._writer.run(add, documents(), _rows(latents, self.retriever.dim))
         return count
 
     async def get(self, identifier: str) -> Document:
-        """A document.
+        """Returns a document.
 
         Raises:
-            APIError: 404, there is none of this id.
+            NotFoundError: none has this id.
         """
-        with self._told("id"):
-            found = await self._reading.run(self.index.get, [identifier])
+        with _reading():
+            found = await self._table_pool.run(self.index.get, [identifier])
         if not found:
-            raise APIError(404, "no document of this id", "id")
+            raise NotFoundError("no document of this id", param="id")
         return found[0]
 
     async def delete(self, identifier: str) -> None:
-        """Remove a document.
+        """Removes a document.
 
         Raises:
-            APIError: 404, there is none of this id.
+            APIError: 429, too many writes.
+            NotFoundError: none has this id.
+            BusyError: another process is writing.
         """
-        with self.writes.take():
-            await self._change(self.index.delete, [identifier])
+        with self._writes.acquire():
+            await self._writer.run(self.index.delete, [identifier])
 
     async def count(self) -> int:
-        """How many documents there are."""
-        return await self._reading.run(len, self.index)
+        """Returns the number of documents in the index."""
+        return await self._table_pool.run(len, self.index)
 
-    async def sizes(self, side: str, texts: Sequence[str]) -> TokenCounts:
-        """How many tokens texts have; metrics hear of it.
-
-        Raises:
-            APIError: 422, a text without tokens.
-        """
-        prompt = self.teacher.prompt
-        with self._told(side):
-            if sum(map(len, texts)) > LONG:
-                lengths = await self._counting.run(prompt.lengths, side, texts)
-            else:
-                lengths = prompt.lengths(side, texts)
-        sizes = TokenCounts(lengths, getattr(prompt.template, f"{side}_tokens"))
-        self.metrics.tokens.labels(side).inc(sum(sizes.kept))
-        self.metrics.cut.labels(side).inc(sizes.cut)
-        return sizes
+    async def index_info(self) -> dict[str, Any]:
+        """Returns the number of documents and the version of the index."""
+        info = await self._table_pool.run(self.index.info)
+        return {name: info[name] for name in ("documents", "version")}
 
     def close(self) -> None:
-        """End all threads."""
-        for lane in (self._encoder, self._reading, self._counting, self._judging, self._writing):
-            lane.close()
-
-    async def _queries(self, texts: Sequence[str], sizes: TokenCounts) -> tuple[np.ndarray, float]:
-        """Encodings float32 (n, dim), and the seconds that the LLM read them with others."""
-        known = self.retriever.known["query"]
-        rows = [known.get(text) for text in texts]
-        if all(row is not None for row in rows):
-            return np.stack(rows), 0.0  # type: ignore[arg-type]
-        found = await asyncio.gather(*map(self._encoder, texts, sizes.kept))
-        return np.stack([row for row, _ in found]), max(seconds for _, seconds in found)
-
-    async def _judge(self, query: str, documents: Sequence[str], sizes: TokenCounts | None = None) -> np.ndarray:
-        """The reranker's log-odds, float32 (n,), a slice after the other; equal texts have equal ones."""
-        sizes = sizes or await self.sizes("document", documents)
-        different = dict(zip(documents, sizes.kept, strict=True))
-        found: list[float] = []
-        with self.metrics.stage("rerank"):
-            for piece in slices(list(different), list(different.values())):
-                found += (await self._judging.run(self.teacher.log_odds, [query], piece))[0].tolist()
-        log_odds = dict(zip(different, found, strict=True))
-        return np.array([log_odds[text] for text in documents], np.float32)
-
-    async def _latents(self, texts: Sequence[str], sizes: TokenCounts) -> np.ndarray:
-        """Latents float32 (n, dim), those that are new a slice after the other."""
-        known = self.retriever.known["document"]
-        found = {text: known.get(text) for text in texts}
-        new = {text: size for text, size in zip(texts, sizes.kept, strict=True) if found[text] is None}
-        for piece in slices(list(new), list(new.values())):
-            rows = await self._judging.run(self.retriever.encode_document, piece)
-            found.update(zip(piece, rows, strict=True))
-        return np.stack([found[text] for text in texts])  # type: ignore[misc]
-
-    async def _change(self, work: Callable[..., None], *args: Any) -> None:  # noqa: ANN401
-        """Change the index; what has begun is done, whoever still waits for it."""
-
-        def change() -> None:
-            work(*args)
-            self._changes += 1
-            try:
-                self.index.warm()
-            except Exception as error:  # it is done all the same; the next search will try again
-                logger.warning("the index was not opened after a change: %s", type(error).__name__)
-
-        with self._told("id"), self.metrics.stage("write"):
-            await self._writing.run_whole(change)
-        if self._changes >= CHANGES:
-            self._changes = 0
-            task = asyncio.create_task(self._tidy())
-            self._tidying.add(task)
-            task.add_done_callback(self._tidying.discard)
-
-    def _write(self, documents: Iterable[Document], rows: Iterable[np.ndarray], replace: bool) -> None:
-        (self.index.upsert if replace else self.index.add)(documents, rows)
-
-    async def _tidy(self) -> None:
-        try:
-            await self._writing.run(self.index.optimize, timedelta(minutes=self.limits.keep_minutes))
-        except Exception as error:  # it is tried again after further changes
-            logger.warning("the index was not tidied: %s", type(error).__name__)
-
-    @contextmanager
-    def _told(self, param: str) -> Iterator[None]:
-        """Errors of the package below, as refusals: what the client did wrong, or what it may try again.
-
-        Args:
-            param: The field that is wrong where a message does not tell.
-
-        Raises:
-            APIError: instead of an ``InputError`` that is the client's.
-        """
-        try:
-            yield
-        except BusyError:
-            raise APIError(503, "another process is changing the index; try again later", retry=1) from None
-        except InputError as error:
-            message = str(error)
-            if message.startswith(f"{self.index.store.uri}: ") or not message.startswith(THEIRS):
-                raise  # the index is damaged or its disk full: not the client's fault
-            if message.startswith("delete: "):
-                raise APIError(404, "no document of this id", "id") from None
-            if message.startswith("add: document id"):
-                raise APIError(409, message.removeprefix("add: "), "id") from None
-            raise APIError(422, message, "mode" if message.startswith("hybrid") else param) from None
+        """Ends all threads."""
+        for threads in (self._models, self._scan_batcher, self._writer, self._table_pool):
+            threads.close()
 
 
-def _each(rows: IO[bytes], dim: int) -> Iterator[np.ndarray]:
-    """Latents float32 (dim,) from a file of them."""
-    while row := rows.read(4 * dim):
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Raises an error that asks to try again, if another process removes the version that is being read."""
+    try:
+        yield
+    except NotFoundError as error:
+        raise BusyError(str(error)) from error
+
+
+def _rows(file: IO[bytes], dim: int) -> Iterator[np.ndarray]:
+    """Yields latents float32 (dim,) from a file of them."""
+    while row := file.read(4 * dim):
         yield np.frombuffer(row, np.float32)

@@ -1,9 +1,11 @@
-"""What one training step of the reranker reads: a pool of documents that are hard for each other, and their queries."""
+"""The batches of a reranker's training: documents that are easily mistaken for each other, and their queries."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from random import Random
 
 import torch
@@ -14,90 +16,124 @@ from rabtriever.training.config import RerankerTrainingConfig
 
 
 @dataclass(frozen=True)
-class Pool:
+class TrainingBatch:
     """Queries and documents of one step.
 
     Attributes:
-        queries: Texts.
-        documents: Texts; each query's positive is among them, the others are its negatives.
-        positive: bool (n_queries, n_documents).
-        asked: bool, the same shape: the pairs that are read.
+        queries: n texts.
+        documents: k texts; each query's relevant document is among them, the others are its negatives.
+        positive: bool (n, k), whether the document is relevant to the query.
+        scored: bool (n, k), the pairs that the LLM scores: all positive ones and some negatives.
+        own: bool (n, k), whether the document is the query itself (:meth:`RetrievalData.is_own_document`): neither
+            relevant nor a negative.
     """
 
     queries: list[str]
     documents: list[str]
     positive: Tensor
-    asked: Tensor
+    scored: Tensor
+    own: Tensor
 
 
-class Pools(torch.utils.data.Dataset[Pool]):
-    """A fixed sequence of pools: the same seed gives the same, so an interrupted training goes on where it was.
+class BatchDataset(torch.utils.data.Dataset[TrainingBatch]):
+    """A fixed sequence of batches: one seed gives one sequence, so that an interrupted training can resume.
 
-    A document's key/value cache is shared by all queries of the pool, so a pair costs only the query's tokens.
+    A document's key/value cache is shared by all queries of the batch, so a pair costs only the query's tokens.
 
     Args:
-        data: Documents, queries, qrels.
-        settings: Sizes, share of hard negatives, seed.
-        neighbours: Document id -> ids of the documents it is easily mistaken for, hardest first.
+        data: Documents, queries and qrels; only the queries of its ``train`` split are used.
+        config: Sizes, share of hard negatives, seed.
+        hard_negatives: Document id -> ids of the documents that are easily mistaken for it, hardest first.
     """
 
-    def __init__(self, data: RetrievalData, settings: RerankerTrainingConfig, neighbours: dict[str, list[str]]) -> None:
-        self.data, self.settings, self.neighbours = data, settings, neighbours
-        self.size = min(settings.pool, len(data.documents))
+    def __init__(
+        self, data: RetrievalData, config: RerankerTrainingConfig, hard_negatives: Mapping[str, Sequence[str]]
+    ) -> None:
+        self.data, self.config, self.hard_negatives = data, config, hard_negatives
+        self.n_documents = min(config.documents_per_step, len(data.documents))
         self.positives = data.positives("train")
-        self.queries = list(self.positives)
-        self.asked: dict[str, list[str]] = defaultdict(list)
+        self._queries_of: dict[str, list[str]] = defaultdict(list)
         for query, documents in self.positives.items():
             for document in documents:
-                self.asked[document].append(query)
+                self._queries_of[document].append(query)
+        self._epoch, self._order = -1, list(self.positives)
 
     def __len__(self) -> int:
-        """Number of steps."""
-        return self.settings.steps
+        """Returns the number of steps."""
+        return self.config.steps
 
-    def __getitem__(self, step: int) -> Pool:
-        """The pool of one step."""
-        random = Random(f"{self.settings.seed}/{step}")
+    def __getitem__(self, step: int) -> TrainingBatch:
+        """Returns the batch of one step."""
+        random = Random(f"{self.config.seed}/{step}")
         documents, queries = self._choose(step, random)
         positive = torch.tensor([[document in self.positives[query] for document in documents] for query in queries])
-        asked = positive.clone()
-        for query, row in zip(queries, asked, strict=True):
+        own = torch.tensor(
+            [[self.data.is_own_document(query, document) for document in documents] for query in queries]
+        )
+        scored = positive.clone()
+        for query, row in zip(queries, scored, strict=True):
             row[self._negatives(query, documents, random)] = True
-        return Pool(
+        return TrainingBatch(
             [self.data.queries[query] for query in queries],
             [self.data.documents[document].content for document in documents],
             positive,
-            asked,
+            scored,
+            own,
         )
 
-    def _negatives(self, query: str, documents: list[str], random: Random) -> list[int]:
-        """Positions of the documents that a query reads besides its own: the pool's hardest, and some at random."""
-        right = self.positives[query]
-        near = {document: rank for rank, document in enumerate(self.neighbours.get(right[0], []))}
-        others = [position for position, document in enumerate(documents) if document not in right]
-        random.shuffle(others)
-        others.sort(key=lambda position: near.get(documents[position], len(near)))
-        count = min(self.settings.negatives, len(others))
-        hardest = round(self.settings.hard * count)
-        return others[:hardest] + random.sample(others[hardest:], count - hardest)
-
     def _choose(self, step: int, random: Random) -> tuple[list[str], list[str]]:
-        """A query in turn with its document, its document's neighbours, other queries' documents; and their queries."""
-        settings = self.settings
-        epoch, place = divmod(step * self.size, len(self.queries))
-        order = Random(f"{settings.seed}/epoch/{epoch}").sample(self.queries, len(self.queries))
-        first = random.choice(self.positives[order[place]])
-        near = self.neighbours.get(first, [])[: 3 * self.size]
-        documents = dict.fromkeys([first, *random.sample(near, min(len(near), round(settings.hard * (self.size - 1))))])
-        queries = {order[place]: None}
-        for query in order[place + 1 :] + order[:place]:
-            if len(documents) == self.size:
+        """Returns the ids of a step's documents and queries.
+
+        The documents are one of the query whose turn it is, hard negatives of it, and documents of the queries that
+        follow in this epoch's order; more queries of these documents join, up to ``queries_per_step``.
+        """
+        config = self.config
+        epoch, position = divmod(step * self.n_documents, len(self.positives))
+        order = self._order_of(epoch)
+        first_query = order[position]
+        first = random.choice(self.positives[first_query])
+        hard = [
+            document
+            for document in self.hard_negatives.get(first, ())
+            if not self.data.is_own_document(first_query, document)
+        ][: 3 * self.n_documents]
+        n_hard = min(len(hard), round(config.hard_negative_share * (self.n_documents - 1)))
+        documents = dict.fromkeys([first, *random.sample(hard, n_hard)])
+        queries = {first_query: None}
+        for query in chain(islice(order, position + 1, None), islice(order, position)):
+            if len(documents) == self.n_documents:
                 break
             document = random.choice(self.positives[query])
             if document not in documents:
                 documents[document], queries[query] = None, None
-        rest = [d for d in self.data.documents if d not in documents] if len(documents) < self.size else []
-        documents |= dict.fromkeys(random.sample(rest, self.size - len(documents)))
-        more = sorted({query for document in documents for query in self.asked[document]} - queries.keys())
-        queries |= dict.fromkeys(random.sample(more, min(len(more), max(0, settings.queries - len(queries)))))
+        if len(documents) < self.n_documents:
+            rest = [document for document in self.data.documents if document not in documents]
+            documents |= dict.fromkeys(random.sample(rest, self.n_documents - len(documents)))
+        more = sorted(
+            {query for document in documents for query in self._queries_of.get(document, ())} - queries.keys()
+        )
+        n_more = min(len(more), max(0, config.queries_per_step - len(queries)))
+        queries |= dict.fromkeys(random.sample(more, n_more))
         return sorted(documents), sorted(queries)
+
+    def _order_of(self, epoch: int) -> list[str]:
+        """Returns the queries in an epoch's order, shuffled once per epoch."""
+        if epoch != self._epoch:
+            random = Random(f"{self.config.seed}/epoch/{epoch}")
+            self._epoch, self._order = epoch, random.sample(list(self.positives), len(self.positives))
+        return self._order
+
+    def _negatives(self, query: str, documents: list[str], random: Random) -> list[int]:
+        """Returns the positions of a query's negatives: the hardest of the batch, and some at random."""
+        relevant = self.positives[query]
+        difficulty = {document: rank for rank, document in enumerate(self.hard_negatives.get(relevant[0], ()))}
+        others = [
+            position
+            for position, document in enumerate(documents)
+            if document not in relevant and not self.data.is_own_document(query, document)
+        ]
+        random.shuffle(others)
+        others.sort(key=lambda position: difficulty.get(documents[position], len(difficulty)))
+        count = min(self.config.negatives, len(others))
+        n_hard = round(self.config.hard_negative_share * count)
+        return others[:n_hard] + random.sample(others[n_hard:], count - n_hard)

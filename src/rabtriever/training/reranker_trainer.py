@@ -1,39 +1,52 @@
-"""The LLM in training: a pool of texts in, the loss of its choices out; and the Trainer that feeds it."""
+"""The LLM in training: a batch of texts in, the loss of its choices out; and the Trainer that feeds it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from rabtriever.llm.backbone import Backbone, token_batches
 from rabtriever.llm.loading import choice_direction
 from rabtriever.llm.prompt import Prompt
-from rabtriever.llm.torch_engine import TOKEN_BUDGET, TorchEngine, TorchKVCache
+from rabtriever.llm.torch_engine import TorchEngine, TorchKVCache
 from rabtriever.scoring.predictor import Predictor
-from rabtriever.training.batches import Pool
+from rabtriever.training.batches import TrainingBatch
 from rabtriever.training.losses import decorrelation, dpo, listwise, pointwise
 
 STUDENT = "student.safetensors"
 
 
+class _Pairs(NamedTuple):
+    """A batch's token ids, and the pairs int64 (p, 2) of (query, document) positions that are scored."""
+
+    queries: list[list[int]]
+    documents: list[list[int]]
+    rows: Tensor
+
+
 class RerankerModule(nn.Module):
-    """The LLM and its adapter, from a pool of texts to the loss.
+    """The LLM and its adapter, from a batch of texts to the loss.
 
     Args:
         model: The LLM with an adapter that is in training.
         prompt: Its prompt.
         objective: ``listwise``, ``sft`` or ``dpo``.
-        student: A predictor that learns along, if the LLM shall learn to be read apart, too.
-        student_weight: Weight of its losses: label softmax over the pool's documents, decorrelation from the LLM.
+        student: A predictor that is trained jointly, so that the LLM learns to encode texts separately, too.
+        student_weight: Weight of its losses: label softmax over the batch's documents, decorrelation from the LLM.
+
+    Attributes:
+        backbone: The same LLM and adapter for :func:`rabtriever.training.hard_negatives.mine_hard_negatives`.
+        choice_direction: float32 (H,), w = w_yes - w_no.
     """
 
-    head: Tensor
+    choice_direction: Tensor
 
     def __init__(
         self,
@@ -47,64 +60,79 @@ class RerankerModule(nn.Module):
         self.model, self.prompt, self.objective = model, prompt, objective
         self.student, self.student_weight = student, student_weight
         causal = cast(PreTrainedModel, model.get_base_model())
-        self.reader = TorchEngine(causal)
-        self.backbone = Backbone(causal, lambda: self.reader)
-        self.register_buffer("head", choice_direction(causal, prompt.choice_ids), persistent=False)
+        # Without padding, gradients or not: a policy and its reference must differ in their weights alone.
+        self.engine = TorchEngine(causal, pad=False)
+        self.backbone = Backbone(causal.config, lambda: TorchEngine(causal))
+        self.register_buffer("choice_direction", choice_direction(causal, prompt.choice_ids), persistent=False)
 
-    def forward(self, pool: Pool) -> dict[str, Tensor]:
-        """Loss of one pool, and the share of its queries whose best document is right."""
-        prefixes = self.reader.prefill(self.prompt.document_ids(pool.documents))
-        log_odds, positive = self._log_odds(pool, prefixes), pool.positive.to(self.head.device)
-        result = {"loss": self._loss(pool, log_odds, positive), "accuracy": _accuracy(log_odds, positive)}
+    def forward(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """Computes the loss of one batch.
+
+        Returns:
+            Scalars: ``loss``; ``accuracy``, the share of queries whose best document is relevant; with a student,
+            ``student_accuracy``, the same of its log-odds.
+        """
+        device = self.choice_direction.device
+        positive, scored = batch.positive.to(device), batch.scored.to(device)
+        pairs = _Pairs(
+            self.prompt.query_ids(batch.queries), self.prompt.document_ids(batch.documents), batch.scored.nonzero()
+        )
+        prefixes = self.engine.prefill(pairs.documents)
+        pair_log_odds = self._pair_log_odds(pairs, prefixes)
+        log_odds = pair_log_odds.new_full(scored.shape, float("-inf")).masked_scatter(scored, pair_log_odds)
+        loss = self._loss(pairs, log_odds, pair_log_odds, positive, positive[scored])
+        result = {"loss": loss, "accuracy": _accuracy(log_odds, positive)}
         if self.student is not None:
-            apart = self._apart(pool, prefixes)
-            asked = pool.asked.to(self.head.device)
-            follows = decorrelation(apart[asked], log_odds[asked].detach())
-            result["loss"] = result["loss"] + self.student_weight * (listwise(apart, positive) + follows)
-            result["student_accuracy"] = _accuracy(apart, positive)
+            students = self._student_log_odds(batch.queries, prefixes)
+            similar = decorrelation(students[scored], pair_log_odds.detach())
+            students = students.masked_fill(batch.own.to(device), float("-inf"))
+            result["loss"] = loss + self.student_weight * (listwise(students, positive) + similar)
+            result["student_accuracy"] = _accuracy(students, positive)
         return result
 
     def save(self, folder: Path) -> None:
-        """Write what is trained; the embeddings never are, so the hub need not be asked about them."""
+        """Writes what is trained; the embeddings never are, so the hub need not be asked about them."""
         self.model.save_pretrained(str(folder), save_embedding_layers=False)
         if self.student is not None:
             save_file(self.student.state_dict(), folder / STUDENT)
 
     def load(self, folder: Path) -> None:
-        """Read it back."""
+        """Reads what :meth:`save` wrote."""
         self.model.load_adapter(str(folder), "default", is_trainable=True)
         if self.student is not None:
             self.student.load_state_dict(load_file(folder / STUDENT))
 
-    def _loss(self, pool: Pool, log_odds: Tensor, positive: Tensor) -> Tensor:
-        asked = pool.asked.to(self.head.device)
+    def _loss(
+        self, pairs: _Pairs, log_odds: Tensor, pair_log_odds: Tensor, positive: Tensor, pair_positive: Tensor
+    ) -> Tensor:
         if self.objective == "dpo":
-            with torch.no_grad(), self.model.disable_adapter():
-                prefixes = self.reader.prefill(self.prompt.document_ids(pool.documents))
-                reference = self._log_odds(pool, prefixes)
-            return dpo(log_odds[asked], reference[asked], positive[asked])
-        pair_loss = pointwise(log_odds[asked], positive[asked])
+            return dpo(pair_log_odds, self._reference_log_odds(pairs), pair_positive)
+        pair_loss = pointwise(pair_log_odds, pair_positive)
         return pair_loss if self.objective == "sft" else listwise(log_odds, positive) + pair_loss
 
-    def _apart(self, pool: Pool, prefixes: TorchKVCache) -> Tensor:
-        """The student's log-odds (n_queries, n_documents); its document states are by-products of the teacher's."""
-        z_q = self.reader.read(self.prompt.query_ids(pool.queries, alone=True), "mean")
-        with torch.autocast(self.head.device.type, enabled=False):
-            return cast(Predictor, self.student).log_odds(z_q, prefixes.means, self.head)
+    @torch.no_grad()
+    def _reference_log_odds(self, pairs: _Pairs) -> Tensor:
+        """Computes the log-odds float32 (p,) of the LLM without its adapter."""
+        with self.model.disable_adapter():
+            return self._pair_log_odds(pairs, self.engine.prefill(pairs.documents))
 
-    def _log_odds(self, pool: Pool, prefixes: TorchKVCache) -> Tensor:
-        """Log-odds (n_queries, n_documents) of the pairs that are asked, -inf elsewhere."""
-        queries = self.prompt.query_ids(pool.queries)
-        pairs = pool.asked.nonzero()
-        batches = list(token_batches([len(queries[q]) for q in pairs[:, 0].tolist()], TOKEN_BUDGET // 2))
+    def _pair_log_odds(self, pairs: _Pairs, prefixes: TorchKVCache) -> Tensor:
+        """Computes the log-odds float32 (p,) of the pairs, in their order."""
+        queries = [pairs.queries[query] for query in pairs.rows[:, 0].tolist()]
+        batches = list(token_batches([len(query) for query in queries], self.engine.token_budget // 2))
         states = [
-            self.reader.encode_with_prefix(prefixes, pairs[batch, 1], [queries[q] for q in pairs[batch, 0].tolist()])
+            self.engine.encode_with_prefix(prefixes, pairs.rows[batch, 1], [queries[i] for i in batch])
             for batch in batches
         ]
-        log_odds = self.head.new_full(pool.asked.shape, float("-inf"))
-        rows, columns = pairs[[i for batch in batches for i in batch]].T.to(self.head.device)
+        order = torch.tensor([i for batch in batches for i in batch]).argsort().to(self.choice_direction.device)
         # A sum of products, since a matrix product would be rounded to bfloat16 under autocast.
-        return log_odds.index_put((rows, columns), (torch.cat(states) * self.head).sum(1))
+        return (torch.cat(states)[order] * self.choice_direction).sum(1)
+
+    def _student_log_odds(self, queries: Sequence[str], prefixes: TorchKVCache) -> Tensor:
+        """Computes the student's log-odds (n, k); the document states are by-products of the reranker's."""
+        z_q = self.engine.encode(self.prompt.query_ids(queries, with_bos=True), "mean")
+        with torch.autocast(self.choice_direction.device.type, enabled=False):
+            return cast(Predictor, self.student).log_odds(z_q, prefixes.means)
 
 
 def _accuracy(log_odds: Tensor, positive: Tensor) -> Tensor:
@@ -113,7 +141,11 @@ def _accuracy(log_odds: Tensor, positive: Tensor) -> Tensor:
 
 
 class RerankerTrainer(Trainer):
-    """A Trainer whose batch is one pool, in the data set's order."""
+    """A Trainer whose batch is one :class:`TrainingBatch`, in the data set's order."""
+
+    def __init__(self, model: RerankerModule, args: TrainingArguments, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(model, args, data_collator=collate, **options)
+        self._outputs: list[dict[str, float]] = []
 
     def compute_loss(
         self,
@@ -122,16 +154,16 @@ class RerankerTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:  # noqa: ANN401
-        """Loss of one pool; the share of its queries that are answered right is kept for the log."""
+        """Computes the loss of one batch and stores the other outputs for the log."""
         outputs = model(**inputs)
-        self._seen: list[dict[str, float]] = getattr(self, "_seen", [])
-        self._seen.append({name: value.item() for name, value in outputs.items() if name != "loss"})
+        self._outputs.append({name: value.item() for name, value in outputs.items() if name != "loss"})
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the share of queries whose best document was right, over the steps since the last log."""
-        seen, self._seen = getattr(self, "_seen", []), []
-        means = {name: round(sum(line[name] for line in seen) / len(seen), 4) for name in (seen[0] if seen else {})}
+        """Logs, with the means of the model's outputs over the steps since the last log."""
+        outputs, self._outputs = self._outputs, []
+        names = outputs[0] if outputs else {}
+        means = {name: round(sum(line[name] for line in outputs) / len(outputs), 4) for name in names}
         super().log({**logs, **means}, start_time)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -141,8 +173,19 @@ class RerankerTrainer(Trainer):
         return torch.utils.data.SequentialSampler(cast(Any, self.train_dataset))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Checkpoints hold what is trained: the adapter, and the student if there is one."""
+        """Writes a checkpoint of what is trained: the adapter, and the student if there is one."""
         cast(RerankerModule, self.model).save(Path(str(output_dir)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         cast(RerankerModule, self.model).load(Path(resume_from_checkpoint))
+
+
+def collate(batches: Sequence[TrainingBatch]) -> dict[str, TrainingBatch]:
+    """Returns the inputs of :class:`RerankerModule`.
+
+    Raises:
+        ValueError: several batches, of which all but one would be lost.
+    """
+    if len(batches) != 1:
+        raise ValueError(f"{len(batches)} batches in one step: the Trainer must take one; set its n_gpu to 1")
+    return {"batch": batches[0]}

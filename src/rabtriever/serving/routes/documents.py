@@ -11,69 +11,73 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from rabtriever.data import Document
-from rabtriever.serving.errors import APIError, first_fault
-from rabtriever.serving.routes import get_service, refusals
-from rabtriever.serving.schemas import DocumentsRequest, DocumentsResponse, NewDocument, StoredDocument
+from rabtriever.serving.errors import APIError, first_validation_error
+from rabtriever.serving.routes import error_responses, get_service
+from rabtriever.serving.schemas.native import DocumentsRequest, DocumentsResponse, NewDocument, StoredDocument
 from rabtriever.serving.service import SearchService
 
 router = APIRouter(tags=["documents"])
 Id = Annotated[str, Path(min_length=1, max_length=1000, description="The document's id; it may hold slashes.")]
 SCHEMA = DocumentsRequest.model_json_schema()
 SCHEMA["properties"]["documents"]["items"] = SCHEMA.pop("$defs")["NewDocument"]
-LINE = 2**23  # bytes of a line
+MAX_LINE_BYTES = 2**23
 LINES = {"type": "string", "description": "One object a line, as in `documents`."}
 CONTENT: dict[str, Any] = {"application/json": {"schema": SCHEMA}, "application/x-ndjson": {"schema": LINES}}
 
 
 @router.post(
     "/v1/documents",
-    responses=refusals(403, 409, 415, 422),
+    responses=error_responses(403, 409, 415, 422, 507),
     openapi_extra={"requestBody": {"required": True, "content": CONTENT}},
 )
 async def add(
     request: Request,
-    engine: Annotated[SearchService, Depends(get_service)],
+    service: Annotated[SearchService, Depends(get_service)],
     upsert: Annotated[bool, Query(description="The same as in the body; for uploads.")] = True,
 ) -> DocumentsResponse:
-    """Add documents, or replace those of the same ids, in one transaction.
+    """Adds documents, or replaces those of the same ids, in one transaction.
 
-    All of them are there, and found, when this is answered; on an error, none. An upload of any size has the content
-    type `application/x-ndjson` and an object as in `documents` on each line.
+    All of them can be found when this is answered; on an error, none. An upload of any size has the content type
+    `application/x-ndjson` and an object as in `documents` on each line.
     """
     body: BinaryIO = request.scope["rabtriever.body"]
     if request.scope["rabtriever.upload"]:
-        await asyncio.to_thread(_check, body)
-        written = await engine.write(lambda: _lines(body), upsert)
+        await asyncio.to_thread(_check_lines, body)
+        written = await service.write(lambda: _lines(body), upsert)
     else:
         if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             raise APIError(415, "send application/json, or application/x-ndjson with a document on each line")
-        asked = await asyncio.to_thread(_parsed, body.read())
-        written = await engine.write(lambda: (one.document() for one in asked.documents), asked.upsert and upsert)
-    return DocumentsResponse(written=written, documents=await engine.count())
+        parsed = await asyncio.to_thread(_parse, body.read())
+        written = await service.write(lambda: (one.document() for one in parsed.documents), parsed.upsert and upsert)
+    return DocumentsResponse(written=written, documents=await service.count())
 
 
-@router.get("/v1/documents/{id:path}", responses=refusals(404, 422))
-async def get(id: Id, engine: Annotated[SearchService, Depends(get_service)]) -> StoredDocument:  # noqa: A002
-    """A document."""
-    found = await engine.get(id)
+@router.get("/v1/documents/{id:path}", responses=error_responses(404, 422))
+async def get(id: Id, service: Annotated[SearchService, Depends(get_service)]) -> StoredDocument:  # noqa: A002
+    """Returns a document."""
+    found = await service.get(id)
     return StoredDocument(id=found.id, title=found.title, text=found.text, metadata=dict(found.metadata))
 
 
-@router.delete("/v1/documents/{id:path}", status_code=204, responses=refusals(403, 404, 422))
-async def delete(id: Id, engine: Annotated[SearchService, Depends(get_service)]) -> None:  # noqa: A002
-    """Remove a document."""
-    await engine.delete(id)
+@router.delete("/v1/documents/{id:path}", status_code=204, responses=error_responses(403, 404, 422, 507))
+async def delete(id: Id, service: Annotated[SearchService, Depends(get_service)]) -> None:  # noqa: A002
+    """Removes a document."""
+    await service.delete(id)
 
 
-def _parsed(raw: bytes) -> DocumentsRequest:
+def _parse(raw: bytes) -> DocumentsRequest:
     try:
         return DocumentsRequest.model_validate_json(raw)
     except ValidationError as error:
-        raise RequestValidationError(error.errors(include_context=False, include_input=False)) from None
+        raise RequestValidationError(error.errors(include_input=False)) from None
 
 
-def _check(body: BinaryIO) -> None:
-    """Every line of an upload, before anything is done."""
+def _check_lines(body: BinaryIO) -> None:
+    """Checks every line of an upload, before anything is done.
+
+    Raises:
+        APIError: 422, a line is no document, an id comes twice, or there is no line.
+    """
     seen: set[str] = set()
     for document in _lines(body):
         if document.id in seen:
@@ -85,13 +89,13 @@ def _check(body: BinaryIO) -> None:
 
 def _lines(body: BinaryIO) -> Iterator[Document]:
     body.seek(0)
-    for number, line in enumerate(iter(lambda: body.readline(LINE + 1), b""), 1):
-        if len(line) > LINE:
-            raise APIError(422, f"line {number}: longer than {LINE >> 20} MB", "body")
+    for number, line in enumerate(iter(lambda: body.readline(MAX_LINE_BYTES + 1), b""), 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise APIError(422, f"line {number}: longer than {MAX_LINE_BYTES >> 20} MB", "body")
         if not line.strip():
             continue
         try:
             yield NewDocument.model_validate_json(line).document()
         except ValidationError as error:
-            param, message = first_fault(error.errors(include_context=False, include_input=False))
+            param, message = first_validation_error(error.errors(include_input=False))
             raise APIError(422, f"line {number}: {param}: {message}", param) from None

@@ -7,24 +7,26 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from rabtriever.serving.routes import get_service, refusals
-from rabtriever.serving.schemas import Embedding, EmbeddingsRequest, EmbeddingsResponse, Usage
+from rabtriever.serving.models import Kind
+from rabtriever.serving.routes import error_responses, get_service
+from rabtriever.serving.schemas.compat import Embedding, EmbeddingsRequest, EmbeddingsResponse, Usage
 from rabtriever.serving.service import SearchService
 
 router = APIRouter(tags=["embeddings"])
 
 
-@router.post("/v1/embeddings", responses=refusals(415, 422))
+@router.post("/v1/embeddings", responses=error_responses(415, 422))
 async def embeddings(
-    body: EmbeddingsRequest, engine: Annotated[SearchService, Depends(get_service)]
+    body: EmbeddingsRequest, service: Annotated[SearchService, Depends(get_service)]
 ) -> EmbeddingsResponse:
-    """What the retriever keeps of queries or documents.
+    """Returns the retriever's latents of queries or documents.
 
-    The model's name tells which side the texts are. The two sides meet in the retriever's folded score, which is an
+    The model's name says which kind the texts are. The retriever's score of a query's and a document's latent is an
     inner product for `quadratic` predictors alone: for others, cosines of these vectors mean little.
     """
     texts = [body.input] if isinstance(body.input, str) else body.input
-    vectors, sizes = await engine.embed(body.model.removeprefix("rabtriever-"), texts)
+    kind: Kind = "query" if body.model == "rabtriever-query" else "document"
+    vectors, counts = await service.embed(kind, texts)
     data = [
         Embedding(
             index=i,
@@ -32,5 +34,5 @@ async def embeddings(
         )
         for i, row in enumerate(vectors.astype("<f4"))
     ]
-    tokens = sum(sizes.kept)
+    tokens = sum(counts.used)
     return EmbeddingsResponse(data=data, model=body.model, usage=Usage(prompt_tokens=tokens, total_tokens=tokens))

@@ -5,18 +5,17 @@ from __future__ import annotations
 import uuid
 from typing import Annotated
 
-import numpy as np
 from fastapi import APIRouter, Depends
 
-from rabtriever.serving.routes import get_service, refusals
-from rabtriever.serving.schemas import (
+from rabtriever.serving.routes import error_responses, get_service
+from rabtriever.serving.schemas.compat import (
     RerankedText,
     RerankRequest,
     RerankResponse,
     RerankResult,
-    TeiProblem,
-    TeiRequest,
-    TeiResult,
+    TEIErrorResponse,
+    TEIRequest,
+    TEIResult,
     Usage,
 )
 from rabtriever.serving.service import SearchService
@@ -24,52 +23,46 @@ from rabtriever.serving.service import SearchService
 router = APIRouter(tags=["rerank"])
 
 
-@router.post("/v1/rerank", response_model_exclude_none=True, responses=refusals(415, 422))
-async def rerank_v1(body: RerankRequest, engine: Annotated[SearchService, Depends(get_service)]) -> RerankResponse:
-    """Judge the documents of the request."""
-    return await _rerank(body, engine, "1")
+@router.post("/v1/rerank", response_model_exclude_none=True, responses=error_responses(415, 422))
+async def rerank_v1(body: RerankRequest, service: Annotated[SearchService, Depends(get_service)]) -> RerankResponse:
+    """Scores the documents of the request."""
+    return await _rerank(body, service, "1")
 
 
-@router.post("/v2/rerank", response_model_exclude_none=True, responses=refusals(415, 422))
-async def rerank_v2(body: RerankRequest, engine: Annotated[SearchService, Depends(get_service)]) -> RerankResponse:
-    """Judge the documents of the request."""
-    return await _rerank(body, engine, "2")
+@router.post("/v2/rerank", response_model_exclude_none=True, responses=error_responses(415, 422))
+async def rerank_v2(body: RerankRequest, service: Annotated[SearchService, Depends(get_service)]) -> RerankResponse:
+    """Scores the documents of the request."""
+    return await _rerank(body, service, "2")
 
 
-@router.post("/rerank", responses=refusals(415, 422, model=TeiProblem))
-async def rerank_tei(body: TeiRequest, engine: Annotated[SearchService, Depends(get_service)]) -> list[TeiResult]:
-    """Judge the texts of the request."""
-    log_odds, probabilities, _ = await engine.score(body.query, body.texts, body.model == "reranker")
-    scores = log_odds if body.raw_scores else probabilities
-    return [
-        TeiResult(index=i, score=float(scores[i]), text=body.texts[i] if body.return_text else None)
-        for i in best(log_odds)
-    ]
+@router.post("/rerank", responses=error_responses(415, 422, model=TEIErrorResponse))
+async def rerank_tei(body: TEIRequest, service: Annotated[SearchService, Depends(get_service)]) -> list[TEIResult]:
+    """Scores the texts of the request."""
+    scored = await service.score(body.query, body.texts, body.model)
+    results = []
+    for row in scored.ranking:
+        index = int(row["corpus_id"])
+        score = float(scored.log_odds[index]) if body.raw_scores else row["score"]
+        results.append(TEIResult(index=index, score=score, text=body.texts[index] if body.return_text else None))
+    return results
 
 
-async def _rerank(body: RerankRequest, engine: SearchService, version: str) -> RerankResponse:
+async def _rerank(body: RerankRequest, service: SearchService, version: str) -> RerankResponse:
     texts = body.contents()
-    most = body.max_tokens_per_doc or 0
-    log_odds, probabilities, tokens = await engine.score(body.query, texts, body.model == "reranker", most)
+    scored = await service.score(body.query, texts, body.model, body.max_tokens_per_doc or 0)
     results = [
         RerankResult(
-            index=i,
-            relevance_score=float(probabilities[i]),
-            log_odds=float(log_odds[i]),
-            document=RerankedText(text=texts[i]) if body.return_documents else None,
+            index=int(row["corpus_id"]),
+            relevance_score=row["score"],
+            log_odds=float(scored.log_odds[int(row["corpus_id"])]),
+            document=RerankedText(text=texts[int(row["corpus_id"])]) if body.return_documents else None,
         )
-        for i in best(log_odds)[: body.top_n or None]
+        for row in scored.ranking[: body.top_n or None]
     ]
     meta = {
         "api_version": {"version": version},
         "billed_units": {"search_units": 1},
-        "tokens": {"input_tokens": tokens, "output_tokens": 0},
+        "tokens": {"input_tokens": scored.tokens, "output_tokens": 0},
     }
-    usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
+    usage = Usage(prompt_tokens=scored.tokens, total_tokens=scored.tokens)
     return RerankResponse(id=str(uuid.uuid4()), model=body.model, results=results, usage=usage, meta=meta)
-
-
-def best(log_odds: np.ndarray) -> list[int]:
-    """ConcurrencyLimiter, the highest first; ties as they came."""
-    order: list[int] = np.argsort(-log_odds, kind="stable").tolist()
-    return order

@@ -6,25 +6,23 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from rabtriever.index import Hit
-from rabtriever.serving.routes import get_service, refusals
-from rabtriever.serving.schemas import SearchHit, SearchRequest, SearchResponse, Timings
+from rabtriever.index.search import SearchOptions
+from rabtriever.serving.routes import error_responses, get_service
+from rabtriever.serving.schemas.native import SearchHit, SearchRequest, SearchResponse, Timings
 from rabtriever.serving.service import SearchService
 
 router = APIRouter(tags=["search"])
 
 
-@router.post("/v1/search", response_model_exclude_none=True, responses=refusals(415, 422))
-async def search(body: SearchRequest, engine: Annotated[SearchService, Depends(get_service)]) -> SearchResponse:
-    """The best documents of the index for a query, or for each of several."""
+@router.post("/v1/search", response_model_exclude_none=True, responses=error_responses(415, 422))
+async def search(body: SearchRequest, service: Annotated[SearchService, Depends(get_service)]) -> SearchResponse:
+    """Finds the best documents of the index for a query, or for each of several."""
     texts = body.queries or [body.query or ""]
-    found = await engine.search(texts, body.k, body.where, body.mode, body.hybrid, body.rerank)
-    results = [[_shown(hit) for hit in hits if hit.probability >= (body.threshold or 0)] for hits in found.hits]
-    timings = Timings(**{stage: round(value, 3) for stage, value in found.milliseconds.items()})
+    options = SearchOptions(body.k, body.where, body.mode, body.hybrid, body.rerank, body.threshold)
+    result = await service.search(texts, options)
+    found = [[SearchHit.model_construct(**vars(hit)) for hit in hits] for hits in result.hits]
+    timings = Timings(**{stage: round(value, 3) for stage, value in result.milliseconds.items()})
+    truncated = result.counts.truncated
     if body.queries is not None:
-        return SearchResponse(results=results, timings=timings, truncated=found.queries.cut)
-    return SearchResponse(hits=results[0], timings=timings, truncated=found.queries.cut)
-
-
-def _shown(hit: Hit) -> SearchHit:
-    return SearchHit.model_construct(**vars(hit))
+        return SearchResponse(results=found, timings=timings, truncated=truncated)
+    return SearchResponse(hits=found[0], timings=timings, truncated=truncated)

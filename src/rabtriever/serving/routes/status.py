@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -14,8 +12,8 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from rabtriever import __version__
-from rabtriever.serving.routes import get_service, refusals
-from rabtriever.serving.schemas import HITS, QUERIES, TEXTS
+from rabtriever.serving.routes import error_responses, get_service
+from rabtriever.serving.schemas.native import MAX_HITS, MAX_QUERIES, MAX_TEXTS
 from rabtriever.serving.service import SearchService
 
 router = APIRouter(tags=["status"])
@@ -33,63 +31,60 @@ class Page(StaticFiles):
     """The page's files."""
 
     def file_response(self, *args: Any, **options: Any) -> Response:  # noqa: ANN401
-        """With the page's headers."""
+        """Returns a file with the page's headers."""
         response = super().file_response(*args, **options)
         response.headers.update(HEADERS)
         return response
 
 
-@open_router.get("/health", responses=refusals())
+@open_router.get("/health", responses=error_responses())
 async def health() -> dict[str, str]:
-    """Whether the process lives."""
+    """Answers as soon as the process listens."""
     return {"status": "ok"}
 
 
-@open_router.get("/ready", responses=refusals())
-async def ready(engine: Annotated[SearchService, Depends(get_service)]) -> dict[str, str]:
-    """Whether it can answer: 503 while the model is loaded."""
+@open_router.get("/ready", responses=error_responses())
+async def ready(service: Annotated[SearchService, Depends(get_service)]) -> dict[str, str]:
+    """Answers 503 until the model is loaded."""
     return {"status": "ready"}
 
 
-@router.get("/info", responses=refusals())
-async def info(engine: Annotated[SearchService, Depends(get_service)]) -> dict[str, Any]:
-    """The model, its prompt and choices, limits, and the index."""
-    retriever, teacher, index = engine.retriever, engine.teacher, engine.index
-    template = teacher.template.to_dict()
-    choices = zip(("yes", "no"), teacher.prompt.choice_ids, strict=True)
+@router.get("/info", responses=error_responses())
+async def info(service: Annotated[SearchService, Depends(get_service)]) -> dict[str, Any]:
+    """Returns the model, its prompt and choices, limits, and the size and version of the index."""
+    retriever, index = service.retriever, await service.index_info()
+    encoder, described = retriever.encoder, retriever.reranker.describe() if retriever.reranker else {}
     return {
         "version": __version__,
         "model": {
-            "name": Path(retriever.source).name if retriever.source else None,
-            "llm": Path(teacher.llm.source).name,
+            "name": Path(retriever.name_or_path).name if retriever.name_or_path else None,
+            "llm": described.get("llm"),
             "fingerprint": retriever.fingerprint,
             "predictor": retriever.predictor.kind,
             "dimensions": retriever.dim,
-            "backend": teacher.llm.backend,
-            "scorers": ["retriever", "reranker"],
+            "backend": described.get("backend"),
+            "scorers": ["retriever", "reranker"] if retriever.reranker else ["retriever"],
             "embeddings": ["rabtriever-query", "rabtriever-document"],
         },
         "prompt": {
-            "hash": hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest(),
-            "document_tokens": template["document_tokens"],
-            "query_tokens": template["query_tokens"],
-            "choices": {
-                name: {"id": token, "text": teacher.prompt.tokenizer.decode([token])} for name, token in choices
-            },
+            "hash": described.get("prompt_hash"),
+            "document_tokens": encoder.max_tokens("document"),
+            "query_tokens": encoder.max_tokens("query"),
+            "choices": described.get("choices"),
         },
-        "limits": {**asdict(engine.limits), "queries": QUERIES, "hits": HITS, "texts": TEXTS},
-        "index": {"documents": await engine.count(), "version": index.store.version},
+        "limits": {**asdict(service.limits), "queries": MAX_QUERIES, "hits": MAX_HITS, "texts": MAX_TEXTS},
+        "index": index,
     }
 
 
-@router.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **refusals()}, response_model=None)
+@router.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **error_responses()}, response_model=None)
 async def metrics(request: Request) -> PlainTextResponse:
-    """Prometheus's exposition format."""
+    """Returns counters and histograms in Prometheus's exposition format."""
     text = request.app.state.metrics.text()
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
 @open_router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 async def page() -> FileResponse:
-    """The page."""
+    """Returns the page."""
     return FileResponse(PAGE / "index.html", headers=HEADERS)

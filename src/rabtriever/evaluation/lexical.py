@@ -1,0 +1,54 @@
+"""The baseline that only sees shared words: an index of texts alone, for BM25 without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from rabtriever.data import Document
+from rabtriever.index import Index
+from rabtriever.scoring.calibration import Calibration
+from rabtriever.scoring.layout import ScoreLayout
+
+
+class ConstantRetriever:
+    """A retriever that gives every document log-odds 0, so that an index needs no model for BM25.
+
+    Attributes:
+        fingerprint: ``constant``.
+        layout: One column.
+        calibration: The identity.
+        name_or_path: None: nothing to load.
+        reranker: None.
+    """
+
+    fingerprint = "constant"
+    layout = ScoreLayout(n_inner=1)
+    calibration = Calibration()
+    name_or_path: str | None = None
+    reranker = None
+
+    def encode_query(self, inputs: Sequence[str]) -> np.ndarray:
+        """Returns zeros, float32 (n, 2)."""
+        return np.zeros((len(inputs), self.layout.width + 1), np.float32)
+
+    def encode_document(self, inputs: Sequence[str]) -> np.ndarray:
+        """Returns zeros, float32 (n, 2)."""
+        return self.encode_query(inputs)
+
+
+def lexical_index(documents: Iterable[Document]) -> Index:
+    """Makes a temporary index without a model.
+
+    ``search(..., mode="bm25")`` ranks by Lance's BM25 over title and text (k1 = 1.2, b = 0.75; English stop words left
+    out, words stemmed by Porter's second English stemmer) and finds only documents that share a word with the query.
+    ``mode="exact"`` finds all documents in the order of insertion, for a reranker to order.
+
+    Args:
+        documents: What to search.
+
+    Raises:
+        InputError: no documents, or two of one id.
+    """
+    return Index.build(None, ConstantRetriever(), documents)

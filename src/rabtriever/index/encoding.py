@@ -1,0 +1,132 @@
+"""What an index asks a retriever to encode: queries, and documents on their way into the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from rabtriever.data import Document
+from rabtriever.errors import ConflictError, InputError
+from rabtriever.rerankers.base import Reranker
+from rabtriever.scoring.calibration import Calibration
+from rabtriever.scoring.layout import ScoreLayout
+
+DOCUMENTS_PER_BATCH = 1024  # encoded and written at a time
+MAX_SNIPPET_CHARS = 60
+
+
+class Retriever(Protocol):
+    """What an index needs of a retriever (:class:`rabtriever.Rabtriever`).
+
+    Attributes:
+        fingerprint: Identifies everything that changes a log-odds.
+        layout: What the columns of its latents mean.
+        calibration: What makes its log-odds probabilities.
+        name_or_path: Folder it was loaded from; None if it was never saved.
+    """
+
+    fingerprint: str
+    layout: ScoreLayout
+    calibration: Calibration
+    name_or_path: str | None
+
+    @property
+    def reranker(self) -> Reranker | None:
+        """Scorer of the best hits if a search asks for one."""
+
+    def encode_query(self, inputs: Sequence[str]) -> Any:  # noqa: ANN401
+        """Returns latents float32 (n, width + 1)."""
+
+    def encode_document(self, inputs: Sequence[str]) -> Any:  # noqa: ANN401
+        """Returns latents float32 (n, width + 1)."""
+
+
+def encode_queries(retriever: Retriever, texts: Sequence[str]) -> np.ndarray:
+    """Returns the latents float32 (n, width + 1) of queries.
+
+    Raises:
+        InputError: a query of zero tokens, or one of which the encoder makes NaN; the message names its text.
+    """
+    try:
+        latents: np.ndarray = retriever.encode_query(texts)
+    except InputError as error:
+        if error.position is None:
+            raise
+        message = f"query {snippet(texts[error.position])}: {error}"
+        raise InputError(message, param="query", position=error.position) from None
+    return latents
+
+
+def encode_batches(
+    documents: Iterable[Document],
+    latents: Iterable[np.ndarray] | None,
+    retriever: Retriever,
+    existing_ids: Callable[[Sequence[str]], set[str]],
+    show_progress_bar: bool,
+) -> Iterator[tuple[list[Document], np.ndarray]]:
+    """Yields batches of documents with their latents, float32 (n, width + 1).
+
+    Args:
+        documents: A stream; but for their ids, memory stays constant.
+        latents: Their latents, float32 (width + 1,) each; encoded by the retriever if None.
+        retriever: The retriever that makes these latents.
+        existing_ids: Returns those of some ids that must not be added again.
+        show_progress_bar: Whether to show progress on stderr.
+
+    Raises:
+        ConflictError: an id that exists already or comes twice.
+        InputError: an id that is empty, a document without text, latents of another number or width, or some that are
+            not finite.
+    """
+    seen: set[str] = set()
+    stream, given = iter(documents), None if latents is None else iter(latents)
+    with tqdm(desc="documents indexed", unit="", disable=not show_progress_bar) as bar:
+        while batch := list(islice(stream, DOCUMENTS_PER_BATCH)):
+            _check_ids(batch, seen, existing_ids([document.id for document in batch]))
+            if given is None:
+                values = _encode(batch, retriever)
+            else:
+                values = _stack(batch, list(islice(given, len(batch))), retriever.layout.width + 1)
+            not_finite = np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()
+            if not_finite:
+                name = batch[not_finite[0]].id
+                raise InputError(f"add: the latent of document {name!r} is NaN or infinite", param="document")
+            yield batch, values
+            bar.update(len(batch))
+    if given is not None and next(given, None) is not None:
+        raise InputError("add: more latents than documents; give one for each")
+
+
+def snippet(text: str) -> str:
+    """Returns the beginning of a text, quoted, as a message names it."""
+    return repr(text if len(text) <= MAX_SNIPPET_CHARS else text[: MAX_SNIPPET_CHARS - 3] + "...")
+
+
+def _check_ids(batch: Sequence[Document], seen: set[str], existing: set[str]) -> None:
+    """Raises if an id is empty, exists or has been ``seen``, to which it is added."""
+    for document in batch:
+        if not document.id:
+            raise InputError("add: a document's id is empty; give it one", param="id")
+        if document.id in seen or document.id in existing:
+            raise ConflictError(f"add: document id {document.id!r} exists already; ids must differ", param="id")
+        seen.add(document.id)
+
+
+def _encode(batch: Sequence[Document], retriever: Retriever) -> np.ndarray:
+    try:
+        latents: np.ndarray = retriever.encode_document([document.content for document in batch])
+    except InputError as error:
+        if error.position is None:
+            raise
+        raise InputError(f"add: document {batch[error.position].id!r}: {error}", param="document") from None
+    return latents
+
+
+def _stack(batch: Sequence[Document], latents: Sequence[np.ndarray], dim: int) -> np.ndarray:
+    if len(latents) < len(batch) or any(np.shape(latent) != (dim,) for latent in latents):
+        raise InputError(f"add: give each document one latent of {dim} numbers, from {batch[0].id!r} on")
+    return np.asarray(latents, np.float32)

@@ -1,0 +1,120 @@
+"""The columns of an index's table, and the model that its latents belong to, in the schema's metadata."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from rabtriever.data import Document
+from rabtriever.errors import InputError
+from rabtriever.index.encoding import Retriever
+from rabtriever.scoring.layout import ScoreLayout
+
+FORMAT = 3
+METADATA_KEY = b"rabtriever"
+JSON = pa.json_(pa.utf8())
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The retriever that made the latents.
+
+    Attributes:
+        fingerprint: Identifies its weights and prompt.
+        layout: What the latents' columns mean.
+        source: Folder it was loaded from; None if it was never saved.
+    """
+
+    fingerprint: str
+    layout: ScoreLayout
+    source: str | None
+
+    @classmethod
+    def of(cls, retriever: Retriever) -> ModelInfo:
+        """Describes a retriever."""
+        source = None if retriever.name_or_path is None else str(Path(retriever.name_or_path).resolve())
+        return cls(retriever.fingerprint, retriever.layout, source)
+
+    def check(self, fingerprint: str, uri: str) -> None:
+        """Raises InputError if a retriever is not the one that made the latents of the index at ``uri``."""
+        if fingerprint != self.fingerprint:
+            made, given = self.fingerprint[:12], fingerprint[:12]
+            message = f"{uri}: made by model {made}, not by {given}; open it with its own model or index again"
+            raise InputError(message, param="retriever")
+
+
+def table_schema(model: ModelInfo) -> pa.Schema:
+    """Returns the schema of an index of this model's latents."""
+    return pa.schema(
+        [
+            pa.field("id", pa.utf8()),
+            pa.field("title", pa.utf8()),
+            pa.field("text", pa.utf8()),
+            pa.field("metadata", JSON),
+            pa.field("key", pa.int64()),  # identifies the row in every version, see snapshot.py
+            pa.field("added", pa.int64()),  # ascending in the order of insertion, which row ids lose when files merge
+            pa.field("latent", pa.list_(pa.float32(), model.layout.width)),
+            pa.field("bias", pa.float32()),
+        ],
+        metadata={METADATA_KEY: json.dumps({"format": FORMAT, **asdict(model)})},
+    )
+
+
+def writable_schema(schema: pa.Schema) -> pa.Schema:
+    """Returns a table's schema with its JSON column as a writer must give it: Lance reports the storage type."""
+    return pa.schema([pa.field("metadata", JSON) if field.name == "metadata" else field for field in schema])
+
+
+def read_model(schema: pa.Schema, uri: str) -> ModelInfo:
+    """Returns the model that a table's latents belong to.
+
+    Raises:
+        InputError: a table of other software, or of another release.
+    """
+    if METADATA_KEY not in (schema.metadata or {}):
+        raise InputError(f"{uri}: its table was not made by rabtriever; make an index with `rabtriever index`")
+    stored = json.loads(schema.metadata[METADATA_KEY])
+    if stored.pop("format", 1) != FORMAT:
+        raise InputError(f"{uri}: an index of another release; index the documents again")
+    return ModelInfo(**{**stored, "layout": ScoreLayout(**stored["layout"])})
+
+
+def record_batches(
+    schema: pa.Schema, batches: Iterator[tuple[Sequence[Document], np.ndarray]]
+) -> Iterator[pa.RecordBatch]:
+    """Yields documents with their latents float32 (n, width + 1) as rows.
+
+    Raises:
+        InputError: metadata that are not JSON.
+    """
+    rng = np.random.default_rng()
+    added = time.time_ns()  # a row takes longer than a nanosecond: the next transaction begins behind this one
+    for documents, latents in batches:
+        flat = np.ascontiguousarray(latents[:, :-1], dtype=np.float32).ravel()
+        metadata = pa.array([_metadata_json(document) for document in documents], pa.utf8())
+        columns = [
+            pa.array([document.id for document in documents], pa.utf8()),
+            pa.array([document.title for document in documents], pa.utf8()),
+            pa.array([document.text for document in documents], pa.utf8()),
+            pa.ExtensionArray.from_storage(JSON, metadata),
+            pa.array(rng.integers(2**63 - 1, size=len(documents))),
+            pa.array(np.arange(added, added + len(documents))),
+            pa.FixedSizeListArray.from_arrays(pa.array(flat), latents.shape[1] - 1),
+            pa.array(latents[:, -1], pa.float32()),
+        ]
+        yield pa.record_batch(columns, schema=schema)
+        added += len(documents)
+
+
+def _metadata_json(document: Document) -> str:
+    try:
+        return json.dumps(dict(document.metadata), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        message = f"add: metadata of document {document.id!r}: {error}; use JSON values"
+        raise InputError(message, param="metadata") from None

@@ -1,0 +1,122 @@
+"""The retriever and its reranker in threads of their own, so that no request waits long for another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from rabtriever.retriever import Rabtriever
+from rabtriever.serving.batching import QueryBatcher, TokenCounts, slices
+from rabtriever.serving.errors import APIError
+from rabtriever.serving.metrics import Metrics
+from rabtriever.serving.workers import WorkerPool
+
+Kind = Literal["query", "document"]
+MAX_BATCH_TOKENS = 512  # of queries that are encoded together
+INLINE_TOKENIZE_CHARS = 2000  # longer texts are not tokenised on the event loop
+
+
+class Models:
+    """Encodes and reranks off the event loop.
+
+    Queries are encoded in batches, in threads of their own; documents are encoded, and pairs reranked, in another
+    thread, a few hundred tokens at a time.
+
+    Args:
+        retriever: With the reranker, if there is one.
+        metrics: Where counts and times are exported.
+    """
+
+    def __init__(self, retriever: Rabtriever, metrics: Metrics) -> None:
+        self.retriever, self._metrics = retriever, metrics
+        self._query_batcher = QueryBatcher(retriever.encode_query, MAX_BATCH_TOKENS, metrics)
+        self._llm_pool, self._tokenizer_pool = WorkerPool("llm"), WorkerPool("tokenizer")
+
+    def warm(self) -> None:
+        """Loads and compiles what the first requests would have to wait for."""
+        self.retriever.encode_query(["warm"])
+        if self.retriever.reranker is not None:
+            self.retriever.reranker.score(["warm"], ["up"], np.zeros((1, 2), np.int64))
+
+    def require_reranker(self, param: str) -> Any:  # noqa: ANN401 - its type is in a package that the server does not import
+        """Returns the reranker.
+
+        Raises:
+            APIError: 422, there is none.
+        """
+        if self.retriever.reranker is None:
+            raise APIError(422, f"{param}: this retriever has no reranker", param)
+        return self.retriever.reranker
+
+    async def count_tokens(self, kind: Kind, texts: Sequence[str]) -> TokenCounts:
+        """Returns the sizes of texts, which are added to the metrics.
+
+        Raises:
+            InputError: a text of zero tokens.
+        """
+        encoder = self.retriever.encoder
+        if sum(map(len, texts)) > INLINE_TOKENIZE_CHARS:
+            lengths = await self._tokenizer_pool.run(encoder.count_tokens, kind, texts)
+        else:
+            lengths = encoder.count_tokens(kind, texts)
+        counts = TokenCounts(lengths, encoder.max_tokens(kind))
+        self._metrics.tokens.labels(kind).inc(sum(counts.used))
+        self._metrics.truncated.labels(kind).inc(counts.truncated)
+        return counts
+
+    async def truncate_documents(self, texts: Sequence[str], max_tokens: int) -> list[str]:
+        """Returns the texts, those of more than ``max_tokens`` tokens truncated to them.
+
+        Raises:
+            InputError: a text of zero tokens.
+        """
+        return await self._tokenizer_pool.run(self.retriever.encoder.truncate, "document", texts, max_tokens)
+
+    async def encode_queries(self, texts: Sequence[str], counts: TokenCounts) -> tuple[np.ndarray, float]:
+        """Returns latents float32 (n, dim), and the seconds that encoding them with others took."""
+        cached = [row for row in map(self.retriever.cached_query, texts) if row is not None]
+        if len(cached) == len(texts):
+            return np.stack(cached), 0.0
+        encoded = await asyncio.gather(*map(self._query_batcher, texts, counts.used))
+        return np.stack([row for row, _ in encoded]), max(seconds for _, seconds in encoded)
+
+    async def encode_documents(self, texts: Sequence[str], counts: TokenCounts) -> np.ndarray:
+        """Returns latents float32 (n, dim); those that are not cached are encoded slice by slice."""
+        rows = {text: self.retriever.cached_document(text) for text in texts}
+        sizes = {text: size for text, size in zip(texts, counts.used, strict=True) if rows[text] is None}
+        missing = list(sizes)
+        for part in slices(list(sizes.values())):
+            encoded = await self._llm_pool.run(self.retriever.encode_document, missing[part])
+            rows |= zip(missing[part], encoded, strict=True)
+        return np.stack([rows[text] for text in texts])  # type: ignore[misc]
+
+    async def rerank(
+        self, queries: Sequence[str], documents: Sequence[str], pairs: np.ndarray, counts: TokenCounts
+    ) -> np.ndarray:
+        """Returns the reranker's log-odds of pairs, scored slice by slice, grouped by document.
+
+        Args:
+            queries: Texts.
+            documents: Texts.
+            pairs: int64 (n, 2) of (query, document) positions.
+            counts: Sizes of the documents.
+
+        Returns:
+            float32 (n,).
+        """
+        score = self.require_reranker("rerank").score
+        log_odds = np.empty(len(pairs), np.float32)
+        order = np.lexsort((pairs[:, 0], pairs[:, 1]))
+        with self._metrics.stage("rerank"):
+            for part in slices([counts.used[document] for document in pairs[order, 1]]):
+                rows = order[part]
+                log_odds[rows] = (await self._llm_pool.run(score, queries, documents, pairs[rows])).log_odds
+        return log_odds
+
+    def close(self) -> None:
+        """Ends all threads."""
+        for threads in (self._query_batcher, self._llm_pool, self._tokenizer_pool):
+            threads.close()

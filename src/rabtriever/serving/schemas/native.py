@@ -1,0 +1,216 @@
+"""Fields, requests and responses of the API's own shapes; requests refuse unknown fields."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from rabtriever.data import Document
+
+MAX_QUERIES, MAX_HITS, MAX_TEXTS = 64, 1000, 1000  # of a request
+MAX_TEXT_LENGTH = 100_000  # characters: many times what the models read
+MAX_FIELDS = 32  # of an object
+MAX_DEPTH = 16  # of metadata
+MAX_SAFE_INTEGER = 2**53  # the largest integer that all readers of JSON agree on
+
+
+def invalid(message: str) -> PydanticCustomError:
+    """Returns an error for a validator to raise; the client gets the message as it is."""
+    return PydanticCustomError("invalid", message)  # type: ignore[arg-type]
+
+
+def one_of(kind: str, fields: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """Returns the JSON schema of an object that needs one of these fields (``oneOf``), or at least one (``anyOf``)."""
+    return {kind: [{"required": [name], "properties": {name: schema}} for name, schema in fields.items()]}
+
+
+def _not_blank(value: str) -> str:
+    if not value or value.isspace():
+        raise invalid("is blank")
+    return value
+
+
+def _integer(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value  # in JSON 1.0 and 1 are the same
+
+
+NON_BLANK = Field(json_schema_extra={"pattern": r"\S"})
+LimitedText = Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH)]
+NonBlankText = Annotated[LimitedText, AfterValidator(_not_blank), NON_BLANK]
+Identifier = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_not_blank), NON_BLANK]
+NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_integer)]
+HitCount = Annotated[int, Field(ge=1, le=MAX_HITS), BeforeValidator(_integer)]
+
+
+class NativeRequest(BaseModel):
+    """A request in the API's own shape."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_small(cls, value: Any) -> Any:  # noqa: ANN401 - each unknown field would be an error of its own
+        if isinstance(value, dict) and len(value) > MAX_FIELDS:
+            raise invalid(f"more than {MAX_FIELDS} fields")
+        return value
+
+
+class SearchRequest(NativeRequest):
+    """Queries and how to search."""
+
+    model_config = ConfigDict(
+        json_schema_extra=one_of("oneOf", {"query": {"type": "string"}, "queries": {"type": "array"}})
+    )
+    query: NonBlankText | None = Field(None, description="One query: answered by `hits`.")
+    queries: list[NonBlankText] | None = Field(
+        None, min_length=1, max_length=MAX_QUERIES, description="Or several: answered by `results`."
+    )
+    k: HitCount = Field(10, description="Hits a query, at most.")
+    where: NonBlankText | None = Field(None, description="SQL condition over id, title, text and metadata.")
+    mode: Literal["auto", "exact", "ann", "bm25"] = Field(
+        "auto", description="exact, ann (approximate), auto, or bm25: its ranking alone."
+    )
+    hybrid: Literal["rrf"] | None = Field(None, description="Reciprocal-rank fusion with BM25's ranking.")
+    rerank: HitCount | None = Field(None, description="How many of the best hits the reranker scores.")
+    threshold: float | None = Field(None, ge=0, le=1, description="Least probability of a hit.")
+
+    @model_validator(mode="after")
+    def _has_queries(self) -> SearchRequest:
+        if (self.query is None) == (self.queries is None):
+            raise invalid("give either query or queries")
+        return self
+
+
+class SearchHit(BaseModel):
+    """A document that was found."""
+
+    id: str
+    probability: float = Field(description="Calibrated probability that it is relevant to the query.")
+    log_odds: float = Field(description="The ranking key.")
+    text: str = Field(description="As the models read it: title: text.")
+    metadata: dict[str, Any]
+    reranked: bool = Field(description="Whether the reranker scored it.")
+
+
+class Timings(BaseModel):
+    """Milliseconds of each stage."""
+
+    queue: float = Field(description="Waiting for the batches that encode and scan.")
+    encode: float
+    scan: float = Field(description="Including the texts of the hits.")
+    rerank: float | None = None
+
+
+class SearchResponse(BaseModel):
+    """Hits of a query, or of each of several."""
+
+    hits: list[SearchHit] | None = None
+    results: list[list[SearchHit]] | None = None
+    timings: Timings
+    truncated: int = Field(description="Number of queries that were truncated to their token budget.")
+
+
+class NewDocument(NativeRequest):
+    """A document to add."""
+
+    model_config = ConfigDict(
+        json_schema_extra=one_of("anyOf", {"text": {"pattern": r"\S"}, "title": {"pattern": r"\S"}})
+    )
+    id: Identifier = Field(validation_alias=AliasChoices("id", "_id"))  # as BEIR's corpus.jsonl calls it
+    text: LimitedText = ""
+    title: LimitedText = ""
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("metadata")
+    @classmethod
+    def _is_json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        _check_json(value)
+        return value
+
+    @model_validator(mode="after")
+    def _has_text(self) -> NewDocument:
+        if not (self.text.strip() or self.title.strip()):
+            raise invalid("title and text are both blank")
+        return self
+
+    def document(self) -> Document:
+        """Returns the document for the index."""
+        return Document(self.id, self.text, self.title, self.metadata)
+
+
+class DocumentsRequest(NativeRequest):
+    """Documents to add in one transaction."""
+
+    documents: Annotated[list[NewDocument], Field(min_length=1, max_length=MAX_TEXTS), FailFast()]
+    upsert: bool = Field(True, description="Replace documents whose ids exist already; else they are an error, 409.")
+
+    @field_validator("documents")
+    @classmethod
+    def _are_different(cls, value: list[NewDocument]) -> list[NewDocument]:
+        if len({document.id for document in value}) < len(value):
+            raise invalid("an id comes twice")
+        return value
+
+
+class DocumentsResponse(BaseModel):
+    """Numbers of documents."""
+
+    written: int
+    documents: int = Field(description="How many the index holds now.")
+
+
+class StoredDocument(BaseModel):
+    """A document of the index."""
+
+    id: str
+    title: str
+    text: str
+    metadata: dict[str, Any]
+
+
+class ErrorDetail(BaseModel):
+    """An error's cause."""
+
+    message: str
+    type: str
+    param: str | None = Field(description="The field that is wrong.")
+
+
+class ErrorResponse(BaseModel):
+    """An error, in OpenAI's shape with Cohere's ``message``."""
+
+    message: str
+    error: ErrorDetail
+
+
+def _check_json(value: object, depth: int = 0) -> None:
+    if depth > MAX_DEPTH:
+        raise invalid(f"nested more than {MAX_DEPTH} deep")
+    if isinstance(value, dict):
+        for key, one in value.items():
+            _check_json(key, depth)
+            _check_json(one, depth + 1)
+    elif isinstance(value, list):
+        for one in value:
+            _check_json(one, depth + 1)
+    elif isinstance(value, int) and abs(value) > MAX_SAFE_INTEGER:
+        raise invalid(f"a number beyond {MAX_SAFE_INTEGER}; write it as a string")
+    else:
+        try:
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        except ValueError:
+            raise invalid("NaN, infinite, or half of a surrogate pair") from None

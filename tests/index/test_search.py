@@ -1,0 +1,214 @@
+import numpy as np
+import pytest
+
+from rabtriever.data import Document
+from rabtriever.errors import InputError
+from rabtriever.index import Hit, Index, SearchOptions
+from rabtriever.index.hits import Ranking
+from rabtriever.index.search import RerankPlan, cut_hits, fuse_rankings
+from rabtriever.rerankers.base import Scores
+from rabtriever.scoring.calibration import Calibration
+
+WORDS = "weather flight recipe music lamp sponge hotel city bread song".split()
+QUERIES = ["rain", "cook bread", "turn the light"]
+
+
+@pytest.fixture
+def index(retriever, tmp_path):
+    documents = [Document(f"d{i}", f"find the {word} for me", word) for i, word in enumerate(WORDS)]
+    return Index.build(tmp_path / "index", retriever, [*documents, Document("again", "find the lamp for me", "lamp")])
+
+
+class Fixed:
+    """A reranker whose log-odds are a function of the texts."""
+
+    fingerprint = "fixed"
+
+    def __init__(self, score, calibration=None):
+        self.scored = []
+        self._score, self.calibration = score, calibration or Calibration()
+
+    def score(self, queries, documents, pairs, *, with_states=False, show_progress_bar=False):
+        texts = [(queries[q], documents[d]) for q, d in pairs]
+        self.scored += texts
+        return Scores(np.array([self._score(*text) for text in texts], np.float32))
+
+
+def by_length(query, document):
+    return len(document) - 20
+
+
+def ids(hits):
+    return [hit.id for hit in hits]
+
+
+def assert_one_ranking(hits):
+    for name in ("log_odds", "probability"):
+        values = [getattr(hit, name) for hit in hits]
+        assert values == sorted(values, reverse=True)
+    for a in hits:
+        assert all((a.log_odds, a.probability) == (b.log_odds, b.probability) for b in hits if a.text == b.text)
+
+
+def test_rerank_is_the_rerankers_order_if_it_scores_all_hits(index, retriever):
+    for query, hits in zip(QUERIES, index.search(QUERIES, k=11, rerank=11), strict=True):
+        log_odds = retriever.reranker.log_odds([query], [hit.text for hit in hits])[0]
+        np.testing.assert_allclose([hit.log_odds for hit in hits], log_odds, atol=1e-4)
+        assert len(hits) == 11 and all(hit.reranked for hit in hits)
+        assert_one_ranking(hits)
+    assert index.search(QUERIES, k=3, rerank=11) == [hits[:3] for hits in index.search(QUERIES, k=11, rerank=11)]
+
+
+def test_reranking_one_hit_can_change_the_order(index):
+    first, second, *_ = index.search("rain", k=11)
+    down = Fixed(lambda query, document: -100.0)
+    hits = index.search("rain", k=11, rerank=1, reranker=down)
+    assert down.scored == [("rain", first.text)]
+    assert hits[0] == second and hits[-1].id == first.id
+    assert [hit.reranked for hit in hits] == [False] * 10 + [True]
+
+
+@pytest.mark.parametrize("calibrations", [(1, 0, 1, 0), (2, -3, 0.5, 1), (0.3, 2, 4, -1)])
+@pytest.mark.parametrize("rerank", [1, 4, 11, 30])
+def test_reranked_hits_are_one_list_on_one_scale(index, retriever, monkeypatch, calibrations, rerank):
+    monkeypatch.setattr(retriever, "calibration", Calibration(*calibrations[:2]))
+    reranker = Fixed(by_length, Calibration(*calibrations[2:]))
+    plain = {hit.id: hit for hit in index.search("rain", k=11)}
+    hits = index.search("rain", k=11, rerank=rerank, reranker=reranker)
+    assert_one_ranking(hits)
+    for hit in hits:
+        assert hit.probability == pytest.approx(float(retriever.calibration.probability(hit.log_odds)))
+        if hit.reranked:
+            expected = reranker.calibration.probability(by_length("rain", hit.text))
+            assert hit.probability == pytest.approx(float(expected), abs=1e-5)
+        else:
+            assert hit == plain[hit.id]
+    for threshold in (0.0, 0.2, 0.5, 0.9, 1.0):
+        kept = index.search("rain", k=11, rerank=rerank, reranker=reranker, threshold=threshold)
+        assert kept == [hit for hit in hits if hit.probability >= threshold]
+
+
+def test_equal_texts_are_scored_once_and_all_have_that_score(index):
+    reranker = Fixed(by_length)
+    order = ids(index.search("lamp", k=11))
+    assert order.index("again") == order.index("d4") + 1
+    depth = order.index("d4") + 1  # "again" comes after the last hit that is reranked
+    hits = {hit.id: hit for hit in index.search("lamp", k=11, rerank=depth, reranker=reranker)}
+    assert len(set(reranker.scored)) == len(reranker.scored) == depth
+    assert hits["again"].log_odds == hits["d4"].log_odds and hits["again"].reranked
+    equal = index.search("lamp", k=11, rerank=11, reranker=Fixed(lambda query, document: 0.0))
+    assert ids(equal) == order  # ties stay as they were
+
+
+def test_a_plan_holds_each_pair_of_several_queries_once():
+    hit = {name: Hit(name, 0.5, 0.0, f"text {name[0]}", {}) for name in ("a", "a2", "b", "c")}
+    plan = RerankPlan(["x", "y"], [[hit["a"], hit["a2"], hit["b"]], [hit["b"], hit["c"], hit["a"]]], 2)
+    assert [(plan.queries[q], plan.documents[d]) for q, d in plan.pairs] == [
+        ("x", "text a"),
+        ("y", "text b"),
+        ("y", "text c"),
+    ]
+    found = plan.apply(np.array([-1, 2, 3], np.float32), Calibration(), Calibration())
+    assert [ids(of_query) for of_query in found] == [["b", "a", "a2"], ["c", "b", "a"]]
+    assert plan.describe(2) == "query 'y', document 'c'"
+
+
+def test_without_a_reranker_rerank_is_refused(index, retriever, monkeypatch):
+    monkeypatch.setattr(retriever, "reranker", None)
+    with pytest.raises(InputError, match="the retriever has no reranker; give one"):
+        index.search("rain", rerank=3)
+    assert index.search("rain", rerank=3, reranker=Fixed(by_length))[0].reranked
+
+
+def test_a_query_that_becomes_nan_is_named(index, retriever, monkeypatch):
+    vectors = retriever.encode_query(QUERIES)
+    vectors[1, 3] = np.nan
+    monkeypatch.setattr(retriever, "encode_query", lambda texts: vectors)
+    with pytest.raises(InputError, match="query 'cook bread': its latent is NaN") as caught:
+        index.search(QUERIES)
+    assert caught.value.position == 1 and caught.value.param == "query"
+
+    def encode(texts):
+        raise InputError("text 2: not finite", position=2)
+
+    monkeypatch.setattr(retriever, "encode_query", encode)
+    with pytest.raises(InputError, match="query 'turn the light': text 2: not finite"):
+        index.search(QUERIES)
+
+
+@pytest.mark.parametrize("broken", ["encoder", "latents"])
+def test_a_document_that_becomes_nan_is_named_and_not_added(index, retriever, monkeypatch, broken):
+    encode = retriever.encode_document
+
+    def fails(texts):
+        if broken == "encoder":
+            raise InputError("text 1: not finite", position=1)
+        latents = encode(texts)
+        latents[1, 0] = np.inf
+        return latents
+
+    monkeypatch.setattr(retriever, "encode_document", fails)
+    with pytest.raises(InputError, match=r"document 'e1'.*(not finite|NaN or infinite)"):
+        index.add([Document("e0", "wind"), Document("e1", "snow")])
+    assert len(index) == 11
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_pair_that_becomes_nan_is_named(index, raises):
+    bad = index.search(QUERIES, k=3)[2][1]
+
+    class Broken(Fixed):
+        def score(self, queries, documents, pairs, **options):
+            scores = super().score(queries, documents, pairs)
+            rows = np.flatnonzero(~np.isfinite(scores.log_odds))
+            if raises:
+                raise InputError("not finite", position=int(rows[0]))
+            return scores
+
+    reranker = Broken(lambda *pair: np.nan if pair == (QUERIES[2], bad.text) else 0.0)
+    with pytest.raises(InputError, match=f"query 'turn the light', document '{bad.id}': .*(finite|NaN)"):
+        index.search(QUERIES, k=3, rerank=3, reranker=reranker)
+
+
+def test_long_texts_are_cut_in_messages(index, retriever, monkeypatch):
+    monkeypatch.setattr(retriever, "encode_query", lambda texts: np.full((1, 17), np.nan, np.float32))
+    with pytest.raises(InputError) as caught:
+        index.search("word " * 1000)
+    assert len(str(caught.value)) < 160
+
+
+def test_bm25_ranks_by_shared_words_and_gives_the_retrievers_log_odds(index):
+    everything = {hit.id: hit.log_odds for hit in index.search("lamp weather", k=100)}
+    hits = index.search("lamp weather", k=100, mode="bm25")
+    assert set(ids(hits)) == {"d0", "d4", "again"}
+    assert all(hit.log_odds == everything[hit.id] for hit in hits)
+    assert [identifier for identifier in ids(hits) if identifier != "d0"] == ["d4", "again"]
+    assert ids(index.search("lamp", k=1, mode="bm25")) == ["d4"]
+    assert index.search("weather", k=3, mode="bm25", where="id <> 'd0'") == []
+
+
+def test_rrf_fuses_the_retriever_with_bm25(index, retriever, tmp_path):
+    bare = Index.create(tmp_path / "bare", retriever)
+    with pytest.raises(InputError, match="no text index yet; call optimize"):
+        bare.search("rain", hybrid="rrf")
+    index.add([Document(f"n{i}", f"music song {i}") for i in range(30)])
+    index.optimize()
+    index.add([Document("late", "a gramophone song")])
+    plain = {hit.id: hit for hit in index.search("gramophone", k=99)}
+    fused = index.search("gramophone", k=5, hybrid="rrf")
+    assert "late" in ids(fused)
+    assert all(hit == plain[hit.id] for hit in fused)
+    assert ids(fused) != ids(index.search("gramophone", k=5))
+    assert ids(index.search("gramophone", k=5, hybrid="rrf", where="id = 'late'")) == ["late"]
+    assert_one_ranking(index.search("gramophone", k=5, hybrid="rrf", rerank=2, reranker=Fixed(by_length)))
+
+
+def test_fusion_adds_reciprocal_ranks():
+    first, second = (Ranking(np.array(o), np.zeros(len(o), np.float32)) for o in ([3, 1, 2], [7, 2]))
+    assert fuse_rankings(first, second).ordinals.tolist() == [2, 3, 7, 1]  # 3 and 7 tie
+
+
+def test_cut_takes_the_first_of_those_that_reach_the_threshold():
+    hits = [[Hit(str(p), p, 0.0, "", {}) for p in (0.9, 0.1, 0.5, 0.4)]]
+    assert [hit.probability for hit in cut_hits(hits, SearchOptions(2, threshold=0.4))[0]] == [0.9, 0.5]
+    assert cut_hits(hits, SearchOptions(2)) == [hits[0][:2]]

@@ -1,0 +1,56 @@
+"""README's Python, from the checkout and from a wheel."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def python_of(text):
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+
+
+def run_readme(package_root, folder):
+    """Runs README's Python in an empty folder, with the package that is found in package_root."""
+    folder.mkdir()
+    code = "import rabtriever, sys\nprint(rabtriever.__file__, file=sys.stderr)\n" + python_of(
+        (ROOT / "README.md").read_text()
+    )
+    environment = {**os.environ, "PYTHONPATH": str(package_root), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stderr.splitlines()[0]).is_relative_to(package_root)
+    return done
+
+
+def test_readme_has_python_that_compiles():
+    code = python_of((ROOT / "README.md").read_text())
+    assert "Rabtriever.from_pretrained(" in code
+    compile(code, "README.md", "exec")
+
+
+@pytest.mark.slow
+def test_readme_runs(tmp_path):
+    run_readme(ROOT / "src", tmp_path / "work")
+
+
+@pytest.mark.slow
+def test_readme_runs_with_an_installed_wheel(tmp_path):
+    if importlib.util.find_spec("hatchling") is None:
+        pytest.skip("hatchling, which builds the wheel, is not installed")
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(ROOT)], check=True)
+    with zipfile.ZipFile(next(tmp_path.glob("rabtriever-*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "site")
+    assert not (tmp_path / "models").exists()
+    assert sorted(path.name for path in (tmp_path / "site" / "rabtriever" / "models").iterdir()) == ["tools"]
+    run_readme(tmp_path / "site", tmp_path / "work")
