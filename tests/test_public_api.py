@@ -81,6 +81,23 @@ def test_current_names_do_not_warn():
             getattr(rabtriever, name)
 
 
+def test_an_old_member_works_and_warns(retriever, tiny_data):
+    index = rabtriever.Index.build(None, retriever, tiny_data.documents.values())
+    with pytest.warns(DeprecationWarning, match="Rabtriever.teacher is now Rabtriever.reranker"):
+        assert retriever.teacher is retriever.reranker
+    with pytest.warns(DeprecationWarning, match="Rabtriever.source is now Rabtriever.name_or_path"):
+        assert retriever.source is retriever.name_or_path
+    retriever.encode_query("rain")
+    with pytest.warns(DeprecationWarning, match="Rabtriever.known is now Rabtriever.cached_query"):
+        assert len(retriever.known["query"]) == 1
+    with pytest.warns(DeprecationWarning, match="Index.wait is now Index.write_timeout"):
+        index.wait = 3.0
+    assert index.write_timeout == 3.0
+    with pytest.warns(DeprecationWarning, match="Index.find is now Index.retrieve"):
+        found = index.find(["rain"], retriever.encode_query(["rain"]), 2, "id <> 'lamp'")
+    assert found == [index.search("rain", k=2, where="id <> 'lamp'")]
+
+
 @pytest.mark.parametrize("statement", ["import rabtriever", "from rabtriever import InputError, DistillConfig"])
 def test_importing_costs_nothing_heavy(statement):
     heavy = ("torch", "transformers", "numpy", "lancedb", "numba", "fastapi")

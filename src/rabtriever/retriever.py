@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from typing_extensions import Unpack
 
 from rabtriever.caching import LRUCache
+from rabtriever.deprecation import renamed
 from rabtriever.encoders.base import Encoder, Kind
 from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.errors import InputError, TextError
@@ -250,11 +250,9 @@ class Rabtriever:
         self._query_cache.clear()
         self._document_cache.clear()
 
-    @property
-    def teacher(self) -> GenerativeReranker | None:
-        """Deprecated name of :attr:`reranker`."""
-        warnings.warn("Rabtriever.teacher is now Rabtriever.reranker", DeprecationWarning, stacklevel=2)
-        return self.reranker
+    teacher = renamed("reranker")
+    source = renamed("name_or_path")
+    known = renamed("cached_query", lambda self: {"query": self._query_cache, "document": self._document_cache})
 
     def _encode(
         self,

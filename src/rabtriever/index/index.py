@@ -16,6 +16,7 @@ import numpy as np
 from typing_extensions import Unpack
 
 from rabtriever.data import Document
+from rabtriever.deprecation import renamed
 from rabtriever.errors import InputError, NotFoundError
 from rabtriever.index.current_view import CurrentView
 from rabtriever.index.encoding import Retriever, encode_batches, encode_queries
@@ -277,6 +278,9 @@ class Index:
         view = self._current.get()
         with self.table.reading(view.snapshot.version):
             return retrieve(view, texts, vectors, options, self.retriever.calibration)
+
+    wait = renamed("write_timeout")
+    find = renamed("retrieve", lambda self: lambda texts, vectors, *a: self.retrieve(texts, vectors, SearchOptions(*a)))
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """Returns the documents of these ids that exist, in the order of insertion."""
