@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from rabtriever.data import Document, RetrievalData
+from rabtriever.kernels import llvm_available
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 
@@ -30,6 +31,15 @@ SOURCE = Path(__file__).parents[1] / "src"
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _machine_code() -> None:
+    """Machine code is cached in the usual folder, whatever cache a test sets: compiling takes a quarter of a minute."""
+    if llvm_available():
+        from rabtriever.kernels.compile import compiled_folder
+
+        compiled_folder()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -220,7 +220,14 @@ def test_a_call_larger_than_the_cache_leaves_something_for_the_next(llm_folder, 
 
 def test_equal_documents_and_queries_get_equal_log_odds(each_engine):
     queries, documents = [*QUERIES, "rain"], [*DOCUMENTS, "a recipe", *["play music"] * 5]
+    counts = each_engine.llm.backbone.token_counts
+    counts.clear()
     log_odds = each_engine.log_odds(queries, documents)
+    once = dict(counts)
+    each_engine.llm.backbone._kv_cache.clear()
+    counts.clear()
+    each_engine.log_odds(QUERIES, DOCUMENTS)
+    assert counts == once  # equal pairs are computed once
     np.testing.assert_array_equal(log_odds[0], log_odds[3])
     np.testing.assert_array_equal(log_odds[:, 1], log_odds[:, 4])
     for column in range(5, 10):

@@ -40,6 +40,7 @@ def test_texts_are_counted_and_truncated_by_their_own_tokens(tokenizer):
     assert prompt.n_truncated == {"document": 0, "query": 0}
 
 
+@pytest.mark.filterwarnings("ignore:a (query|document) of")
 @settings(max_examples=40, deadline=None)
 @given(text=TEXT, budget=st.integers(1, 30))
 def test_budgets_cut_the_field_and_never_the_cue(tokenizer, text, budget):
