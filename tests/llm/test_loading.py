@@ -12,7 +12,6 @@ from rabtriever.llm import weights
 from rabtriever.llm.loading import choice_direction, load_base, load_llm
 from rabtriever.llm.prompted import PromptedLLM
 from rabtriever.llm.sources import is_path
-from rabtriever.persistence.folder import atomic_folder
 
 
 @pytest.fixture(autouse=True)
@@ -130,18 +129,6 @@ def test_a_model_of_the_hub_is_loaded_from_its_cache(llm_folder, tmp_path, monke
     assert seen == [("owner/model", {"revision": "v1", "token": "t", "local_files_only": True})]
     assert llm.source == "owner/model" and llm.revision == "v1"
     assert llm.weights_hash == load_llm(str(llm_folder), device="cpu").weights_hash
-
-
-def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "a") as folder:
-        (folder / "half").touch()
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
-    with atomic_folder(tmp_path / "a") as folder:
-        (folder / "whole").touch()
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["whole"]
-    with pytest.raises(InputError, match="exists already"), atomic_folder(tmp_path / "a"):
-        pass
 
 
 @pytest.mark.parametrize("with_adapter", [False, True])
