@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rabtriever.data import Document
-from rabtriever.errors import InputError
+from rabtriever.errors import InputError, TextError
 from rabtriever.index import Hit, Index, SearchOptions
 from rabtriever.index.hits import Ranking
 from rabtriever.index.search import RerankPlan, cut_hits, fuse_rankings
@@ -110,7 +110,7 @@ def test_a_plan_holds_each_pair_of_several_queries_once():
     ]
     found = plan.apply(np.array([-1, 2, 3], np.float32), Calibration(), Calibration())
     assert [ids(of_query) for of_query in found] == [["b", "a", "a2"], ["c", "b", "a"]]
-    assert plan.describe(2) == "query 'y', document 'c'"
+    assert [plan.document_id(row) for row in range(3)] == ["a", "b", "c"]
 
 
 def test_without_a_reranker_rerank_is_refused(index, retriever, monkeypatch):
@@ -129,10 +129,10 @@ def test_a_query_that_becomes_nan_is_named(index, retriever, monkeypatch):
     assert caught.value.position == 1 and caught.value.param == "query"
 
     def encode(texts):
-        raise InputError("text 2: not finite", position=2)
+        raise TextError("query", 2, texts[2], "is not finite")
 
     monkeypatch.setattr(retriever, "encode_query", encode)
-    with pytest.raises(InputError, match="query 'turn the light': text 2: not finite"):
+    with pytest.raises(InputError, match="query 'turn the light' is not finite"):
         index.search(QUERIES)
 
 
@@ -142,7 +142,7 @@ def test_a_document_that_becomes_nan_is_named_and_not_added(index, retriever, mo
 
     def fails(texts):
         if broken == "encoder":
-            raise InputError("text 1: not finite", position=1)
+            raise TextError("document", 1, texts[1], "is not finite")
         latents = encode(texts)
         latents[1, 0] = np.inf
         return latents
@@ -160,14 +160,36 @@ def test_a_pair_that_becomes_nan_is_named(index, raises):
     class Broken(Fixed):
         def score(self, queries, documents, pairs, **options):
             scores = super().score(queries, documents, pairs)
-            rows = np.flatnonzero(~np.isfinite(scores.log_odds))
+            row = np.flatnonzero(~np.isfinite(scores.log_odds))[0]
             if raises:
-                raise InputError("not finite", position=int(rows[0]))
+                raise TextError("document", int(pairs[row, 1]), documents[pairs[row, 1]], "is not finite")
             return scores
 
     reranker = Broken(lambda *pair: np.nan if pair == (QUERIES[2], bad.text) else 0.0)
-    with pytest.raises(InputError, match=f"query 'turn the light', document '{bad.id}': .*(finite|NaN)"):
+    with pytest.raises(InputError, match=f"document '{bad.id}'.*(finite|NaN)"):
         index.search(QUERIES, k=3, rerank=3, reranker=reranker)
+
+
+@pytest.mark.parametrize("broken", ["encode", "encode_with_prefix"])
+def test_an_llm_that_makes_nan_is_named_with_the_text(index, retriever, monkeypatch, broken):
+    engine = retriever.reranker.llm.backbone.engine
+    whole = getattr(engine, broken)
+
+    def fails(*args):
+        states = whole(*args)
+        states[-1] = np.nan
+        return states
+
+    monkeypatch.setattr(engine, broken, fails)
+    if broken == "encode":
+        with pytest.raises(InputError, match="^query 'a new one' makes"):
+            index.search("a new one")
+        with pytest.raises(InputError, match="^add: document 'e0': 'snow' makes"):
+            index.add([Document("e0", "snow")])
+    else:
+        (best,) = index.search("rain", k=1)
+        with pytest.raises(InputError, match=f"^document '{best.id}': '{best.text}' with query 0 'rain' makes"):
+            index.search("rain", k=1, rerank=1)
 
 
 def test_long_texts_are_cut_in_messages(index, retriever, monkeypatch):

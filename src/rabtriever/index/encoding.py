@@ -11,14 +11,13 @@ from tqdm.auto import tqdm
 
 from rabtriever.caching import LRUCache
 from rabtriever.data import Document
-from rabtriever.errors import ConflictError, InputError
+from rabtriever.errors import ConflictError, InputError, TextError, shorten
 from rabtriever.rerankers.base import Reranker
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.layout import ScoreLayout
 
 DOCUMENTS_PER_BATCH = 1024  # encoded and written at a time
 MAX_REUSED_BYTES = 2**26  # of texts and latents that are encoded once if they come again
-MAX_SNIPPET_CHARS = 60
 
 
 class Retriever(Protocol):
@@ -55,10 +54,8 @@ def encode_queries(retriever: Retriever, texts: Sequence[str]) -> np.ndarray:
     """
     try:
         latents: np.ndarray = retriever.encode_query(texts)
-    except InputError as error:
-        if error.position is None:
-            raise
-        message = f"query {snippet(texts[error.position])}: {error}"
+    except TextError as error:
+        message = f"query {shorten(error.text)} {error.fault}"
         raise InputError(message, param="query", position=error.position) from None
     return latents
 
@@ -106,11 +103,6 @@ def encode_batches(
         raise InputError("add: more latents than documents; give one for each")
 
 
-def snippet(text: str) -> str:
-    """Returns the beginning of a text, quoted, as a message names it."""
-    return repr(text if len(text) <= MAX_SNIPPET_CHARS else text[: MAX_SNIPPET_CHARS - 3] + "...")
-
-
 def _check_ids(batch: Sequence[Document], seen: set[str], existing: set[str]) -> None:
     """Raises if an id is empty, exists or has been ``seen``, to which it is added."""
     for document in batch:
@@ -127,11 +119,10 @@ def _encode(batch: Sequence[Document], retriever: Retriever, reused: LRUCache[st
     missing = [text for text, row in found.items() if row is None]
     try:
         latents: np.ndarray = retriever.encode_document(missing)
-    except InputError as error:
-        if error.position is None:
-            raise
+    except TextError as error:
         document = batch[texts.index(missing[error.position])]
-        raise InputError(f"add: document {document.id!r}: {error}", param="document") from None
+        message = f"add: document {document.id!r}: {shorten(error.text)} {error.fault}"
+        raise InputError(message, param="document") from None
     for text, row in zip(missing, latents, strict=True):
         found[text] = row
         reused.put(text, row.copy(), len(text) + row.nbytes)  # a view would hold the whole batch

@@ -10,8 +10,7 @@ from typing import TypedDict
 import numpy as np
 
 from rabtriever.choices import HYBRIDS, MODES
-from rabtriever.errors import InputError
-from rabtriever.index.encoding import snippet
+from rabtriever.errors import InputError, TextError, shorten
 from rabtriever.index.hits import Hit, Ranking
 from rabtriever.index.snapshot import Snapshot
 from rabtriever.index.view import View
@@ -107,7 +106,7 @@ def retrieve(
         raise InputError(f"query latents {vectors.shape}: expected {shape}; encode with the index's retriever")
     not_finite = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
     if not_finite:
-        message = f"query {snippet(texts[not_finite[0]])}: its latent is NaN or infinite; check the model's weights"
+        message = f"query {shorten(texts[not_finite[0]])}: its latent is NaN or infinite; check the model's weights"
         raise InputError(message, param="query", position=not_finite[0])
     rankings = _rankings(view, texts, vectors, options)
     return [make_hits(ranking, view.snapshot, calibration) for ranking in rankings]
@@ -161,9 +160,9 @@ class RerankPlan:
         self._row_of_pair = {pair: row for row, pair in enumerate(ids)}
         self.pairs = np.array([(q, rows[text]) for q, text in ids], np.int64).reshape(-1, 2)
 
-    def describe(self, row: int) -> str:
-        """Returns a name for a row of ``pairs``: the query's text and the document's id."""
-        return f"query {snippet(self.queries[self.pairs[row, 0]])}, document {self._ids[row]!r}"
+    def document_id(self, row: int) -> str:
+        """Returns the id of the document of a row of ``pairs``."""
+        return self._ids[row]
 
     def apply(self, log_odds: np.ndarray, reranker: Calibration, calibration: Calibration) -> list[list[Hit]]:
         """Orders all hits by one score: the reranker's log-odds, where it gave any, on the retriever's scale.
@@ -184,8 +183,9 @@ class RerankPlan:
         """
         not_finite = np.flatnonzero(~np.isfinite(log_odds)).tolist()
         if not_finite:
-            message = f"{self.describe(not_finite[0])}: the reranker's log-odds are NaN or infinite; check its weights"
-            raise InputError(message, position=not_finite[0])
+            bad = not_finite[0]
+            pair = f"document {self._ids[bad]!r}, query {shorten(self.queries[self.pairs[bad, 0]])}"
+            raise InputError(f"{pair}: the reranker's log-odds are NaN or infinite; check its weights", position=bad)
         converted = calibration.convert(log_odds, reranker)
         probabilities = calibration.probability(converted)
         result = []
@@ -220,10 +220,12 @@ def rerank_hits(
         return [list(of_query) for of_query in hits]
     try:
         log_odds = reranker.score(plan.queries, plan.documents, plan.pairs).log_odds
-    except InputError as error:
-        if error.position is None:
+    except TextError as error:
+        if error.kind != "document":
             raise
-        raise InputError(f"{plan.describe(error.position)}: {error}", position=error.position) from None
+        row = int(np.flatnonzero(plan.pairs[:, 1] == error.position)[0])
+        message = f"document {plan.document_id(row)!r}: {shorten(error.text)} {error.fault}"
+        raise InputError(message, position=row) from None
     return plan.apply(log_odds, reranker.calibration, calibration)
 
 

@@ -14,7 +14,8 @@ from filelock import FileLock, Timeout
 
 from rabtriever.caching import LRUCache
 from rabtriever.data import Document
-from rabtriever.errors import BusyError, ConflictError, CorruptIndexError, InputError, NotFoundError, StorageError
+from rabtriever.errors import BusyError, ConflictError, CorruptIndexError, NotFoundError, StorageError
+from rabtriever.index.lance import connect, table_errors, write_errors
 from rabtriever.index.schema import ModelInfo, read_model, record_batches, table_schema, writable_schema
 from rabtriever.index.snapshot import Snapshot, id_filter
 
@@ -25,7 +26,6 @@ TABLE = "documents"
 LOCK = "writer.lock"
 IDS_PER_LOOKUP = 10_000
 DOCUMENT_CACHE_CHARS = 2**24  # characters of documents that stay in memory after they were found
-LANCE_ERRORS = (RuntimeError, OSError, ValueError)
 
 
 class Table:
@@ -54,7 +54,7 @@ class Table:
         """
         if "://" not in uri and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
             raise ConflictError(f"{uri}: exists already; give another folder or remove it")
-        connection = _connect(uri)
+        connection = connect(uri)
         if connection.list_tables().tables:
             raise ConflictError(f"{uri}: holds tables already; give another URI or remove them")
         return cls(uri, connection, connection.create_table(TABLE, schema=table_schema(model)))
@@ -70,7 +70,7 @@ class Table:
         """
         if "://" not in uri and not Path(uri).is_dir():
             raise NotFoundError(f"{uri}: no such index; make one with `rabtriever index`")
-        connection = _connect(uri)
+        connection = connect(uri)
         if TABLE not in connection.list_tables().tables:
             raise NotFoundError(f"{uri}: not an index (no table {TABLE!r} in it); make one with `rabtriever index`")
         with table_errors(uri):
@@ -199,7 +199,7 @@ class Table:
 
         reader = pa.RecordBatchReader.from_batches(schema, rows())
         try:
-            with _write_errors(self.uri):
+            with write_errors(self.uri):
                 if replace:
                     merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
                     merge.execute(reader)
@@ -212,7 +212,7 @@ class Table:
 
     def delete(self, ids: Sequence[str]) -> None:
         """Removes documents in one transaction."""
-        with _write_errors(self.uri):
+        with write_errors(self.uri):
             self.table.delete(id_filter(ids))
 
     def restore(self, version: int) -> None:
@@ -222,7 +222,7 @@ class Table:
             NotFoundError: no such version.
         """
         self._require_version(version)
-        with _write_errors(self.uri):
+        with write_errors(self.uri):
             table = self.connection.open_table(TABLE)  # a failure must not leave the shared handle at that version
             table.checkout(version)
             table.restore()
@@ -231,7 +231,7 @@ class Table:
         """Merges small files, updates the indices of ids and words, removes versions older than ``retention``."""
         from lancedb.index import FTS, BTree
 
-        with _write_errors(self.uri):
+        with write_errors(self.uri):
             indexed = _indexed_columns(self.table)
             wanted: dict[str, Any] = {"id": BTree(), "title": FTS(), "text": FTS()}
             for column, kind in wanted.items():
@@ -246,33 +246,6 @@ class Table:
 
 
 @contextmanager
-def table_errors(uri: str) -> Iterator[None]:
-    """Turns Lance's errors while reading into one line.
-
-    Raises:
-        CorruptIndexError: a table that cannot be read.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except LANCE_ERRORS as error:
-        message = f"{uri}: damaged ({_one_line(error)}); restore it from a copy, or index again"
-        raise CorruptIndexError(message) from error
-
-
-@contextmanager
-def _write_errors(uri: str) -> Iterator[None]:
-    """Turns Lance's errors while writing into :class:`StorageError`."""
-    try:
-        yield
-    except InputError:
-        raise
-    except LANCE_ERRORS as error:
-        raise StorageError(f"{uri}: cannot be written, nothing was changed: {_one_line(error)}") from error
-
-
-@contextmanager
 def _locked(lock: FileLock, uri: str, wait: float) -> Iterator[None]:
     try:
         lock.acquire(timeout=wait)
@@ -284,16 +257,5 @@ def _locked(lock: FileLock, uri: str, wait: float) -> Iterator[None]:
         lock.release()
 
 
-def _connect(uri: str) -> lancedb.DBConnection:
-    import lancedb  # costs most of a second
-
-    # Every read looks for a newer version, so that a reader sees what a writer has finished.
-    return lancedb.connect(uri, read_consistency_interval=timedelta(0))
-
-
 def _indexed_columns(table: lancedb.table.Table) -> set[str]:
     return {column for index in table.list_indices() for column in index.columns}
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
