@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import ARCHITECTURES, WORDS, make_reranker, make_retriever
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -19,6 +21,7 @@ from transformers import (
 )
 
 from rabtriever.data import Document, RetrievalData
+from rabtriever.kernels import llvm_available
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 
@@ -28,6 +31,15 @@ SOURCE = Path(__file__).parents[1] / "src"
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _machine_code() -> None:
+    """Machine code is cached in the usual folder, whatever cache a test sets: compiling takes a quarter of a minute."""
+    if llvm_available():
+        from rabtriever.kernels.compile import compiled_folder
+
+        compiled_folder()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -97,6 +109,20 @@ def llm_folders(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.Tem
 def llm_folder(llm_folders: dict[str, Path]) -> Path:
     """The tiny Llama."""
     return llm_folders["llama"]
+
+
+@pytest.fixture(scope="session")
+def poisoned_folder(
+    llm_folder: Path, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The tiny Llama, whose states are not finite from the word "bread" on."""
+    folder = tmp_path_factory.mktemp("poisoned") / "llm"
+    shutil.copytree(llm_folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    token = tokenizer(" bread", add_special_tokens=False)["input_ids"]
+    weights["model.embed_tokens.weight"][token[-1], 0] = torch.inf
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,12 @@
 """What the tiny models of the tests have in common."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from rabtriever.encoders.llm import LLMEncoder
+from rabtriever.llm.backbone import MAX_KV_CACHE_BYTES
 from rabtriever.llm.loading import load_llm
 from rabtriever.llm.prompt import PromptTemplate
 from rabtriever.llm.prompted import PromptedLLM
@@ -20,16 +22,19 @@ WORDS = (
 TEMPLATE = PromptTemplate(document_tokens=24, query_tokens=24)
 
 
-def make_reranker(folder: Path) -> GenerativeReranker:
-    """A reranker on a saved LLM, in float32 on the CPU."""
-    return GenerativeReranker(PromptedLLM(load_llm(str(folder), dtype=torch.float32, device="cpu"), TEMPLATE))
+def make_reranker(folder: Path, template: PromptTemplate = TEMPLATE, **options: Any) -> GenerativeReranker:
+    """A reranker on a saved LLM on the CPU, in float32 unless ``backend`` or ``dtype`` is given."""
+    if "backend" not in options:
+        options = {"dtype": torch.float32, **options}
+    kv_cache_bytes = options.pop("kv_cache_bytes", MAX_KV_CACHE_BYTES)
+    return GenerativeReranker(PromptedLLM(load_llm(str(folder), device="cpu", **options), template, kv_cache_bytes))
 
 
-def make_retriever(reranker: GenerativeReranker) -> Rabtriever:
+def make_retriever(reranker: GenerativeReranker, **caches: int) -> Rabtriever:
     """A retriever with a random predictor."""
     torch.manual_seed(0)
     llm = reranker.llm
     predictor = Predictor(llm.hidden_size, hidden_units=16, choice_direction=llm.choice_direction)
     for side in ("query", "document", "output"):
         predictor.fit_normalization(side, torch.randn(50, llm.hidden_size) * 2 + 1)
-    return Rabtriever(LLMEncoder(llm), predictor, reranker=reranker)
+    return Rabtriever(LLMEncoder(llm), predictor, reranker=reranker, **caches)

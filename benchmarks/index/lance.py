@@ -14,7 +14,6 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -22,12 +21,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import lancedb
 import numpy as np
 import pyarrow as pa
-from index.latents import Latents, enlarged, latents
+from index.latents import Latents, enlarged, real_latents
 from lancedb.index import HnswSq, IvfFlat, IvfPq, IvfRq
 from record import machine
 
 from rabtriever.index import segments, view
-from rabtriever.index.view import Part, View
+from rabtriever.index.view import MountedSegment, View
 
 PAD = 136  # numbers of a vector: 129, filled up to a multiple of 8
 KINDS = {
@@ -39,9 +38,9 @@ KINDS = {
 
 
 def parabolas(real: Latents, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of queries and documents whose inner product is near the score, up to a constant a query."""
+    """Returns vectors of queries and documents whose inner product is near the score, up to a constant a query."""
     a, b = real.queries[:, :-1].astype(np.float64), documents[:, :-1].astype(np.float64)
-    signs = np.where(np.arange(a.shape[1]) < real.positive, 1.0, -1.0)
+    signs = np.where(np.arange(a.shape[1]) < real.layout.n_positive, 1.0, -1.0)
     square, linear = np.zeros(a.shape[1]), np.zeros(a.shape[1])
     for j in range(a.shape[1]):
         x = (a[::2, j][:, None] + real.documents[::40, j]).ravel()
@@ -53,8 +52,8 @@ def parabolas(real: Latents, documents: np.ndarray) -> tuple[np.ndarray, np.ndar
     return left.astype(np.float32), right.astype(np.float32)
 
 
-def found(true: list[np.ndarray], search: Any) -> dict[str, float]:  # noqa: ANN401
-    """Recall of the ten best, and milliseconds, over the queries that the parabolas were not fitted to."""
+def measure(true: list[np.ndarray], search: Any) -> dict[str, float]:  # noqa: ANN401
+    """Returns recall of the ten best, and milliseconds, over the queries that the parabolas were not fitted to."""
     shares, seconds = [], []
     for i in range(1, len(true), 2):
         started = time.perf_counter()
@@ -69,34 +68,41 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--documents", type=int, default=200_000)
+    parser.add_argument("--quick", action="store_true", help="two small corpora instead of all")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    real = latents(args.data, args.work, "mlp")
-    documents = enlarged(real.documents, args.documents, args.work / f"mlp-{args.documents}.npy")
-    keys, place = np.arange(len(documents)), args.work / "lance-trial"
-    shutil.rmtree(place, ignore_errors=True)
+    real = real_latents(args.data, args.work, "mlp", args.quick)
+    documents = enlarged(
+        real.documents, args.documents, args.work / f"mlp-{'quick' if args.quick else 'all'}-{args.documents}.npy"
+    )
+    keys, folder = np.arange(len(documents)), args.work / "lance-trial"
+    shutil.rmtree(folder, ignore_errors=True)
     started = time.perf_counter()
-    segment = segments.Segments(str(args.work), "trial", real.positive, "int8").make(keys, documents)
+    segment = segments.Segments(str(args.work), "trial", real.layout, "int8").make(keys, documents)
     built = round(time.perf_counter() - started, 1)
-    ours = View(SimpleNamespace(keys=keys), [Part.of(segment, np.asarray(segment.keys))], None)  # type: ignore[arg-type]
-    true = [ordinals for ordinals, _ in ours.search(real.queries, 10, "exact")]
+    ours = View(keys, [MountedSegment.of(segment, np.asarray(segment.keys))])  # type: ignore[arg-type]
+
+    def search_ours(i: int, mode: str) -> np.ndarray:
+        return ours.search(real.queries[i][None], 10, mode)[0].ordinals
+
+    true = [ranking.ordinals for ranking in ours.search(real.queries, 10, "exact")]
     rows = [
         {
             "index": "exact scan",
             "build_s": 0,
-            **found(true, lambda i: ours.search(real.queries[i][None], 10, "exact")[0][0]),
+            **measure(true, lambda i: search_ours(i, "exact")),
         }
     ]
     for number in (5000, 10_000, 20_000):
-        view.NEAR = number
-        near = found(true, lambda i: ours.search(real.queries[i][None], 10, "ann")[0][0])
+        view.ANN_DOCUMENTS = number
+        near = measure(true, lambda i: search_ours(i, "ann"))
         rows.append({"index": f"clusters, {number:,} read", "build_s": built, **near})
     left, right = parabolas(real, documents)
     shape = pa.schema([("n", pa.int64()), ("v", pa.list_(pa.float32(), PAD))])
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(right.ravel()), PAD)
-    table = lancedb.connect(place).create_table("t", pa.record_batch([pa.array(keys), vectors], schema=shape))
+    table = lancedb.connect(folder).create_table("t", pa.record_batch([pa.array(keys), vectors], schema=shape))
     flat = left @ right.T
-    best = found(true, lambda i: np.argpartition(-flat[i], 200)[:200])
+    best = measure(true, lambda i: np.argpartition(-flat[i], 200)[:200])
     rows.append({"index": "all parabolas, best 200", "build_s": 0, "recall10": best["recall10"]})
     for kind, config in KINDS.items():
         started = time.perf_counter()
@@ -108,9 +114,9 @@ def main() -> None:
                 query = table.search(left[i], vector_column_name="v").distance_type("dot").nprobes(probes).limit(200)
                 return (query.ef(400) if "HNSW" in kind else query).select(["n"]).to_arrow()["n"].to_numpy()
 
-            rows.append({"index": f"{kind}, {probes} probes, 200", "build_s": built, **found(true, search)})
+            rows.append({"index": f"{kind}, {probes} probes, 200", "build_s": built, **measure(true, search)})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    shutil.rmtree(place)
+    shutil.rmtree(folder)
     shutil.rmtree(segment.folder)
     record = {"command": "python benchmarks/index/lance.py --data D --work W", **machine(), "documents": len(documents)}
     record |= {"n_queries": len(true) // 2, "rows": rows}

@@ -1,25 +1,24 @@
 """Real latents for the benchmarks of the index: documents of BEIR folders and queries with judgements, m = 128.
 
-Two students of models/general are distilled for it, ``mlp`` and ``quadratic``, of width 128; what was made before is
-taken from WORK. The LLM passes take hours on a CPU; they are cached by the package.
+Two retrievers of width 128, ``mlp`` and ``quadratic``, are distilled from the model that ships, on labels alone; what
+was made before is taken from WORK. Encoding all corpora takes hours on a CPU, those of --quick some minutes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rabtriever.data import load_data
+from rabtriever.data import concatenate, load_data
+from rabtriever.persistence.hub import shipped_model
 from rabtriever.retriever import Rabtriever
-from rabtriever.training.config import DistillConfig
-from rabtriever.training.distill import distill
-from rabtriever.training.teacher_cache import TeacherCache
+from rabtriever.scoring.layout import ScoreLayout
 
-TEACHER = Path(__file__).parents[2] / "models" / "general"
-TAUGHT = ("metatool", "saycan_next", "esconv", "openbookqa", "strategyqa_facts")
-CORPORA = {  # documents to take of each at most, what a CPU encodes in some hours
+TRAINED_ON = ("metatool",)
+CORPORA = {  # documents of each, at most
     "openbookqa": None,
     "strategyqa_facts": None,
     "metatool": None,
@@ -27,9 +26,10 @@ CORPORA = {  # documents to take of each at most, what a CPU encodes in some hou
     "msmarco_dl1920": 6000,
     "nfcorpus": None,
 }
-JUDGED = ("metatool", "nfcorpus")  # where int8's loss in R@10 is measured
-ASKED = ("openbookqa", "strategyqa_facts", "metatool", "nfcorpus")  # whose test queries are searched with
-QUERIES = 50  # of each
+QUICK_CORPORA = {"strategyqa_facts": 4000, "metatool": None}
+LABELLED = ("metatool", "nfcorpus")  # on which int8's loss in R@10 is measured
+SEARCHED_WITH = ("openbookqa", "strategyqa_facts", "metatool", "nfcorpus")  # whose test queries are searched with
+QUERIES_PER_SET = 50
 
 
 @dataclass(frozen=True)
@@ -38,56 +38,63 @@ class Latents:
 
     Attributes:
         documents: float32 (n, 129), of all corpora.
-        texts: Theirs.
+        texts: Their texts.
         queries: float32 (n_queries, 129).
-        asked: Theirs.
-        positive: Leading units that count with a plus; None for an inner product.
-        judged: Name -> documents, queries and judgements (n_queries, n_documents) of a set.
+        query_texts: Their texts.
+        layout: What the columns mean.
+        labelled: Name -> documents, queries and labels bool (n_queries, n_documents) of a set.
     """
 
     documents: np.ndarray
     texts: list[str]
     queries: np.ndarray
-    asked: list[str]
-    positive: int | None
-    judged: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+    query_texts: list[str]
+    layout: ScoreLayout
+    labelled: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
-def latents(data: Path, work: Path, kind: str) -> Latents:
-    """Latents of a predictor of this kind."""
+def real_latents(data: Path, work: Path, kind: str, quick: bool) -> Latents:
+    """Returns latents of a predictor of this kind."""
     folder = work / f"{kind}128"
     if not folder.is_dir():
-        mixed = concatenate([load_data(data / name) for name in TAUGHT], 2500, 0)
-        size = {"teacher_calls": 3000, "steps": 3000} if kind == "mlp" else {"teacher_calls": 1500, "steps": 2000}
-        distill(mixed, TEACHER, folder, DistillConfig(predictor=kind, width=128, rounds=4, **size))
-    student = Rabtriever.from_pretrained(folder)
-    cache, fold = TeacherCache(student.teacher), student.predictor.fold(student.teacher.w)
+        from rabtriever.training.config import DistillConfig
+        from rabtriever.training.distill import distill
 
-    def states(side: str, texts: list[str]) -> np.ndarray:
-        return cache.states(side, texts, student.pooling).numpy()
+        mixed = concatenate([load_data(data / name) for name in TRAINED_ON], 2500, 0)
+        config = DistillConfig(predictor=kind, hidden_units=128, teacher_calls=0, steps=1000, calibration_queries=0)
+        distill(mixed, shipped_model("tools"), folder, config)
+    retriever = Rabtriever.from_pretrained(folder)
 
-    documents, queries, judged = [], [], {}
-    all_texts: list[str] = []
-    all_asked: list[str] = []
-    for name, most in CORPORA.items():
+    def encode(name: str, texts: Iterable[str], side: str) -> np.ndarray:
+        path, texts = work / f"{kind}-{name}-{side}.npy", list(texts)
+        if not path.is_file() or len(np.load(path, "r")) != len(texts):
+            encode_side = retriever.encode_query if side == "query" else retriever.encode_document
+            np.save(path, encode_side(texts, show_progress_bar=True))
+        return np.load(path)
+
+    documents, queries, labelled = [], [], {}
+    texts: list[str] = []
+    query_texts: list[str] = []
+    for name, limit in (QUICK_CORPORA if quick else CORPORA).items():
         source = load_data(data / name)
-        texts = [document.content for document in source.documents.values()][:most]
-        documents.append(fold.document(states("document", texts)))
-        all_texts += texts
-        if name in ASKED:
-            some = list(source.labelled_queries("test", QUERIES).values())
-            queries.append(fold.query(states("query", some)))
-            all_asked += some
-        if name in JUDGED:
-            asked = source.labelled_queries("test", 300)
+        of_set = [document.content for document in source.documents.values()][:limit]
+        documents.append(encode(f"{name}-{len(of_set)}", of_set, "document"))
+        texts += of_set
+        if name in SEARCHED_WITH:
+            some = list(source.labelled_queries("test", QUERIES_PER_SET).values())
+            queries.append(encode(name, some, "query"))
+            query_texts += some
+        if name in LABELLED:
+            chosen = source.labelled_queries("test", 300)
             qrels, ids = source.qrels["test"], list(source.documents)
-            right = np.array([[qrels[query].get(document, 0) > 0 for document in ids] for query in asked])
-            judged[name] = documents[-1], fold.query(states("query", list(asked.values()))), right
-    return Latents(np.concatenate(documents), all_texts, np.concatenate(queries), all_asked, fold.positive, judged)
+            labels = np.array([[qrels[query].get(document, 0) > 0 for document in ids] for query in chosen])
+            labelled[name] = documents[-1], encode(f"{name}-labelled", chosen.values(), "query"), labels
+    layout = retriever.layout
+    return Latents(np.concatenate(documents), texts, np.concatenate(queries), query_texts, layout, labelled)
 
 
 def enlarged(real: np.ndarray, n: int, path: Path) -> np.ndarray:
-    """As many latents on disk: the real ones, then copies of them, moved by 0.3 of each dimension's spread."""
+    """Returns n latents on disk: the real ones, then copies of them, moved by 0.3 of each dimension's spread."""
     if not path.is_file():
         rng = np.random.default_rng(0)
         partial = path.with_suffix(".partial")

@@ -1,6 +1,6 @@
-"""Time per candidate against the document's length: the teacher, the teacher with kept documents, the retriever.
+"""Time per candidate against the document's length: the reranker, with and without cached documents, the retriever.
 
-Usage: python benchmarks/index/length.py [--model models/tools] [--repeats 3] [--out FILE]
+Usage: python benchmarks/index/length.py [--model tools] [--repeats 3] [--out FILE]
 
 The last line is JSON: milliseconds a candidate for 16 to 2,048 tokens, and the slope of log time over log length.
 """
@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import torch
+from index.scans import live_mask
 from record import machine
 
 from rabtriever import Rabtriever
@@ -27,30 +28,25 @@ from rabtriever.index.quantization import QuantizedLatents
 from rabtriever.index.scan import scan
 
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
-TOKENS = 4096  # read at a time, in as many documents as that is
-CANDIDATES = 100_000  # of the retriever's scan: copies of the documents read
-QUERY = 16
+TOKENS_PER_BATCH = 4096
+CANDIDATES = 100_000  # of the retriever's scan: copies of the documents
+QUERY_TOKENS = 16
 
 
 @torch.inference_mode()
-def measured(retriever: Rabtriever, documents: list[list[int]], asked: list[int], repeats: int) -> dict[str, float]:
-    """Seconds a candidate, by turns."""
-    backbone, fold = retriever.teacher.backbone, retriever.predictor.fold(retriever.teacher.w)
-    query = fold.query(backbone.states([asked], retriever.pooling).numpy())
-    latents = np.resize(
-        fold.document(backbone.states(documents, retriever.pooling).numpy()), (CANDIDATES, len(query[0]))
-    )
+def measure(retriever: Rabtriever, documents: list[list[int]], query_ids: list[int], repeats: int) -> dict[str, float]:
+    """Returns seconds a candidate, taken by turns."""
+    backbone, fold = retriever.reranker.llm.backbone, retriever.predictor.fold()
+    query = fold.query(backbone.states([query_ids], retriever.encoder.pooling).numpy())
+    real = fold.document(backbone.states(documents, retriever.encoder.pooling).numpy())
+    latents = np.resize(real, (CANDIDATES, len(query[0])))
     latents[:, :-1] += 0.1 * np.random.default_rng(0).standard_normal(latents[:, :-1].shape, np.float32)
-    codes, live = QuantizedLatents.encode(latents, fold.positive, "int8"), np.ones(-(-CANDIDATES // 64) * 64, np.uint8)
-    live[CANDIDATES:] = 0
-    kept, rows = backbone.prefill(documents), torch.arange(len(documents))
+    codes, live = QuantizedLatents.encode(latents, fold.layout, "int8"), live_mask(CANDIDATES)
+    engine, n = backbone.engine, len(documents)
+    cache, rows = engine.prefill(documents), torch.arange(n)
     ways: dict[str, tuple[Callable[[], Any], int, int]] = {
-        "teacher": (lambda: backbone.states([ids + asked for ids in documents]), len(documents), 1),
-        "teacher, kept documents": (
-            lambda: backbone.encode_with_prefix(kept, rows, [asked] * len(documents)),
-            len(documents),
-            1,
-        ),
+        "reranker": (lambda: backbone.states([ids + query_ids for ids in documents]), n, 1),
+        "reranker, cached documents": (lambda: engine.encode_with_prefix(cache, rows, [query_ids] * n), n, 1),
         "retriever": (lambda: scan(query, codes, latents, live, 10), CANDIDATES, 20),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -64,37 +60,37 @@ def measured(retriever: Rabtriever, documents: list[list[int]], asked: list[int]
     return {name: median(found) for name, found in seconds.items()}
 
 
-def fitted(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The slope of log time over log length."""
+def fit_slopes(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Returns the slope of log time over log length."""
     logs = np.log([list(row.values()) for row in rows])
     return {name: round(float(np.polyfit(logs[:, 0], logs[:, i], 1)[0]), 3) for i, name in enumerate(rows[0]) if i}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="models/tools")
+    parser.add_argument("--model", default="tools")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     retriever = Rabtriever.from_pretrained(args.model)
     words = np.random.default_rng(0)
-    asked = words.integers(1000, 20_000, QUERY).tolist()
+    query_ids = words.integers(1000, 20_000, QUERY_TOKENS).tolist()
     rows = []
     for length in LENGTHS:
-        documents = words.integers(1000, 20_000, (max(1, TOKENS // length), length)).tolist()
-        seconds = measured(retriever, documents, asked, args.repeats)
+        documents = words.integers(1000, 20_000, (max(1, TOKENS_PER_BATCH // length), length)).tolist()
+        seconds = measure(retriever, documents, query_ids, args.repeats)
         rows.append({"tokens": length, **{name: float(f"{1e3 * value:.4g}") for name, value in seconds.items()}})
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    slopes = fitted(rows)
+    slopes = fit_slopes(rows)
     record = {
         "command": "python benchmarks/index/length.py",
         **machine(),
         "threads": torch.get_num_threads(),
-        "dtype": str(retriever.teacher.llm.model.dtype),
-        "query_tokens": QUERY,
+        "dtype": str(retriever.reranker.llm.loaded.model.dtype),
+        "query_tokens": QUERY_TOKENS,
         "ms_per_candidate": rows,
         "slopes": slopes,
-        "slopes_from_128_tokens": fitted(rows[3:]),
+        "slopes_from_128_tokens": fit_slopes(rows[3:]),
     }
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)

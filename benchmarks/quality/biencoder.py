@@ -1,4 +1,4 @@
-"""The baseline that a retriever has to beat: the same LLM as a bi-encoder, by RepLLaMA's recipe (arXiv 2310.08319).
+"""The baseline of a retriever: the same LLM as a bi-encoder, by RepLLaMA's recipe (arXiv 2310.08319).
 
 LoRA, InfoNCE over in-batch documents and one negative a query mined by BM25, cosine of last-token states with a
 temperature. The adapter covers the same layers with the same rank as the reranker's.
@@ -18,10 +18,11 @@ from bm25 import BM25S
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
-from rabtriever.data import RetrievalData
+from rabtriever.data import RetrievalData, train_dev_split
 from rabtriever.llm.backbone import Backbone
 from rabtriever.llm.loading import load_base, native_dtype
 from rabtriever.llm.prompt import Prompt, PromptTemplate
+from rabtriever.llm.torch_engine import TorchEngine
 from rabtriever.persistence.folder import ADAPTER, atomic_folder, write_config
 
 TEMPLATE = PromptTemplate(document="Document: {document}\nEmbedding:", query="Query: {query}\nEmbedding:")
@@ -31,7 +32,7 @@ TEMPLATE = PromptTemplate(document="Document: {document}\nEmbedding:", query="Qu
 class Settings:
     """Of the training; the defaults are RepLLaMA's where a small LLM on few data allows."""
 
-    queries: int = 8192  # labelled queries, each drawn once an epoch
+    max_labelled_queries: int = 8192  # each drawn once an epoch
     steps: int = 128
     batch: int = 64
     learning_rate: float = 3e-4
@@ -43,7 +44,7 @@ class Settings:
 
 
 def train(data: RetrievalData, out: Path, settings: Settings) -> None:
-    """Train a bi-encoder and write its adapter to ``out``."""
+    """Trains a bi-encoder and writes its adapter to ``out``."""
     torch.manual_seed(settings.seed)
     base, tokenizer = load_base("smollm2")
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -63,25 +64,25 @@ def train(data: RetrievalData, out: Path, settings: Settings) -> None:
     for weight in trained:
         weight.data = weight.data.float()
     prompt = _prompt(tokenizer, settings.query_tokens)
-    backbone = Backbone(model.get_base_model())
+    engine = TorchEngine(model.get_base_model())
     optimiser = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
     )
     log = []
-    for step, (queries, documents, right) in enumerate(_batches(data, settings), 1):
+    for step, (queries, documents, relevant) in enumerate(_batches(data, settings), 1):
         with torch.autocast(device, dtype=torch.bfloat16, enabled=native_dtype(device) == torch.bfloat16):
-            states = backbone.read(prompt.query_ids(queries, alone=True) + prompt.document_ids(documents))
+            states = engine.encode(prompt.query_ids(queries, with_bos=True) + prompt.document_ids(documents))
         z = torch.nn.functional.normalize(states.float(), dim=1)
         scores = z[: len(queries)] @ z[len(queries) :].T / settings.temperature
-        right = right.to(scores.device)
-        loss = (scores.logsumexp(1) - scores.masked_fill(~right, float("-inf")).logsumexp(1)).mean()
+        relevant = relevant.to(scores.device)
+        loss = (scores.logsumexp(1) - scores.masked_fill(~relevant, float("-inf")).logsumexp(1)).mean()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         schedule.step()
-        accuracy = right.gather(1, scores.argmax(1, keepdim=True)).float().mean()
+        accuracy = relevant.gather(1, scores.argmax(1, keepdim=True)).float().mean()
         log.append({"step": step, "loss": round(loss.item(), 4), "accuracy": round(accuracy.item(), 4)})
         if step % 10 == 0:
             print(json.dumps(log[-1]), file=sys.stderr, flush=True)
@@ -99,12 +100,13 @@ class BiEncoder:
         base, tokenizer = load_base("smollm2")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         merged = PeftModel.from_pretrained(base, str(folder / ADAPTER)).merge_and_unload()
-        self.backbone = Backbone(merged.to(device=device, dtype=native_dtype(device)).eval())
+        merged = merged.to(device=device, dtype=native_dtype(device)).eval()
+        self.backbone = Backbone(merged, lambda: TorchEngine(merged))
         self.prompt = _prompt(tokenizer, query_tokens)
 
     def scores(self, queries: Sequence[str], documents: Sequence[str]) -> Tensor:
-        """Cosines (n, k)."""
-        z_q = self.backbone.states(self.prompt.query_ids(queries, alone=True), "last")
+        """Returns cosines (n, k)."""
+        z_q = self.backbone.states(self.prompt.query_ids(queries, with_bos=True), "last")
         z_d = self.backbone.states(self.prompt.document_ids(documents), "last")
         return torch.nn.functional.normalize(z_q, dim=1) @ torch.nn.functional.normalize(z_d, dim=1).T
 
@@ -114,20 +116,21 @@ def _prompt(tokenizer: object, query_tokens: int) -> Prompt:
 
 
 def _batches(data: RetrievalData, settings: Settings):  # noqa: ANN202
-    """Queries, documents (deduplicated) and which are right: each step's texts."""
-    chance = random.Random(settings.seed)
-    positives = data.positives("train", settings.queries, settings.seed)
-    bm25 = BM25S(data.documents.values())
+    """Yields each step's queries, documents (deduplicated) and which of them are relevant."""
+    rng = random.Random(settings.seed)
+    data = train_dev_split(data)
+    positives = data.positives("train", settings.max_labelled_queries, settings.seed)
+    bm25 = BM25S([document.content for document in data.documents.values()])
     ids, queue = list(data.documents), []
     for _ in range(settings.steps):
         while len(queue) < settings.batch:
-            queue += chance.sample(list(positives), len(positives))
+            queue += rng.sample(list(positives), len(positives))
         queries, queue = queue[: settings.batch], queue[settings.batch :]
         documents = {}
         for query in queries:
-            documents[chance.choice(positives[query])] = None
-            wrong = [ids[i] for i in (-bm25.scores(data.queries[query])).argsort()[:20]]
-            wrong = [document for document in wrong if document not in positives[query]]
-            documents[chance.choice(wrong or ids)] = None
-        right = torch.tensor([[document in positives[query] for document in documents] for query in queries])
-        yield [data.queries[q] for q in queries], [data.documents[d].content for d in documents], right
+            documents[rng.choice(positives[query])] = None
+            negatives = [ids[i] for i in (-bm25.scores(data.queries[query])).argsort()[:20]]
+            negatives = [d for d in negatives if d not in positives[query] and not data.is_own_document(query, d)]
+            documents[rng.choice(negatives or ids)] = None
+        relevant = torch.tensor([[document in positives[query] for document in documents] for query in queries])
+        yield [data.queries[q] for q in queries], [data.documents[d].content for d in documents], relevant

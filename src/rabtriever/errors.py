@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+MAX_SHOWN_TEXT = 80  # characters of a text in a message
+
 
 class InputError(ValueError):
     """Bad input. The command line prints the line and exits with 2; the server answers 422.
@@ -15,6 +17,27 @@ class InputError(ValueError):
     def __init__(self, message: str, *, param: str | None = None, position: int | None = None) -> None:
         super().__init__(message)
         self.param, self.position = param, position
+
+
+class TextError(InputError):
+    """A text that cannot be encoded.
+
+    Args:
+        kind: ``query`` or ``document``.
+        position: Position of the text in the list it came in.
+        text: The text; the message shows its beginning.
+        fault: The fault and the remedy.
+    """
+
+    position: int
+
+    def __init__(self, kind: str, position: int, text: object, fault: str) -> None:
+        super().__init__(f"{kind} {position}: {shorten(text)} {fault}", position=position)
+        self.kind, self.text, self.fault = kind, text, fault
+
+    def at(self, position: int) -> TextError:
+        """Returns the error of the same text in another list."""
+        return TextError(self.kind, position, self.text, self.fault)
 
 
 class NotFoundError(InputError):
@@ -40,3 +63,9 @@ class CorruptIndexError(InputError):
 def first_line(error: BaseException) -> str:
     """Returns a library's error as one line of at most 200 characters and its type."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def shorten(text: object) -> str:
+    """Returns a text in quotes, of a long one the beginning."""
+    shown = repr(text)
+    return shown if len(shown) <= MAX_SHOWN_TEXT else f"{shown[:MAX_SHOWN_TEXT]}...{shown[0]}"

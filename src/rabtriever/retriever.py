@@ -17,16 +17,16 @@ from rabtriever.caching import LRUCache
 from rabtriever.deprecation import renamed
 from rabtriever.encoders.base import Encoder, Kind
 from rabtriever.encoders.llm import LLMEncoder
-from rabtriever.errors import InputError, first_line
+from rabtriever.errors import InputError, TextError
 from rabtriever.llm.backbone import MAX_KV_CACHE_BYTES
 from rabtriever.llm.loading import LoadOptions
 from rabtriever.llm.prompted import PromptedLLM
-from rabtriever.persistence.folder import load_weights, read_config, save_model
+from rabtriever.persistence.folder import read_config, save_model
 from rabtriever.persistence.hub import find_retriever, upload_model
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.fold import score_latents
-from rabtriever.scoring.predictor import Predictor
+from rabtriever.scoring.predictor import Predictor, load_predictor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,14 +40,14 @@ class Rabtriever:
     Args:
         encoder: Texts to embeddings, frozen.
         predictor: The trained predictor over its embeddings.
-        calibration: What makes log-odds probabilities; the identity if None.
-        reranker: Scores the best documents when a search asks for it; None if there is none.
+        calibration: Log-odds to probabilities; the identity if None.
+        reranker: Scorer of the best documents, for searches that ask for it.
         query_cache: Number of queries whose encodings are cached; 0 caches none.
         document_cache: Number of documents whose latents are cached.
 
     Attributes:
-        layout: What the columns of its latents mean.
-        dim: Numbers of a latent, bias included.
+        layout: Meaning of the latents' columns.
+        dim: Number of columns of a latent, bias included.
         fingerprint: Identifies everything that changes a log-odds.
         name_or_path: Folder it was loaded from or saved to.
     """
@@ -69,10 +69,7 @@ class Rabtriever:
         self.layout, self.dim = self._fold.layout, self._fold.layout.width + 1
         self._query_cache: LRUCache[str, np.ndarray] = LRUCache(query_cache)
         self._document_cache: LRUCache[str, np.ndarray] = LRUCache(document_cache)
-        digest = hashlib.sha256(f"{encoder.fingerprint}/{predictor.kind}".encode())
-        for name, value in sorted(predictor.state_dict().items()):
-            digest.update(name.encode() + value.contiguous().numpy().tobytes())
-        self.fingerprint = digest.hexdigest()
+        self.fingerprint = hashlib.sha256(f"{encoder.fingerprint}/{predictor.weights_hash()}".encode()).hexdigest()
 
     @classmethod
     def from_pretrained(
@@ -106,7 +103,7 @@ class Rabtriever:
             local_files_only=options.get("local_files_only", False),
         )
         config = read_config(folder)
-        predictor, calibrations = _load_predictor(folder, config), config.get("calibration", {})
+        predictor, calibrations = load_predictor(folder, config), config.get("calibration", {})
         llm = PromptedLLM.from_folder(folder, kv_cache_bytes=kv_cache_bytes, **options)
         retriever = cls(
             LLMEncoder(llm, config["encoder"]["pooling"]),
@@ -135,13 +132,12 @@ class Rabtriever:
         if self.reranker is None:
             raise InputError("save_pretrained: the retriever has no reranker, whose LLM encodes its texts")
         loaded, template = self.reranker.llm.loaded, self.reranker.llm.template
-        shape = {name: getattr(self.predictor, name) for name in ("kind", "hidden_size", "hidden_units")}
         config = {
             "llm": loaded.source,
             **({"llm_revision": loaded.revision} if loaded.revision else {}),
             "prompt": template.to_dict(),
             "encoder": self.encoder.to_config(),
-            "predictor": shape,
+            "predictor": self.predictor.to_config(),
             "calibration": {"retriever": asdict(self.calibration), "reranker": asdict(self.reranker.calibration)},
         }
         save_model(folder, {**config, **(notes or {})}, self.predictor.state_dict(), loaded.adapter, log)
@@ -189,7 +185,7 @@ class Rabtriever:
 
         Args:
             inputs: A query, or several.
-            batch_size: Most queries that the encoder reads at a time; None: as many as its token budget holds.
+            batch_size: Maximum number of queries in a batch; None: as many as the encoder's token budget holds.
             show_progress_bar: Whether to show progress on stderr.
             convert_to_tensor: Whether to return a torch tensor instead of a NumPy array.
 
@@ -197,7 +193,7 @@ class Rabtriever:
             float32 (dim,) of one query, (n, dim) of several; the last column is the bias.
 
         Raises:
-            InputError: a query of zero tokens, or one of which the encoder makes NaN.
+            TextError: a query that is no text, has zero tokens, or whose encoding is NaN or infinite.
         """
         return self._encode("query", inputs, batch_size, show_progress_bar, convert_to_tensor)
 
@@ -266,49 +262,33 @@ class Rabtriever:
         show_progress_bar: bool,
         convert_to_tensor: bool,
     ) -> Any:  # noqa: ANN401
-        single = isinstance(inputs, str)
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        for position, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TextError(kind, position, text, "is not a text; give a string or several")
         cache = self._query_cache if kind == "query" else self._document_cache
-        known = {text: cache.get(text) for text in texts if isinstance(text, str)}
-        missing = [text for text in dict.fromkeys(texts) if known.get(text) is None]
-        if missing:
-            latents = self._latents(kind, texts, missing, batch_size, show_progress_bar)
-            known |= {text: row.copy() for text, row in zip(missing, latents, strict=True)}  # a view holds its base
-            for text in missing[-cache.max_weight :] if cache.max_weight else []:
+        found = {text: cache.get(text) for text in texts}
+        rows = {text: row for text, row in found.items() if row is not None}
+        if missing := [text for text in found if text not in rows]:
+            try:
+                latents = self._latents(kind, missing, batch_size, show_progress_bar)
+            except TextError as error:
+                raise error.at(texts.index(missing[error.position])) from None
+            for text, row in zip(missing, latents, strict=True):
+                rows[text] = row.copy()  # a view would hold all rows in memory
                 if len(text) <= MAX_CACHED_TEXT_LENGTH:
-                    cache.put(text, known[text])  # type: ignore[arg-type]
-        rows = np.stack([known[text] for text in texts]) if texts else np.empty((0, self.dim), np.float32)  # type: ignore[misc]
-        result = rows[0] if single else rows
+                    cache.put(text, rows[text])
+        result = np.stack([rows[text] for text in texts]) if texts else np.empty((0, self.dim), np.float32)
+        if isinstance(inputs, str):
+            result = result[0]
         return torch.from_numpy(result) if convert_to_tensor else result
 
-    def _latents(
-        self, kind: Kind, texts: list[str], missing: list[str], batch_size: int | None, show_progress_bar: bool
-    ) -> np.ndarray:
-        """Encodes and folds texts that are not cached; errors name their position in ``texts``."""
-        encode = self.encoder.encode_queries if kind == "query" else self.encoder.encode_documents
-        try:
-            states = encode(missing, batch_size, show_progress_bar)
-        except InputError as error:
-            if error.position is None:
-                raise
-            position = texts.index(missing[error.position])
-            message = str(error).replace(f" {error.position}:", f" {position}:", 1)
-            raise InputError(message, param=error.param, position=position) from None
-        latents: np.ndarray = self._fold.query(states) if kind == "query" else self._fold.document(states)
+    def _latents(self, kind: Kind, texts: list[str], batch_size: int | None, show_progress_bar: bool) -> np.ndarray:
+        if kind == "query":
+            latents = self._fold.query(self.encoder.encode_queries(texts, batch_size, show_progress_bar))
+        else:
+            latents = self._fold.document(self.encoder.encode_documents(texts, batch_size, show_progress_bar))
+        bad = np.flatnonzero(~np.isfinite(latents).all(axis=1))
+        if len(bad):
+            raise TextError(kind, int(bad[0]), texts[bad[0]], "has NaN or infinite numbers in its encoding")
         return latents
-
-
-def _load_predictor(folder: Path, config: Mapping[str, Any]) -> Predictor:
-    if "predictor" not in config:
-        raise InputError(
-            f"{folder}: a reranker, not a retriever; make one with `rabtriever distill --teacher {folder}`"
-        )
-    weights = load_weights(folder)
-    try:
-        shape = config["predictor"]
-        predictor = Predictor(shape["hidden_size"], shape["hidden_units"], kind=shape["kind"])
-        predictor.load_state_dict(weights)
-        config["encoder"]["pooling"]
-    except (RuntimeError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
-    return predictor

@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from rabtriever.cli import COMMANDS, main
 from rabtriever.encoders.llm import LLMEncoder
@@ -234,6 +235,14 @@ def test_a_search_that_the_index_refuses(index, retriever, capsys):
     other = Rabtriever(LLMEncoder(retriever.reranker.llm, "last"), retriever.predictor, reranker=retriever.reranker)
     other.save_pretrained("other")
     assert "index again" in fault(capsys, "search", "index", "rain", "--model", "other")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has such a device")
+def test_a_device_that_is_not_there_is_one_line(index, capsys):
+    assert "device 'cuda': cannot be used here" in fault(capsys, "search", "index", "rain", "--device", "cuda")
+    argv = ["train", "data", "--out", "t", "--model", "model", "--device", "cuda"]
+    assert "device 'cuda': cannot be used here" in fault(capsys, *argv)
+    assert not list(index.parent.glob("t")) and not list(index.parent.glob("t.partial"))
 
 
 def test_index_looks_at_out_before_anything_else(index, capsys, no_model):

@@ -1,4 +1,4 @@
-"""BEIR folders: what is read, what is tolerated, and how each fault is told."""
+"""BEIR folders: what is read, what is tolerated, and how each fault is reported."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_corpus_is_streamed(folder: Folder) -> None:
         next(documents)
 
 
-def test_a_missing_corpus_is_told_before_it_is_read(tmp_path: Path) -> None:
+def test_a_missing_corpus_is_reported_before_it_is_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"corpus\.jsonl is missing"):
         read_corpus(tmp_path)
     with pytest.raises(InputError, match=r"none\.jsonl is missing"):
@@ -179,7 +179,7 @@ QRELS_FAULTS = {
     HEADER + "q1\tlamp\t\n": r", line 2: score '' is not an integer",
     HEADER + "q9\tlamp\t1\n": r", line 2: query 'q9' is not in queries\.jsonl",
     HEADER + "q1\tsofa\t1\n": r", line 2: document 'sofa' is not in corpus\.jsonl",
-    HEADER + "q1\tlamp\t1\nq1\tlamp\t2\n": r", line 3: query 'q1' and document 'lamp' were graded otherwise",
+    HEADER + "q1\tlamp\t1\nq1\tlamp\t2\n": r", line 3: query 'q1' and document 'lamp' have another score above",
 }
 
 

@@ -2,43 +2,55 @@ from dataclasses import replace
 
 import pytest
 
-from rabtriever.data import concatenate
+from rabtriever.data import concatenate, train_dev_split
 from rabtriever.errors import InputError
 
 
-def test_a_mixture_holds_every_text_and_judgement_under_its_sources_name(tiny_data):
+def test_a_union_holds_every_text_and_judgement_under_its_sources_name(tiny_data):
     other = replace(tiny_data, name="other")
     both = concatenate([tiny_data, other])
     assert both.name == "tiny+other" and len(both.documents) == 12 and len(both.queries) == 24
     assert both.documents["other/lamp"].id == "other/lamp"
     assert both.documents["other/lamp"].content == tiny_data.documents["lamp"].content
-    assert both.qrels["dev"] == {f"{name}/q0": {f"{name}/weather": 1} for name in ("tiny", "other")}
+    assert both.qrels["dev"] == {f"{name}/q1": {f"{name}/flight": 1} for name in ("tiny", "other")}
     assert both.qrels["train"]["tiny/q7"] == {"tiny/flight": 1} and len(both.qrels["test"]) == 8
 
 
-def test_each_source_gives_at_most_so_many_train_queries_and_keeps_its_other_splits(tiny_data):
-    both = concatenate([tiny_data, replace(tiny_data, name="other")], most=3)
+def test_the_limit_is_per_data_set_and_for_labelled_train_queries_alone(tiny_data):
+    sources = [tiny_data, replace(tiny_data, name="other")]
+    both = concatenate(sources, max_queries_per_dataset=3)
     assert len(both.labelled_queries("train")) == 6 and len(both.labelled_queries("test")) == 8
-    assert both.qrels["train"] == concatenate([tiny_data, replace(tiny_data, name="other")], most=3).qrels["train"]
+    assert both.qrels["dev"] == concatenate(sources).qrels["dev"]  # held out before the limit
+    assert both == concatenate(sources, max_queries_per_dataset=3)
+    assert both.qrels["train"] != concatenate(sources, 3, seed=1).qrels["train"]
+    # What the limit leaves out is gone: it must not come back as an unlabelled query.
+    assert set(both.queries) == set().union(*both.qrels.values())
 
 
-def test_one_source_stays_as_it_is(tiny_data):
-    assert concatenate([tiny_data]) is tiny_data
-    assert len(concatenate([tiny_data], most=2).labelled_queries("train")) == 2
+def test_one_source_keeps_its_ids(tiny_data):
+    assert concatenate([tiny_data]) == train_dev_split(tiny_data)
+    assert len(concatenate([tiny_data], 2).labelled_queries("train")) == 2
 
 
-def test_sources_of_one_name_or_none_are_refused(tiny_data):
+def test_a_query_that_one_source_holds_out_is_no_train_query_of_another(tiny_data):
+    other = replace(tiny_data, name="other", qrels={"train": tiny_data.qrels["test"]})  # the same texts
+    both = concatenate([tiny_data, other])
+    assert not any(query.startswith("other/") for query in both.qrels["train"])
+
+
+def test_sources_of_one_name_or_none_and_bad_limits_are_refused(tiny_data):
     with pytest.raises(InputError, match="different names"):
         concatenate([tiny_data, tiny_data])
     with pytest.raises(InputError, match="different names"):
         concatenate([])
-    with pytest.raises(InputError, match="at least 1"):
-        concatenate([tiny_data], most=0)
+    for limited in (tiny_data, replace(tiny_data, qrels={})):
+        with pytest.raises(InputError, match="max_queries_per_dataset 0: must be at least 1"):
+            concatenate([limited], 0)
 
 
-def test_a_source_whose_queries_would_be_lost_is_refused(tiny_data):
+def test_a_source_without_labels_gives_its_queries_and_documents(tiny_data):
     unlabelled = replace(tiny_data, name="unlabelled", qrels={})
-    with pytest.raises(InputError, match="unlabelled has queries, but no qrels/train.tsv"):
-        concatenate([tiny_data, unlabelled])
+    both = concatenate([tiny_data, unlabelled], 3)
+    assert len(both.documents) == 12 and len([q for q in both.queries if q.startswith("unlabelled/")]) == 12
     corpus = replace(unlabelled, queries={})
     assert len(concatenate([tiny_data, corpus]).documents) == 12

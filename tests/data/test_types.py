@@ -68,10 +68,27 @@ def test_a_split_without_a_positive_judgement_and_a_limit_below_one_are_refused(
         DATA.labelled_queries("train", limit=0)
 
 
-def test_a_dev_split_is_taken_from_train_where_there_is_none(tiny_data):
-    data = tiny_data.with_dev()
-    assert set(data.qrels["dev"]) == {"q0"} and not set(data.qrels["train"]) & set(data.qrels["dev"])
-    assert data.qrels["train"] | data.qrels["dev"] == tiny_data.qrels["train"]
-    assert data.with_dev() is data  # there is one now
-    tiny_data.qrels.pop("train")
-    assert tiny_data.with_dev() is tiny_data
+ARGUANA = RetrievalData(
+    "arguana",
+    {
+        "a": Document("a", "Zoos are cruel.", "Zoos"),
+        "b": Document("b", "Zoos teach.", ""),
+        "c": Document("c", "Zoos cost.", "Money"),
+    },
+    {"a": " Zoos: Zoos are cruel.\n", "b": "Zoos teach.", "c": "What do zoos cost?", "d": "Zoos teach."},
+    {"test": {"a": {"a": 1, "b": 1}, "b": {"b": 2}, "c": {"c": 1}, "d": {"b": 1}}},
+)
+
+
+def test_a_querys_own_document_has_its_id_and_its_text() -> None:
+    """As in ArguAna and Quora, whose corpora hold the queries."""
+    own = {(q, d) for q in ARGUANA.queries for d in ARGUANA.documents if ARGUANA.is_own_document(q, d)}
+    assert own == {("a", "a"), ("b", "b")}  # text with or without title; neither the same id alone nor the same text
+    assert not ARGUANA.is_own_document("d", "missing") and not ARGUANA.is_own_document("d", "d")
+
+
+def test_a_querys_own_document_is_never_relevant() -> None:
+    assert ARGUANA.positives("test") == {"a": ["b"], "c": ["c"], "d": ["b"]}
+    assert list(ARGUANA.labelled_queries("test")) == ["a", "c", "d"]
+    assert not ARGUANA.is_labelled("test", "b") and ARGUANA.is_positive("test", "d", "b")
+    assert not ARGUANA.is_positive("test", "a", "a") and not ARGUANA.is_positive("test", "a", "c")

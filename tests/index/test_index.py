@@ -14,6 +14,8 @@ from rabtriever.errors import ConflictError, InputError, NotFoundError
 from rabtriever.index import Index, SearchOptions, encoding
 from rabtriever.index.view import View
 from rabtriever.retriever import Rabtriever
+from rabtriever.scoring.calibration import Calibration
+from rabtriever.scoring.layout import ScoreLayout
 
 DOCUMENTS = [
     Document("a", "find the weather", "Weather", {"year": 2001, "kind": "tool"}),
@@ -229,6 +231,30 @@ def test_an_index_finds_its_model_when_it_needs_it(retriever, tmp_path):
 def test_documents_are_got_by_id(index):
     assert [document.id for document in index.get(["nowhere", "c", "b'"])] == ["b'", "c"]
     assert index.get([]) == []
+
+
+class Lengths:
+    """A retriever of texts by length."""
+
+    fingerprint, layout, calibration, name_or_path, reranker = (
+        "lengths",
+        ScoreLayout(n_inner=1),
+        Calibration(),
+        None,
+        None,
+    )
+
+    def encode_query(self, inputs):
+        return np.float32([[1, 0]] * len(inputs))
+
+    def encode_document(self, inputs):
+        return np.float32([[len(text), 0] for text in inputs])
+
+
+def test_any_retriever_will_do(tmp_path):
+    index = Index.build(tmp_path / "index", Lengths(), DOCUMENTS)
+    assert ids(index.search("rain")) == ["a", "b'", "c"]
+    assert [hit.log_odds for hit in index.search("rain")] == [25.0, 24.0, 19.0]
 
 
 INFO = """

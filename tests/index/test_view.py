@@ -1,4 +1,5 @@
 import errno
+import itertools
 import os
 import shutil
 import time
@@ -7,9 +8,8 @@ import numpy as np
 import pytest
 
 from rabtriever.data import Document
-from rabtriever.errors import InputError
-from rabtriever.index import Index, segments, view
-from rabtriever.index.clustering import cluster
+from rabtriever.errors import StorageError
+from rabtriever.index import Index, encoding, segments, view
 
 WIDTH = 16
 
@@ -20,9 +20,9 @@ def documents(n, first=0):
 
 def latents(n, seed=0):
     """Documents around a few centres."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     centres = np.random.default_rng(0).standard_normal((40, WIDTH + 1)) * 3
-    return np.float32(centres[chance.integers(40, size=n)] + 0.3 * chance.standard_normal((n, WIDTH + 1)))
+    return np.float32(centres[rng.integers(40, size=n)] + 0.3 * rng.standard_normal((n, WIDTH + 1)))
 
 
 @pytest.fixture
@@ -33,93 +33,183 @@ def index(retriever, tmp_path):
 
 
 def reopened(index):
-    return Index.open(index.store.uri, index.retriever)
+    return Index.open(index.table.uri, index.retriever)
+
+
+def segment_folder(index):
+    return index._current._segments.folder
 
 
 def folders(index):
-    return list(index._segments.folder.iterdir())
+    return list(segment_folder(index).iterdir())
 
 
-def test_clusters_change_nothing_of_an_exact_search(index, retriever, tmp_path, monkeypatch):
-    plain = index.search(["rain", "cook bread"], k=20)
-    monkeypatch.setattr(segments, "CLUSTERED", 1000)
-    monkeypatch.setattr(segments, "CLUSTER", 50)
-    other = Index.create(tmp_path / "other", retriever)
-    other.add(documents(3000), latents=latents(3000))
-    assert other.search(["rain", "cook bread"], k=20, mode="exact") == plain
-    assert other.info()["clusters"] > 20 and index.info()["clusters"] == 1
+def found(index, k=10_000, **options):
+    return {hit.id for hit in index.search("rain", k, **options)}
 
 
-def test_an_approximate_search_finds_nearly_all_of_it(index, monkeypatch):
-    monkeypatch.setattr(segments, "CLUSTERED", 1000)
-    monkeypatch.setattr(segments, "CLUSTER", 50)
-    monkeypatch.setattr(view, "NEAR", 400)
-    index.add(documents(20, 3000), latents=latents(20, 1))  # not in a cluster, found all the same
+@pytest.fixture
+def clustered(retriever, tmp_path, monkeypatch):
+    monkeypatch.setattr(segments, "MIN_DOCUMENTS_FOR_CLUSTERS", 1000)
+    monkeypatch.setattr(segments, "DOCUMENTS_PER_CLUSTER", 50)
+    monkeypatch.setattr(view, "ANN_DOCUMENTS", 400)
+    index = Index.create(tmp_path / "clustered", retriever)
+    index.add(documents(3000), latents=latents(3000))
+    return index
+
+
+def test_clusters_change_nothing_of_an_exact_search(index, request):
+    queries = ["rain", "cook bread"]
+    plain = index.search(queries, k=20)
+    clustered = request.getfixturevalue("clustered")
+    assert clustered.search(queries, k=20, mode="exact") == plain
+    assert clustered.info()["clusters"] > 20 and index.info()["clusters"] == 1
+
+
+def test_an_approximate_search_finds_nearly_all_of_it(clustered):
+    clustered.warm()
+    clustered.add(documents(20, 3000), latents=latents(20, 1))  # not in a cluster, found all the same
     queries = [f"find the {word}" for word in ("rain", "lamp", "bread", "city", "hotel", "sponge")]
-    exact, near = (index.search(queries, k=10, mode=mode) for mode in ("exact", "ann"))
+    exact, near = (clustered.search(queries, k=10, mode=mode) for mode in ("exact", "ann"))
     share = [len({hit.id for hit in a} & {hit.id for hit in b}) / 10 for a, b in zip(exact, near, strict=True)]
     assert np.mean(share) >= 0.9
     for a, b in zip(exact, near, strict=True):
         scores = {hit.id: hit.log_odds for hit in a}
         assert all(scores.get(hit.id, hit.log_odds) == hit.log_odds for hit in b)
-    only = index.search(queries[0], k=5, mode="ann", where="id IN ('d7', 'd3010')")[0]
-    assert {hit.id for hit in only} == {"d7", "d3010"}
+    assert found(clustered, mode="ann", where="id IN ('d7', 'd3010')") == {"d7", "d3010"}
 
 
-def test_auto_searches_approximately_once_exact_is_slow(index, monkeypatch):
-    monkeypatch.setattr(segments, "CLUSTERED", 1000)
-    opened = index._opened()
-    asked = []
-    monkeypatch.setattr(view.View, "_near", lambda *args: asked.append(1) or (np.empty(0, int), np.empty(0)))
-    index.search("rain")
-    assert not asked
-    for busy in ([1.0] * (view.TRIALS - 1), [1e-9] + [1.0] * (view.TRIALS - 1)):  # one was fast: the machine was busy
-        opened.seconds = busy
-        index.search("rain")
-        assert not asked
-    opened.seconds = [1.0] * view.TRIALS
-    index.search("rain", mode="exact")
-    assert not asked
-    index.search("rain")
-    assert asked
+@pytest.mark.parametrize(("exact_up_to", "approximate"), [(3000, False), (2999, True)])
+def test_auto_is_decided_by_the_number_of_documents(clustered, exact_up_to, approximate):
+    scattered = np.random.default_rng(0).standard_normal((3000, WIDTH + 1), np.float32)
+    clustered.upsert(documents(3000), latents=scattered)
+    index = Index.open(clustered.table.uri, clustered.retriever, exact_up_to=exact_up_to)
+    queries = [f"find the {word}" for word in ("rain", "lamp", "bread", "city", "hotel", "sponge")]
+    exact, near, auto = (index.search(queries, k=100, mode=mode) for mode in ("exact", "ann", "auto"))
+    assert exact != near
+    assert auto == (near if approximate else exact)
+    for _ in range(5):  # however busy the machine is
+        assert index.search(queries, k=100) == auto
+
+
+def test_auto_is_exact_by_default(clustered):
+    queries = ["rain", "lamp"]
+    assert clustered.search(queries, k=500) == clustered.search(queries, k=500, mode="exact")
+    assert view.EXACT_UP_TO >= 1_000_000
+
+
+def insertion_order(hits):
+    """Whether equal log-odds come in the order of the ids' numbers."""
+    keys = [(-hit.log_odds, int(hit.id[1:])) for hit in hits]
+    return keys == sorted(keys)
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "float16"}, {"precision": "float32"}, {"device": "cpu"}])
+@pytest.mark.parametrize("mode", ["exact", "ann", "auto"])
+def test_equal_documents_have_equal_log_odds_and_come_in_the_order_of_insertion(
+    retriever, tmp_path, monkeypatch, options, mode
+):
+    monkeypatch.setattr(segments, "MIN_DOCUMENTS_FOR_CLUSTERS", 300)
+    monkeypatch.setattr(segments, "DOCUMENTS_PER_CLUSTER", 50)
+    monkeypatch.setattr(view, "MIN_ROWS_TO_MERGE", 0)
+    kinds = latents(7)
+    of = lambda first, n: np.stack([kinds[i % 7] for i in range(first, first + n)])  # noqa: E731
+    writer = Index.create(tmp_path / "index", retriever)
+    writer.add(documents(400), latents=of(0, 400))
+    index = Index.open(tmp_path / "index", retriever, exact_up_to=100, **options)
+
+    def check(expected, k):
+        hits = index.search("rain", k, mode=mode)
+        assert insertion_order(hits)
+        assert len({hit.log_odds for hit in hits}) == len({int(hit.id[1:]) % 7 for hit in hits})
+        if mode == "exact":
+            assert len(hits) == min(k, expected)
+            assert hits == reopened(index).search("rain", k, mode="exact")
+        return hits
+
+    check(400, 1000)
+    assert [int(hit.id[1:]) for hit in check(400, 20)] == [int(hit.id[1:]) for hit in check(400, 57)[:20]]
+    version = writer.versions()[-1]["version"]
+    for first in (400, 410, 420):  # segments of their own
+        writer.add(documents(10, first), latents=of(first, 10))
+        check(first + 10, 1000)
+    writer.delete([f"d{i}" for i in range(0, 200, 3)])  # a new first segment
+    check(363, 1000)
+    writer.optimize()
+    check(363, 1000)
+    writer.restore(version)
+    check(400, 1000)
+    writer.add(documents(10, 400), latents=of(400, 10))
+    check(410, 1000)
+
+
+def test_equal_texts_are_equal_hits_in_the_order_of_insertion(retriever, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "DOCUMENTS_PER_BATCH", 2)  # what an encoder reads beside a text changes last digits
+    encode, calls = retriever.encode_document, itertools.count(1)
+    monkeypatch.setattr(retriever, "encode_document", lambda texts: encode(texts) + np.float32(1e-6 * next(calls)))
+    texts = ["find the rain", "a song", "find the rain", "bread", "a song", "find the rain"]
+    index = Index.build(tmp_path / "index", retriever, [Document(f"d{i}", text) for i, text in enumerate(texts)])
+    for options in ({}, {"rerank": 6}, {"rerank": 2}, {"mode": "bm25"}):
+        hits = index.search("the rain", k=6, **options)
+        assert insertion_order(hits)
+        assert len({(hit.text, hit.log_odds, hit.probability) for hit in hits}) == len({hit.text for hit in hits})
+
+
+def test_the_order_of_insertion_does_not_follow_the_rows_on_disk(index, monkeypatch):
+    """Where files merge, Lance's row ids no longer ascend in the order of insertion."""
+    equal = np.repeat(latents(1), 3, axis=0)
+    now = time.time_ns()
+    for i, first in enumerate((3010, 3000)):
+        monkeypatch.setattr("rabtriever.index.schema.time.time_ns", lambda i=i: now - i * 10**9)
+        index.add(documents(3, first), latents=equal)
+    where = "id >= 'd3000' AND id < 'd3013' AND text LIKE '% 30%'"
+    assert [hit.id for hit in index.search("rain", k=6, where=where)] == [
+        "d3000", "d3001", "d3002", "d3010", "d3011", "d3012"
+    ]  # fmt: skip
+    assert [document.id for document in index.get(["d3011", "d3001"])] == ["d3001", "d3011"]
+    index.optimize()
+    assert [hit.id for hit in index.search("text", k=2, mode="bm25", where=where)] == ["d3000", "d3001"]
+    index.delete(["d3000"])
+    assert reopened(index).search("rain", k=5, where=where) == index.search("rain", k=5, where=where)
+    assert index.search("rain", k=5, where=where)[0].id == "d3001"
 
 
 @pytest.mark.parametrize("options", [{"precision": "float16"}, {"precision": "float32"}, {"device": "cpu"}])
 def test_all_precisions_and_torch_find_the_same(index, retriever, options):
-    other = Index.open(index.store.uri, retriever, **options)
+    other = Index.open(index.table.uri, retriever, **options)
     assert other.search(["rain", "lamp"], k=30) == index.search(["rain", "lamp"], k=30)
 
 
-def test_adds_make_small_segments_which_are_joined_in_time(index, monkeypatch):
+def test_adds_make_small_segments_which_are_merged_in_time(index, monkeypatch):
     index.search("rain")
     for i in range(3):
         index.add(documents(5, 3000 + 5 * i), latents=latents(5, i))
-        assert len(index.search("rain", k=4000)[0]) == 3005 + 5 * i
+        assert len(found(index)) == 3005 + 5 * i
         assert index.info()["segments"] == 2 + i
     before = index.search("rain", k=4000)
     assert reopened(index).search("rain", k=4000) == before
     assert len(folders(index)) == 4
-    monkeypatch.setattr(view, "TAILS", 3)
+    monkeypatch.setattr(view, "MAX_SEGMENTS", 3)
     index.add(documents(5, 4000), latents=latents(5, 9))
+    assert len(found(index)) == 3020
     assert index.info()["segments"] == 2 and len(folders(index)) == 2
-    assert len(index.search("rain", k=4000)[0]) == 3020
-    monkeypatch.setattr(view, "LEAST", 0)
+    monkeypatch.setattr(view, "MIN_ROWS_TO_MERGE", 0)
     index.add(documents(2000, 5000), latents=latents(2000, 9))
+    assert len(found(index)) == 5020
     assert index.info()["segments"] == 1 and len(folders(index)) == 1
-    assert len(index.search("rain", k=6000)[0]) == 5020
     index.delete([f"d{i}" for i in range(2000)])
-    assert index.info()["segments"] == 1 and len(index.search("rain", k=6000)[0]) == 3020
-    assert len(index._opened().parts[0].segment.keys) == 3020
+    assert len(found(index)) == 3020
+    assert index.info()["segments"] == 1 and len(index._current.get().parts[0].segment.keys) == 3020
 
 
-def test_what_is_deleted_is_gone_from_small_and_large_segments(index, monkeypatch):
+def test_deleted_documents_are_gone_from_small_and_large_segments(index):
     index.search("rain")
     index.add(documents(5, 3000), latents=latents(5, 1))
     index.search("rain")
     index.delete(["d0", "d1", "d3001"])
-    there = {hit.id for hit in index.search("rain", k=4000)[0]}
-    assert len(there) == 3002 and not there & {"d0", "d1", "d3001"}
-    assert {hit.id for hit in reopened(index).search("rain", k=4000)[0]} == there
+    left = found(index)
+    assert len(left) == 3002 and not left & {"d0", "d1", "d3001"}
+    assert found(reopened(index)) == left
 
 
 @pytest.mark.parametrize("file", [*segments.ARRAYS, "segment"])
@@ -134,7 +224,7 @@ def test_a_damaged_segment_is_made_anew(index, file, damage):
         size = path.stat().st_size
         path.write_bytes(path.read_bytes()[: size // 2])
     assert reopened(index).search("rain", k=50) == before
-    shutil.rmtree(index._segments.folder)
+    shutil.rmtree(segment_folder(index))
     assert reopened(index).search("rain", k=50) == before
 
 
@@ -148,10 +238,10 @@ def test_segments_lie_in_the_users_cache_if_the_index_is_read_only(index, retrie
 
 def test_a_segment_that_nobody_finished_is_removed(index):
     index.search("rain")
-    for name, age in ((".old", 2 * segments.ABANDONED), (".young", 0)):
-        (index._segments.folder / name).mkdir()
-        os.utime(index._segments.folder / name, (time.time() - age,) * 2)
-    assert len(reopened(index).search("rain")[0]) == 10
+    for name, age in ((".old", 2 * segments.STALE_AFTER_SECONDS), (".young", 0)):
+        (segment_folder(index) / name).mkdir()
+        os.utime(segment_folder(index) / name, (time.time() - age,) * 2)
+    assert len(reopened(index).search("rain")) == 10
     assert {path.name for path in folders(index)} & {".old", ".young"} == {".young"}
 
 
@@ -160,18 +250,8 @@ def test_a_full_disk_is_named_and_nothing_is_left(index, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(segments.np, "save", full)
-    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+    with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\)"):
         index.search("rain")
     assert folders(index) == []
     monkeypatch.undo()
-    assert len(index.search("rain")[0]) == 10
-
-
-def test_every_document_is_in_a_cluster_and_its_mates_are_near():
-    values = latents(2000)[:, :-1]
-    places = cluster(values, 40)
-    assert len(places) == 2000 and set(places) == set(range(places.max() + 1))
-    within = np.mean([values[places == c].var(0).sum() for c in range(places.max() + 1)])
-    assert within < 0.5 * values.var(0).sum()
-    np.testing.assert_array_equal(cluster(np.zeros((10, 3), np.float32), 4), np.zeros(10))
-    assert len(cluster(np.empty((0, 3), np.float32), 4)) == 0
+    assert len(index.search("rain")) == 10

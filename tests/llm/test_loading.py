@@ -49,8 +49,8 @@ def test_an_adapter_is_merged_in_float32_whatever_the_data_type(llm_folder, adap
 
 
 def test_the_model_is_loaded_once_when_it_is_needed(llm_folder, monkeypatch):
-    loads, original = [], weights.load_weights
-    monkeypatch.setattr("rabtriever.llm.loading.load_weights", lambda *args: loads.append(args) or original(*args))
+    loads, original = [], weights.load_model
+    monkeypatch.setattr("rabtriever.llm.loading.load_model", lambda *args: loads.append(args) or original(*args))
     llm = PromptedLLM(load_llm(str(llm_folder), dtype="float32", device="cpu"), TEMPLATE)
     assert llm.hidden_size == 32 and llm.choice_direction.shape == (32,) and llm.fingerprint and not loads
     llm.backbone.states([[0, 5]])

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rabtriever.errors import InputError
+from rabtriever.errors import InputError, TextError
 from rabtriever.llm.prompt import Prompt, PromptTemplate
 
 TEXT = st.text(alphabet="abcdefghij klm", min_size=1, max_size=200).filter(lambda text: bool(text.strip()))
@@ -14,11 +14,33 @@ def test_segments_are_the_rendered_template(tokenizer):
     assert tokenizer.decode(ids) == "<s>Document: find the city\nQuery: show rain\nRelevant?"
 
 
-def test_a_query_alone_starts_like_any_text(tokenizer):
+def test_a_query_encoded_separately_begins_with_the_start_token(tokenizer):
     prompt = Prompt(PromptTemplate(), tokenizer)
-    assert prompt.query_ids(["rain"], alone=True)[0] == [tokenizer.bos_token_id, *prompt.query_ids(["rain"])[0]]
+    assert prompt.query_ids(["rain"], with_bos=True)[0] == [tokenizer.bos_token_id, *prompt.query_ids(["rain"])[0]]
 
 
+def test_a_template_that_begins_with_the_start_token_gets_no_second_one(tokenizer):
+    plain = Prompt(PromptTemplate(), tokenizer)
+    chat = Prompt(PromptTemplate(document="<s>Document: {document}\n"), tokenizer)
+    assert chat.document_ids(["rain"]) == plain.document_ids(["rain"])
+    assert chat.max_tokens == plain.max_tokens and chat.shared_prefixes == plain.shared_prefixes
+    both = Prompt(PromptTemplate(document="<s>{document}", query="<s>Query: {query}\nRelevant?"), tokenizer)
+    assert both.query_ids(["rain"], with_bos=True) == plain.query_ids(["rain"], with_bos=True)
+    assert both.document_ids(["rain"])[0].count(tokenizer.bos_token_id) == 1
+    for prompt in (plain, chat, both):
+        prefixes = prompt.shared_prefixes
+        ids = prompt.document_ids(["rain"])[0], prompt.query_ids(["rain"], with_bos=True)[0]
+        assert [sequence[: len(prefix)] for prefix, sequence in zip(prefixes, ids, strict=True)] == prefixes
+
+
+def test_texts_are_counted_and_truncated_by_their_own_tokens(tokenizer):
+    prompt = Prompt(PromptTemplate(document_tokens=2, query_tokens=2), tokenizer)
+    assert prompt.count_tokens("document", ["rain", "show me the city"]) == [1, 4]
+    assert prompt.truncate("document", ["rain", " show me the city"], 2) == ["rain", "show me"]
+    assert prompt.n_truncated == {"document": 0, "query": 0}
+
+
+@pytest.mark.filterwarnings("ignore:a (query|document) of")
 @settings(max_examples=40, deadline=None)
 @given(text=TEXT, budget=st.integers(1, 30))
 def test_budgets_cut_the_field_and_never_the_cue(tokenizer, text, budget):
@@ -36,12 +58,12 @@ def test_budgets_cut_the_field_and_never_the_cue(tokenizer, text, budget):
     assert query[len(head) :] == full_query[len(full_query) - len(query) + len(head) :]
 
 
-def test_cuts_are_counted(tokenizer):
+def test_truncated_texts_are_counted(tokenizer):
     prompt = Prompt(PromptTemplate(query_tokens=2), tokenizer)
     with pytest.warns(UserWarning, match="query_tokens=2"):
         prompt.query_ids(["show me the weather in my city", "rain"])
-    prompt.query_ids(["show me the weather in my city"])  # told once, counted always
-    assert prompt.cut == {"document": 0, "query": 2}
+    prompt.query_ids(["show me the weather in my city"])  # warned of once, counted always
+    assert prompt.n_truncated == {"document": 0, "query": 2}
 
 
 def test_a_text_that_spells_a_control_token_is_text(tokenizer):
@@ -75,8 +97,9 @@ def test_a_bad_template_is_refused(tokenizer, fields, message):
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_a_text_of_zero_tokens_is_refused(tokenizer, text):
     prompt = Prompt(PromptTemplate(), tokenizer)
-    with pytest.raises(InputError, match="query 1: .* has no tokens"):
+    with pytest.raises(TextError, match="query 1: .* has no tokens") as caught:
         prompt.query_ids(["rain", text])
+    assert caught.value.position == 1
 
 
 def test_a_template_survives_json(tokenizer):

@@ -5,183 +5,289 @@ import numpy as np
 import pytest
 import torch
 
-from rabtriever.errors import InputError
+from rabtriever.data import Document, RetrievalData, concatenate
+from rabtriever.encoders.llm import LLMEncoder
+from rabtriever.errors import ConflictError, InputError, StorageError
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 from rabtriever.scoring.calibration import Calibration
-from rabtriever.training import distillation as module
 from rabtriever.training.config import DistillConfig
-from rabtriever.training.distill import distill
-from rabtriever.training.splits import split_queries
+from rabtriever.training.distill import Distiller, distill
 
-QUICK = DistillConfig(teacher_calls=40, pairs=4, rounds=4, steps=400, width=16, label_weight=0.0, learning_rate=1e-2)
-
-
-@pytest.fixture(autouse=True)
-def _here(reranker, tmp_path, monkeypatch):
-    monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(reranker, "calibration", Calibration())  # put back afterwards: all tests share this teacher
-    monkeypatch.setattr(module.GenerativeReranker, "from_pretrained", classmethod(lambda cls, source: reranker))
+QUICK = DistillConfig(
+    teacher_calls=40, pairs_per_query=4, rounds=4, steps=400, hidden_units=16, label_weight=0.0, learning_rate=1e-2
+)
 
 
-def log_of(folder):
-    return [json.loads(line) for line in (folder / "distill_log.jsonl").read_text().splitlines()]
+def contents(data):
+    return [document.content for document in data.documents.values()]
 
 
-def test_the_student_learns_its_teachers_log_odds(tiny_data, reranker, tmp_path):
-    student = distill(tiny_data, "teacher", tmp_path / "out", QUICK)
+def correlation(data, student, teacher, queries):
+    theirs = teacher.log_odds(queries, contents(data))
+    ours = student.similarity(student.encode_query(queries), student.encode_document(contents(data)))
+    return np.corrcoef(ours.ravel(), theirs.ravel())[0, 1]
+
+
+def dev_from(data, teacher, split="test"):
+    """Makes a split the dev split, labelled by the teacher, so that its log-odds increase with relevance."""
+    queries = data.qrels.pop(split)
+    best = teacher.log_odds([data.queries[query] for query in queries], contents(data)).argmax(1)
+    data.qrels["dev"] = {query: {list(data.documents)[i]: 1} for query, i in zip(queries, best, strict=True)}
+    teacher.scored.clear()
+
+
+def distiller(teacher, config=QUICK, **options):
+    return Distiller(LLMEncoder(teacher.llm, config.pooling), teacher, config, **options)
+
+
+def test_the_student_learns_its_teachers_log_odds(tiny_data, teacher):
+    made = distiller(teacher)
+    student = made.train(tiny_data)
     queries = list(tiny_data.labelled_queries("train").values())
-    documents = [document.content for document in tiny_data.documents.values()]
-    theirs = reranker.log_odds(queries, documents)
-    mine = student.similarity(student.encode_query(queries), student.encode_document(documents))
-    assert np.corrcoef(mine.ravel(), theirs.ravel())[0, 1] > 0.8
-    log = log_of(tmp_path / "out")
-    assert log[-1]["teacher_calls"] <= 40
-    assert log[-1]["mse"] < 0.6 * log[0]["mse"]  # though its pairs are three times as many
+    assert correlation(tiny_data, student, teacher, queries) > 0.8
+    first, last = made.log[0], made.log[-1]
+    assert last["loss/embedding"] < 0.6 * first["loss/embedding"]  # though its pairs are three times as many
     # A predictor that looks at the document beats one that averages it away.
-    assert log[-1]["pair_error"] < log[-1]["mean_document"] and log[-1]["spread"] > 0
-    expected = {
-        "mse",
-        "divergence",
-        "teacher_calls",
-        "dev_R@1",
-        "copy_query",
-        "mean_document",
-        "spread",
-        "fresh_pearson",
-    }
-    assert expected <= set(log[-1])
-
-
-def test_labels_teach_what_the_teacher_does_not_know(tiny_data, tmp_path):
-    settings = replace(QUICK, label_weight=5.0, kl_weight=0.0)
-    student = distill(tiny_data, "teacher", tmp_path / "out", settings)
-    judged = tiny_data.labelled_queries("train")
-    documents = [document.content for document in tiny_data.documents.values()]
-    best = student.similarity(student.encode_query(list(judged.values())), student.encode_document(documents)).argmax(1)
-    right = [list(tiny_data.documents)[i] in tiny_data.qrels["train"][q] for i, q in zip(best, judged, strict=True)]
-    assert sum(right) >= len(right) - 1  # one query is held out as dev
+    assert last["collapse/pair_error"] < last["collapse/mean_document"] and last["collapse/spread"] > 0
+    expected = "loss/embedding loss/log_odds loss/labels collapse/copy_query collapse/mean_document collapse/spread"
+    assert {*expected.split(), "teacher/pearson", "teacher_calls", "new_teacher_calls", "dev/R@1"} <= set(last)
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"predictor": "quadratic"},
-        {"divergence": "forward"},
-        {"divergence": "vocabulary"},
-        {"divergence": "documents"},
-        {"divergence": "squares"},
-        {"policy": "uniform"},
-        {"policy": "bm25"},
-        {"policy": "teacher", "teacher_calls": 42},
-        {"kl_weight": 0.0},
+        {"pooling": "last"},
+        {"log_odds_weight": 0.0},
+        {"log_odds_weight": 0.0, "kl_weight": 1.0},
+        {"embedding_weight": 0.0},
+        {"rounds": 1},
     ],
-    ids=lambda change: "-".join(map(str, change.values())),
+    ids=lambda change: "-".join(map(str, change)),
 )
-def test_every_objective_and_policy_teaches(tiny_data, reranker, tmp_path, change):
-    student = distill(tiny_data, "teacher", tmp_path / "out", replace(QUICK, **change))
+def test_every_objective_teaches_and_what_is_saved_is_what_was_trained(tiny_data, teacher, tmp_path, change):
+    student = distill(tiny_data, teacher, tmp_path / "out", replace(QUICK, **change))
     queries = list(tiny_data.labelled_queries("train").values())
-    documents = [document.content for document in tiny_data.documents.values()]
-    mine = student.similarity(student.encode_query(queries), student.encode_document(documents))
-    assert np.corrcoef(mine.ravel(), reranker.log_odds(queries, documents).ravel())[0, 1] > 0.7
-    loaded = Rabtriever.from_pretrained(tmp_path / "out")
+    assert correlation(tiny_data, student, teacher, queries) > 0.7
+    loaded = Rabtriever.from_pretrained(tmp_path / "out", dtype="float32")
     assert loaded.fingerprint == student.fingerprint and loaded.predictor.kind == student.predictor.kind
+    assert loaded.reranker.fingerprint == teacher.fingerprint
+    np.testing.assert_array_equal(loaded.encode_query("show music"), student.encode_query("show music"))
 
 
-def test_labels_alone_need_no_teacher_call(tiny_data, reranker, tmp_path, monkeypatch):
-    monkeypatch.setattr(type(reranker), "context_embeddings", lambda *args: pytest.fail("the teacher was asked"))
-    distill(tiny_data, "teacher", tmp_path / "out", replace(QUICK, teacher_calls=0, label_weight=1.0))
-    log = log_of(tmp_path / "out")
-    assert log[-1]["teacher_calls"] == 0 and log[-1]["label_loss"] < 0.1
+def test_labels_teach_what_the_teacher_does_not_know(tiny_data, teacher):
+    student = distill(tiny_data, teacher, config=replace(QUICK, label_weight=5.0, log_odds_weight=0.0))
+    labelled = tiny_data.labelled_queries("train")
+    best = student.similarity(
+        student.encode_query(list(labelled.values())), student.encode_document(contents(tiny_data))
+    ).argmax(1)
+    hits = [list(tiny_data.documents)[i] in tiny_data.qrels["train"][q] for i, q in zip(best, labelled, strict=True)]
+    assert sum(hits) >= len(hits) - 1  # one query is held out as dev
+
+
+def test_labels_alone_need_no_teacher_call(tiny_data, teacher):
+    made = distiller(teacher, replace(QUICK, teacher_calls=0, label_weight=1.0))
+    made.train(tiny_data)
+    assert not teacher.scored and made.teacher_calls == 0 and made.log[-1]["loss/labels"] < 0.1
+    assert "loss/embedding" not in made.log[-1]
+
+
+def test_a_teacher_whose_losses_have_no_weight_is_not_paid(tiny_data, teacher):
+    config = replace(QUICK, label_weight=1.0, embedding_weight=0.0, log_odds_weight=0.0)
+    distill(tiny_data, teacher, config=config)
+    assert not teacher.scored
+
+
+def test_without_labels_and_teacher_calls_there_is_nothing_to_learn_from(tiny_data, teacher):
     with pytest.raises(InputError, match="nothing to learn from"):
         DistillConfig(teacher_calls=0, label_weight=0.0)
+    with pytest.raises(InputError, match="nothing to learn from"):
+        distill(replace(tiny_data, qrels={}), teacher, config=replace(QUICK, teacher_calls=0, label_weight=1.0))
 
 
-def test_the_teachers_own_policy_pays_for_every_document_it_ranks(tiny_data, tmp_path):
-    distill(tiny_data, "teacher", tmp_path / "out", replace(QUICK, policy="teacher", teacher_calls=20))
-    assert log_of(tmp_path / "out")[-1]["teacher_calls"] == 18  # three queries of six documents
+@pytest.mark.parametrize("calls", [1, 10, 40, 100, 1000])
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_no_more_pairs_are_scored_than_the_budget_and_all_are_reported(tiny_data, teacher, tmp_path, calls, split):
+    tiny_data.qrels[split] = tiny_data.qrels.pop("test")  # 4 dev queries, or the 1 that is held out of 8
+    config = replace(QUICK, teacher_calls=calls, pairs_per_query=3, rounds=12, steps=12)
+    distill(tiny_data, teacher, tmp_path / "out", config)
+    log = [json.loads(line) for line in (tmp_path / "out" / "distill_log.jsonl").read_text().splitlines()]
+    notes = json.loads((tmp_path / "out" / "rabtriever.json").read_text())
+    assert len(teacher.scored) == len(set(teacher.scored)) <= calls
+    assert log[-1]["teacher_calls"] == log[-1]["new_teacher_calls"] == notes["teacher_calls"] == len(teacher.scored)
+    if calls >= 10:
+        n_train, n_dev = (8, 4) if split == "dev" else (7, 1)
+        paid = 6 * min(n_dev, calls // 10 // 6)
+        assert len(teacher.scored) == paid + min(calls - paid, 6 * n_train)
 
 
-def test_calibration_is_fitted_saved_and_never_part_of_the_fingerprint(tiny_data, tmp_path):
-    tiny_data.qrels["dev"] = tiny_data.qrels.pop("test")
-    labelled = replace(QUICK, label_weight=5.0)
-    fitted = distill(tiny_data, "teacher", tmp_path / "fitted", labelled)
-    plain = distill(tiny_data, "teacher", tmp_path / "plain", replace(labelled, calibration=0))
-    assert plain.calibration == Calibration()
-    assert fitted.calibration != Calibration() and fitted.fingerprint == plain.fingerprint
-    loaded = Rabtriever.from_pretrained(tmp_path / "fitted")
-    assert loaded.calibration == fitted.calibration
+def test_what_was_paid_for_is_not_asked_again(tiny_data, teacher):
+    first, second = distiller(teacher), distiller(teacher)
+    student = first.train(tiny_data)
+    teacher.scored.clear()
+    assert second.train(tiny_data).fingerprint == student.fingerprint  # cached = live, and the seed decides the rest
+    assert not teacher.scored and second.new_teacher_calls == 0 and second.teacher_calls == first.teacher_calls
 
 
-def test_no_llm_weight_moves(tiny_data, reranker, tmp_path):
-    before = {name: weight.clone() for name, weight in reranker.llm.model.state_dict().items()}
-    distill(tiny_data, "teacher", tmp_path / "out", QUICK)
-    for name, weight in reranker.llm.model.state_dict().items():
+def test_a_distiller_trains_anew_each_time_and_leaves_the_callers_random_numbers_alone(tiny_data, teacher):
+    made = distiller(teacher)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = made.train(tiny_data)
+    assert torch.equal(torch.rand(3), expected)
+    assert made.train(tiny_data).fingerprint == first.fingerprint and len(made.log) == QUICK.rounds
+
+
+def test_works_without_qrels(tiny_data, teacher):
+    tiny_data.qrels.clear()
+    made = distiller(teacher)
+    student = made.train(tiny_data)
+    assert "dev/R@1" not in made.log[-1]
+    assert correlation(tiny_data, student, teacher, list(tiny_data.queries.values())) > 0.8
+
+
+def test_without_labels_the_teachers_calibration_stays(tiny_data, reranker, tmp_path):
+    tiny_data.qrels.clear()
+    taught = GenerativeReranker(reranker.llm, Calibration(2.0, -3.0))
+    student = distill(tiny_data, taught, tmp_path / "out", QUICK)
+    loaded = Rabtriever.from_pretrained(tmp_path / "out", dtype="float32")
+    for model in (student, loaded):  # the student estimates the teacher's log-odds: its probabilities are the teacher's
+        assert model.reranker.calibration == model.calibration == Calibration(2.0, -3.0)
+
+
+@pytest.mark.parametrize("change", [{"calibration_queries": 0}, {"teacher_calls": 0, "label_weight": 1.0}])
+def test_a_teacher_that_is_not_calibrated_anew_keeps_its_calibration(tiny_data, reranker, change):
+    taught = GenerativeReranker(reranker.llm, Calibration(2.0, -3.0))
+    student = distill(tiny_data, taught, config=replace(QUICK, **change))
+    assert student.reranker.calibration == Calibration(2.0, -3.0)
+    learnt_from_teacher = "teacher_calls" not in change
+    assert (student.calibration == Calibration(2.0, -3.0)) == learnt_from_teacher
+
+
+def test_a_dev_split_without_a_train_split_calibrates_and_measures(tiny_data, teacher):
+    dev_from(tiny_data, teacher)
+    tiny_data.qrels.pop("train")
+    made = distiller(teacher, replace(QUICK, teacher_calls=300))
+    student = made.train(tiny_data)
+    assert "dev/R@1" in made.log[-1]
+    assert student.calibration != Calibration() and student.reranker.calibration != Calibration()
+    assert {tiny_data.queries[query] for query in tiny_data.qrels["dev"]}.isdisjoint(made.data.train.texts)
+
+
+def test_calibration_is_fitted_saved_and_never_part_of_the_fingerprint(tiny_data, teacher, tmp_path):
+    dev_from(tiny_data, teacher)
+    # Labels cost nothing: the teacher's calls are spent the same way, whatever is left for its calibration.
+    config = replace(QUICK, label_weight=5.0, teacher_calls=50)
+    fitted = distill(tiny_data, teacher, tmp_path / "fitted", config)
+    plain = distill(tiny_data, teacher, config=replace(config, calibration_queries=0))
+    assert plain.calibration == Calibration() and fitted.calibration != Calibration()
+    assert fitted.fingerprint == plain.fingerprint
+    assert Rabtriever.from_pretrained(tmp_path / "fitted").calibration == fitted.calibration
+
+
+def test_neither_the_teacher_nor_its_llm_changes(tiny_data, teacher):
+    dev_from(tiny_data, teacher)
+    before = {name: weight.clone() for name, weight in teacher.llm.loaded.model.state_dict().items()}
+    calibration = teacher.calibration
+    student = distill(tiny_data, teacher, config=replace(QUICK, teacher_calls=300))
+    assert teacher.calibration == calibration and student.reranker.calibration != calibration
+    for name, weight in teacher.llm.loaded.model.state_dict().items():
         torch.testing.assert_close(weight, before[name], atol=0, rtol=0)
 
 
-def test_works_without_qrels(tiny_data, reranker, tmp_path):
-    tiny_data.qrels.clear()
-    student = distill(tiny_data, "teacher", tmp_path / "out", QUICK)
-    assert "dev_R@1" not in log_of(tmp_path / "out")[-1]
-    queries = list(tiny_data.queries.values())
-    documents = [document.content for document in tiny_data.documents.values()]
-    mine = student.similarity(student.encode_query(queries), student.encode_document(documents))
-    assert np.corrcoef(mine.ravel(), reranker.log_odds(queries, documents).ravel())[0, 1] > 0.8
+def test_held_out_queries_are_never_scored_for_training(tiny_data, teacher):
+    both = concatenate([tiny_data, replace(tiny_data, name="other")])
+    distill(both, teacher, config=replace(QUICK, teacher_calls=2000, calibration_queries=0))
+    held_out = {both.queries[query] for split in ("dev", "test") for query in both.qrels[split]}
+    assert held_out and held_out.isdisjoint({query for query, _ in teacher.scored})
 
 
-@pytest.mark.parametrize("calls", [1, 10, 1000])
-def test_no_pair_is_bought_twice_and_no_budget_is_too_small_or_large(tiny_data, tmp_path, calls):
-    distill(tiny_data, "teacher", tmp_path / "out", replace(QUICK, teacher_calls=calls, pairs=3, rounds=12))
-    last = log_of(tmp_path / "out")[-1]
-    assert last["teacher_calls"] == last["new_teacher_calls"] == min(calls, 7 * 6)  # all pairs: 7 queries, 6 documents
+def test_unlabelled_queries_are_trained_on_beside_labelled_ones(tiny_data, teacher):
+    train = tiny_data.qrels["train"]
+    few = replace(tiny_data, qrels={"train": dict(list(train.items())[:2]), "test": tiny_data.qrels["test"]})
+    made = distiller(teacher)
+    made.train(few)
+    assert len(made.data.train) == 7 and len(made.labelled) == 1 and len(made.data.dev) == 1
 
 
-def test_what_was_paid_for_is_not_asked_again(tiny_data, reranker, tmp_path, monkeypatch):
-    first = distill(tiny_data, "teacher", tmp_path / "first", QUICK)
-    monkeypatch.setattr(type(reranker), "context_embeddings", lambda *args: pytest.fail("asked again"))
-    second = distill(tiny_data, "teacher", tmp_path / "second", QUICK)
-    assert second.fingerprint == first.fingerprint  # cached teacher = live teacher, and the seed decides the rest
-    assert log_of(tmp_path / "second")[-1]["new_teacher_calls"] == 0
+def test_no_query_is_paired_with_its_own_document(teacher):
+    """As in ArguAna: the corpus holds the queries, under the same ids."""
+    words = ["rain", "wind", "bread", "music", "lamp", "table"]
+    documents = {word: Document(word, f"find the {word}") for word in words}
+    qrels = {word: {word: 1, words[i - 1]: 1} for i, word in enumerate(words)}
+    queries = {word: document.text for word, document in documents.items()}
+    data = RetrievalData("arguana", documents, queries, {"train": qrels, "dev": {"lamp": qrels["lamp"]}})
+    config = replace(QUICK, teacher_calls=1000, label_weight=1.0)
+    made = distiller(teacher, config)
+    made.train(data)
+    assert len(teacher.scored) == 6 * 5 and all(query != document for query, document in teacher.scored)
+    assert made.data.train.own_documents == [0, 1, 2, 3, 5] and made.data.dev.positives == [[3]]
 
 
-def test_held_out_queries_are_never_trained_on(tiny_data):
-    train, dev = split_queries(tiny_data.with_dev(), QUICK)
-    assert dev and not set(train) & set(dev) and not set(train) & set(tiny_data.qrels["test"])
-    tiny_data.qrels.pop("train")
-    train, dev = split_queries(tiny_data, QUICK)
-    assert not dev and set(train) == set(tiny_data.queries) - set(tiny_data.qrels["test"])
+def test_pairs_are_spread_at_first_and_follow_the_students_ranking_once_it_has_learnt(tiny_data, teacher):
+    documents = {f"d{i}": Document(f"d{i}", f"{topic} number {i}") for i, topic in enumerate(["lamp", "rain"] * 150)}
+    data = RetrievalData("large", documents, tiny_data.queries, {})
+    made = distiller(teacher, replace(QUICK, rounds=1, exploration=0.0, teacher_calls=120, steps=40))
+    made.train(data)
+    assert len(made.pairs[:, 1].unique()) > 80  # to random weights, the same few would be the best for every query
+    pairs = made.sample_pairs(torch.arange(12))
+    with torch.no_grad():
+        log_odds = made.predictor.log_odds(made.data.train.states, made.data.z_d)
+    log_odds[made.pairs[:, 0], made.pairs[:, 1]] = float("-inf")
+    rank = (-log_odds).argsort(1).argsort(1)[pairs[:, 0], pairs[:, 1]]
+    assert len(pairs) == 12 * made.schedule.pairs_per_query and rank.max() < 64 + made.schedule.pairs_per_query
 
 
-def test_the_saved_student_is_the_live_one(tiny_data, tmp_path, monkeypatch, llm_folder):
-    live = distill(tiny_data, "teacher", tmp_path / "out", QUICK)
-    monkeypatch.undo()
-    loaded = Rabtriever.from_pretrained(tmp_path / "out", dtype=torch.float32)
-    assert loaded.fingerprint == live.fingerprint
-    assert (
-        GenerativeReranker.from_pretrained(tmp_path / "out", dtype=torch.float32).fingerprint
-        == live.teacher.fingerprint
-    )
+def test_callbacks_receive_what_the_log_holds(tiny_data, teacher):
+    seen = []
+
+    class Callback:
+        def on_log(self, step, metrics):
+            seen.append({"round": step, **metrics})
+
+    made = distiller(teacher, callbacks=[Callback()])
+    made.train(tiny_data)
+    assert seen == made.log and [line["round"] for line in seen] == [1, 2, 3, 4]
+
+
+def test_a_teacher_may_be_named_and_its_training_is_noted(tiny_data, llm_folder, teacher, tmp_path):
+    named = distill(tiny_data, llm_folder, tmp_path / "first", QUICK)
+    again = distill(tiny_data, tmp_path / "first", tmp_path / "second", QUICK)
+    assert named.reranker.llm.loaded.weights_hash == again.reranker.llm.loaded.weights_hash
+    assert Rabtriever.from_pretrained(tmp_path / "second").fingerprint == again.fingerprint
+
+
+def test_an_output_that_cannot_be_made_is_refused_before_anything_is_paid(tiny_data, teacher, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("")
+    with pytest.raises(ConflictError, match="exists already"):
+        distill(tiny_data, teacher, tmp_path / "full", QUICK)
+    with pytest.raises(StorageError, match="cannot be made"):
+        distill(tiny_data, teacher, tmp_path / "full" / "file" / "out", QUICK)
+    assert not teacher.scored
+    (tmp_path / "empty").mkdir()
+    distill(tiny_data, teacher, tmp_path / "empty", replace(QUICK, steps=4))
+    assert (tmp_path / "empty" / "rabtriever.json").is_file()
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("policy", "maybe"),
         ("pooling", "max"),
         ("predictor", "cubic"),
-        ("divergence", "none"),
         ("teacher_calls", -1),
+        ("pairs_per_query", 0),
         ("exploration", 2.0),
+        ("dropout", 1.0),
         ("temperature", 0.0),
+        ("learning_rate", float("nan")),
+        ("label_weight", -1.0),
+        ("max_labelled_queries", -1),
     ],
 )
-def test_bad_settings_are_named(field, value):
-    with pytest.raises(InputError, match=field):
+def test_bad_options_are_named(field, value):
+    with pytest.raises(InputError, match=f"^{field} ") as caught:
         DistillConfig(**{field: value})
-
-
-def test_an_existing_folder_is_left_alone(tiny_data, tmp_path):
-    (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match="exists already"):
-        distill(tiny_data, "teacher", tmp_path / "out", QUICK)
+    assert caught.value.param == field

@@ -5,16 +5,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rabtriever.scoring.predictor import Predictor
+from rabtriever.training.config import DistillConfig
 from rabtriever.training.losses import (
+    DistillLoss,
     decorrelation,
     dpo,
     embedding_error,
+    label_loss,
     listwise,
     log_odds_error,
     pointwise,
-    policy_kl,
     reverse_kl,
-    vocabulary_kl,
 )
 
 
@@ -64,28 +66,6 @@ def test_embedding_error_of_the_mean_is_one():
     assert embedding_error(mean, target, target.std(0)).item() == pytest.approx(1, abs=0.01)
 
 
-def test_vocabulary_kl_is_that_of_the_next_token_distributions():
-    torch.manual_seed(0)
-    z, target, head = torch.randn(5, 8), torch.randn(5, 8), torch.randn(11, 8)
-    student, teacher = (torch.distributions.Categorical(logits=states @ head.T) for states in (z, target))
-    expected = torch.distributions.kl_divergence(student, teacher).mean()
-    torch.testing.assert_close(vocabulary_kl(z, target, head), expected)
-
-
-def test_policy_kl_is_that_of_the_softmax_over_each_querys_documents():
-    torch.manual_seed(0)
-    mine, theirs = torch.randn(7) * 50, torch.randn(7) * 50  # large: the softmax must not overflow
-    query = torch.tensor([4, 9, 4, 4, 9, 0, 9])
-    expected = [
-        torch.distributions.kl_divergence(
-            torch.distributions.Categorical(logits=mine[query == q]),
-            torch.distributions.Categorical(logits=theirs[query == q]),
-        )
-        for q in (0, 4, 9)
-    ]
-    torch.testing.assert_close(policy_kl(mine, theirs, query), torch.stack(expected).mean(), rtol=1e-4, atol=1e-4)
-
-
 @given(seed=st.integers(0, 99), scale=st.floats(0.1, 10), offset=st.floats(-5, 5))
 def test_decorrelation_is_blind_to_scale_and_offset(seed, scale, offset):
     student, teacher = torch.randn(2, 9, generator=torch.Generator().manual_seed(seed))
@@ -97,3 +77,48 @@ def test_log_odds_error_is_in_units_of_the_teachers_spread_and_bounded_where_it_
     teacher = torch.tensor([-3.0, 1.0, 2.0, 8.0])
     assert log_odds_error(teacher.mean().expand(4), teacher).item() == pytest.approx(1.0)
     assert log_odds_error(torch.tensor([3.0]), torch.tensor([1.0])).item() == pytest.approx(4.0)
+
+
+def test_a_batch_without_a_label_has_loss_and_gradient_zero():
+    log_odds = torch.randn(3, 4, requires_grad=True)
+    loss = listwise(log_odds, torch.zeros(3, 4, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0 and torch.equal(log_odds.grad, torch.zeros(3, 4))
+    predictor = Predictor(8, 4)
+    assert label_loss(predictor, torch.randn(3, 8), torch.randn(5, 8), [[], [], []], torch.Generator()).item() == 0
+    assert listwise(torch.empty(0, 4), torch.empty(0, 4, dtype=torch.bool)).item() == 0
+
+
+def test_label_loss_is_listwise_over_all_documents_for_labelled_queries_alone():
+    torch.manual_seed(0)
+    predictor, z_q, z_d = Predictor(8, 4).eval(), torch.randn(3, 8), torch.randn(5, 8)
+    positive = torch.tensor([[True, False, False, False, True], [False] * 5, [False, True, False, False, False]])
+    expected = listwise(predictor.log_odds(z_q, z_d), positive)
+    torch.testing.assert_close(label_loss(predictor, z_q, z_d, [[0, 4], [], [1]], torch.Generator()), expected)
+
+
+def test_a_querys_own_document_is_no_negative():
+    torch.manual_seed(0)
+    predictor, z_q, z_d = Predictor(8, 4).eval(), torch.randn(2, 8), torch.randn(5, 8)
+    own = label_loss(predictor, z_q, z_d, [[0], [1]], torch.Generator(), [4, -1])
+    first = label_loss(predictor, z_q[:1], z_d[:4], [[0]], torch.Generator())
+    second = label_loss(predictor, z_q[1:], z_d, [[1]], torch.Generator())
+    torch.testing.assert_close(own, (first + second) / 2)
+
+
+def test_the_loss_of_distillation_is_the_weighted_sum_of_its_terms():
+    torch.manual_seed(0)
+    predictor, predicted, target = (
+        Predictor(8, 4, choice_direction=torch.randn(8)),
+        torch.randn(6, 8),
+        torch.randn(6, 8),
+    )
+    config = DistillConfig(embedding_weight=2.0, log_odds_weight=3.0, kl_weight=5.0, label_weight=7.0)
+    total, terms = DistillLoss(config)(predictor, predicted, target, torch.tensor(1.5))
+    student, teacher = predicted @ predictor.choice_direction, target @ predictor.choice_direction
+    parts = [embedding_error(predicted, target, torch.ones(8)), log_odds_error(student, teacher)]
+    parts += [reverse_kl(student, teacher), torch.tensor(1.5)]
+    torch.testing.assert_close(total, sum(w * part for w, part in zip((2, 3, 5, 7), parts, strict=True)))
+    assert set(terms) == {"loss/embedding", "loss/log_odds", "loss/kl", "loss/labels"}
+    total, terms = DistillLoss(config)(predictor, predicted[:0], target[:0], torch.tensor(1.5))
+    assert total.item() == 10.5 and set(terms) == {"loss/labels"}

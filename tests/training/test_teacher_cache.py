@@ -1,35 +1,111 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
+from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.errors import InputError
-from rabtriever.retriever import encode
-from rabtriever.training import cache as module
+from rabtriever.llm.loading import load_llm
+from rabtriever.llm.prompted import PromptedLLM
+from rabtriever.rerankers.generative import GenerativeReranker
+from rabtriever.training import teacher_cache as module
 from rabtriever.training.teacher_cache import TeacherCache
 
 QUERIES, DOCUMENTS = ["rain", "show music", "cook"], ["find the weather", "a recipe"]
 PAIRS = torch.tensor([[0, 0], [2, 1], [1, 0], [0, 0]])
 
 
-def test_cached_is_live_and_no_pair_is_scored_twice(reranker, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 2)
-    live = reranker.context_embeddings(QUERIES, DOCUMENTS, PAIRS)
-    first, calls = TeacherCache(reranker, tmp_path).context_embeddings(QUERIES, DOCUMENTS, PAIRS)
-    assert calls == 3  # one pair stands there twice
-    torch.testing.assert_close(first, live, atol=1e-5, rtol=1e-5)
-    other = torch.tensor([[0, 1]])
-    _, calls = TeacherCache(reranker, tmp_path).context_embeddings(QUERIES, DOCUMENTS, other)
-    assert calls == 1
-    known, calls = TeacherCache(reranker, tmp_path).context_embeddings(QUERIES, DOCUMENTS, PAIRS[[1, 0]])
-    assert calls == 0
-    torch.testing.assert_close(known, first[[1, 0]], atol=0, rtol=0)
+def live(teacher, pairs=PAIRS):
+    return torch.from_numpy(teacher.score(QUERIES, DOCUMENTS, pairs.numpy(), with_states=True).states)
 
 
-def test_states_are_kept_by_side_and_pooling(reranker, tmp_path):
-    cache = TeacherCache(reranker, tmp_path)
-    for side, pooling in (("query", "mean"), ("query", "last"), ("document", "mean")):
-        for _ in range(2):
-            expected = encode(reranker, side, QUERIES, pooling)
-            torch.testing.assert_close(cache.states(side, QUERIES, pooling), expected, atol=1e-5, rtol=1e-5)
+def test_cached_is_live_and_no_pair_is_scored_twice(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "VECTORS_PER_SHARD", 2)
+    first, n_new = TeacherCache(teacher, tmp_path).context_embeddings(QUERIES, DOCUMENTS, PAIRS)
+    assert n_new == len(teacher.scored) == 3  # one pair stands there twice
+    torch.testing.assert_close(first, live(teacher), atol=1e-5, rtol=1e-5)
+    assert TeacherCache(teacher, tmp_path).context_embeddings(QUERIES, DOCUMENTS, torch.tensor([[0, 1]]))[1] == 1
+    again, n_new = TeacherCache(teacher, tmp_path).context_embeddings(QUERIES, DOCUMENTS, PAIRS[[1, 0]])
+    assert n_new == 0
+    torch.testing.assert_close(again, first[[1, 0]], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("other", [{"backend": "int8"}, {"dtype": torch.bfloat16}], ids=["int8", "bfloat16"])
+def test_after_a_run_of_other_numbers_a_float32_run_reads_none_of_them(llm_folder, reranker, tmp_path, other):
+    options = {"dtype": torch.float32, "backend": "torch", "device": "cpu", **other}
+    coarse = GenerativeReranker(PromptedLLM(load_llm(str(llm_folder), **options), reranker.llm.template))
+    assert coarse.fingerprint == reranker.fingerprint
+    coarse_states, _ = TeacherCache(coarse, tmp_path).context_embeddings(QUERIES, DOCUMENTS, PAIRS)
+    coarse_queries = TeacherCache(coarse, tmp_path).states(LLMEncoder(coarse.llm), "query", QUERIES)
+    exact, n_new = TeacherCache(reranker, tmp_path).context_embeddings(QUERIES, DOCUMENTS, PAIRS)
+    assert n_new == 3
+    torch.testing.assert_close(exact, live(reranker), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(exact, coarse_states, atol=1e-4)
+    encoder = LLMEncoder(reranker.llm)
+    states = TeacherCache(reranker, tmp_path).states(encoder, "query", QUERIES)
+    np.testing.assert_allclose(states, encoder.encode_queries(QUERIES), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(states, coarse_queries, atol=1e-4)
+
+
+def test_other_weights_or_another_prompt_is_another_cache(reranker, tmp_path):
+    template = replace(reranker.llm.template, query=reranker.llm.template.query + " now?")
+    prompted = GenerativeReranker(PromptedLLM(reranker.llm.loaded, template))
+    folders = {TeacherCache(teacher, tmp_path).folder for teacher in (reranker, prompted)}
+    loaded = replace(reranker.llm.loaded, weights_hash="another")
+    folders.add(TeacherCache(GenerativeReranker(PromptedLLM(loaded, reranker.llm.template)), tmp_path).folder)
+    assert len(folders) == 3
+
+
+def test_states_are_cached_by_kind_and_pooling(reranker, tmp_path, monkeypatch):
+    for kind, pooling in (("query", "mean"), ("query", "last"), ("document", "mean")):
+        encoder = LLMEncoder(reranker.llm, pooling)
+        expected = encoder.encode_queries(QUERIES) if kind == "query" else encoder.encode_documents(QUERIES)
+        states = TeacherCache(reranker, tmp_path).states(encoder, kind, QUERIES)
+        np.testing.assert_allclose(states, expected, atol=1e-5, rtol=1e-5)
+        with monkeypatch.context() as patch:
+            patch.setattr(LLMEncoder, "_encode", lambda *args: pytest.fail("encoded again"))
+            assert torch.equal(TeacherCache(reranker, tmp_path).states(encoder, kind, QUERIES), states)
+
+
+def test_only_the_texts_of_a_chunk_are_tokenised(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "VECTORS_PER_SHARD", 1)
+    tokenised = []
+    prompt = type(teacher.llm.prompt)
+    original = prompt.document_ids
+    monkeypatch.setattr(prompt, "document_ids", lambda self, texts: tokenised.append(texts) or original(self, texts))
+    documents = [*DOCUMENTS, *(f"document {i}" for i in range(100))]
+    TeacherCache(teacher, tmp_path).context_embeddings(QUERIES, documents, PAIRS)
+    assert [len(texts) for texts in tokenised] == [1, 1, 1]
+
+
+def test_opening_a_cache_reads_names_and_a_call_the_shards_that_it_needs(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "VECTORS_PER_SHARD", 1)
+    TeacherCache(teacher, tmp_path).context_embeddings(QUERIES, DOCUMENTS, PAIRS)
+    read = []
+    original = module._read
+    monkeypatch.setattr(module, "_read", lambda shard, name: read.append(name) or original(shard, name))
+    cache = TeacherCache(teacher, tmp_path)
+    assert read == ["keys"] * 3
+    cache.context_embeddings(QUERIES, DOCUMENTS, PAIRS[[0, 3]])
+    assert read == ["keys"] * 3 + ["vectors"]
+
+
+def test_an_interrupted_run_keeps_what_was_scored(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "VECTORS_PER_SHARD", 1)
+    score = type(teacher).score
+
+    def interrupted(self, *args, **options):
+        if len(self.scored) == 2:
+            raise KeyboardInterrupt
+        return score(self, *args, **options)
+
+    monkeypatch.setattr(type(teacher), "score", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        TeacherCache(teacher, tmp_path).context_embeddings(QUERIES, DOCUMENTS, PAIRS)
+    monkeypatch.setattr(type(teacher), "score", score)
+    assert TeacherCache(teacher, tmp_path).context_embeddings(QUERIES, DOCUMENTS, PAIRS)[1] == 1
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_a_broken_cache_file_is_named(reranker, tmp_path):

@@ -3,10 +3,11 @@ import math
 from dataclasses import replace
 from functools import cached_property
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import TEMPLATE
+from tiny import ARCHITECTURES, TEMPLATE
 from transformers import TrainingArguments
 
 from rabtriever.data import Document, RetrievalData, train_dev_split
@@ -14,10 +15,11 @@ from rabtriever.errors import ConflictError, InputError
 from rabtriever.llm.backbone import Backbone
 from rabtriever.llm.prompt import Prompt, PromptTemplate
 from rabtriever.rerankers.generative import GenerativeReranker
-from rabtriever.training import hard_negatives
+from rabtriever.training import hard_negatives, reranker_trainer
 from rabtriever.training import train_reranker as module
 from rabtriever.training.batches import BatchDataset
 from rabtriever.training.config import OBJECTIVES, RerankerTrainingConfig
+from rabtriever.training.losses import dpo, pointwise
 from rabtriever.training.reranker_trainer import RerankerModule, RerankerTrainer, collate
 from rabtriever.training.start import Start
 from rabtriever.training.train_reranker import train_reranker
@@ -93,7 +95,7 @@ def test_a_student_in_the_loop_moves_the_adapter_and_is_logged(tiny_data, llm_fo
     assert any((alone[name] - jointly[name]).abs().max() > 1e-4 for name in alone)
     assert 0 <= log_of(tmp_path / "jointly")[1]["student_accuracy"] <= 1
     written = sorted(path.name for path in (tmp_path / "jointly").iterdir())
-    assert written == ["adapter", "rabtriever.json", "train_log.jsonl"]
+    assert written == ["README.md", "adapter", "rabtriever.json", "train_log.jsonl"]
 
 
 @pytest.mark.parametrize("student_weight", [0.0, 1.0])
@@ -163,6 +165,27 @@ def test_the_llm_sees_no_held_out_query_and_each_document_once_a_step(tiny_data,
     assert calls == [6] * (1 + 8)  # hard negatives, then the steps
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_training_computes_the_log_odds_of_the_reranker(tiny_data, llm_folders, tmp_path, architecture):
+    trained = train(tiny_data, tmp_path / "out", llm_folders[architecture], steps=2, learning_rate=3e-2)
+    model, tokenizer = Start.of(tmp_path / "out").load(config_of(), torch.float32, "cpu")
+    module = RerankerModule(model, Prompt(TEMPLATE, tokenizer), "sft")
+    batch = BatchDataset(tiny_data, config_of(documents_per_step=6), {})[0]
+    documents = [[i for i, scored in enumerate(row) if scored] for row in batch.scored.tolist()]
+    pairs = [(query, document) for query, of_query in enumerate(documents) for document in of_query]
+    expected = trained.score(batch.queries, batch.documents, np.array(pairs)).log_odds
+    loss = pointwise(torch.from_numpy(expected), batch.positive[batch.scored])
+    torch.testing.assert_close(module(batch)["loss"].detach(), loss, atol=1e-4, rtol=1e-4)
+
+
+def test_a_folder_that_no_training_made_is_left_alone(tiny_data, llm_folder, tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "precious").touch()
+    with pytest.raises(ConflictError, match="out.partial"):
+        train(tiny_data, tmp_path / "out", llm_folder)
+    assert [path.name for path in (tmp_path / "out.partial").iterdir()] == ["precious"]
+
+
 def test_nothing_is_mined_that_no_option_uses(tiny_data, llm_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(Backbone, "states", lambda *args: pytest.fail("texts were encoded"))
     train(tiny_data, tmp_path / "out", llm_folder, hard_negative_share=0.0, steps=1)
@@ -175,14 +198,19 @@ def bfloat16_module(llm_folder):
     return RerankerModule(model, Prompt(TEMPLATE, tokenizer), "dpo")
 
 
-def test_dpo_begins_at_its_reference_in_bfloat16(bfloat16_module, tiny_data):
+def test_dpo_begins_at_its_reference_in_bfloat16(bfloat16_module, tiny_data, monkeypatch):
+    def checked(log_odds, reference, positive):
+        assert torch.equal(log_odds, reference)  # the margin of every pair is 0
+        return dpo(log_odds, reference, positive)
+
+    monkeypatch.setattr(reranker_trainer, "dpo", checked)
     words = "please find the music and the lamp for me in my city"
     long = {f"long{n}": Document(f"long{n}", words[: 7 * n]) for n in range(1, 8)}
     data = replace(tiny_data, documents={**tiny_data.documents, **long})
     batches = BatchDataset(data, config_of(documents_per_step=13, negatives=12), {})
     for step in range(3):
         loss = bfloat16_module(batches[step])["loss"]
-        assert loss.item() == pytest.approx(math.log(2), abs=1e-7)  # the margin of every pair is 0
+        assert loss.item() == pytest.approx(math.log(2), abs=1e-7)
         loss.backward()  # it is differentiable all the same
     trained = [weight.grad for weight in bfloat16_module.parameters() if weight.requires_grad]
     assert any(grad is not None and grad.abs().max() > 0 for grad in trained)

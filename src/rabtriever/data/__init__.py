@@ -1,4 +1,4 @@
-"""Documents, queries and judgements: their types, and how they are read from BEIR folders."""
+"""Documents, queries and judgements: types, BEIR folders, splits and unions of data sets."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = [
     "Qrels",
     "RetrievalData",
     "Run",
-    "load_data",
     "concatenate",
     "dev_queries",
+    "load_data",
     "read_corpus",
     "train_dev_split",
     "training_queries",

@@ -1,7 +1,6 @@
 """BEIR folders: ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``, checked line by line.
 
-A fault is told with its file and line. Tolerated are a byte order mark, Windows line ends, blank lines, and a missing
-``qrels`` folder.
+Errors name file and line. Accepted are a byte order mark, Windows line ends, blank lines and a missing ``qrels``.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from rabtriever.data.types import Document, Qrels, RetrievalData
-from rabtriever.errors import InputError
+from rabtriever.errors import InputError, NotFoundError
 
 _QRELS_HEADER = ("query-id", "corpus-id", "score")
 
 
 def load_data(source: str | Path) -> RetrievalData:
-    """Load a BEIR folder into memory.
+    """Loads a BEIR folder into memory.
 
     Args:
         source: Folder with ``corpus.jsonl``, ``queries.jsonl`` and, if there are judgements, ``qrels/<split>.tsv``.
@@ -27,11 +26,11 @@ def load_data(source: str | Path) -> RetrievalData:
         Its documents, queries and judgements; the order is that of the files.
 
     Raises:
-        InputError: Something is missing or malformed; the line names file and line number.
+        InputError: something is missing or malformed; the message names file and line number.
     """
     folder = Path(source)
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: give a BEIR folder with corpus.jsonl, queries.jsonl and qrels/")
+        raise NotFoundError(f"{folder} is no folder: give a BEIR folder with corpus.jsonl, queries.jsonl and qrels/")
     documents = {document.id: document for document in read_corpus(folder)}
     queries = _read_queries(_existing(folder / "queries.jsonl"))
     qrels = {
@@ -43,7 +42,7 @@ def load_data(source: str | Path) -> RetrievalData:
 
 
 def read_corpus(path: str | Path) -> Iterator[Document]:
-    """Read a corpus document by document; only its ids are held in memory.
+    """Reads a corpus document by document; only its ids are held in memory.
 
     Args:
         path: A JSONL file with ``_id``, ``text`` and optionally ``title`` and ``metadata`` a line, or a folder that
@@ -53,7 +52,7 @@ def read_corpus(path: str | Path) -> Iterator[Document]:
         The documents in file order.
 
     Raises:
-        InputError: The file is missing (at once), or a line is malformed (when it is reached).
+        InputError: the file is missing (at once), or a line is malformed (when it is reached).
     """
     path = Path(path)
     return _documents(_existing(path / "corpus.jsonl" if path.is_dir() else path))
@@ -108,7 +107,7 @@ def _read_qrels(path: Path, queries: dict[str, str], documents: dict[str, Docume
         grade = _grade(score, location)
         if qrels.setdefault(query, {}).setdefault(document, grade) != grade:
             raise InputError(
-                f"{location}: query {query!r} and document {document!r} were graded otherwise above: keep one"
+                f"{location}: query {query!r} and document {document!r} have another score above: keep one"
             )
     return qrels
 
@@ -124,7 +123,7 @@ def _grade(score: str, location: str) -> int:
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise InputError(f"{path} is missing: a BEIR folder has corpus.jsonl, queries.jsonl and qrels/<split>.tsv")
+        raise NotFoundError(f"{path} is missing: a BEIR folder has corpus.jsonl, queries.jsonl and qrels/<split>.tsv")
     return path
 
 
@@ -142,7 +141,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yields the lines that are not blank, without their ends, and their file and line."""
-    # Read as bytes: only "\n" ends a line, and what is no UTF-8 can be told with its line.
+    # Read as bytes: only "\n" ends a line, and an error can name the line that is not UTF-8.
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             location = f"{path}, line {number}"
@@ -167,7 +166,7 @@ def _unique_id(row: dict[str, Any], location: str, seen: dict[str, str]) -> str:
 
 
 def _string(row: dict[str, Any], key: str, location: str) -> str:
-    """The string at ``key``; a missing one or null is the empty string."""
+    """Returns the string at ``key``; a missing one or null is the empty string."""
     value = row.get(key)
     if value is None:
         return ""

@@ -19,7 +19,8 @@ def concatenate(
 
     Args:
         sources: Data sets of different names; ids become ``<name>/<id>``. A single one keeps its ids.
-        max_queries_per_dataset: Labelled train queries to use of each, drawn at random; all if None.
+        max_queries_per_dataset: Most labelled train queries of each, drawn at random; all if None. Unlabelled queries
+            stay.
         seed: Seed of that draw.
 
     Returns:
@@ -31,6 +32,10 @@ def concatenate(
     names = [source.name for source in sources]
     if not sources or len(set(names)) < len(names):
         raise InputError(f"concatenate {', '.join(names) or 'nothing'}: give data sets of different names")
+    if max_queries_per_dataset is not None and max_queries_per_dataset < 1:
+        raise InputError(
+            f"max_queries_per_dataset {max_queries_per_dataset}: must be at least 1", param="max_queries_per_dataset"
+        )
     limited = [_limited(train_dev_split(source), max_queries_per_dataset, seed) for source in sources]
     if len(limited) == 1:
         return limited[0]
@@ -49,12 +54,16 @@ def concatenate(
 
 
 def _limited(source: RetrievalData, max_queries: int | None, seed: int) -> RetrievalData:
-    if max_queries is None or "train" not in source.qrels:
+    train = source.qrels.get("train", {})
+    labelled = {query for query in train if source.is_labelled("train", query)}
+    if max_queries is None or len(labelled) <= max_queries:
         return source
-    sampled = source.labelled_queries("train", max_queries, seed)
-    queries = {q: text for q, text in source.queries.items() if q in sampled or q not in source.qrels["train"]}
-    train = {query: source.qrels["train"][query] for query in sampled}
-    return replace(source, queries=queries, qrels={**source.qrels, "train": train})
+    dropped = labelled - source.labelled_queries("train", max_queries, seed).keys()
+    return replace(
+        source,
+        queries={query: text for query, text in source.queries.items() if query not in dropped},
+        qrels={**source.qrels, "train": {query: grades for query, grades in train.items() if query not in dropped}},
+    )
 
 
 def _prefixed(name: str, judgements: Qrels) -> Qrels:

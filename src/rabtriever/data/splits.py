@@ -1,72 +1,72 @@
-"""Which queries are trained on and which are held out: one rule for every command, by the queries' texts."""
+"""The queries that are trained on and those that are held out: one rule for every command, by the queries' texts."""
 
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from dataclasses import replace
 
 from rabtriever.data.types import Qrels, RetrievalData
 from rabtriever.errors import InputError
 
-MAX_DEV_QUERIES = 500
+DEV_SHARE = 0.1  # of the texts of labelled train queries
+MAX_DEV_QUERIES = 500  # that measures and calibrations use; all of the dev split is held out
 
 
-def train_dev_split(data: RetrievalData, limit: int = MAX_DEV_QUERIES, seed: int = 0) -> RetrievalData:
+def train_dev_split(data: RetrievalData) -> RetrievalData:
     """Holds out a ``dev`` split, unless there is one, and takes every held-out text out of ``train``.
 
-    A tenth of the train queries is held out, chosen by a hash of their texts: the same queries whatever their order,
-    their number per command, or the other data sets of a union. So teacher and student, trained by different commands,
-    have seen none of them. A train query whose text occurs in another split, under whatever id, is left out of
-    ``train``.
+    A hash of a query's text decides whether it is held out: about a tenth of the texts, the same ones whatever else is
+    in the data set, in whatever order, at whatever limits, and whichever data sets are joined. So teacher and student,
+    trained by different commands, have both never seen them. A train query whose text occurs in any other split, under
+    whatever id, is left out of ``train``. Splitting twice changes nothing.
 
     Args:
         data: Queries and judgements.
-        limit: Most queries that are held out, duplicates of one text counted once.
-        seed: Of the hash. Commands never change it.
 
     Returns:
-        The data with ``dev``, if there are at least two different train queries, and without leaks in ``train``.
+        The data with ``dev``, if there are two different labelled train queries, and a ``train`` that shares no text
+        with another split.
     """
     if "train" not in data.qrels:
         return data
-    train, others = data.qrels["train"], {name: qrels for name, qrels in data.qrels.items() if name != "train"}
-    if "dev" not in others:
-        texts = {_normalized(text) for text in data.labelled_queries("train").values()}
-        n_dev = min(limit, max(1, len(texts) // 10)) if len(texts) > 1 else 0
-        chosen = set(sorted(texts, key=lambda text: _hash(text, seed))[:n_dev])
-        dev: Qrels = {query: grades for query, grades in train.items() if _normalized(data.queries[query]) in chosen}
-        others |= {"dev": dev} if dev else {}
-    held_out = {_normalized(data.queries[query]) for qrels in others.values() for query in qrels}
-    kept = {query: grades for query, grades in train.items() if _normalized(data.queries[query]) not in held_out}
-    return replace(data, qrels={"train": kept, **others})
+    others = {name: qrels for name, qrels in data.qrels.items() if name != "train"}
+    held_out = {_normalize(data.queries[query]) for qrels in others.values() for query in qrels}
+    train = _without(data.qrels["train"], held_out, data)
+    if not others.get("dev"):
+        dev_texts = _dev_texts({_normalize(data.queries[query]) for query in train if data.is_labelled("train", query)})
+        rest = _without(train, dev_texts, data)
+        dev: Qrels = {query: grades for query, grades in train.items() if query not in rest}
+        train, others = rest, {**others, "dev": dev} if dev else others
+    return replace(data, qrels={"train": train, **others})
 
 
 def training_queries(
     data: RetrievalData, max_labelled_queries: int | None = None, seed: int = 0
 ) -> dict[str, list[str]]:
-    """Returns the queries to train on, after :func:`train_dev_split`: labelled ones and those that no split judges.
+    """Returns the queries to train on, after :func:`train_dev_split`: labelled train queries and unlabelled ones.
 
     Args:
         data: Queries and judgements.
         max_labelled_queries: Most labelled queries, drawn at random; all if None. Unlabelled ones always stay.
-        seed: Of that draw.
+        seed: Seed of that draw.
 
     Returns:
-        Query id -> its relevant documents, empty for an unlabelled query; in file order.
+        Query id -> its relevant documents, empty for an unlabelled query; in file order. No query has a text that
+        another split holds.
 
     Raises:
         InputError: no query is left.
     """
-    train = data.qrels.get("train", {})
-    judged = {query for qrels in data.qrels.values() for query in qrels}
-    held_out = {_normalized(data.queries[query]) for query in judged - train.keys()}
-    labelled = {}
-    if any(data.is_positive("train", query, document) for query, grades in train.items() for document in grades):
-        labelled = data.positives("train", max_labelled_queries, seed)
+    labelled = {query for query in data.qrels.get("train", {}) if data.is_labelled("train", query)}
+    sampled = data.positives("train", max_labelled_queries, seed) if labelled else {}
+    held_out = {
+        _normalize(data.queries[query]) for name, qrels in data.qrels.items() if name != "train" for query in qrels
+    }
     queries = {
-        query: labelled.get(query, [])
+        query: sampled.get(query, [])
         for query, text in data.queries.items()
-        if query in labelled or (query not in judged and _normalized(text) not in held_out)
+        if (query in sampled or query not in labelled) and _normalize(text) not in held_out
     }
     if not queries:
         raise InputError(
@@ -77,15 +77,22 @@ def training_queries(
 
 def dev_queries(data: RetrievalData, limit: int = MAX_DEV_QUERIES) -> dict[str, list[str]]:
     """Returns query id -> relevant documents of the ``dev`` split, a sample if it is larger; empty without one."""
-    qrels = data.qrels.get("dev", {})
-    if not any(data.is_positive("dev", query, document) for query, grades in qrels.items() for document in grades):
+    if not any(data.is_labelled("dev", query) for query in data.qrels.get("dev", {})):
         return {}
     return data.positives("dev", limit)
 
 
-def _normalized(text: str) -> str:
-    return " ".join(text.split()).casefold()
+def _without(qrels: Qrels, texts: set[str], data: RetrievalData) -> Qrels:
+    return {query: grades for query, grades in qrels.items() if _normalize(data.queries[query]) not in texts}
 
 
-def _hash(text: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}/{text}".encode()).digest()
+def _dev_texts(texts: set[str]) -> set[str]:
+    """Returns the texts whose hash lies in the lowest tenth; at least one, but never all."""
+    shares = {text: int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64 for text in texts}
+    count = sum(share < DEV_SHARE for share in shares.values())
+    return set(sorted(texts, key=lambda text: shares[text])[: min(max(1, count), len(texts) - 1)])
+
+
+def _normalize(text: str) -> str:
+    """Returns what two texts share that differ in case, spaces or the encoding of their characters."""
+    return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()

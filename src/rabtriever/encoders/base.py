@@ -1,4 +1,4 @@
-"""What a retriever needs of an encoder."""
+"""The interface of encoders."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ Kind = Literal["query", "document"]
 
 
 class Encoder(Protocol):
-    """Encodes queries and documents separately.
+    """A model that encodes queries and documents separately.
 
     Attributes:
         hidden_size: H, width of the embeddings.
         fingerprint: Identifies everything that changes an embedding.
+
+    A text that has no finite embedding raises :class:`rabtriever.errors.TextError` with its position.
     """
 
     hidden_size: int
@@ -41,4 +43,4 @@ class Encoder(Protocol):
         """Returns the texts, those of more than ``max_tokens`` tokens truncated to their first ones."""
 
     def to_config(self) -> dict[str, Any]:
-        """Returns what ``rabtriever.json`` must hold to load the encoder again."""
+        """Returns the JSON values of ``rabtriever.json`` that load the encoder again."""

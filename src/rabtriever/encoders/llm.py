@@ -1,4 +1,4 @@
-"""The paper's encoder: the reranker's own LLM, frozen, reads queries and documents separately."""
+"""The paper's encoder: the reranker's own LLM, frozen, encodes queries and documents separately."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from rabtriever.encoders.base import Kind
-from rabtriever.llm.backbone import Pooling
+from rabtriever.errors import TextError
+from rabtriever.llm.backbone import NOT_FINITE, NotFiniteError, Pooling
 from rabtriever.llm.prompted import PromptedLLM
 
 
@@ -17,8 +18,8 @@ class LLMEncoder:
     """An LLM's hidden states as embeddings; see :class:`rabtriever.encoders.base.Encoder`.
 
     Args:
-        llm: The LLM and its prompt. A document is read as the prompt's document segment, the prefix that the reranker
-            reads, too; a query as the query segment without a document before it.
+        llm: The LLM and its prompt. A document is encoded as the prompt's document segment, the reranker's prefix; a
+            query as the query segment without a document before it.
         pooling: ``mean`` of a segment's states without the first token, or the ``last`` state.
     """
 
@@ -33,7 +34,7 @@ class LLMEncoder:
         """Returns the states float32 (n, H) of queries.
 
         Raises:
-            InputError: a query of zero tokens, or one of which the LLM makes no finite state.
+            TextError: a query of zero tokens, or one whose state is NaN or infinite.
         """
         return self._encode("query", texts, batch_size, show_progress_bar)
 
@@ -61,11 +62,20 @@ class LLMEncoder:
         return self.llm.prompt.truncate_documents(texts, max_tokens)
 
     def to_config(self) -> dict[str, Any]:
-        """Returns what ``rabtriever.json`` must hold to load the encoder again."""
+        """Returns the JSON values of ``rabtriever.json`` that load the encoder again."""
         return {"kind": "llm", "pooling": self.pooling}
 
     def _encode(self, kind: Kind, texts: Sequence[str], batch_size: int | None, show_progress_bar: bool) -> np.ndarray:
         prompt = self.llm.prompt
         ids = prompt.query_ids(texts, with_bos=True) if kind == "query" else prompt.document_ids(texts)
-        label = f"reading {'queries' if kind == 'query' else 'documents'}" if show_progress_bar else None
-        return self.llm.backbone.states(ids, self.pooling, label, batch_size).numpy()
+        # Equal sequences are encoded once: side by side in a batch they could differ in the last digits.
+        row_of = {sequence: row for row, sequence in enumerate(dict.fromkeys(map(tuple, ids)))}
+        rows = [row_of[tuple(sequence)] for sequence in ids]
+        label = f"encoding {'queries' if kind == 'query' else 'documents'}" if show_progress_bar else None
+        try:
+            states = self.llm.backbone.states(list(row_of), self.pooling, label, batch_size)
+        except NotFiniteError as error:
+            position = rows.index(error.position)
+            raise TextError(kind, position, texts[position], NOT_FINITE) from None
+        result: np.ndarray = states.numpy()[rows]
+        return result

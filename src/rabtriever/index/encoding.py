@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm.auto import tqdm
 
+from rabtriever.caching import LRUCache
 from rabtriever.data import Document
 from rabtriever.errors import ConflictError, InputError
 from rabtriever.rerankers.base import Reranker
@@ -16,6 +17,7 @@ from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.layout import ScoreLayout
 
 DOCUMENTS_PER_BATCH = 1024  # encoded and written at a time
+MAX_REUSED_BYTES = 2**26  # of texts and latents that are encoded once if they come again
 MAX_SNIPPET_CHARS = 60
 
 
@@ -70,6 +72,8 @@ def encode_batches(
 ) -> Iterator[tuple[list[Document], np.ndarray]]:
     """Yields batches of documents with their latents, float32 (n, width + 1).
 
+    Equal texts have equal latents, although an encoder's last digits depend on the texts it reads beside one.
+
     Args:
         documents: A stream; but for their ids, memory stays constant.
         latents: Their latents, float32 (width + 1,) each; encoded by the retriever if None.
@@ -83,12 +87,13 @@ def encode_batches(
             not finite.
     """
     seen: set[str] = set()
+    reused: LRUCache[str, np.ndarray] = LRUCache(MAX_REUSED_BYTES)
     stream, given = iter(documents), None if latents is None else iter(latents)
     with tqdm(desc="documents indexed", unit="", disable=not show_progress_bar) as bar:
         while batch := list(islice(stream, DOCUMENTS_PER_BATCH)):
             _check_ids(batch, seen, existing_ids([document.id for document in batch]))
             if given is None:
-                values = _encode(batch, retriever)
+                values = _encode(batch, retriever, reused)
             else:
                 values = _stack(batch, list(islice(given, len(batch))), retriever.layout.width + 1)
             not_finite = np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()
@@ -116,14 +121,21 @@ def _check_ids(batch: Sequence[Document], seen: set[str], existing: set[str]) ->
         seen.add(document.id)
 
 
-def _encode(batch: Sequence[Document], retriever: Retriever) -> np.ndarray:
+def _encode(batch: Sequence[Document], retriever: Retriever, reused: LRUCache[str, np.ndarray]) -> np.ndarray:
+    texts = [document.content for document in batch]
+    found = {text: reused.get(text) for text in texts}
+    missing = [text for text, row in found.items() if row is None]
     try:
-        latents: np.ndarray = retriever.encode_document([document.content for document in batch])
+        latents: np.ndarray = retriever.encode_document(missing)
     except InputError as error:
         if error.position is None:
             raise
-        raise InputError(f"add: document {batch[error.position].id!r}: {error}", param="document") from None
-    return latents
+        document = batch[texts.index(missing[error.position])]
+        raise InputError(f"add: document {document.id!r}: {error}", param="document") from None
+    for text, row in zip(missing, latents, strict=True):
+        found[text] = row
+        reused.put(text, row.copy(), len(text) + row.nbytes)  # a view would hold the whole batch
+    return np.stack([row for text in texts if (row := found[text]) is not None])
 
 
 def _stack(batch: Sequence[Document], latents: Sequence[np.ndarray], dim: int) -> np.ndarray:

@@ -1,48 +1,61 @@
 """Latents as the kernel reads them, at one of three precisions, with a bound on what that costs a score.
 
-*int8*, ReLU. Dimension j of a document is a count k of 0..255: ``b_j ~ low_j + unit w_j k`` with one float for all and
-whole w_j of 1..127, so that signed w_j are the kernel's weights, exactly. A query's threshold ``(-a_j - low_j) / (unit
-w_j)`` is rounded to a count t, too: ``relu(a_j + b_j) ~ unit w_j (max(k, t) - t)``. As |relu(x) - relu(y)| <= |x - y|,
-a score is wrong by at most the sum of both roundings over the dimensions.
+*int8*, ReLU columns. Column j of a document is a count k of 0..255: ``b_j ~ low_j + unit w_j k`` with one float for all
+and integers w_j of 1..127, so that signed w_j are the kernel's weights, exactly. A query's threshold ``(-a_j - low_j) /
+(unit w_j)`` is rounded to a count t, too: ``relu(a_j + b_j) ~ unit w_j (max(k, t) - t)``. As |relu(x) - relu(y)| <=
+|x - y|, a score is wrong by at most the sum of both roundings over the columns.
 
-*int8*, inner product: ``b_j ~ low_j + step_j k``; a query's ``a_j step_j`` are whole numbers of 14 bits times a unit of
-its own. By Cauchy and Schwarz a score is wrong by at most norm(a) times the norm of the document's rounding.
+*int8*, inner-product columns: ``b_j ~ low_j + step_j k``; a query's ``a_j step_j`` are integers of 14 bits times a unit
+of its own. By Cauchy and Schwarz a score is wrong by at most norm(a) times the norm of the document's rounding.
 
-*float16*: the same, with the format's rounding. *float32*: no rounding but the sum's.
+*float16*: the same, with the format's rounding. *float32*: no rounding but the sum's. A layout with both kinds of
+columns has the sum of both bounds.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from rabtriever.kernels.scan import BLOCK
+from rabtriever.kernels import BLOCK
 from rabtriever.scoring.layout import ScoreLayout
 
 PRECISIONS = {"int8": np.uint8, "float16": np.float16, "float32": np.float32}
-PLANE = 128  # the first of two planes counts so many times
-LARGEST = 127 * PLANE  # of a query's whole numbers
+LOW_PLANE_SCALE = 128  # the first of a query's two planes counts so many times
+MAX_QUERY_INT = 127 * LOW_PLANE_SCALE
 EPS = float(np.finfo(np.float32).eps)
+BLOCKS_PER_CHUNK = 256  # quantised at a time, for memory
 
 
 class QuantizedQueries(NamedTuple):
-    """Queries as the kernel reads them.
+    """Queries as the kernel reads them; inner-product and ReLU columns are each padded to fours for int8.
 
     Attributes:
-        thresholds: (n, dims); None for an inner product.
-        weights: (n, planes, dims).
-        unit: float32 (n,), log-odds of one count.
+        inner: (n, planes, inner columns) float32 or int8; None if the layout has none.
+        thresholds: (n, ReLU columns) float32 or uint8; None if the layout has none.
+        weights: (ReLU columns,) float32 or int8, of all queries; None if the layout has none.
+        units: float32 (n, 2), log-odds of one count of the inner product and of the ReLU sum.
         constant: float32 (n,), to add to the kernel's scores.
         error: float32 (n,), the most that a score can be wrong by.
     """
 
+    inner: np.ndarray | None
     thresholds: np.ndarray | None
-    weights: np.ndarray
-    unit: np.ndarray
+    weights: np.ndarray | None
+    units: np.ndarray
     constant: np.ndarray
     error: np.ndarray
+
+
+class _Part(NamedTuple):
+    """One kind of columns of some queries: arrays for the kernel, and per query (n,) float64 what they amount to."""
+
+    values: np.ndarray
+    unit: np.ndarray | float
+    constant: np.ndarray | float
+    error: np.ndarray | float
 
 
 @dataclass(frozen=True)
@@ -50,13 +63,15 @@ class QuantizedLatents:
     """Documents as the kernel reads them.
 
     Attributes:
-        blocks: (n_blocks, dims, 64) uint16 (float16's bits) or float32, or (n_blocks, dims / 4, 64, 4) uint8.
+        blocks: (n_blocks, columns, 64) uint16 (float16's bits) or float32, or (n_blocks, columns / 4, 64, 4) uint8, in
+            which inner-product and ReLU columns are each padded to fours.
         bias: float32 (n_blocks * 64,); 0 behind the last document.
-        low: float32 (m,), of int8: the value of a count of 0.
-        step: float32 (m,), of int8: the value of one count.
-        unit: Of int8, ReLU: what the steps are whole multiples of.
+        low: float32 (width,), of int8: the value of a count of 0.
+        step: float32 (width,), of int8: the value of one count.
+        unit: Of int8: what the ReLU columns' steps are integer multiples of.
         layout: What the latents' columns mean.
-        error: Largest rounding of a document: the sum of absolutes, or the Euclidean norm for an inner product.
+        error: Largest rounding of a document: the Euclidean norm over inner-product columns, and the sum of absolutes
+            over ReLU columns.
         size: The same of a document itself.
         offset: Largest absolute bias.
     """
@@ -67,102 +82,113 @@ class QuantizedLatents:
     step: np.ndarray
     unit: float
     layout: ScoreLayout
-    error: float
-    size: float
+    error: tuple[float, float]
+    size: tuple[float, float]
     offset: float
 
     @classmethod
     def encode(cls, latents: np.ndarray, layout: ScoreLayout, precision: str) -> QuantizedLatents:
-        """QuantizedLatents of latents float32 (n, m + 1)."""
-        values = latents[:, :-1]
-        n, m = values.shape
-        whole, group = precision == "int8", 4 if precision == "int8" else 1
-        low, step, unit = _scale(values, layout) if whole else (np.zeros(m), np.ones(m), 1.0)
+        """Quantises latents float32 (n, width + 1)."""
+        values, n = latents[:, :-1], len(latents)
+        int8, group = precision == "int8", 4 if precision == "int8" else 1
+        low, step, unit = _grid(values, layout) if int8 else (np.zeros(layout.width), np.ones(layout.width), 1.0)
         low, step = low.astype(np.float32), step.astype(np.float32)
-        n_blocks, dims = -(-n // BLOCK), -(-m // group)
-        blocks = np.zeros((n_blocks, dims, BLOCK, group), PRECISIONS[precision])
-        error = size = 0.0
-        for first in range(0, n_blocks, 256):  # some at a time, for memory
-            some = values[first * BLOCK : (first + 256) * BLOCK]
-            codes = (np.rint((some - low) / step).clip(0, 255) if whole else some).astype(blocks.dtype)
-            error = max(error, _largest(codes.astype(np.float32) * step + low - some, layout))
-            size = max(size, _largest(some, layout))
-            padded = np.pad(codes, [(0, -len(some) % BLOCK), (0, dims * group - m)])
-            blocks[first : first + 256] = padded.reshape(-1, BLOCK, dims, group).transpose(0, 2, 1, 3)
+        first_relu = -(-layout.n_inner // group) * group
+        columns = np.r_[: layout.n_inner, first_relu : first_relu + layout.n_relu]
+        n_blocks, n_groups = -(-n // BLOCK), first_relu // group - (-layout.n_relu // group)
+        blocks = np.zeros((n_blocks, n_groups, BLOCK, group), PRECISIONS[precision])
+        error, size = np.zeros(2), np.zeros(2)
+        for first in range(0, n_blocks, BLOCKS_PER_CHUNK):
+            chunk = values[first * BLOCK : (first + BLOCKS_PER_CHUNK) * BLOCK]
+            codes = (np.rint((chunk - low) / step).clip(0, 255) if int8 else chunk).astype(blocks.dtype)
+            error = np.maximum(error, _largest(codes.astype(np.float32) * step + low - chunk, layout))
+            size = np.maximum(size, _largest(chunk, layout))
+            padded = np.zeros((-(-len(chunk) // BLOCK) * BLOCK, n_groups * group), blocks.dtype)
+            padded[: len(chunk), columns] = codes
+            quads = padded.reshape(-1, BLOCK, n_groups, group).transpose(0, 2, 1, 3)
+            blocks[first : first + BLOCKS_PER_CHUNK] = quads
         bias = np.pad(latents[:, -1], (0, n_blocks * BLOCK - n))
-        if not whole:
+        if not int8:
             blocks = blocks[..., 0].view(np.uint16) if precision == "float16" else blocks[..., 0]
-        return cls(blocks, bias, low, step, unit, layout, error, size, float(np.abs(bias).max(initial=0)))
-
-    def prepare(self, queries: np.ndarray) -> QuantizedQueries:
-        """Query latents float32 (n, m + 1) for these codes."""
-        a, constant = queries[:, :-1].astype(np.float64), queries[:, -1].astype(np.float64)
-        whole = self.blocks.dtype == np.uint8
-        if not self.layout.n_relu:
-            thresholds, weights, unit, more, wrong = self._inner_counts(a) if whole else _inner(a)
-            length = np.linalg.norm(a, axis=1)
-            wrong, size = wrong + length * self.error, length * self.size
-        else:
-            signs = np.where(np.arange(a.shape[1]) < self.layout.n_positive, 1.0, -1.0)
-            thresholds, weights, unit, more, wrong = self._relu_counts(a, signs) if whole else _relu(a, signs)
-            wrong, size = wrong + self.error, np.abs(a).sum(1) + self.size
-        # A sum of float32, in whatever order, here and in the reference.
-        wrong += 2 * EPS * a.shape[1] * (size + np.abs(constant) + self.offset)
-        floats = [np.asarray(values, np.float32) for values in (unit, constant + more, wrong)]
-        return QuantizedQueries(thresholds, weights, *floats)
-
-    def _relu_counts(self, a: np.ndarray, signs: np.ndarray) -> tuple[Any, ...]:
-        wanted = (-a - self.low) / self.step
-        thresholds = np.rint(wanted.clip(0, 255))
-        taken = np.where(wanted < 0, wanted, thresholds)  # below 0 it is passed by all documents: nothing is rounded
-        # A rounded threshold is wrong for documents above it, for others not: by half of that about the middle.
-        half = np.where((wanted > 0) & (wanted < 255), thresholds - wanted, 0) * self.step / 2
-        weights = np.broadcast_to(np.rint(self.step / self.unit) * signs, (len(a), 1, a.shape[1]))
-        more = (half - taken * self.step) @ signs
-        return (
-            _fours(thresholds, np.uint8),
-            _fours(weights, np.int8),
-            np.full(len(a), self.unit),
-            more,
-            np.abs(half).sum(1),
+        return cls(
+            blocks,
+            bias,
+            low,
+            step,
+            unit,
+            layout,
+            error=(float(error[0]), float(error[1])),
+            size=(float(size[0]), float(size[1])),
+            offset=float(np.abs(bias).max(initial=0)),
         )
 
-    def _inner_counts(self, a: np.ndarray) -> tuple[Any, ...]:
-        wanted = a * self.step
-        unit = np.maximum(np.abs(wanted).max(1), 1e-30) / LARGEST
-        whole = np.rint(wanted / unit[:, None])
-        high = np.floor(whole / PLANE + 0.5)
-        rest = wanted - unit[:, None] * whole  # counts lie within 127.5 of 127.5
-        more = a @ self.low + 127.5 * rest.sum(1)
-        weights = np.stack([high, whole - PLANE * high], axis=1)
-        return None, _fours(weights, np.int8), unit, more, 127.5 * np.abs(rest).sum(1)
+    def quantize(self, queries: np.ndarray) -> QuantizedQueries:
+        """Quantises finite query latents float32 (n, width + 1) for these codes."""
+        a, constant = queries[:, :-1].astype(np.float64), queries[:, -1].astype(np.float64)
+        left, right = np.split(a, [self.layout.n_inner], axis=1)
+        int8 = self.blocks.dtype == np.uint8
+        units, error = np.ones((len(a), 2)), np.zeros(len(a))
+        size = np.abs(constant) + self.offset
+        inner = thresholds = weights = None
+        if self.layout.n_inner:
+            part = self._quantize_inner_queries(left) if int8 else _Part(left.astype(np.float32)[:, None], 1, 0, 0)
+            length = np.linalg.norm(left, axis=1)
+            inner, units[:, 0], constant = part.values, part.unit, constant + part.constant
+            error, size = error + part.error + length * self.error[0], size + length * self.size[0]
+        if self.layout.n_relu:
+            signs = np.where(np.arange(self.layout.n_relu) < self.layout.n_positive, 1.0, -1.0)
+            part = self._quantize_relu_queries(right, signs) if int8 else _Part(-right, 1, right @ signs, 0)
+            thresholds = part.values if int8 else part.values.astype(np.float32)
+            step = np.rint(self.step[self.layout.n_inner :] / self.unit) if int8 else 1
+            weights = _pad_to_quads(signs * step, np.int8) if int8 else signs.astype(np.float32)
+            units[:, 1], constant = part.unit, constant + part.constant
+            error, size = error + part.error + self.error[1], size + np.abs(right).sum(1) + self.size[1]
+        # A sum of float32, in whatever order, here and in the reference.
+        error += 2 * EPS * a.shape[1] * size
+        floats = [values.astype(np.float32) for values in (units, constant, error)]
+        return QuantizedQueries(inner, thresholds, weights, *floats)
+
+    def _quantize_inner_queries(self, a: np.ndarray) -> _Part:
+        low, step = self.low[: self.layout.n_inner], self.step[: self.layout.n_inner]
+        exact = a * step
+        unit = np.maximum(np.abs(exact).max(1), 1e-30) / MAX_QUERY_INT
+        integers = np.rint(exact / unit[:, None])
+        high = np.floor(integers / LOW_PLANE_SCALE + 0.5)
+        rest = exact - unit[:, None] * integers  # counts lie within 127.5 of 127.5
+        planes = _pad_to_quads(np.stack([high, integers - LOW_PLANE_SCALE * high], axis=1), np.int8)
+        return _Part(planes, unit, a @ low + 127.5 * rest.sum(1), 127.5 * np.abs(rest).sum(1))
+
+    def _quantize_relu_queries(self, a: np.ndarray, signs: np.ndarray) -> _Part:
+        low, step = self.low[self.layout.n_inner :], self.step[self.layout.n_inner :]
+        exact = (-a - low) / step
+        thresholds = np.rint(exact.clip(0, 255))
+        taken = np.where(exact < 0, exact, thresholds)  # below 0 it is passed by all documents: nothing is rounded
+        # A rounded threshold is wrong for documents above it, for others not: by half of that about the middle.
+        half = np.where((exact > 0) & (exact < 255), thresholds - exact, 0) * step / 2
+        constant = (half - taken * step) @ signs
+        return _Part(_pad_to_quads(thresholds, np.uint8), self.unit, constant, np.abs(half).sum(1))
 
 
-def _scale(values: np.ndarray, layout: ScoreLayout) -> tuple[np.ndarray, np.ndarray, float]:
-    """The least value and the step of each dimension, and what steps are multiples of."""
+def _grid(values: np.ndarray, layout: ScoreLayout) -> tuple[np.ndarray, np.ndarray, float]:
+    """Returns the least value and the step of each column, and what ReLU columns' steps are multiples of."""
     low = values.min(axis=0, initial=np.inf).astype(np.float64) if len(values) else np.zeros(values.shape[1])
     span = (values.max(axis=0) - low) / 255 if len(values) else np.zeros(values.shape[1])
-    widest = max(float(span.max(initial=0)), 1e-30)
-    if not layout.n_relu:
-        return low, np.maximum(span, widest / 2**20), 0.0
-    unit = widest / 127
-    return low, unit * np.ceil(span / unit - 1e-9).clip(1, 127), unit
+    inner, relu = np.split(span, [layout.n_inner])
+    unit = max(float(relu.max(initial=0)), 1e-30) / 127
+    step = [
+        np.maximum(inner, max(float(inner.max(initial=0)), 1e-30) / 2**20),
+        unit * np.ceil(relu / unit - 1e-9).clip(1, 127),
+    ]
+    return low, np.concatenate(step), unit
 
 
-def _relu(a: np.ndarray, signs: np.ndarray) -> tuple[Any, ...]:
-    weights = np.broadcast_to(signs.astype(np.float32), (len(a), 1, a.shape[1])).copy()
-    return (-a).astype(np.float32), weights, np.ones(len(a)), a @ signs, np.zeros(len(a))
+def _largest(rows: np.ndarray, layout: ScoreLayout) -> np.ndarray:
+    """Returns the largest norm over inner-product columns and sum of absolutes over ReLU columns: float64 (2,)."""
+    inner, relu = np.split(rows, [layout.n_inner], axis=1)
+    sums = np.linalg.norm(inner, axis=1), np.abs(relu).sum(axis=1)
+    return np.array([part.max(initial=0) for part in sums], np.float64)
 
 
-def _inner(a: np.ndarray) -> tuple[Any, ...]:
-    return None, a.astype(np.float32)[:, None], np.ones(len(a)), np.zeros(len(a)), np.zeros(len(a))
-
-
-def _largest(rows: np.ndarray, layout: ScoreLayout) -> float:
-    sums = np.linalg.norm(rows, axis=1) if not layout.n_relu else np.abs(rows).sum(axis=1)
-    return float(sums.max(initial=0))
-
-
-def _fours(values: np.ndarray, dtype: type[np.generic]) -> np.ndarray:
-    """As whole numbers; dimensions in fours."""
+def _pad_to_quads(values: np.ndarray, dtype: type[np.generic]) -> np.ndarray:
+    """Returns integers, their last axis padded to a multiple of four."""
     return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, -values.shape[-1] % 4)]).astype(dtype)

@@ -1,20 +1,25 @@
-"""The exact scan: the kernel proposes, float32 decides, and a bound tells whether enough was proposed."""
+"""The exact scan: the kernel proposes, float32 decides, and a bound says whether enough was proposed."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rabtriever.index.hits import Ranking
 from rabtriever.index.mapped import advise_dontneed
 from rabtriever.index.quantization import QuantizedLatents
-from rabtriever.index.torch_scan import TorchLatents
-from rabtriever.kernels.scan import scan_top_k
+from rabtriever.kernels import load_scan
 from rabtriever.scoring.fold import score_latents
 from rabtriever.scoring.layout import ScoreLayout
 from rabtriever.threads import available_cores
+
+if TYPE_CHECKING:
+    from rabtriever.index.torch_scan import TorchLatents
+
+MIN_BLOCKS_PER_THREAD = 64  # times queries
 
 
 def candidates(
@@ -25,12 +30,12 @@ def candidates(
     blocks: np.ndarray | None = None,
     threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The best documents by their codes.
+    """Finds the best documents by their codes.
 
     Args:
         codes: The documents.
-        queries: float32 (n, m + 1).
-        live: uint8 (n_blocks * 64,), 0 for those that must not be found.
+        queries: float32 (n, width + 1).
+        live: uint8 (n_blocks * 64,), 0 for documents that must not be found.
         k: How many.
         blocks: Which blocks to read, ascending; all if None.
         threads: How many share the work; as many as there are cores if None.
@@ -39,28 +44,29 @@ def candidates(
         Positions int64 (n, k), -1 where there are fewer, approximate log-odds float32 (n, k), in no order, and float32
         (n,), the most that those can be wrong by.
     """
-    if isinstance(codes, TorchLatents):
+    if not isinstance(codes, QuantizedLatents):
         return codes.candidates(queries, live, k, blocks)
-    prepared, n = codes.prepare(queries), len(queries)
+    quantized, n = codes.quantize(queries), len(queries)
     blocks = np.arange(len(codes.blocks)) if blocks is None else blocks
-    threads = max(1, min(threads or available_cores(), len(blocks) * n // 64))
-    heaps = np.full((threads, n, k), -np.inf, np.float32)
-    places = np.full((threads, n, k), -1, np.int64)
+    threads = max(1, min(threads or available_cores(), len(blocks) * n // MIN_BLOCKS_PER_THREAD))
+    heap_scores = np.full((threads, n, k), -np.inf, np.float32)
+    heap_positions = np.full((threads, n, k), -1, np.int64)
+    scan_top_k = load_scan()
 
     def work(part: int) -> None:
-        some = blocks[len(blocks) * part // threads : len(blocks) * (part + 1) // threads]
-        scan_top_k(codes.blocks, *prepared[:3], codes.bias, live, some, heaps[part], places[part])
+        own = blocks[len(blocks) * part // threads : len(blocks) * (part + 1) // threads]
+        scan_top_k(codes.blocks, *quantized[:4], codes.bias, live, own, heap_scores[part], heap_positions[part])
 
     if threads == 1:
         work(0)
     else:
         list(_pool().map(work, range(threads)))
-    scores: np.ndarray = np.moveaxis(heaps, 0, 1).reshape(n, -1)
-    positions: np.ndarray = np.moveaxis(places, 0, 1).reshape(n, -1)
+    scores: np.ndarray = np.moveaxis(heap_scores, 0, 1).reshape(n, -1)
+    positions: np.ndarray = np.moveaxis(heap_positions, 0, 1).reshape(n, -1)
     if threads > 1:
         order = np.lexsort((positions, -scores), axis=1)[:, :k]
         scores, positions = np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
-    return positions, scores + prepared.constant[:, None], prepared.error
+    return positions, scores + quantized.constant[:, None], quantized.error
 
 
 def scan(
@@ -73,33 +79,33 @@ def scan(
     blocks: np.ndarray | None = None,
     threads: int | None = None,
 ) -> list[Ranking]:
-    """The best documents by float32 log-odds, whatever the codes' precision.
+    """Finds the best documents by float32 log-odds, whatever the codes' precision.
 
     The codes propose more than k documents, float32 latents rank those. A document that was not proposed has at most
-    the worst proposed one's score, and the codes' error on top: if that does not reach the k-th, none was best_unseen. If
+    the worst proposed one's score, and the codes' error on top: if that does not reach the k-th, none was missed. If
     it does, more are proposed.
 
     Args:
-        queries: float32 (n, m + 1).
+        queries: float32 (n, width + 1), finite.
         codes: The documents, as the kernel reads them.
-        latents: float32 (N, m + 1), the same; may be mapped from a file: only what is proposed is read.
-        live: uint8 (n_blocks * 64,), 0 for those that must not be found.
+        latents: float32 (N, width + 1), the same; may be mapped from a file: only what is proposed is read.
+        live: uint8 (n_blocks * 64,), 0 for documents that must not be found.
         k: How many documents to return, at most.
-        ordinals: (n_blocks * 64,), what documents are called and ties are broken by; their positions if None.
-        blocks: As in :func:`propose`; they must hold all that is live.
-        threads: As in :func:`propose`.
+        ordinals: (n_blocks * 64,), the documents' names, by which ties are broken; their positions if None.
+        blocks: As in :func:`candidates`; they must hold all live documents.
+        threads: As in :func:`candidates`.
     """
-    there = int(live.sum(dtype=np.int64))
-    k = min(k, there)
+    n_live = int(live.sum(dtype=np.int64))
+    k = min(k, n_live)
     found = [Ranking(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
-    pending, depth = np.arange(len(queries) if k else 0), min(there, 4 * k + 128)
+    pending, depth = np.arange(len(queries) if k else 0), min(n_live, 4 * k + 128)
     while len(pending):
         positions, scores, error = candidates(codes, queries[pending], live, depth, blocks, threads)
-        best_unseen = scores.min(axis=1) + error if depth < there else np.full(len(pending), -np.inf)
+        best_unseen = scores.min(axis=1) + error if depth < n_live else np.full(len(pending), -np.inf)
         for row, query in enumerate(pending):
             found[query] = rescore(queries[query], latents, codes.layout, positions[row], k, ordinals)
-        least = np.array([found[query].log_odds[-1] for query in pending])
-        pending, depth = pending[best_unseen >= least], min(there, 4 * depth)
+        kth_best = np.array([found[query].log_odds[-1] for query in pending])
+        pending, depth = pending[best_unseen >= kth_best], min(n_live, 4 * depth)
         if depth > 16 * k + 512:
             advise_dontneed(latents)  # many were read
     return found
@@ -113,7 +119,7 @@ def rescore(
     k: int,
     ordinals: np.ndarray | None = None,
 ) -> Ranking:
-    """The k best of some documents by float32 log-odds: ordinals int64 and scores; positions of -1 are skipped."""
+    """Returns the k best of some documents by float32 log-odds; positions of -1 are skipped."""
     positions = positions[positions >= 0]
     names = positions if ordinals is None else ordinals[positions].astype(np.int64)
     scores = score_latents(query[None], latents[positions], layout)[0]

@@ -26,7 +26,7 @@ from rabtriever.errors import InputError, StorageError
 from rabtriever.index.clustering import cluster
 from rabtriever.index.mapped import advise_random
 from rabtriever.index.quantization import PRECISIONS, QuantizedLatents
-from rabtriever.kernels.scan import BLOCK
+from rabtriever.kernels import BLOCK
 from rabtriever.scoring.layout import ScoreLayout
 
 FORMAT = 2

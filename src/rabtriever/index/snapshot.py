@@ -41,7 +41,7 @@ class Snapshot:
     """One version of an index's table.
 
     Args:
-        table: A handle that nobody else uses, since it is checked out at the version.
+        table: A handle of its own, since it is checked out at the version.
         version: The table's version; the latest if None.
         layout: What the latents' columns mean.
         document_cache: The documents read last, by their rows' keys; shared by all versions.

@@ -33,7 +33,7 @@ class Table:
 
     Args:
         uri: Folder or object-store URI.
-        connection: The database there.
+        connection: The database at that URI.
         table: Its table, as of the latest version.
 
     Attributes:
@@ -154,7 +154,7 @@ class Table:
             raise
 
     def writing(self, wait: float = 0.0) -> AbstractContextManager[Any]:
-        """Returns the lock of whoever changes the index. In an object store Lance itself refuses conflicts.
+        """Returns the lock that a writer holds. In an object store Lance itself refuses conflicts.
 
         Args:
             wait: Seconds to wait for another writer.

@@ -1,4 +1,4 @@
-"""The scan on a CUDA device, in torch: float32 latents there, the same contract as the kernel's."""
+"""The scan on a CUDA device, in torch: float32 latents in its memory, the same contract as the kernel's."""
 
 from __future__ import annotations
 
@@ -6,38 +6,40 @@ import numpy as np
 import torch
 
 from rabtriever.index.quantization import EPS
-from rabtriever.kernels.scan import BLOCK
+from rabtriever.kernels import BLOCK
 from rabtriever.scoring.layout import ScoreLayout
 
-PIECE = 2**28  # bytes of hidden units at a time
+MAX_HIDDEN_BYTES = 2**28  # hidden units in memory at a time
+ROWS_PER_COPY = 2**16
 
 
 class TorchLatents:
     """Documents on a device.
 
     Args:
-        latents: float32 (n, m + 1); may be mapped from a file.
+        latents: float32 (n, width + 1); may be mapped from a file.
         layout: What the latents' columns mean.
         device: Such as ``cuda``.
     """
 
     def __init__(self, latents: np.ndarray, layout: ScoreLayout, device: str) -> None:
-        n, self.width, self.layout = len(latents), latents.shape[1] - 1, layout
-        self.latents = torch.empty((-(-n // BLOCK) * BLOCK, latents.shape[1]), device=device)
-        for start in range(0, n, 2**16):
-            self.latents[start : min(n, start + 2**16)] = torch.from_numpy(np.array(latents[start : start + 2**16]))
+        n, self.layout = len(latents), layout
+        self.latents = torch.empty((-(-n // BLOCK) * BLOCK, layout.width + 1), device=device)
+        for start in range(0, n, ROWS_PER_COPY):
+            copied = torch.from_numpy(np.array(latents[start : start + ROWS_PER_COPY]))
+            self.latents[start : start + len(copied)] = copied
         self.latents[n:] = 0
-        self.signs = torch.where(torch.arange(self.width, device=device) < layout.n_positive, 1.0, -1.0)
-        values, bias = self.latents[:, :-1], self.latents[:, -1]
-        self.size = float((values.norm(dim=1) if not layout.n_relu else values.abs().sum(1)).max()) if n else 0.0
-        self.offset = float(bias.abs().max()) if n else 0.0
+        self._signs = torch.where(torch.arange(layout.n_relu, device=device) < layout.n_positive, 1.0, -1.0)
+        inner, relu, bias = self._split(self.latents)
+        sizes = inner.norm(dim=1), relu.abs().sum(1), bias.abs()[:, 0]
+        self._inner_size, self._relu_size, self._offset = (float(size.max()) if n else 0.0 for size in sizes)
 
     def candidates(
         self, queries: np.ndarray, live: np.ndarray, k: int, blocks: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As :func:`rabtriever.index.scan.candidates`."""
+        """Does as :func:`rabtriever.index.scan.candidates`."""
         device = self.latents.device
-        asked = torch.from_numpy(queries).to(device)
+        vectors = torch.from_numpy(queries).to(device)
         rows = torch.from_numpy(live.view(bool)).to(device).nonzero()[:, 0]
         if blocks is not None:
             wanted = torch.zeros(len(live) // BLOCK, dtype=torch.bool, device=device)
@@ -45,19 +47,30 @@ class TorchLatents:
             rows = rows[wanted[rows // BLOCK]]
         k = min(k, len(rows))
         best = torch.full((len(queries), 0), -torch.inf, device=device)
-        places = torch.empty((len(queries), 0), dtype=torch.int64, device=device)
-        for some in rows.split(max(1, PIECE // (4 * self.width * len(queries)))):
-            scores = torch.cat([best, self._scores(asked, self.latents[some])], dim=1)
-            candidates = torch.cat([places, some.expand(len(queries), -1)], dim=1)
+        positions = torch.empty((len(queries), 0), dtype=torch.int64, device=device)
+        for chunk in rows.split(max(1, MAX_HIDDEN_BYTES // (4 * self.layout.width * len(queries)))):
+            scores = torch.cat([best, self._scores(vectors, self.latents[chunk])], dim=1)
+            names = torch.cat([positions, chunk.expand(len(queries), -1)], dim=1)
             best, order = scores.topk(min(k, scores.shape[1]), dim=1)
-            places = candidates.gather(1, order)
-        a = np.abs(queries[:, :-1])
-        size = np.linalg.norm(a, axis=1) * self.size if not self.layout.n_relu else a.sum(axis=1) + self.size
-        error = 2 * EPS * self.width * (size + np.abs(queries[:, -1]) + self.offset)
-        return places.cpu().numpy(), best.cpu().numpy(), error.astype(np.float32)
+            positions = names.gather(1, order)
+        return positions.cpu().numpy(), best.cpu().numpy(), self._errors(queries)
+
+    def _errors(self, queries: np.ndarray) -> np.ndarray:
+        """Returns the most that a float32 sum can be wrong by, for each query: float32 (n,)."""
+        inner, relu, bias = np.split(np.abs(queries), [self.layout.n_inner, self.layout.width], axis=1)
+        size = np.linalg.norm(inner, axis=1) * self._inner_size + relu.sum(1) + self._relu_size
+        return (2 * EPS * self.layout.width * (size + bias[:, 0] + self._offset)).astype(np.float32)
 
     def _scores(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
-        values, bias = documents[:, :-1], documents[:, -1] + queries[:, -1:]
-        if not self.layout.n_relu:
-            return queries[:, :-1] @ values.T + bias
-        return torch.relu(queries[:, None, :-1] + values) @ self.signs + bias
+        """Returns the log-odds float32 (n, k)."""
+        a_inner, a_relu, a_bias = self._split(queries)
+        b_inner, b_relu, b_bias = self._split(documents)
+        scores = a_bias + b_bias.T
+        if self.layout.n_inner:
+            scores = scores + a_inner @ b_inner.T
+        if self.layout.n_relu:
+            scores = scores + torch.relu(a_relu[:, None] + b_relu) @ self._signs
+        return scores
+
+    def _split(self, latents: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return latents.split([self.layout.n_inner, self.layout.n_relu, 1], dim=1)

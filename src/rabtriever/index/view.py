@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-from pyarrow import compute
 
 from rabtriever.index.hits import Ranking
 from rabtriever.index.mapped import advise_dontneed
@@ -20,7 +18,7 @@ from rabtriever.index.quantization import QuantizedLatents
 from rabtriever.index.scan import candidates, rescore, scan
 from rabtriever.index.segments import Segment, Segments
 from rabtriever.index.snapshot import Snapshot
-from rabtriever.kernels.scan import BLOCK
+from rabtriever.kernels import BLOCK
 from rabtriever.scoring.layout import ScoreLayout
 
 if TYPE_CHECKING:
@@ -121,7 +119,7 @@ class View:
         """
         parts, existing = _match_segments(snapshot.keys, segments, previous)
         if compact:
-            parts = _worth_keeping(parts, len(snapshot))
+            parts = _segments_to_keep(parts, len(snapshot))
         missing = np.ones(len(snapshot), bool)
         for part in parts:
             missing[part.ordinals[part.ordinals >= 0]] = False
@@ -222,8 +220,8 @@ def _match_segments(
     return parts, existing
 
 
-def _worth_keeping(parts: list[MountedSegment], n_documents: int) -> list[MountedSegment]:
-    """Returns the segments to keep; the rows of the others are merged into a new one."""
+def _segments_to_keep(parts: list[MountedSegment], n_documents: int) -> list[MountedSegment]:
+    """Returns the segments to keep; the rows of the others go into a new one."""
     if parts:
         n_live, n_rows = int(parts[0].counts.sum()), len(parts[0].segment.keys)
         if max(n_documents, n_rows) - n_live > max(MAX_STALE_SHARE * n_documents, MIN_ROWS_TO_MERGE):
@@ -243,6 +241,9 @@ def _match_keys(segment: Segment, keys: np.ndarray, missing: np.ndarray) -> np.n
     if n <= len(keys) and missing[:n].all() and np.array_equal(keys[segment.order], segment_keys):
         missing[:n] = False  # the version begins with the segment's rows
         return np.asarray(segment.order)
+    import pyarrow as pa
+    from pyarrow import compute
+
     found = compute.index_in(pa.array(segment_keys), value_set=pa.array(keys)).fill_null(-1)
     ordinals: np.ndarray = found.to_numpy().copy()
     matched = np.flatnonzero(ordinals >= 0)

@@ -1,13 +1,15 @@
 """The scan's kernel: folded scores of 64 documents at a time, and the k best, in one pass over the codes.
 
-QuantizedLatents lie in blocks of 64 documents, dimension by dimension (int8: four dimensions by four, as the processor's dot
-products of bytes want them), so that a register holds one dimension of many documents: no sum within a register, and
-what was loaded serves every query. With ``t = -a`` and signs s, a ReLU costs one maximum and one multiply-add::
+Codes lie in blocks of 64 documents, column by column (int8: four columns by four, as the processor's dot products of
+bytes want them), so that a register holds one column of many documents: no sum within a register, and what was loaded
+serves every query. Inner-product columns come first, then ReLU columns; a layout may have both. With ``t = -a`` and
+signs s, a ReLU costs one maximum and one multiply-add::
 
     sum_j s_j relu(a_j + b_j) = sum_j s_j max(b_j, t_j) - sum_j s_j t_j
 
 The block's arithmetic is written as LLVM vectors, which LLVM lowers to what the machine has. Left to itself it would
 add across a register's lanes for every document and query. With AVX-512 VNNI the bytes' dot product is one instruction.
+:mod:`rabtriever.kernels.fallback` computes the same in NumPy.
 """
 
 from __future__ import annotations
@@ -16,55 +18,57 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
+from rabtriever.kernels import BLOCK
+from rabtriever.kernels.compile import njit
 from rabtriever.kernels.llvm import (
-    BYTES,
+    F16X16,
     F32,
-    FLOATS,
-    HALVES,
+    F32X16,
+    I8X64,
     I16,
+    I32X16,
     I64,
-    INTS,
+    broadcast,
+    broadcast_quad,
     declare,
     dot,
     load,
     multiply_add,
-    spread,
-    spread_four,
 )
 
-BLOCK = 64  # documents of a block
 
-
-@njit(nogil=True, cache=True, boundscheck=False, error_model="numpy")
+@njit(nogil=True, boundscheck=False, error_model="numpy")
 def scan_top_k(
     codes: Any,
+    inner: Any,
     thresholds: Any,
     weights: Any,
-    unit: Any,
+    units: Any,
     bias: Any,
     live: Any,
     blocks: Any,
     scores: Any,
     positions: Any,
 ) -> None:
-    """The best documents of each query over some blocks; it holds no lock, so threads share the work.
+    """Finds the best documents of each query in some blocks; it holds no GIL, so threads may share the work.
 
     Args:
-        codes: (n_blocks, dims, 64) float32 or uint16 (float16's bits), or (n_blocks, dims / 4, 64, 4) uint8.
-        thresholds: t, (n_queries, dims), float32 or, for bytes, uint8; None for an inner product.
-        weights: (n_queries, planes, dims) float32, or int8 for bytes; an inner product of bytes has two planes, 128
-            times the first counts.
-        unit: float32 (n_queries,); log-odds of one count.
+        codes: (n_blocks, columns, 64) float32 or uint16 (float16's bits), or (n_blocks, columns / 4, 64, 4) uint8.
+        inner: (n_queries, planes, inner columns) float32 with one plane, or int8 with two for bytes, of which the
+            first counts 128 times; None if there are no such columns.
+        thresholds: t, (n_queries, ReLU columns), float32 or, for bytes, uint8; None if there are no such columns.
+        weights: (ReLU columns,) float32, or int8 for bytes: signs and scales; None if there are no such columns.
+        units: float32 (n_queries, 2), of bytes: log-odds of one count of the inner product and of the ReLU sum.
         bias: float32 (n_blocks * 64,), added to each document's score.
-        live: uint8 (n_blocks * 64,), 0 for those that are not there.
+        live: uint8 (n_blocks * 64,), 0 for documents that must not be found.
         blocks: int64, the blocks to read, ascending.
         scores: float32 (n_queries, k), a heap of the best so far, least first; begins with -inf. Changed.
-        positions: int64 (n_queries, k), theirs; begins with -1. Changed.
+        positions: int64 (n_queries, k), those documents; begins with -1. Changed.
     """
     found = np.empty((2, BLOCK), np.float32)
     top = np.empty(2, np.float32)
@@ -72,29 +76,29 @@ def scan_top_k(
         query = 0
         while query < len(scores):
             if query + 1 < len(scores):  # a pair shares what is loaded
-                block_scores(codes, thresholds, weights, unit, bias, block, query, 2, found, top)  # type: ignore[call-arg]
+                block_scores(codes, inner, thresholds, weights, units, bias, block, query, 2, found, top)  # type: ignore[call-arg]
                 _push_block(found[1], top[1], live, block, scores[query + 1], positions[query + 1])
             else:
-                block_scores(codes, thresholds, weights, unit, bias, block, query, 1, found, top)  # type: ignore[call-arg]
+                block_scores(codes, inner, thresholds, weights, units, bias, block, query, 1, found, top)  # type: ignore[call-arg]
             _push_block(found[0], top[0], live, block, scores[query], positions[query])
             query += 2
 
 
-@njit(nogil=True, cache=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _push_block(found: Any, top: Any, live: Any, block: Any, scores: Any, positions: Any) -> None:
-    """Put a block's documents into a heap, those that are better than its least; there is none unless ``top`` is."""
+    """Puts a block's documents into a heap, those that are better than its least; there is none unless ``top`` is."""
     if top > scores[0]:
         for i in range(BLOCK):
             if found[i] > scores[0] and live[block * BLOCK + i]:
                 _heap_replace(scores, positions, found[i], block * BLOCK + i)
 
 
-@njit(nogil=True, cache=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _heap_replace(scores: Any, positions: Any, score: Any, position: Any) -> None:
-    """Put a better document in the place of the heap's least; of equal scores, the later position is the lesser."""
-    place, size = 0, len(scores)
+    """Replaces the heap's least document by a better one; of equal scores, the later position is the lesser."""
+    node, size = 0, len(scores)
     while True:
-        child = 2 * place + 1
+        child = 2 * node + 1
         if child >= size:
             break
         right = child + 1
@@ -104,18 +108,19 @@ def _heap_replace(scores: Any, positions: Any, score: Any, position: Any) -> Non
             child = right
         if scores[child] > score or (scores[child] == score and positions[child] < position):
             break
-        scores[place], positions[place] = scores[child], positions[child]
-        place = child
-    scores[place], positions[place] = score, position
+        scores[node], positions[node] = scores[child], positions[child]
+        node = child
+    scores[node], positions[node] = score, position
 
 
 @intrinsic(prefer_literal=True)
 def block_scores(
     typingctx: Any,
     codes: Any,
+    inner: Any,
     thresholds: Any,
     weights: Any,
-    unit: Any,
+    units: Any,
     bias: Any,
     block: Any,
     query: Any,
@@ -123,92 +128,111 @@ def block_scores(
     found: Any,
     top: Any,
 ) -> Any:
-    """Write the scores of a block's documents for ``count`` queries from ``query`` on, and each query's highest."""
+    """Writes the scores of a block's documents for ``count`` queries from ``query`` on, and each query's highest."""
     if codes.dtype not in (types.uint8, types.uint16, types.float32):
         raise TypingError(f"codes of {codes.dtype}")
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        def array(place: int) -> Any:
-            return context.make_array(signature.args[place])(context, builder, args[place])
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        def array(i: int) -> Any:
+            none = isinstance(signature.args[i], types.NoneType)
+            return None if none else context.make_array(signature.args[i])(context, b, args[i])
 
-        planes, dims = cgutils.unpack_tuple(builder, array(2).shape)[1:]
-        relu = not isinstance(signature.args[1], types.NoneType)
-        queries = [builder.add(args[6], I64(i)) for i in range(count.literal_value)]
-        sums = (_bytes if codes.dtype == types.uint8 else _floats)(
-            builder,
-            builder.gep(array(0).data, [builder.mul(args[5], builder.mul(dims, I64(BLOCK)))]),
-            [builder.gep(array(1).data, [builder.mul(i, dims)]) for i in queries] if relu else None,
-            [builder.gep(array(2).data, [builder.mul(i, builder.mul(dims, planes))]) for i in queries],
-            dims,
-        )
-        first = builder.mul(args[5], I64(BLOCK))
-        units = [spread(builder, builder.load(builder.gep(array(3).data, [i])), FLOATS) for i in queries]
-        _finish(builder, sums, units, builder.gep(array(4).data, [first]), array(8), array(9))
+        def size(i: int) -> Any:
+            return I64(0) if array(i) is None else cgutils.unpack_tuple(b, array(i).shape)[-1]
+
+        queries = [b.add(args[7], I64(i)) for i in range(count.literal_value)]
+        n_inner, n_relu, planes = size(1), size(2), 2 if codes.dtype == types.uint8 else 1
+        n_codes = b.mul(b.add(n_inner, n_relu), I64(BLOCK))
+        start = b.gep(array(0).data, [b.mul(args[6], n_codes)])
+        totals = [[ir.Constant(F32X16, None) for _ in range(4)] for _ in queries]
+        accumulate = _bytes if codes.dtype == types.uint8 else _floats
+        for part, width, first in ((1, n_inner, I64(0)), (2, n_relu, b.mul(n_inner, I64(BLOCK)))):
+            if array(part) is None:
+                continue
+            rows = [b.mul(i, b.mul(width, I64(planes if part == 1 else 1))) for i in queries]
+            factors = [b.gep(array(part).data, [row]) for row in rows]
+            unit = [b.load(b.gep(array(4).data, [b.add(b.mul(i, I64(2)), I64(part - 1))])) for i in queries]
+            relu = array(3).data if part == 2 else None
+            accumulate(b, b.gep(start, [first]), factors, relu, width, unit, totals)
+        _finish(b, totals, b.gep(array(5).data, [b.mul(args[6], I64(BLOCK))]), array(9), array(10))
         return context.get_dummy_value()
 
-    arguments = (codes, thresholds, weights, unit, bias, types.int64, types.int64, count, found, top)
+    arguments = (codes, inner, thresholds, weights, units, bias, types.int64, types.int64, count, found, top)
     return types.void(*arguments), generate
 
 
-def _floats(b: Any, codes: Any, thresholds: list[Any] | None, weights: list[Any], dims: Any) -> list[list[Any]]:
-    """For each query four registers of 16 documents; a dimension is a maximum and a multiply-add, or that alone."""
+def _floats(b: Any, codes: Any, factors: list[Any], relu: Any, width: Any, units: list[Any], totals: Any) -> None:
+    """Adds one part of the columns to four registers of 16 documents per query.
+
+    A column is a multiply-add, or a maximum and a multiply-add. ``factors`` are the queries' weights of inner products
+    or thresholds of ReLUs, ``relu`` the latter's weights, or None.
+    """
     half = codes.type.pointee == I16
-    sums = [[cgutils.alloca_once_value(b, ir.Constant(FLOATS, None)) for _ in range(4)] for _ in weights]
-    with cgutils.for_range(b, dims) as loop:
-        factors = [spread(b, b.load(b.gep(some, [loop.index])), FLOATS) for some in weights]
-        floors = [spread(b, b.load(b.gep(some, [loop.index])), FLOATS) for some in thresholds or []]
+    sums = [[cgutils.alloca_once(b, F32X16) for _ in of_query] for of_query in totals]
+    _store(b, sums, totals)
+    with cgutils.for_range(b, width) as loop:
+        own = [broadcast(b, b.load(b.gep(some, [loop.index])), F32X16) for some in factors]
+        weight = broadcast(b, b.load(b.gep(relu, [loop.index])), F32X16) if relu else None
         for i in range(4):
             at = b.gep(codes, [b.add(b.mul(loop.index, I64(BLOCK)), I64(16 * i))])
-            values = load(b, at, HALVES if half else FLOATS, 2 if half else 4)
-            values = b.fpext(values, FLOATS) if half else values
-            for query, factor in enumerate(factors):
-                above = values
-                if thresholds:
-                    above = b.select(b.fcmp_ordered(">", values, floors[query]), values, floors[query])
-                b.store(multiply_add(b, above, factor, b.load(sums[query][i])), sums[query][i])
-    return [[b.load(total) for total in of_query] for of_query in sums]
+            values = load(b, at, F16X16 if half else F32X16, 2 if half else 4)
+            values = b.fpext(values, F32X16) if half else values
+            for factor, of_query in zip(own, sums, strict=True):
+                above = b.select(b.fcmp_ordered(">", values, factor), values, factor) if relu else values
+                b.store(multiply_add(b, above, weight or factor, b.load(of_query[i])), of_query[i])
+    for of_query, of_sums in zip(totals, sums, strict=True):
+        of_query[:] = [b.load(total) for total in of_sums]
 
 
-def _bytes(b: Any, codes: Any, thresholds: list[Any] | None, weights: list[Any], dims: Any) -> list[list[Any]]:
-    """As :func:`_floats`; a step is four dimensions: a maximum and a dot product of bytes, or two of the latter."""
-    planes = range(1 if thresholds else 2)
-    maximum = declare(b, "llvm.umax.v64i8", BYTES, BYTES, BYTES)
-    sums = [
-        [[cgutils.alloca_once_value(b, ir.Constant(INTS, None)) for _ in range(4)] for _ in planes] for _ in weights
-    ]
-    with cgutils.for_range(b, b.lshr(dims, I64(2))) as loop:
+def _bytes(b: Any, codes: Any, factors: list[Any], relu: Any, width: Any, units: list[Any], totals: Any) -> None:
+    """Does as :func:`_floats`; a step is four columns: a maximum and a dot product of bytes, or two of the latter."""
+    planes = range(1 if relu else 2)
+    maximum = declare(b, "llvm.umax.v64i8", I8X64, I8X64, I8X64)
+    zeros = [ir.Constant(I32X16, None)] * 4
+    sums = [[[cgutils.alloca_once(b, I32X16) for _ in zeros] for _ in planes] for _ in factors]
+    for of_query in sums:
+        _store(b, of_query, [zeros for _ in planes])
+    with cgutils.for_range(b, b.lshr(width, I64(2))) as loop:
         offset = b.shl(loop.index, I64(2))
-        factors = [
-            [spread_four(b, some, b.add(offset, b.mul(dims, I64(plane)))) for plane in planes] for some in weights
+        own = [
+            [broadcast_quad(b, some, b.add(offset, b.mul(width, I64(plane)))) for plane in planes] for some in factors
         ]
-        floors = [spread_four(b, some, offset) for some in thresholds or []]
+        weight = broadcast_quad(b, relu, offset) if relu else None
         for i in range(4):
-            values = load(b, b.gep(codes, [b.add(b.mul(loop.index, I64(4 * BLOCK)), I64(64 * i))]), BYTES, 1)
-            for query, of_query in enumerate(factors):
-                above = b.call(maximum, [values, floors[query]]) if thresholds else values
-                for plane, factor in enumerate(of_query):
-                    total = sums[query][plane][i]
-                    b.store(dot(b, b.load(total), above, factor), total)
-    return [[_joined(b, [b.load(of_plane[i]) for of_plane in of_query]) for i in range(4)] for of_query in sums]
+            values = load(b, b.gep(codes, [b.add(b.mul(loop.index, I64(4 * BLOCK)), I64(64 * i))]), I8X64, 1)
+            for of_factors, of_query in zip(own, sums, strict=True):
+                for factor, of_plane in zip(of_factors, of_query, strict=True):
+                    above = b.call(maximum, [values, factor]) if relu else values
+                    b.store(dot(b, b.load(of_plane[i]), above, weight or factor), of_plane[i])
+    for unit, of_query, of_sums in zip(units, totals, sums, strict=True):
+        scale = broadcast(b, unit, F32X16)
+        for i, before in enumerate(of_query):
+            of_query[i] = multiply_add(b, _joined(b, [b.load(of_plane[i]) for of_plane in of_sums]), scale, before)
 
 
 def _joined(b: Any, planes: list[Any]) -> Any:
-    """Planes of whole numbers as one of floats."""
-    result = b.sitofp(planes[0], FLOATS)
+    """Returns planes of integers as one of floats."""
+    result = b.sitofp(planes[0], F32X16)
     for plane in planes[1:]:
-        result = b.fadd(b.fmul(result, ir.Constant(FLOATS, [128.0] * 16)), b.sitofp(plane, FLOATS))
+        result = b.fadd(b.fmul(result, ir.Constant(F32X16, [128.0] * 16)), b.sitofp(plane, F32X16))
     return result
 
 
-def _finish(b: Any, sums: list[list[Any]], units: list[Any], bias: Any, found: Any, top: Any) -> None:
-    """Write units * sums + bias and their maximum, query by query."""
-    largest = declare(b, "llvm.maxnum.v16f32", FLOATS, FLOATS, FLOATS)
-    reduce = declare(b, "llvm.vector.reduce.fmax.v16f32", F32, FLOATS)
-    offsets = [load(b, b.gep(bias, [I64(16 * i)]), FLOATS, 4) for i in range(4)]
-    for query, of_query in enumerate(sums):
-        values = [multiply_add(b, s, units[query], offset) for s, offset in zip(of_query, offsets, strict=True)]
+def _store(b: Any, slots: list[list[Any]], values: list[list[Any]]) -> None:
+    for of_slots, of_values in zip(slots, values, strict=True):
+        for slot, value in zip(of_slots, of_values, strict=True):
+            b.store(value, slot)
+
+
+def _finish(b: Any, totals: list[list[Any]], bias: Any, found: Any, top: Any) -> None:
+    """Writes totals + bias and their maximum, query by query."""
+    largest = declare(b, "llvm.maxnum.v16f32", F32X16, F32X16, F32X16)
+    reduce = declare(b, "llvm.vector.reduce.fmax.v16f32", F32, F32X16)
+    offsets = [load(b, b.gep(bias, [I64(16 * i)]), F32X16, 4) for i in range(4)]
+    for query, of_query in enumerate(totals):
+        values = [b.fadd(total, offset) for total, offset in zip(of_query, offsets, strict=True)]
         for i, value in enumerate(values):
             at = b.gep(found.data, [I64(BLOCK * query + 16 * i)])
-            b.store(value, b.bitcast(at, FLOATS.as_pointer()), align=4)
+            b.store(value, b.bitcast(at, F32X16.as_pointer()), align=4)
         pairs = [b.call(largest, values[:2]), b.call(largest, values[2:])]
         b.store(b.call(reduce, [b.call(largest, pairs)]), b.gep(top.data, [I64(query)]))

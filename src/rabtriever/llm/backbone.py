@@ -21,7 +21,16 @@ Pooling = Literal["last", "mean"]
 MAX_PREFILL_BYTES = 2**28  # keys and values of a block of documents, which are computed and used together
 MAX_PREFILL_TOKENS = 2**14  # tokens of a block
 MAX_KV_CACHE_BYTES = 2**30  # keys and values that are cached for further calls
-NOT_FINITE = "the LLM's hidden state is NaN or infinite; load the LLM in float32"
+NOT_FINITE = "makes the LLM's hidden state NaN or infinite; load the LLM in float32"
+
+
+class NotFiniteError(InputError):
+    """A hidden state that is NaN or infinite; ``position`` is the sequence's or the pair's."""
+
+    position: int
+
+    def __init__(self, position: int) -> None:
+        super().__init__(f"sequence {position}: {NOT_FINITE}", position=position)
 
 
 class KVCache(Protocol):
@@ -47,15 +56,17 @@ class Engine(Protocol):
 
     Attributes:
         name: As ``backend=`` names it.
-        device: Where it computes.
         token_budget: Tokens of a batch.
         kv_bytes_per_token: Memory of a token's keys and values.
     """
 
     name: str
-    device: torch.device
     token_budget: int
     kv_bytes_per_token: int
+
+    @property
+    def device(self) -> torch.device:
+        """Device that it computes on."""
 
     def encode(self, sequences: Sequence[Sequence[int]], pooling: Pooling) -> Tensor:
         """Returns one state per sequence (:meth:`Backbone.states`): float32 (n, H)."""
@@ -129,7 +140,7 @@ class Backbone:
             float32 (n, H) on the CPU.
 
         Raises:
-            InputError: a state is NaN or infinite; its ``position`` is the sequence's.
+            NotFiniteError: a state is NaN or infinite.
         """
         result = torch.empty(len(sequences), self.hidden_size)
         lengths = [len(sequence) for sequence in sequences]
@@ -138,7 +149,7 @@ class Backbone:
                 result[batch] = self.engine.encode([sequences[i] for i in batch], pooling).cpu()
                 bar.update(len(batch))
         if (row := _first_not_finite(result)) is not None:
-            raise InputError(f"sequence {row}: {NOT_FINITE}", position=row)
+            raise NotFiniteError(row)
         return result
 
     @torch.inference_mode()
@@ -163,14 +174,14 @@ class Backbone:
             Rows of ``pairs``, int64 (b,), and their states, float32 (b, H), on the CPU.
 
         Raises:
-            InputError: a state is NaN or infinite; its ``position`` is the row of ``pairs``.
+            NotFiniteError: a state is NaN or infinite.
         """
         used, document_of = torch.unique(pairs[:, 1], return_inverse=True)
         remaining_bytes = self._kv_cache.max_weight
         with tqdm(total=len(pairs), desc=progress, disable=progress is None) as bar:
             for block in self._blocks([len(documents[d]) for d in used.tolist()]):
                 cache = self._document_cache([tuple(documents[d]) for d in used[block].tolist()], remaining_bytes)
-                remaining_bytes = max(0, remaining_bytes - cache.nbytes)
+                remaining_bytes -= self.engine.kv_bytes_per_token * int(cache.lengths.sum())
                 row_of_document = torch.full((len(used),), -1)
                 row_of_document[block] = torch.arange(len(block))
                 selected = (row_of_document[document_of] >= 0).nonzero().flatten()
@@ -184,9 +195,7 @@ class Backbone:
                     segments = [queries[q] for q in pairs[rows, 0].tolist()]
                     states = self.engine.encode_with_prefix(cache, row_of_document[document_of[rows]], segments).cpu()
                     if (bad := _first_not_finite(states)) is not None:
-                        row = int(rows[bad])
-                        q, d = pairs[row].tolist()
-                        raise InputError(f"query {q}, document {d}: {NOT_FINITE}", position=row)
+                        raise NotFiniteError(int(rows[bad]))
                     yield rows, states
                     bar.update(len(batch))
 
@@ -215,7 +224,7 @@ class Backbone:
             return joined
         prefilled: KVCache = self.engine.prefill(missing)
         self._count(computed=sum(map(len, missing)))
-        if len(missing) == len(documents) and not cacheable_bytes:
+        if len(missing) == len(documents) and cacheable_bytes <= 0:
             return prefilled
         parts = iter(prefilled.split())
         caches = [next(parts) if cache is None else cache for cache in found]

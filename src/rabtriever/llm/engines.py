@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rabtriever.choices import BACKENDS
 from rabtriever.errors import InputError
+from rabtriever.kernels import why_no_llvm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -53,8 +54,12 @@ def create_engine(llm: LoadedLLM, shared_prefixes: Sequence[Sequence[int]] = ())
     """
     if llm.backend == "int8":
         from rabtriever.llm.int8.engine import Int8Engine
+        from rabtriever.llm.int8.weight_cache import WeightCache
 
-        return Int8Engine(llm.model, shared_prefixes)
+        cache = WeightCache(llm.weights_hash, llm.config.get_text_config(), llm.dtype)
+        engine = Int8Engine.create(lambda: llm.model, shared_prefixes, cache)
+        llm.release_model()
+        return engine
     from rabtriever.llm.torch_engine import TorchEngine
 
     return TorchEngine(llm.model)
@@ -72,6 +77,8 @@ def why_not_int8(config: PreTrainedConfig, device: str) -> str | None:
     config = config.get_text_config()
     if not device.startswith("cpu") or os.name != "posix":
         return f"made for CPUs under Linux or macOS, not for {device} under {sys.platform}"
+    if obstacle := why_no_llvm():
+        return obstacle
     if config.model_type not in SUPPORTED_MODEL_TYPES:
         return f"made for {', '.join(SUPPORTED_MODEL_TYPES)}, not for {config.model_type}"
     if config.hidden_act != "silu" or config.intermediate_size % 16:

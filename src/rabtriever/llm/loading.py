@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 
 from rabtriever.choices import DTYPES
-from rabtriever.errors import InputError
+from rabtriever.errors import InputError, first_line
 from rabtriever.llm.engines import choose_backend
 from rabtriever.llm.hashing import hash_files
 from rabtriever.llm.sources import (
@@ -22,7 +22,7 @@ from rabtriever.llm.sources import (
     find_model,
     is_path,
 )
-from rabtriever.llm.weights import load_config, load_weights, merge_adapter, read_output_rows
+from rabtriever.llm.weights import load_config, load_model, merge_adapter, read_output_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -67,8 +67,13 @@ class LoadedLLM:
         """
         with self._lock:
             if self._model is None:
-                self._model = self._load_model()
+                self._model = self._load()
         return self._model
+
+    def release_model(self) -> None:
+        """Frees the memory of ``model``, which is loaded again if it is needed."""
+        with self._lock:
+            self._model = None
 
     def choice_direction(self, choice_ids: tuple[int, int]) -> torch.Tensor:
         """Returns w = w_yes - w_no, float32 (H,), on the CPU; from the files where they suffice.
@@ -82,11 +87,11 @@ class LoadedLLM:
         yes, no = (row.to(self.dtype).float() for row in rows)
         return yes - no
 
-    def _load_model(self) -> PreTrainedModel:
+    def _load(self) -> PreTrainedModel:
         if self.adapter is None:
-            model = load_weights(self.source, self.files, self.dtype)
+            model = load_model(self.source, self.files, self.dtype)
         else:  # merged in float32, then rounded once
-            model = merge_adapter(load_weights(self.source, self.files, torch.float32), self.adapter)
+            model = merge_adapter(load_model(self.source, self.files, torch.float32), self.adapter)
             for (
                 weight
             ) in model.parameters():  # no buffer: rope frequencies in bfloat16 are a radian off at position 700
@@ -139,7 +144,7 @@ def load_llm(
     Raises:
         InputError: nothing that can be loaded is at ``source`` or ``adapter``, or the backend cannot run it.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(device)
     if adapter is None and (Path(source) / ADAPTER_CONFIG).is_file():
         adapter, source = Path(source), adapter_base(Path(source))
     source = str(Path(source).expanduser().resolve()) if is_path(source) else source  # saved models outlive the folder
@@ -172,13 +177,29 @@ def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     files = find_model(source)
     _, tokenizer = load_config(source, files)
-    return load_weights(source, files, torch.float32), tokenizer
+    return load_model(source, files, torch.float32), tokenizer
 
 
 def choice_direction(model: PreTrainedModel, choice_ids: tuple[int, int]) -> torch.Tensor:
     """Returns w = w_yes - w_no, the difference of lm_head's rows of the two choices: float32 (H,), on its device."""
     rows = model.get_output_embeddings().weight.detach()
     return rows[choice_ids[0]].float() - rows[choice_ids[1]].float()
+
+
+def choose_device(device: str | None) -> str:
+    """Returns the device to compute on; CUDA where there is one if None.
+
+    Raises:
+        InputError: this machine or this build of torch has no such device.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device {device!r}: cannot be used here ({first_line(error)}); give cpu", param="device"
+        ) from error
+    return device
 
 
 def native_dtype(device: str) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""The prompt: a document segment, a query segment that ends in the answer cue, and the two choices."""
+"""The prompt: a document segment, a query segment that ends in the answer cue, and two choices."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rabtriever.errors import InputError
+from rabtriever.errors import InputError, TextError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """What is written around a document and a query; saved with the weights, never a call option.
+    """The text around a document and a query; saved with the weights, never a call option.
 
     Attributes:
         document: Document segment, with ``{document}`` in it; first, so that one key/value cache serves all queries.
         query: Query segment, with ``{query}`` in it; it ends in the answer cue.
-        yes: Choice for "this document is right for this query"; one token.
+        yes: Choice for "this document is relevant to this query"; one token.
         no: The other choice; one token.
-        document_tokens: Budget of the document's own text in tokens; a longer one keeps its head.
-        query_tokens: Budget of the query's own text in tokens; a longer one keeps its tail (dialogues end with what
-            matters). Budgets are applied before assembly, so the cue is never cut away.
+        document_tokens: Budget of the document's own text in tokens; a longer one loses its end.
+        query_tokens: Budget of the query's own text in tokens; a longer one loses its beginning (dialogues end with
+            what matters). Budgets apply before assembly, so the cue is never cut away.
     """
 
     document: str = "Document: {document}\n"
@@ -35,7 +35,7 @@ class PromptTemplate:
     query_tokens: int = 224
 
     def __post_init__(self) -> None:
-        """Check the fields.
+        """Checks the fields.
 
         Raises:
             InputError: a value of a wrong type, a placeholder missing or doubled, a blank choice, a budget below one.
@@ -54,7 +54,7 @@ class PromptTemplate:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PromptTemplate:
-        """Make a template from a saved one.
+        """Returns a saved template.
 
         Raises:
             InputError: a field that a template does not have.
@@ -67,7 +67,7 @@ class PromptTemplate:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The template as JSON-ready values."""
+        """Returns the template as JSON-ready values."""
         return asdict(self)
 
 
@@ -78,7 +78,7 @@ class Prompt:
     Attributes:
         template: The template.
         tokenizer: The LLM's tokenizer.
-        n_truncated: How many documents and queries lost tokens to their budget so far.
+        n_truncated: Numbers of documents and queries that lost tokens to their budget so far.
     """
 
     template: PromptTemplate
@@ -86,53 +86,54 @@ class Prompt:
     n_truncated: dict[str, int] = field(default_factory=lambda: {"document": 0, "query": 0})
 
     def __post_init__(self) -> None:
-        """Tokenise the fixed parts once and resolve the choices in context.
+        """Tokenises the fixed parts once and resolves the choices in context.
 
         Raises:
             InputError: a choice is not exactly one token after the cue.
         """
-        self._bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
         # The space before a field belongs to its first word: that is how BPE vocabularies spell words.
         self._document_head, self._document_tail, self._document_space = self._split("document")
         self._query_head, self._query_tail, self._query_space = self._split("query")
+        # A chat template begins with the start token by itself.
+        self._document_head = self._with_bos(self._document_head)
         self.choice_ids = (self._choice(self.template.yes), self._choice(self.template.no))
 
     def document_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Document segments: the teacher's prefix and the student's document prompt are these same ids.
+        """Returns the document segments, which the reranker and the encoder read alike.
 
         Raises:
-            InputError: a document of zero tokens.
+            TextError: a document of zero tokens.
         """
         fields = self._tokenize_field("document", texts, self._document_space)
         budget = self.template.document_tokens
-        self._count_cuts("document", fields, budget)
-        return [self._bos + self._document_head + ids[:budget] + self._document_tail for ids in fields]
+        self._count_truncated("document", fields, budget)
+        return [self._document_head + ids[:budget] + self._document_tail for ids in fields]
 
     def query_ids(self, texts: Sequence[str], *, with_bos: bool = False) -> list[list[int]]:
-        """Query segments, ending in the answer cue.
+        """Returns the query segments, ending in the answer cue.
 
         Args:
             texts: Queries.
-            with_bos: As the student reads them, without a document before: with the start token, if the LLM has one.
+            with_bos: Whether they begin with the LLM's start token, as the encoder reads them, without a document.
 
         Raises:
-            InputError: a query of zero tokens.
+            TextError: a query of zero tokens.
         """
         fields = self._tokenize_field("query", texts, self._query_space)
         budget = self.template.query_tokens
-        self._count_cuts("query", fields, budget)
-        head = (self._bos if with_bos else []) + self._query_head
+        self._count_truncated("query", fields, budget)
+        head = self._with_bos(self._query_head) if with_bos else self._query_head
         return [head + ids[-budget:] + self._query_tail for ids in fields]
 
     def count_tokens(self, name: str, texts: Sequence[str]) -> list[int]:
-        """How many tokens texts have by themselves, whatever their budget; nothing is counted as cut.
+        """Returns the number of tokens of each text before truncation.
 
         Args:
             name: ``document`` or ``query``.
             texts: Texts.
 
         Raises:
-            InputError: a text of zero tokens.
+            TextError: a text of zero tokens.
         """
         space = self._document_space if name == "document" else self._query_space
         return [len(ids) for ids in self._tokenize_field(name, texts, space)]
@@ -147,21 +148,26 @@ class Prompt:
 
     @property
     def shared_prefixes(self) -> list[list[int]]:
-        """What all documents, and all queries read alone, begin with."""
-        return [self._bos + self._document_head, self._bos + self._query_head]
+        """Token ids that all documents, and all queries encoded separately, begin with."""
+        return [self._document_head, self._with_bos(self._query_head)]
 
     @property
     def max_tokens(self) -> int:
-        """The longest prompt that these budgets allow, in tokens."""
-        fixed = self._bos + self._document_head + self._document_tail + self._query_head + self._query_tail
+        """Length of the longest prompt that the budgets allow, in tokens."""
+        fixed = self._document_head + self._document_tail + self._query_head + self._query_tail
         return len(fixed) + self.template.document_tokens + self.template.query_tokens
 
-    def _count_cuts(self, name: str, fields: list[list[int]], budget: int) -> None:
-        lost = [len(ids) for ids in fields if len(ids) > budget]
-        if lost and not self.n_truncated[name]:
-            kept = f"{name}_tokens={budget}"
-            warnings.warn(f"a {name} of {lost[0]} tokens is cut to the prompt's {kept}; more are counted", stacklevel=4)
-        self.n_truncated[name] += len(lost)
+    def _with_bos(self, head: list[int]) -> list[int]:
+        bos = self.tokenizer.bos_token_id
+        return head if bos is None or head[:1] == [bos] else [bos, *head]
+
+    def _count_truncated(self, name: str, fields: list[list[int]], budget: int) -> None:
+        longer = [len(ids) for ids in fields if len(ids) > budget]
+        if longer and not self.n_truncated[name]:
+            limit = f"{name}_tokens={budget}"
+            message = f"a {name} of {longer[0]} tokens is truncated to the prompt's {limit}; further ones are counted"
+            warnings.warn(message, stacklevel=4)
+        self.n_truncated[name] += len(longer)
 
     def _split(self, name: str) -> tuple[list[int], list[int], str]:
         head, tail = getattr(self.template, name).split(f"{{{name}}}")
@@ -173,12 +179,12 @@ class Prompt:
             raise InputError(f"{name}: expected a list of texts, got one string; wrap it in a list")
         for position, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
-                raise InputError(f"{name} {position}: {text!r} has no tokens; give it a non-blank text")
-        # A text that spells a control token is text all the same.
+                raise TextError(name, position, text, "has no tokens; give it a non-blank text")
+        # A text that spells a control token stays text.
         fields = self._ids([space + text.strip() for text in texts], split_special_tokens=True)
         for position, ids in enumerate(fields):
             if not ids:
-                raise InputError(f"{name} {position}: {texts[position]!r} has no tokens; give it another text")
+                raise TextError(name, position, texts[position], "has no tokens; give it another text")
         return fields
 
     def _ids(self, texts: Sequence[str], **options: bool) -> list[list[int]]:
@@ -188,9 +194,9 @@ class Prompt:
         return [list(ids) for ids in encoded]
 
     def _choice(self, text: str) -> int:
-        """The id that ``text`` adds after the answer cue.
+        """Returns the id that ``text`` adds after the answer cue.
 
-        The whole cue is tokenised with and without the choice, since a word's id depends on what stands before it.
+        The whole cue is tokenised with and without the choice, since a word's id depends on the text before it.
         """
         cue = self.template.query.split("{query}")[1]
         before, after = self._ids([cue, cue + text]) if cue else ([], self._ids([text])[0])

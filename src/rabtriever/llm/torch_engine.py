@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,8 @@ from transformers import DynamicCache, PreTrainedModel
 from rabtriever.llm.backbone import Pooling, sliding_window, token_batches
 
 TOKEN_BUDGET = 2048  # tokens of a padded batch; on a CPU more is not faster
-# Padded sizes are multiples of these. Libraries choose the order of a sum by its size, so a text's log-odds would depend
-# on the other texts of its batch: by up to 0.3 in bfloat16, 1e-5 in float32; with multiples, by 7e-6 in both.
+# Padded sizes are multiples of these. Libraries choose the order of a sum by its size, so a text's log-odds depend on
+# the other texts of its batch: by up to 0.3 in bfloat16 and 1e-5 in float32; with multiples, by 7e-6 in both.
 PAD_TOKENS_TO, PAD_CACHE_TO = 16, 64
 Layers = list[tuple[Tensor, Tensor]]  # keys and values (n, heads, longest, head size) of each layer
 
@@ -31,7 +32,7 @@ class TorchKVCache:
         self.layers = layers
         self.lengths = lengths
         self.means = means
-        self.nbytes = means.nbytes + sum(keys.nbytes + values.nbytes for keys, values in layers)
+        self.nbytes = sum(keys.nbytes + values.nbytes for keys, values in layers)
 
     def split(self) -> list[TorchKVCache]:
         """Returns a cache per document, without padding; each owns its memory."""
@@ -70,7 +71,7 @@ class TorchEngine:
 
     @property
     def device(self) -> torch.device:
-        """The weights' device."""
+        """Device of the weights."""
         device: torch.device = self.model.device
         return device
 
@@ -84,7 +85,8 @@ class TorchEngine:
         """Returns the keys and values of document segments, right-padded."""
         lengths = torch.tensor([len(document) for document in documents])
         batches = list(token_batches(lengths.tolist(), TOKEN_BUDGET))  # of similar lengths, so little is padded
-        caches, means = [], []
+        caches: list[Any] = []
+        means = []
         for batch in batches:
             ids, n_tokens = self._pad([documents[i] for i in batch])
             cache = DynamicCache()
@@ -105,7 +107,7 @@ class TorchEngine:
         return TorchKVCache(layers, lengths, torch.cat([cache.means for cache in caches]))
 
     def encode_with_prefix(self, cache: TorchKVCache, rows: Tensor, queries: Sequence[Sequence[int]]) -> Tensor:
-        """Returns the last token's state of each query segment after document ``rows[i]``: float32 (n, H), on the device.
+        """Returns the last token's state of each query segment after document ``rows[i]``: float32 (n, H).
 
         A sliding window counts slots, padding included: cache and queries together are never padded beyond it.
         """

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from rabtriever.errors import InputError, first_line
+from rabtriever.llm import config_cache
 from rabtriever.llm.sources import ADAPTER_WEIGHTS, ModelFiles
 
 if TYPE_CHECKING:
@@ -25,17 +26,15 @@ def load_config(source: str, files: ModelFiles) -> tuple[PreTrainedConfig, PreTr
     Raises:
         InputError: a file is broken.
     """
-    from transformers import AutoConfig, AutoTokenizer
-
     try:
         for _ in _tensors(files.folder):
             break
-        return AutoConfig.from_pretrained(files.folder), AutoTokenizer.from_pretrained(files.folder)
+        return config_cache.load_config(files.folder), config_cache.load_tokenizer(files.folder)
     except UNREADABLE as error:
         raise _unreadable(source, error) from error
 
 
-def load_weights(source: str, files: ModelFiles, dtype: torch.dtype) -> PreTrainedModel:
+def load_model(source: str, files: ModelFiles, dtype: torch.dtype) -> PreTrainedModel:
     """Loads the model on the CPU.
 
     Raises:

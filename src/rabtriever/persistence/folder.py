@@ -9,14 +9,11 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from rabtriever.errors import ConflictError, InputError, NotFoundError, first_line
 from rabtriever.persistence.model_card import write_model_card
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 CONFIG = "rabtriever.json"
 ADAPTER = "adapter"
@@ -79,7 +76,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 def save_model(
     path: str | Path,
     config: dict[str, Any],
-    predictor: dict[str, Tensor],
+    predictor: dict[str, Any],
     adapter: Path | None = None,
     log: Sequence[Mapping[str, Any]] = (),
 ) -> None:
@@ -88,7 +85,7 @@ def save_model(
     Args:
         path: To make.
         config: For :func:`write_config`.
-        predictor: The predictor's weights.
+        predictor: The predictor's weights, name -> torch tensor.
         adapter: The LLM's adapter, to copy.
         log: Lines of its training.
 
@@ -107,8 +104,8 @@ def save_model(
             (folder / "distill_log.jsonl").write_text(lines, encoding="utf-8")
 
 
-def load_weights(folder: Path) -> dict[str, Tensor]:
-    """Returns the weights of a retriever's predictor.
+def load_weights(folder: Path) -> dict[str, Any]:
+    """Returns the weights of a retriever's predictor, name -> torch tensor.
 
     Raises:
         InputError: their file is missing or broken.

@@ -1,4 +1,4 @@
-"""What a search and a distillation need of a reranker."""
+"""The interface of rerankers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Scores(NamedTuple):
 
 
 class Reranker(Protocol):
-    """Scores (query, document) pairs, reading both together.
+    """A model that scores (query, document) pairs jointly.
 
     Attributes:
         fingerprint: Identifies weights and prompt.
-        calibration: What makes its log-odds probabilities.
+        calibration: Log-odds to probabilities.
     """
 
     fingerprint: str

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from typing_extensions import Unpack
 
-from rabtriever.errors import InputError
+from rabtriever.errors import InputError, TextError, shorten
+from rabtriever.llm.backbone import NOT_FINITE, NotFiniteError
 from rabtriever.llm.loading import LoadOptions, load_llm
 from rabtriever.llm.prompt import PromptTemplate
 from rabtriever.llm.prompted import PromptedLLM
@@ -30,7 +31,7 @@ class GenerativeReranker:
 
     Args:
         llm: The LLM and the prompt it was trained with.
-        calibration: What makes its log-odds probabilities; the identity if None.
+        calibration: Log-odds to probabilities; the identity if None.
     """
 
     def __init__(self, llm: PromptedLLM, calibration: Calibration | None = None) -> None:
@@ -87,15 +88,13 @@ class GenerativeReranker:
             float32 (n,).
 
         Raises:
-            InputError: a text of zero tokens, or something that is not a pair.
+            InputError: something that is not a pair, or an error of :meth:`score`.
         """
         pairs = list(pairs)
         if any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
             raise InputError("predict: expected a list of (query, document) pairs; wrap a single pair in a list")
-        queries, documents = ({text: None for text in side} for side in zip(*pairs, strict=True)) if pairs else ({}, {})
-        rows = {text: i for i, text in enumerate(queries)}, {text: i for i, text in enumerate(documents)}
-        positions = np.array([(rows[0][query], rows[1][document]) for query, document in pairs]).reshape(-1, 2)
-        log_odds = self.score(list(queries), list(documents), positions).log_odds
+        queries, documents = [query for query, _ in pairs], [document for _, document in pairs]
+        log_odds = self.score(queries, documents, np.arange(len(pairs)).repeat(2).reshape(-1, 2)).log_odds
         return self.calibration.probability(log_odds).astype(np.float32)
 
     def rank(self, query: str, documents: Iterable[str], top_k: int | None = None) -> list[dict[str, int | float]]:
@@ -115,7 +114,7 @@ class GenerativeReranker:
         return self.calibration.rank(self.log_odds([query], list(documents))[0], top_k)
 
     def log_odds(self, queries: Sequence[str], documents: Sequence[str], show_progress_bar: bool = False) -> np.ndarray:
-        """Scores every query against every document: float32 (n, k)."""
+        """Returns the log-odds of every query and document, float32 (n, k); errors as in :meth:`score`."""
         rows, columns = np.divmod(np.arange(len(queries) * len(documents)), max(1, len(documents)))
         pairs = np.stack([rows, columns], axis=1)
         scores = self.score(queries, documents, pairs, show_progress_bar=show_progress_bar)
@@ -130,30 +129,52 @@ class GenerativeReranker:
         with_states: bool = False,
         show_progress_bar: bool = False,
     ) -> Scores:
-        """Scores pairs of queries and documents; only those that occur in ``pairs`` are tokenised and read.
+        """Scores pairs of queries and documents; only texts that occur in ``pairs`` are tokenised.
 
         Args:
             queries: Texts.
             documents: Texts.
             pairs: int64 (n, 2) of (query, document) positions.
-            with_states: Whether to return the context embeddings z*(q, d), (n, H), too.
+            with_states: Whether to return the context embeddings z*(q, d), (n, H), too; without them, memory does
+                not grow with n H.
             show_progress_bar: Whether to show progress on stderr.
 
         Raises:
-            InputError: a text of zero tokens, or a pair of which the LLM makes no finite state.
+            TextError: a text of zero tokens, or a pair whose state is NaN or infinite.
         """
         sides = np.asarray(pairs, np.int64).reshape(-1, 2).T
         (query_rows, query_of), (document_rows, document_of) = (np.unique(side, return_inverse=True) for side in sides)
-        query_ids = self.llm.prompt.query_ids([queries[i] for i in query_rows])
-        document_ids = self.llm.prompt.document_ids([documents[i] for i in document_rows])
-        log_odds = torch.empty(len(query_of))
-        states = torch.empty(len(query_of), self.llm.hidden_size) if with_states else None
+        query_ids, query_index = _unique(self._tokenize("query", queries, query_rows))
+        document_ids, document_index = _unique(self._tokenize("document", documents, document_rows))
+        # Equal pairs are scored once: side by side in a batch they could differ in the last digits.
+        indices = np.stack([query_index[query_of], document_index[document_of]], axis=1)
+        distinct, row_of = np.unique(indices, axis=0, return_inverse=True)
+        log_odds = torch.empty(len(distinct))
+        states = torch.empty(len(distinct), self.llm.hidden_size) if with_states else None
         label = "scoring pairs" if show_progress_bar else None
-        batches = self.llm.backbone.pair_states(
-            document_ids, query_ids, torch.from_numpy(np.stack([query_of, document_of], axis=1)), label
-        )
-        for rows, of_batch in batches:
-            log_odds[rows] = of_batch @ self.llm.choice_direction
-            if states is not None:
-                states[rows] = of_batch
-        return Scores(log_odds.numpy(), None if states is None else states.numpy())
+        try:
+            for rows, batch in self.llm.backbone.pair_states(
+                document_ids, query_ids, torch.from_numpy(distinct), label
+            ):
+                log_odds[rows] = batch @ self.llm.choice_direction
+                if states is not None:
+                    states[rows] = batch
+        except NotFiniteError as error:
+            q, d = sides[:, np.flatnonzero(row_of == error.position)[0]].tolist()
+            query = f"with query {q} {shorten(queries[q])}"
+            raise TextError("document", d, documents[d], f"{query} {NOT_FINITE}") from None
+        return Scores(log_odds.numpy()[row_of], None if states is None else states.numpy()[row_of])
+
+    def _tokenize(self, kind: str, texts: Sequence[str], rows: np.ndarray) -> list[list[int]]:
+        tokenize = self.llm.prompt.query_ids if kind == "query" else self.llm.prompt.document_ids
+        try:
+            return tokenize([texts[i] for i in rows])
+        except TextError as error:
+            raise error.at(int(rows[error.position])) from None
+
+
+
+def _unique(sequences: list[list[int]]) -> tuple[list[tuple[int, ...]], np.ndarray]:
+    """Returns the distinct sequences, and each sequence's position among them, int64 (n,)."""
+    position_of = {sequence: i for i, sequence in enumerate(dict.fromkeys(map(tuple, sequences)))}
+    return list(position_of), np.array([position_of[tuple(sequence)] for sequence in sequences], np.int64)

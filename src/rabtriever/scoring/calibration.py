@@ -8,7 +8,7 @@ import numpy as np
 
 from rabtriever.errors import InputError
 
-REGULARIZATION = 1.0  # towards temperature 1 and offset 0, so that a few labels do not make a model certain
+REGULARIZATION = 1.0  # towards the prior, so that a few labels do not make a model certain
 
 
 @dataclass(frozen=True)
@@ -58,21 +58,23 @@ class Calibration:
         return ((logit - self.offset) * self.temperature).astype(np.float32)
 
     @classmethod
-    def fit(cls, log_odds: np.ndarray, labels: np.ndarray) -> Calibration:
+    def fit(cls, log_odds: np.ndarray, labels: np.ndarray, prior: Calibration | None = None) -> Calibration:
         """Fits the scaling to labelled pairs (Newton's method on the regularised logistic loss, with backtracking).
 
         Args:
             log_odds: float (n,).
             labels: bool (n,), whether the document is relevant.
+            prior: What a few labels change little; the identity if None.
 
         Returns:
-            The scaling; the identity if there are no pairs, only one kind of label, or if log-odds do not increase
+            The scaling; the prior if there are no pairs, only one kind of label, or if log-odds do not increase
             with relevance.
         """
         x, y = np.asarray(log_odds, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+        prior = prior or cls()
         if not len(y) or y.min() == y.max():
-            return cls()
-        inputs, start = np.stack([x, np.ones_like(x)]), np.array([1.0, 0.0])
+            return prior
+        inputs, start = np.stack([x, np.ones_like(x)]), np.array([1 / prior.temperature, prior.offset])
         pull = REGULARIZATION * np.array([max(np.square(x).mean(), 1e-12), 1.0])  # log-odds may all be 0
 
         def loss(at: np.ndarray) -> float:
@@ -90,4 +92,4 @@ class Calibration:
             values = values - step
             if np.abs(step).max() <= 1e-9:
                 break
-        return cls(float(1 / values[0]), float(values[1])) if values[0] > 1e-3 else cls()
+        return cls(float(1 / values[0]), float(values[1])) if values[0] > 1e-3 else prior

@@ -1,14 +1,21 @@
 """The predictor, from (z_q, z_d) to the teacher's context embedding.
 
-With standardised states q and d it is ``z^ = mean + scale * (W2 act(U q + V d + b1) + b2)``; see :mod:`rabtriever.scoring.fold`
-for what it becomes when only the choice is asked for.
+With standardised states q and d it is ``z^ = mean + scale * (W2 act(U q + V d + b1) + b2)``; see
+:mod:`rabtriever.scoring.fold` for the equations when only the choice is needed.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from rabtriever.errors import InputError, first_line
+from rabtriever.persistence.folder import load_weights
 from rabtriever.scoring.fold import Affine, Fold
 from rabtriever.scoring.layout import ScoreLayout
 
@@ -17,13 +24,13 @@ DOCUMENTS_PER_BLOCK = 512  # whose hidden units are in memory at a time
 
 
 class Predictor(nn.Module):
-    """Two layers over the query's state with the document's as latent (arXiv 2604.23336, section 3).
+    """Two layers over the query's state, with the document's state as the latent (arXiv 2604.23336, section 3).
 
     Args:
         hidden_size: H, width of the encoder's states and of the context embeddings.
         hidden_units: m; an index stores as many numbers per document.
         dropout: Share of each side's inputs that is zeroed in training mode.
-        kind: ``mlp`` (ReLU, the paper's) or ``quadratic`` (square), whose score is an inner product.
+        kind: ``mlp`` (ReLU, the paper's) or ``quadratic`` (square; its score is an inner product).
         choice_direction: float32 (H,), w = w_yes - w_no of the teacher's lm_head; saved with the weights. Zeros if
             None, to be overwritten by ``load_state_dict``.
     """
@@ -57,14 +64,25 @@ class Predictor(nn.Module):
             self.register_buffer(f"{name}_mean", torch.zeros(hidden_size))
             self.register_buffer(f"{name}_scale", torch.ones(hidden_size))
 
+    def to_config(self) -> dict[str, str | int]:
+        """Returns the JSON values of ``rabtriever.json`` that :func:`load_predictor` needs."""
+        return {"kind": self.kind, "hidden_size": self.hidden_size, "hidden_units": self.hidden_units}
+
+    def weights_hash(self) -> str:
+        """Returns a hash of the kind and all weights and buffers."""
+        digest = hashlib.sha256(self.kind.encode())
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     @property
     def hidden_size(self) -> int:
-        """H."""
+        """H, width of the states."""
         return self.query.in_features
 
     @property
     def hidden_units(self) -> int:
-        """M."""
+        """Number of hidden units, m."""
         return self.query.out_features
 
     def fit_normalization(self, side: str, states: Tensor) -> None:
@@ -149,3 +167,28 @@ class Predictor(nn.Module):
             n_positive_units=n_positive,
             constant=float(constant),
         )
+
+
+def load_predictor(folder: Path, config: Mapping[str, Any]) -> Predictor:
+    """Loads the predictor of a retriever's folder.
+
+    Args:
+        folder: The folder.
+        config: Its ``rabtriever.json``.
+
+    Raises:
+        InputError: the folder holds no retriever, or a broken one.
+    """
+    if "predictor" not in config:
+        raise InputError(
+            f"{folder}: a reranker, not a retriever; make one with `rabtriever distill --teacher {folder}`"
+        )
+    weights = load_weights(folder)
+    try:
+        shape = config["predictor"]
+        predictor = Predictor(shape["hidden_size"], shape["hidden_units"], kind=shape["kind"])
+        predictor.load_state_dict(weights)
+        config["encoder"]["pooling"]
+    except (RuntimeError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
+    return predictor

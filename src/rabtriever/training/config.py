@@ -10,15 +10,13 @@ from rabtriever.errors import InputError
 
 KINDS = ("mlp", "quadratic")  # as in rabtriever.scoring.predictor, which need not be loaded to parse flags
 POOLINGS = ("mean", "last")
-OBJECTIVES = ("listwise", "sft", "dpo")
 BOUNDS = {
     "min": (operator.ge, "at least"),
     "max": (operator.le, "at most"),
     "above": (operator.gt, "above"),
     "below": (operator.lt, "below"),
 }
-POLICIES = ("on", "uniform", "bm25", "teacher")
-DIVERGENCES = ("squares", "reverse", "forward", "vocabulary", "documents")
+OBJECTIVES = ("listwise", "sft", "dpo")
 
 
 @dataclass(frozen=True)
@@ -76,80 +74,86 @@ class RerankerTrainingConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """How a retriever is distilled; every field is a flag of ``rabtriever distill``."""
+    """Options of a distillation; every field is a flag of ``rabtriever distill``."""
 
-    policy: str = field(
-        default="on",
-        metadata={
-            "help": "whose high-ranked documents the teacher is asked about: on (the student's), bm25, teacher (its "
-            "own, of fewer queries: each document scored is a call) or uniform (nobody's)"
-        },
+    teacher_calls: int = field(
+        default=12_000,
+        metadata={"help": "most pairs that the teacher scores, calibration included; 0: labels alone", "min": 0},
     )
-    teacher_calls: int = field(default=12_000, metadata={"help": "pairs the teacher scores in all; 0: labels alone"})
-    pairs: int = field(
+    pairs_per_query: int = field(
         default=3,
-        metadata={"help": "pairs a query, more if the queries are few: a positive if judged, policy and exploration"},
+        metadata={"help": "pairs of a query in a round, its positive among them; more if queries are few", "min": 1},
     )
-    rounds: int = field(default=8, metadata={"help": "how often the student ranks anew"})
-    exploration: float = field(default=0.5, metadata={"help": "chance that a pair is drawn uniformly"})
-    temperature: float = field(default=1.0, metadata={"help": "of the policy"})
-    mse_weight: float = field(default=1.0, metadata={"help": "weight of the squared error of the embedding"})
-    kl_weight: float = field(default=3.0, metadata={"help": "lambda, weight of the divergence (or of the squares)"})
-    divergence: str = field(
-        default="squares",
-        metadata={
-            "help": "squares of the log-odds' difference; KL over the two choices, reverse (student || teacher, the "
-            "paper's) or forward; reverse KL over the vocabulary, or over a query's scored documents"
-        },
+    rounds: int = field(default=8, metadata={"help": "how often the student ranks anew", "min": 1})
+    exploration: float = field(
+        default=0.5,
+        metadata={"help": "share of pairs drawn uniformly among good documents, not by policy", "min": 0, "max": 1},
     )
-    label_weight: float = field(default=0.5, metadata={"help": "weight of the label softmax over all documents"})
-    queries: int = field(default=0, metadata={"help": "labelled queries to use at most; 0: all"})
-    predictor: str = field(default="mlp", metadata={"help": "mlp, or quadratic: its score is an inner product"})
-    width: int = field(default=256, metadata={"help": "hidden units m: numbers stored per document"})
-    pooling: str = field(default="mean", metadata={"help": "mean or last: how a segment's state is read"})
-    steps: int = field(default=8000, metadata={"help": "optimiser steps, spread evenly over the rounds"})
-    learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate, cosine decay"})
-    weight_decay: float = field(default=0.05, metadata={"help": "AdamW's"})
-    dropout: float = field(default=0.2, metadata={"help": "share of the states' dimensions left out in each step"})
-    calibration: int = field(
-        default=100, metadata={"help": "development queries whose ten best documents fit the probabilities; 0: none"}
+    temperature: float = field(default=1.0, metadata={"help": "of the policy, a softmax of log-odds", "above": 0})
+    embedding_weight: float = field(
+        default=1.0, metadata={"help": "weight of the squared error of the context embedding", "min": 0}
+    )
+    log_odds_weight: float = field(
+        default=3.0, metadata={"help": "weight of the squared error of the log-odds", "min": 0}
+    )
+    kl_weight: float = field(
+        default=0.0,
+        metadata={"help": "weight of the reverse KL; 1 with log_odds_weight 0 is the paper's loss", "min": 0},
+    )
+    label_weight: float = field(
+        default=0.5, metadata={"help": "weight of the softmax of labels over all documents", "min": 0}
+    )
+    max_labelled_queries: int = field(default=0, metadata={"help": "most labelled queries to use; 0: all", "min": 0})
+    predictor: str = field(
+        default="mlp", metadata={"help": "mlp, or quadratic: its score is an inner product", "choices": KINDS}
+    )
+    hidden_units: int = field(
+        default=256, metadata={"help": "of the predictor; an index stores as many numbers per document", "min": 1}
+    )
+    pooling: str = field(
+        default="mean", metadata={"help": "state of a text: mean over its tokens, or last token", "choices": POOLINGS}
+    )
+    steps: int = field(default=8000, metadata={"help": "optimiser steps", "min": 1})
+    learning_rate: float = field(
+        default=1e-3, metadata={"help": "constant through the rounds, cosine decay after them", "above": 0}
+    )
+    weight_decay: float = field(default=0.05, metadata={"help": "of AdamW", "min": 0})
+    dropout: float = field(
+        default=0.2, metadata={"help": "share of the embeddings' dimensions left out in a step", "min": 0, "below": 1}
+    )
+    calibration_queries: int = field(
+        default=100, metadata={"help": "dev queries whose ten best documents fit the probabilities; 0: none", "min": 0}
     )
     seed: int = field(default=0, metadata={"help": "seed of all draws"})
 
     def __post_init__(self) -> None:
-        """Check the values.
+        """Checks the values.
 
         Raises:
-            InputError: a value out of its range.
+            InputError: a value out of its range; its ``param`` is the field's name.
         """
-        choices = {"policy": POLICIES, "divergence": DIVERGENCES, "predictor": KINDS, "pooling": POOLINGS}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(known)}")
-        if min(self.pairs, self.rounds, self.width, self.steps) < 1 or min(self.queries, self.teacher_calls) < 0:
-            raise InputError("pairs, rounds, width and steps must be at least 1, queries and teacher_calls at least 0")
-        if not self.label_weight and not (self.teacher_calls and self.mse_weight + self.kl_weight):
+        check_fields(self)
+        if not self.label_weight and not (self.teacher_calls and self.learns_from_teacher):
             raise InputError("label_weight 0 without teacher_calls or their weights: nothing to learn from; raise one")
-        if not 0 <= self.exploration <= 1 or not 0 <= self.dropout < 1:
-            raise InputError("exploration must lie in [0, 1] and dropout in [0, 1)")
-        if (
-            min(self.temperature, self.learning_rate) <= 0
-            or min(self.weight_decay, self.mse_weight, self.kl_weight, self.label_weight, self.calibration) < 0
-        ):
-            raise InputError("temperature and learning_rate must be above 0, no weight and no calibration below 0")
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether any of the teacher's losses has a weight."""
+        return bool(self.embedding_weight + self.log_odds_weight + self.kl_weight)
 
 
 def check_fields(config: Any) -> None:  # noqa: ANN401
-    """Raises InputError unless the fields of a dataclass are what their metadata asks for; NaN never is.
+    """Raises InputError unless the fields of a dataclass are what their metadata asks for.
 
     Args:
-        config: The dataclass. Metadata may hold ``choices``, and of numbers ``min`` and ``max`` (inclusive) and
+        config: The dataclass. Metadata may hold ``choices``, and of numbers the bounds ``min`` and ``max`` (inclusive),
             ``above`` and ``below`` (exclusive).
     """
     for item in fields(config):
         value, rules = getattr(config, item.name), item.metadata
         if "choices" in rules and value not in rules["choices"]:
-            raise InputError(f"{item.name} {value!r}: choose one of {', '.join(rules['choices'])}", param=item.name)
-        for rule, (holds, wanted) in BOUNDS.items():
-            if rule in rules and not holds(value, rules[rule]):
-                raise InputError(f"{item.name} {value!r}: must be {wanted} {rules[rule]}", param=item.name)
+            choices = ", ".join(rules["choices"])
+            raise InputError(f"{item.name} {value!r}: choose one of {choices}", param=item.name)
+        for rule, (holds, words) in BOUNDS.items():
+            if rule in rules and not holds(value, rules[rule]):  # never of NaN
+                raise InputError(f"{item.name} {value!r}: must be {words} {rules[rule]}", param=item.name)

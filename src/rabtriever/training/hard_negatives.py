@@ -47,7 +47,7 @@ class _States(NamedTuple):
     own_documents: list[int]
 
     def of_queries(self, rows: list[int]) -> _States:
-        """Returns those of some of the queries."""
+        """Returns the same for a selection of the queries."""
         positives, own_documents = [self.positives[row] for row in rows], [self.own_documents[row] for row in rows]
         return _States(self.queries[rows], self.documents, positives, own_documents)
 

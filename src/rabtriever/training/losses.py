@@ -1,40 +1,55 @@
-"""The losses, as pure functions of tensors."""
+"""The losses: pure functions of tensors, and the weighted sum that a distillation minimises."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rabtriever.scoring.predictor import Predictor
+from rabtriever.training.config import DistillConfig
 
 MAX_CANDIDATES = 1024  # documents of a softmax over labels
 
 
+class Losses(NamedTuple):
+    """Losses of a step.
+
+    Attributes:
+        total: Scalar, what is minimised.
+        terms: Its parts by their names in the log, before they are weighted.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
 def listwise(log_odds: Tensor, positive: Tensor) -> Tensor:
-    """Softmax cross-entropy over the documents of a query.
+    """Computes the softmax cross-entropy over the documents of a query.
 
     Args:
-        log_odds: float (n_queries, n_documents).
-        positive: bool, the same shape; the documents judged right.
+        log_odds: float (n_queries, n_documents); -inf for documents to leave out.
+        positive: bool, the same shape; the relevant documents.
 
     Returns:
-        Scalar: mean over queries of -log of the mass on their positives. Queries without one are left out.
+        Scalar: mean over queries of -log of the mass on their positives. Queries without one are left out; 0 if none
+        has one.
     """
     rows = positive.any(1)
-    right = log_odds.masked_fill(~positive, float("-inf"))
-    return (log_odds[rows].logsumexp(1) - right[rows].logsumexp(1)).mean()
+    relevant = log_odds[rows].masked_fill(~positive[rows], float("-inf"))
+    return (log_odds[rows].logsumexp(1) - relevant.logsumexp(1)).sum() / max(1, len(relevant))
 
 
 def pointwise(log_odds: Tensor, positive: Tensor) -> Tensor:
-    """Binary cross-entropy of the choice (SFT on the choice tokens, restricted to the two), mean over pairs."""
+    """Computes the binary cross-entropy of the choice (SFT, restricted to the two choice tokens), mean over pairs."""
     return F.binary_cross_entropy_with_logits(log_odds, positive.to(log_odds.dtype))
 
 
 def dpo(log_odds: Tensor, reference: Tensor, positive: Tensor, beta: float = 0.1) -> Tensor:
-    """Direct preference optimisation of the right choice over the wrong one (LaHoRe, arXiv 2412.16615).
+    """Computes the loss of direct preference optimisation of the right choice over the wrong one (arXiv 2412.16615).
 
     The difference of the two choices' log-probabilities is the log-odds, so a pair's margin is
     ``beta * (log_odds - reference)``, with the sign of its label.
@@ -50,7 +65,7 @@ def dpo(log_odds: Tensor, reference: Tensor, positive: Tensor, beta: float = 0.1
 
 
 def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(student || teacher) over the two choices, from log-odds; with the arguments exchanged, the forward KL.
+    """Computes KL(student || teacher) over the two choices (arXiv 2604.23336); the forward KL with arguments exchanged.
 
     Args:
         student: float (n,) log-odds.
@@ -66,7 +81,7 @@ def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def log_odds_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared error of the log-odds, in units of the teacher's spread over the batch.
+    """Computes the squared error of the log-odds, in units of the teacher's spread over the batch.
 
     Unlike a KL it does not saturate: how far apart two hopeless documents are still counts.
 
@@ -75,13 +90,13 @@ def log_odds_error(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: float (n,) log-odds.
 
     Returns:
-        Scalar; 1 is what the mean of the teacher's would give, if they spread by more than one.
+        Scalar; 1 is the error of the teacher's mean, if the teacher's variance is above 1.
     """
     return (student - teacher).square().mean() / teacher.var(correction=0).clamp_min(1.0)
 
 
 def decorrelation(student: Tensor, teacher: Tensor) -> Tensor:
-    """One minus the correlation of log-odds: blind to scale and offset, which distillation settles later.
+    """Computes one minus the correlation of log-odds: blind to scale and offset, which distillation settles later.
 
     Args:
         student: float (n,) log-odds.
@@ -94,7 +109,7 @@ def decorrelation(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def embedding_error(predicted: Tensor, target: Tensor, scale: Tensor) -> Tensor:
-    """The JEPA term: squared error of the context embedding, each dimension in units of its own spread.
+    """Computes the JEPA term: squared error of the context embedding, each dimension in units of its own spread.
 
     Args:
         predicted: float (n, H), the predictor's z^.
@@ -102,46 +117,9 @@ def embedding_error(predicted: Tensor, target: Tensor, scale: Tensor) -> Tensor:
         scale: float (H,), standard deviation of z* over pairs.
 
     Returns:
-        Scalar; 1 is what predicting the mean of z* would give.
+        Scalar; 1 is the error of the mean of z*.
     """
     return ((predicted - target) / scale).square().mean()
-
-
-def vocabulary_kl(predicted: Tensor, target: Tensor, lm_head: Tensor) -> Tensor:
-    """KL(student || teacher) over all next tokens, from context embeddings.
-
-    Args:
-        predicted: float (n, H), the predictor's z^.
-        target: float (n, H), the teacher's z*.
-        lm_head: float (V, H).
-
-    Returns:
-        Scalar, nats, mean over pairs.
-    """
-    student, teacher = (F.log_softmax(states @ lm_head.T, dim=1) for states in (predicted, target))
-    return (student.exp() * (student - teacher)).sum(1).mean()
-
-
-def policy_kl(student: Tensor, teacher: Tensor, query: Tensor) -> Tensor:
-    """KL(student || teacher) over the scored documents of each query: between the policies themselves.
-
-    Args:
-        student: float (n,) log-odds of pairs.
-        teacher: float (n,) log-odds.
-        query: int64 (n,), which query a pair belongs to.
-
-    Returns:
-        Scalar, nats, mean over queries.
-    """
-    names, group = torch.unique(query, return_inverse=True)
-
-    def log_softmax(values: Tensor) -> Tensor:
-        top = values.new_full((len(names),), float("-inf")).scatter_reduce(0, group, values.detach(), "amax")
-        mass = values.new_zeros(len(names)).index_add(0, group, (values - top[group]).exp())
-        return values - (top + mass.log())[group]
-
-    mine, theirs = log_softmax(student), log_softmax(teacher)
-    return (mine.exp() * (mine - theirs)).sum() / len(names)
 
 
 def label_loss(
@@ -182,3 +160,41 @@ def label_loss(
         own = torch.tensor([own_documents[row] for row in labelled])[:, None] == candidates
         log_odds = log_odds.masked_fill(own.to(log_odds.device), float("-inf"))
     return listwise(log_odds, positive.to(log_odds.device))
+
+
+class DistillLoss:
+    """The weighted sum of the losses of a distillation.
+
+    Args:
+        config: Its weights.
+    """
+
+    def __init__(self, config: DistillConfig) -> None:
+        self.weights = {
+            "loss/embedding": config.embedding_weight,
+            "loss/log_odds": config.log_odds_weight,
+            "loss/kl": config.kl_weight,
+            "loss/labels": config.label_weight,
+        }
+
+    def __call__(self, predictor: Predictor, predicted: Tensor, target: Tensor, labels: Tensor) -> Losses:
+        """Computes the losses of a step.
+
+        Args:
+            predictor: In training.
+            predicted: float32 (n, H), its estimates z^ of n pairs; n may be 0.
+            target: float32 (n, H), the teacher's z*.
+            labels: Scalar, the loss of the labels.
+        """
+        terms = {"loss/labels": labels}
+        if len(predicted):
+            student, teacher = predicted @ predictor.choice_direction, target @ predictor.choice_direction
+            terms["loss/embedding"] = embedding_error(predicted, target, predictor.output_scale)
+            terms["loss/log_odds"] = log_odds_error(student, teacher)
+            if self.weights["loss/kl"]:
+                terms["loss/kl"] = reverse_kl(student, teacher)
+        return self.weigh(terms)
+
+    def weigh(self, terms: dict[str, Tensor]) -> Losses:
+        """Returns terms, by the names of ``weights``, with their weighted sum."""
+        return Losses(torch.stack([self.weights[name] * term for name, term in terms.items()]).sum(), terms)

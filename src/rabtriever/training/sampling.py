@@ -1,68 +1,111 @@
-"""Which pairs the teacher is asked about: the student's own ranking decides."""
+"""Choosing the pairs that the teacher scores: the student's own ranking decides."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-FAR = -1e4  # out of reach as long as anything nearer is left
-NEAR = 256  # documents that exploration draws from: a random one of a large corpus teaches nothing
+POLICY_DEPTH = 64  # best documents that the policy draws from: over a large corpus its softmax would be flat
+EXPLORATION_DEPTH = 256  # and that exploration draws from: a random document of a large corpus teaches nothing
+MAX_SCORES = 2**24  # log-odds in memory at a time
+MAX_QUERIES = 64  # that are scored at a time
+
+
+@torch.no_grad()
+def rank_documents(
+    score: Callable[[Tensor], Tensor], queries: Tensor, n_documents: int, count: int, excluded: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Returns each query's best documents, without holding the scores of all queries at a time.
+
+    Args:
+        score: Maps positions of a few queries, int64 (m,), to their log-odds, float (m, n_documents).
+        queries: int64 (n,), positions of different queries.
+        n_documents: Documents that ``score`` returns.
+        count: Documents to return per query, if there are as many.
+        excluded: int64 (p, 2) of (query, document): pairs to leave out, of these or other queries.
+
+    Returns:
+        On the CPU: log-odds float (n, c), best first, -inf for a document that is left out; and positions of the
+        documents, int64 (n, c).
+    """
+    count = min(count, n_documents)
+    values, documents = [torch.empty(0, count)], [torch.empty(0, count, dtype=torch.long)]
+    for block in queries.split(max(1, min(MAX_QUERIES, MAX_SCORES // n_documents))):
+        log_odds = score(block).float()
+        ordered, row_of = block.sort()
+        of_block = excluded[torch.isin(excluded[:, 0], block)]
+        rows = row_of[torch.searchsorted(ordered, of_block[:, 0].contiguous())]
+        left_out = rows.to(log_odds.device), of_block[:, 1].to(log_odds.device)
+        best = log_odds.index_put(left_out, log_odds.new_tensor(float("-inf"))).topk(count, dim=1)
+        values.append(best.values.cpu())
+        documents.append(best.indices.cpu())
+    return torch.cat(values), torch.cat(documents)
 
 
 def sample_pairs(
     log_odds: Tensor,
+    documents: Tensor,
     positives: Sequence[Sequence[int]],
-    known: Tensor,
     count: int,
+    *,
     exploration: float,
     temperature: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """The pairs that the teacher scores for a batch of queries: a judged positive, the policy's choice, exploration.
+    """Samples the pairs that the teacher scores: a labelled positive, the policy's choices, exploration.
 
     Args:
-        log_odds: float (n, k), the student's, or whatever the policy prefers by.
-        positives: Judged documents of each query; empty without qrels.
-        known: bool (n, k), pairs that were scored before; they are not chosen again.
-        count: Pairs a query.
-        exploration: Chance that a document is drawn uniformly, from the best ``NEAR``, instead of from the policy.
-        temperature: Of the policy, the softmax over the student's log-odds.
-        generator: Source of chance.
+        log_odds: float (n, c), the candidates' log-odds, best first; -inf for one that must not be chosen.
+        documents: int64 (n, c), the candidates (:func:`rank_documents`).
+        positives: Documents of each query, one of which is chosen first; empty for an unlabelled query.
+        count: Pairs per query.
+        exploration: Probability that a document is drawn uniformly from the ``EXPLORATION_DEPTH`` best instead of from
+            the policy, the softmax of the ``POLICY_DEPTH`` best.
+        temperature: Of the policy.
+        generator: Random numbers.
 
     Returns:
-        int64 (at most n * count, 2) of (row of ``log_odds``, document), no pair twice.
+        int64 (at most n * count, 2) of (row, document), no pair twice, the pairs of a row side by side.
     """
-    taken = known.clone()
-    least = log_odds.topk(min(NEAR, log_odds.shape[1]), dim=1).values[:, -1:]
-    anywhere = torch.zeros_like(log_odds).masked_fill(log_odds < least, FAR)
-    chosen = [torch.empty(0, 2, dtype=torch.long)]
-    for slot in range(count):
-        left = (~taken).any(1).nonzero().flatten()
-        explore = torch.rand(len(log_odds), 1, generator=generator) < exploration
-        logits = torch.where(explore, anywhere, log_odds / temperature).masked_fill(taken, float("-inf"))
+    taken = log_odds.isneginf()
+    sampled = [torch.empty(0, 2, dtype=torch.long)]
+    remaining = torch.full((len(log_odds),), count)
+    for row, relevant in enumerate(positives):
+        if relevant:
+            document = relevant[int(torch.randint(len(relevant), (1,), generator=generator))]
+            taken[row] |= documents[row] == document
+            remaining[row] -= 1
+            sampled.append(torch.tensor([[row, document]]))
+    for _ in range(count):
+        rows = ((remaining > 0) & ~taken.all(1)).nonzero().flatten()
+        if not len(rows):
+            break
+        explore = torch.rand(len(rows), 1, generator=generator) < exploration
+        logits = torch.where(explore, torch.zeros(()), log_odds[rows] / temperature)
+        rank = (~taken[rows]).cumsum(
+            1
+        )  # of those that are left, so that the policy goes deeper when its best are taken
+        out_of_reach = taken[rows] | (rank > torch.where(explore, EXPLORATION_DEPTH, POLICY_DEPTH))
         # Gumbel's trick: the argmax of logits + noise is a draw from their softmax.
-        uniform = torch.rand(log_odds.shape, generator=generator).clamp_min(1e-20)
-        column = (logits - torch.log(-torch.log(uniform))).argmax(1)
-        if slot == 0:
-            for row, right in enumerate(positives):
-                fresh = [document for document in right if not taken[row, document]]
-                if fresh:
-                    column[row] = fresh[int(torch.randint(len(fresh), (1,), generator=generator))]
-        taken[left, column[left]] = True
-        chosen.append(torch.stack([left, column[left]], dim=1))
-    return torch.cat(chosen)
+        noise = torch.rand(logits.shape, generator=generator).clamp(1e-20, 1 - 1e-7)
+        column = (logits - torch.log(-torch.log(noise))).masked_fill(out_of_reach, float("-inf")).argmax(1)
+        taken[rows, column] = True
+        remaining[rows] -= 1
+        sampled.append(torch.stack([rows, documents[rows, column]], dim=1))
+    pairs = torch.cat(sampled)
+    return pairs[pairs[:, 0].argsort(stable=True)]
 
 
-def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless random batches of ``size`` different positions; each pass over all of them is shuffled anew."""
-    left = torch.empty(0, dtype=torch.long)
+def shuffled_batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yields, without end, random batches of ``size`` different positions; each pass over all is shuffled anew."""
+    pending = torch.empty(0, dtype=torch.long)
     while True:
-        if len(left) < size:
-            fresh = torch.randperm(count, generator=generator)
-            more = fresh[~torch.isin(fresh, left)][: size - len(left)]
-            batch, left = torch.cat([left, more]), fresh[~torch.isin(fresh, more)]
+        if len(pending) < size:
+            order = torch.randperm(count, generator=generator)
+            added = order[~torch.isin(order, pending)][: size - len(pending)]
+            batch, pending = torch.cat([pending, added]), order[~torch.isin(order, added)]
         else:
-            batch, left = left[:size], left[size:]
+            batch, pending = pending[:size], pending[size:]
         yield batch

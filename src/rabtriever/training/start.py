@@ -106,11 +106,12 @@ def checkpoint_dir(out: Path, run: Mapping[str, Any]) -> Path:
         run: JSON values that identify the training.
 
     Raises:
-        ConflictError: an interrupted training of another ``run`` is there.
+        ConflictError: something else is there, or an interrupted training of another ``run``.
     """
     partial = out.with_name(out.name + ".partial")
     path = partial / "run.json"
-    if path.is_file() and json.loads(path.read_text()) != run:
+    empty = not partial.exists() or (partial.is_dir() and not any(partial.iterdir()))
+    if not empty and not (path.is_file() and json.loads(path.read_text()) == run):
         raise ConflictError(
             f"{partial}: an interrupted training with other options, data or model; repeat its command or remove it"
         )

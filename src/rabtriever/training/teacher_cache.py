@@ -1,4 +1,4 @@
-"""What the frozen LLM said, kept on disk: a pair is scored once, a text read once, however often training is run."""
+"""Outputs of the frozen LLM on disk: a pair is scored once, a text encoded once, however often a training is run."""
 
 from __future__ import annotations
 
@@ -11,99 +11,120 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+from tqdm.auto import tqdm
 
+from rabtriever.caching import cache_dir
+from rabtriever.encoders.base import Kind
+from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.errors import InputError
-from rabtriever.llm.backbone import Pooling
-from rabtriever.progress import Progress
+from rabtriever.llm.prompted import PromptedLLM
 from rabtriever.rerankers.generative import GenerativeReranker
-from rabtriever.retriever import encode
 
-CHUNK = 1024  # vectors between writes: what an interruption can lose
+VECTORS_PER_SHARD = 1024  # an interruption loses fewer
+ENGINE_VERSION = 1  # to be raised with every change to an engine or a prompt that changes states
 
 
 class TeacherCache:
-    """The teacher's context embeddings and the student's states of one reranker.
+    """Context embeddings of a teacher, and states of encoders, on disk.
 
-    The reranker's fingerprint (weights, adapter, prompt) names the folder, a hash of the texts the vector.
+    A hash of everything that changes the numbers names the folder: weights, adapter and prompt, backend, data type,
+    kind of device and version of the engines. A hash of the texts names the vector. In memory are only the names.
 
     Args:
         teacher: The reranker.
-        folder: Where caches lie; by default ``$RABTRIEVER_CACHE/states``.
+        folder: Folder of all caches; by default ``states`` in :func:`rabtriever.caching.cache_dir`.
+
+    Raises:
+        InputError: a file of the cache is broken.
     """
 
     def __init__(self, teacher: GenerativeReranker, folder: str | Path | None = None) -> None:
-        root = Path(
-            folder or Path(os.environ.get("RABTRIEVER_CACHE", Path.home() / ".cache" / "rabtriever")) / "states"
-        )
         self.teacher = teacher
-        self.folder = root / teacher.fingerprint[:16]
+        self.folder = Path(folder or cache_dir() / "states") / _key(*_identity(teacher.llm)).hex()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.vectors: dict[bytes, np.ndarray] = {}
+        self._rows: dict[bytes, tuple[Path, int]] = {}  # key -> shard and row
         for shard in sorted(self.folder.glob("*.safetensors")):
-            self._read(shard)
+            self._add(shard, _read(shard, "keys"))
 
     def context_embeddings(self, queries: Sequence[str], documents: Sequence[str], pairs: Tensor) -> tuple[Tensor, int]:
-        """The teacher's z*(q, d), computed where it is not known yet.
+        """Returns the teacher's z*(q, d), float32 (n, H), and how many pairs it had to score for them.
 
         Args:
             queries: Texts.
             documents: Texts.
             pairs: int64 (n, 2) of (query, document) positions.
-
-        Returns:
-            float32 (n, H), and how many of the pairs the teacher had to score.
         """
         keys = [_key("pair", queries[q], documents[d]) for q, d in pairs.tolist()]
-        # Pairs of one document side by side: a chunk then reads few documents.
-        order = torch.argsort(pairs[:, 1], stable=True).tolist()
-        return self._fetch(
-            keys,
-            order,
-            lambda rows: self.teacher.context_embeddings(queries, documents, pairs[rows]),
-            "teacher calls",
-        )
 
-    def states(self, side: str, texts: Sequence[str], pooling: Pooling) -> Tensor:
-        """The student's z_q (side ``query``) or z_d (side ``document``): float32 (n, H)."""
-        keys = [_key(side, pooling, text) for text in texts]
+        def compute(rows: list[int]) -> np.ndarray:
+            states = self.teacher.score(queries, documents, pairs[rows].numpy(), with_states=True).states
+            assert states is not None
+            return states
+
+        # Pairs of one document side by side: a shard then takes few documents.
+        return self._fetch(keys, pairs[:, 1].argsort(stable=True).tolist(), compute, "teacher calls")
+
+    def states(self, encoder: LLMEncoder, kind: Kind, texts: Sequence[str]) -> Tensor:
+        """Returns an encoder's states of queries or documents, float32 (n, H)."""
+        identity = [*_identity(encoder.llm), encoder.pooling, kind]
+        encode = encoder.encode_queries if kind == "query" else encoder.encode_documents
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        return self._fetch(
-            keys, order, lambda rows: encode(self.teacher, side, [texts[i] for i in rows], pooling), f"{side} states"
-        )[0]
+        keys = [_key(*identity, text) for text in texts]
+        return self._fetch(keys, order, lambda rows: encode([texts[i] for i in rows]), f"{kind} states")[0]
 
     def _fetch(
-        self, keys: list[bytes], order: list[int], compute: Callable[[list[int]], Tensor], label: str
+        self, keys: list[bytes], order: list[int], compute: Callable[[list[int]], np.ndarray], label: str
     ) -> tuple[Tensor, int]:
-        first = {keys[i]: i for i in reversed(order) if keys[i] not in self.vectors}
-        missing = [i for i in order if first.get(keys[i]) == i]
-        with Progress(label, len(missing)) as bar:
-            for start in range(0, len(missing), CHUNK):
-                rows = missing[start : start + CHUNK]
-                vectors = compute(rows).float().contiguous()
-                self._write([keys[i] for i in rows], vectors)
-                bar.advance(len(rows))
-        return torch.from_numpy(np.stack([self.vectors[key] for key in keys])), len(missing)
+        """Returns the vectors of ``keys``, computing in ``order`` and storing those that are not cached."""
+        missing = [i for i in {keys[i]: i for i in reversed(order)}.values() if keys[i] not in self._rows][::-1]
+        with tqdm(total=len(missing), desc=label, disable=None if missing else True) as bar:
+            for start in range(0, len(missing), VECTORS_PER_SHARD):
+                rows = missing[start : start + VECTORS_PER_SHARD]
+                self._write([keys[i] for i in rows], compute(rows))
+                bar.update(len(rows))
+        result = np.empty((len(keys), self.teacher.llm.hidden_size), np.float32)
+        by_shard: dict[Path, list[int]] = {}
+        for i, key in enumerate(keys):
+            by_shard.setdefault(self._rows[key][0], []).append(i)
+        for shard, wanted in by_shard.items():
+            result[wanted] = _read(shard, "vectors")[[self._rows[keys[i]][1] for i in wanted]]
+        return torch.from_numpy(result), len(missing)
 
-    def _write(self, keys: list[bytes], vectors: Tensor) -> None:
-        table = torch.from_numpy(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1).copy())
+    def _write(self, keys: list[bytes], vectors: np.ndarray) -> None:
+        table = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1)
+        shard = self.folder / f"{hashlib.sha256(table.tobytes()).hexdigest()[:16]}.safetensors"
         handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".partial")
         os.close(handle)
         try:
-            save_file({"keys": table, "vectors": vectors}, temporary)
-            os.replace(temporary, self.folder / f"{hashlib.sha256(b''.join(keys)).hexdigest()[:16]}.safetensors")
+            stored = {"keys": table, "vectors": np.ascontiguousarray(vectors, np.float32)}
+            save_file({name: torch.tensor(array) for name, array in stored.items()}, temporary)
+            os.replace(temporary, shard)
         finally:
             Path(temporary).unlink(missing_ok=True)
-        self.vectors |= zip(keys, vectors.numpy(), strict=True)
+        self._add(shard, table)
 
-    def _read(self, shard: Path) -> None:
-        try:
-            stored = load_file(shard)
-        except SafetensorError as error:
-            raise InputError(f"{shard}: not a readable cache file ({error}); delete it") from error
-        self.vectors |= zip(map(bytes, stored["keys"].numpy()), stored["vectors"].numpy(), strict=True)
+    def _add(self, shard: Path, table: np.ndarray) -> None:
+        self._rows.update((bytes(key), (shard, row)) for row, key in enumerate(table))
+
+
+def _read(shard: Path, name: str) -> np.ndarray:
+    """Returns one array of a shard; the file's others are not read."""
+    try:
+        with safe_open(shard, framework="numpy") as file:
+            array: np.ndarray = file.get_tensor(name)
+            return array
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{shard}: not a readable cache file ({error}); delete it") from error
+
+
+def _identity(llm: PromptedLLM) -> list[str]:
+    """Returns everything that changes an LLM's states of given texts."""
+    loaded = llm.loaded
+    device = llm.backbone.device.type
+    return [llm.fingerprint, loaded.backend, str(loaded.model.dtype), device, str(ENGINE_VERSION)]
 
 
 def _key(*parts: str) -> bytes:

@@ -16,10 +16,10 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from rabtriever.data import RetrievalData, train_dev_split
 from rabtriever.errors import InputError
-from rabtriever.llm.loading import native_dtype
+from rabtriever.llm.loading import choose_device, native_dtype
 from rabtriever.llm.prompt import Prompt, PromptTemplate
 from rabtriever.persistence.folder import ADAPTER, atomic_folder, require_absent, write_config, write_json
-from rabtriever.persistence.model_card import write_model_card
+from rabtriever.persistence.model_card import CARD, write_model_card
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.scoring.predictor import Predictor
 from rabtriever.training.batches import BatchDataset
@@ -113,7 +113,7 @@ def _train(
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(partial)))
     with atomic_folder(out) as folder:
         model.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)
-        (folder / ADAPTER / "README.md").unlink(missing_ok=True)
+        (folder / ADAPTER / CARD).unlink(missing_ok=True)  # an empty form
         shutil.copy(partial / LOG, folder / LOG)
         write_model_card(folder, write_config(folder, record), out.name)
     shutil.rmtree(partial)
@@ -183,7 +183,6 @@ def _arguments(partial: Path, config: RerankerTrainingConfig, dtype: torch.dtype
         seed=config.seed,
         data_seed=config.seed,
         remove_unused_columns=False,
-        dataloader_num_workers=0,
         disable_tqdm=True,
     )
     # With several GPUs the Trainer would draw as many batches per step and split them among the cards.
@@ -197,5 +196,5 @@ def _dtype_and_device(dtype: torch.dtype | str | None, device: str | None) -> tu
         raise InputError(f"device {device!r}: choose cpu or cuda (which card: CUDA_VISIBLE_DEVICES)", param="device")
     if name not in (None, *DTYPES):
         raise InputError(f"dtype {name!r}: a reranker is trained in {' or '.join(DTYPES)}", param="dtype")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(device)
     return native_dtype(device) if name is None else getattr(torch, name), device

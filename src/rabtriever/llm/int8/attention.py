@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from rabtriever.llm.int8.elementwise import FAST, LOG2_E, power, quantise
-from rabtriever.llm.int8.matmul import ROWS, WIDTH, from_half, multiply, to_half
+from rabtriever.kernels.compile import njit
+from rabtriever.llm.int8.elementwise import FASTMATH, LOG2_E, exp2_fraction, quantize
+from rabtriever.llm.int8.matmul import TILE_COLUMNS, TILE_ROWS, from_half, multiply, to_half
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def turn(
+@njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
+def apply_rope_and_store_kv(
     qkv: Any,
     columns: Any,
     count: Any,
@@ -20,47 +20,47 @@ def turn(
     bias: Any,
     norms: Any,
     epsilon: Any,
-    rotary: Any,
+    rope: Any,
     positions: Any,
     store: Any,
-    places: Any,
+    cache_rows: Any,
 ) -> None:
-    """Scale, bias, perhaps normalise and turn by position: queries in place, keys and values into the store.
+    """Scales, adds the bias, perhaps normalises and rotates by position; stores keys and values.
 
     Args:
-        qkv: float32 (n, at least ``columns``), to be multiplied by ``in_scales`` (n,). Changed.
+        qkv: float32 (n, at least ``columns``), to be multiplied by ``in_scales`` (n,). Changed: queries are in it.
         columns: (heads + 2 * key heads) * size.
         count: Rows to take.
         bias: float32 (columns,).
         norms: float32 (2, size), RMS norm weights of queries and keys, or (0, size) where there are none.
-        epsilon: Theirs.
-        rotary: float32 (2, positions, size / 2), cosine and sine.
+        epsilon: Of the RMS norms.
+        rope: float32 (2, positions, size / 2), cosine and sine.
         positions: int64 (n,).
         store: uint16 (rows, 2 * key heads * size), float16's bits.
-        places: int64 (n,), each token's row there.
+        cache_rows: int64 (n,), each token's row of ``store``.
     """
-    kept, size = store.shape[1], 2 * rotary.shape[2]
-    half, stored = size // 2, columns - kept
+    kv_width, size = store.shape[1], 2 * rope.shape[2]
+    half, stored = size // 2, columns - kv_width
     raw = np.empty(size, np.float32)
     for i in range(count):
         scale, position = in_scales[i], positions[i]
         for c in range(columns):
             qkv[i, c] = qkv[i, c] * scale + bias[c]
-        for at in range(0, columns - kept // 2, size):
+        for at in range(0, columns - kv_width // 2, size):
             for d in range(size):
                 raw[d] = qkv[i, at + d]
             if len(norms):
                 _normalise(raw, norms[np.int64(at >= stored)], epsilon)
             for d in range(half):
-                qkv[i, at + d] = raw[d] * rotary[0, position, d] - raw[half + d] * rotary[1, position, d]
+                qkv[i, at + d] = raw[d] * rope[0, position, d] - raw[half + d] * rope[1, position, d]
             for d in range(half):
-                qkv[i, at + half + d] = raw[half + d] * rotary[0, position, d] + raw[d] * rotary[1, position, d]
-        for c in range(kept):
-            store[places[i], c] = to_half(qkv[i, stored + c])  # type: ignore[call-arg]
+                qkv[i, at + half + d] = raw[half + d] * rope[0, position, d] + raw[d] * rope[1, position, d]
+        for c in range(kv_width):
+            store[cache_rows[i], c] = to_half(qkv[i, stored + c])  # type: ignore[call-arg]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def attend(  # noqa: C901 (loops, not cases)
+@njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
+def attention(  # noqa: C901 (loops, not cases)
     queries: Any,
     offset: Any,
     count: Any,
@@ -69,49 +69,57 @@ def attend(  # noqa: C901 (loops, not cases)
     past_starts: Any,
     past_lengths: Any,
     store: Any,
-    places: Any,
+    cache_rows: Any,
     heads: Any,
     key_heads: Any,
     size: Any,
     codes: Any,
     scales: Any,
 ) -> None:
-    """Causal attention of each text over its past and itself, quantised.
+    """Computes causal attention of each text over its past and itself, quantised.
 
     A register holds 16 query rows (a position's heads of one key head, then the next position's): what is summed or
     compared runs from register to register, and keys and values are read as they lie.
 
     Args:
-        queries: float32 (at least ``count``, at least heads * size) from :func:`turn`, of the rows from ``offset`` on.
+        queries: float32 (at least ``count``, at least heads * size) from :func:`apply_rope_and_store_kv`, of the rows
+            from ``offset`` on.
         offset: The first row, of all n.
         count: Rows to take.
         starts: int64 (texts + 1,), where each text's rows begin.
         past: uint16 (rows, 2 * key heads * size), keys and values of what was read before.
-        past_starts: int64 (texts,), the first of a text's rows there.
-        past_lengths: int64 (texts,), and how many.
+        past_starts: int64 (texts,), the first of a text's rows of ``past``.
+        past_lengths: int64 (texts,), how many those are.
         store: uint16 (rows, 2 * key heads * size), those of this call's tokens.
-        places: int64 (n,), each row's row there.
-        heads: How many there are of queries.
-        key_heads: And of keys.
+        cache_rows: int64 (n,), each row's row of ``store``.
+        heads: Number of query heads.
+        key_heads: Number of key heads.
         size: Of a head.
         codes: uint8 (at least ``count``, at least heads * size) to fill.
         scales: float32 (at least ``count``,) to fill.
     """
     width, group = heads * size, heads // key_heads
-    most = 0
+    longest = 0
     for text in range(len(past_starts)):
-        most = max(most, past_lengths[text] + starts[text + 1] - starts[text])
-    most = (most + ROWS - 1) // ROWS * ROWS
-    deep = (size + ROWS - 1) // ROWS * ROWS
-    keys, values = np.zeros((most, size), np.float32), np.zeros((most, deep), np.float32)
-    turned, outputs = np.zeros((size, WIDTH), np.float32), np.empty((deep, WIDTH), np.float32)
-    scores, fractions, bits = (
-        np.empty((most, WIDTH), np.float32),
-        np.empty(WIDTH, np.float32),
-        np.empty(WIDTH, np.int32),
+        longest = max(longest, past_lengths[text] + starts[text + 1] - starts[text])
+    longest = (longest + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
+    padded_size = (size + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
+    keys, values = np.zeros((longest, size), np.float32), np.zeros((longest, padded_size), np.float32)
+    scaled_queries, outputs = (
+        np.zeros((size, TILE_COLUMNS), np.float32),
+        np.empty((padded_size, TILE_COLUMNS), np.float32),
     )
-    tops, totals, limits = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32), np.empty(WIDTH, np.int32)
-    result = np.empty((most, width), np.float32)
+    scores, fractions, bits = (
+        np.empty((longest, TILE_COLUMNS), np.float32),
+        np.empty(TILE_COLUMNS, np.float32),
+        np.empty(TILE_COLUMNS, np.int32),
+    )
+    maxima, totals, last_keys = (
+        np.empty(TILE_COLUMNS, np.float32),
+        np.empty(TILE_COLUMNS, np.float32),
+        np.empty(TILE_COLUMNS, np.int32),
+    )
+    result = np.empty((longest, width), np.float32)
     sharpness = LOG2_E / np.sqrt(np.float32(size))
     for text in range(len(past_starts)):
         begin, before = starts[text], past_lengths[text]
@@ -121,34 +129,34 @@ def attend(  # noqa: C901 (loops, not cases)
         own, rows = first - offset, (last - first) * group
         for head in range(key_heads):
             for i in range(before):
-                _unpack(past, past_starts[text] + i, head, size, keys, values, i)
+                _load_kv(past, past_starts[text] + i, head, size, keys, values, i)
             for i in range(last - begin):
-                _unpack(store, places[begin + i], head, size, keys, values, before + i)
-            for tile in range(0, rows, WIDTH):
-                for r in range(WIDTH):  # those beyond the last repeat it
+                _load_kv(store, cache_rows[begin + i], head, size, keys, values, before + i)
+            for tile in range(0, rows, TILE_COLUMNS):
+                for r in range(TILE_COLUMNS):  # columns beyond the last row repeat it
                     i, member = divmod(min(tile + r, rows - 1), group)
-                    limits[r] = before + first - begin + i
+                    last_keys[r] = before + first - begin + i
                     at = (head * group + member) * size
                     for d in range(size):
-                        turned[d, r] = queries[own + i, at + d] * sharpness
-                reach = limits[WIDTH - 1] + 1
-                for key in range(0, reach, ROWS):
-                    multiply(keys, key, turned, scores, key, size, False)  # type: ignore[call-arg]
-                _weigh(scores, limits, tops, totals, fractions, bits, bits.view(np.float32))
-                for d in range(0, size, ROWS):
+                        scaled_queries[d, r] = queries[own + i, at + d] * sharpness
+                reach = last_keys[TILE_COLUMNS - 1] + 1
+                for key in range(0, reach, TILE_ROWS):
+                    multiply(keys, key, scaled_queries, scores, key, size, False)  # type: ignore[call-arg]
+                _softmax(scores, last_keys, maxima, totals, fractions, bits, bits.view(np.float32))
+                for d in range(0, size, TILE_ROWS):
                     multiply(values, d, scores, outputs, d, reach, True)  # type: ignore[call-arg]
-                for r in range(min(WIDTH, rows - tile)):
+                for r in range(min(TILE_COLUMNS, rows - tile)):
                     i, member = divmod(tile + r, group)
                     at = (head * group + member) * size
                     for d in range(size):
                         result[i, at + d] = outputs[d, r] / totals[r]
         for i in range(last - first):
-            scales[own + i] = quantise(result[i], width, codes[own + i])
+            scales[own + i] = quantize(result[i], width, codes[own + i])
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
 def _normalise(values: Any, weights: Any, epsilon: Any) -> None:
-    """RMS norm in place."""
+    """Normalises by the root of the mean square, in place."""
     squares = np.float32(0)
     for d in range(len(values)):
         squares += values[d] * values[d]
@@ -157,42 +165,42 @@ def _normalise(values: Any, weights: Any, epsilon: Any) -> None:
         values[d] *= inverse * weights[d]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def _unpack(store: Any, row: Any, head: Any, size: Any, keys: Any, values: Any, place: Any) -> None:
-    """A token's key and value of one head."""
+@njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
+def _load_kv(store: Any, row: Any, head: Any, size: Any, keys: Any, values: Any, row_out: Any) -> None:
+    """Copies a token's key and value of one head as float32."""
     at_key, at_value = head * size, store.shape[1] // 2 + head * size
     for d in range(size):
-        keys[place, d] = from_half(store[row, at_key + d])  # type: ignore[call-arg]
+        keys[row_out, d] = from_half(store[row, at_key + d])  # type: ignore[call-arg]
     for d in range(size):
-        values[place, d] = from_half(store[row, at_value + d])  # type: ignore[call-arg]
+        values[row_out, d] = from_half(store[row, at_value + d])  # type: ignore[call-arg]
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-def _weigh(scores: Any, limits: Any, tops: Any, totals: Any, fractions: Any, bits: Any, powers: Any) -> None:
-    """Softmax down each column's rows up to its limit, in place, but for the division by ``totals``."""
-    reach = limits[WIDTH - 1] + 1
-    for key in range(limits[0] + 1, reach):
-        for r in range(WIDTH):
-            if key > limits[r]:
+@njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
+def _softmax(scores: Any, last_keys: Any, maxima: Any, totals: Any, fractions: Any, bits: Any, powers: Any) -> None:
+    """Computes softmax down each column's rows up to its last key, in place, but for the division by ``totals``."""
+    reach = last_keys[TILE_COLUMNS - 1] + 1
+    for key in range(last_keys[0] + 1, reach):
+        for r in range(TILE_COLUMNS):
+            if key > last_keys[r]:
                 scores[key, r] = np.float32(-1e30)
-    _highest(scores, reach, tops)
+    _column_max(scores, reach, maxima)
     totals[:] = np.float32(0)
     for key in range(reach):
-        for r in range(WIDTH):
-            value = max(scores[key, r] - tops[r], np.float32(-127))
+        for r in range(TILE_COLUMNS):
+            value = max(scores[key, r] - maxima[r], np.float32(-127))
             whole = np.floor(value)
             fractions[r] = value - whole
             bits[r] = (np.int32(whole) + np.int32(127)) << np.int32(23)
-        for r in range(WIDTH):
-            value = power(fractions[r]) * powers[r]
+        for r in range(TILE_COLUMNS):
+            value = exp2_fraction(fractions[r]) * powers[r]
             scores[key, r] = value
             totals[r] += value
 
 
-@njit(nogil=True, cache=True, fastmath=FAST | {"nnan"}, error_model="numpy")
-def _highest(scores: Any, count: Any, tops: Any) -> None:
-    """Each column's maximum over the first ``count`` rows."""
-    tops[:] = scores[0]
+@njit(nogil=True, fastmath=FASTMATH | {"nnan"}, error_model="numpy")
+def _column_max(scores: Any, count: Any, maxima: Any) -> None:
+    """Computes each column's maximum over the first ``count`` rows."""
+    maxima[:] = scores[0]
     for i in range(1, count):
-        for r in range(WIDTH):
-            tops[r] = max(tops[r], scores[i, r])
+        for r in range(TILE_COLUMNS):
+            maxima[r] = max(maxima[r], scores[i, r])

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
 
-from rabtriever.llm.backbone import Pooling
 from rabtriever.llm.int8.forward import forward
 from rabtriever.llm.int8.gang import run_in_threads
-from rabtriever.llm.int8.matmul import ROWS
-from rabtriever.llm.int8.rotation import mixing_block, orthogonal
-from rabtriever.llm.int8.weights import convert, stack
+from rabtriever.llm.int8.matmul import TILE_ROWS
+from rabtriever.llm.int8.prefixes import SharedPrefix, compute_prefix
+from rabtriever.llm.int8.rotation import hadamard_block_size, orthogonal
+from rabtriever.llm.int8.weight_cache import WeightCache
+from rabtriever.llm.int8.weights import LINEARS, Int8Weights, convert
 
-MIN_ROWS_PER_THREAD = 8  # of a thread
-MAX_IMBALANCE = 1.15  # share of a thread's rows, relative to equal ones, up to which texts are not divided
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from rabtriever.llm.backbone import Pooling
+
+MIN_ROWS_PER_THREAD = 8
+MAX_IMBALANCE = 1.15  # a thread's rows, relative to an equal share, up to which texts are not divided
+MIN_POSITIONS = 1024  # whose cosines and sines are computed at the start
 
 
 @dataclass
 class PackedKVCache:
-    """Keys and values of texts.
+    """Keys and values of texts; see :class:`rabtriever.llm.backbone.KVCache`.
 
     Attributes:
         rows: uint16 (layers, tokens, 2 * key heads * head size), float16's bits.
@@ -50,32 +57,17 @@ class PackedKVCache:
         ]
 
 
-@dataclass(eq=False)
-class SharedPrefix:
-    """First tokens that texts share.
-
-    Attributes:
-        tokens: Their ids; there may be none.
-        rows: As in :class:`PackedKVCache`.
-        states: float32 (tokens, H) after the final norm.
-    """
-
-    tokens: tuple[int, ...]
-    rows: np.ndarray
-    states: Tensor
-
-
 @dataclass
 class Batch:
-    """Texts, packed, that are read together.
+    """Packed texts that are read in one call.
 
     Attributes:
         ids: int64 (n,).
         ends: int64 (texts + 1,), 0 and where each text ends.
-        positions: int64 (n,), in each text, what was read before included.
+        positions: int64 (n,), in each text, its cached tokens included.
         past: What was read of each text before.
         store: uint16 (layers or 2, rows, 2 * key heads * head size), where keys and values go.
-        cache_rows: int64 (n,), each token's row there.
+        cache_rows: int64 (n,), each token's row of ``store``.
         last: Whether only each text's last state is wanted.
         rope: float32 (2, positions, head size / 2), at least as many as are needed.
     """
@@ -91,78 +83,83 @@ class Batch:
 
 
 class Int8Engine:
-    """Reads with int8 products and float32 between them; see :class:`rabtriever.llm.backbone.Reader`.
-
-    A text's head, the fixed tokens of its prompt, is read once in float32 and serves all texts: the first token's huge
-    states would be what eight bits cannot hold.
+    """Computes int8 products and float32 between them; see :class:`rabtriever.llm.backbone.Engine`.
 
     Args:
-        model: A Llama-like LLM on the CPU.
-        heads: Token ids that texts will begin with.
+        weights: The LLM, converted.
+        prefixes: First tokens of texts, read in float32 once for all texts.
     """
 
     name = "int8"
     device = torch.device("cpu")
     token_budget = 1024
 
-    def __init__(self, model: PreTrainedModel, heads: Sequence[Sequence[int]] = ()) -> None:
-        config = model.config.get_text_config()
-        self.decoder = model.get_decoder()
-        self.key_heads, self.heads = config.num_key_value_heads, config.num_attention_heads
-        self.size = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-        self.kv_width = 2 * self.key_heads * self.size
-        self.kv_bytes_per_token = 2 * self.kv_width * config.num_hidden_layers
-        self.epsilon = np.float32(config.rms_norm_eps)
-        units = config.intermediate_size
-        self.shape = (self.heads, self.key_heads, self.size, units, mixing_block(units))
-        turn = orthogonal(config.hidden_size)
+    def __init__(self, weights: Int8Weights, prefixes: Sequence[SharedPrefix] = ()) -> None:
+        shape, hidden_size = weights.shape, len(weights.final_norm)
+        self.weights = weights
+        self.kv_width = 2 * shape.key_heads * shape.head_size
+        self.kv_bytes_per_token = 2 * self.kv_width * len(weights.bias)
+        self.embeddings = torch.from_numpy(weights.embeddings)
+        if self.embeddings.dtype != torch.float32:
+            self.embeddings = self.embeddings.view(getattr(torch, shape.embedding_dtype))
+        rotation = orthogonal(hidden_size)
         # float64, since float32's rounding would depend on how many rows there are, and a code may hang on it.
-        self.rotation = turn.double()
-        with torch.inference_mode():
-            self.inverse_rotation = turn.T * self.decoder.norm.weight.float()
-            layers = [convert(layer, self.size, turn) for layer in self.decoder.layers]
-            self.qkv, self.out, self.gate_up, self.down = (
-                stack([getattr(layer, name) for layer in layers]) for name in ("qkv", "out", "gate_up", "down")
-            )
-            self.bias, self.norms = (
-                np.stack([layer.bias for layer in layers]),
-                np.stack([layer.norms for layer in layers]),
-            )
-            self.rope = self._rope(1024)
-            known = sorted({tuple(head) for head in heads if head}, key=len, reverse=True)
-            self.shared_prefixes = [self._head(tokens) for tokens in known]
-        none = np.empty((len(self.bias), 0, self.kv_width), np.uint16)
-        self.shared_prefixes.append(SharedPrefix((), none, torch.empty(0, config.hidden_size)))
+        self.rotation = rotation.double()
+        self.inverse_rotation = rotation.T * torch.from_numpy(weights.final_norm)
+        self.rope = self._rope(MIN_POSITIONS)
+        none = SharedPrefix((), np.empty((len(weights.bias), 0, self.kv_width), np.uint16), torch.empty(0, hidden_size))
+        self.shared_prefixes = [*sorted(prefixes, key=lambda prefix: -len(prefix.tokens)), none]
+
+    @classmethod
+    def create(
+        cls,
+        get_model: Callable[[], PreTrainedModel],
+        prefixes: Sequence[Sequence[int]] = (),
+        cache: WeightCache | None = None,
+    ) -> Int8Engine:
+        """Makes the engine of an LLM, from the cache if it is there; the model is then not asked for.
+
+        Args:
+            get_model: Returns a Llama-like LLM on the CPU.
+            prefixes: Token ids that texts will begin with.
+            cache: Of this LLM; None caches nothing.
+        """
+        weights = cache.load() if cache else None
+        if weights is None:
+            weights = convert(get_model())
+            weights = cache.save(weights) if cache else weights
+        distinct = sorted({tuple(prefix) for prefix in prefixes if prefix})
+        return cls(weights, [_cached_prefix(get_model, tokens, cache) for tokens in distinct])
 
     @torch.inference_mode()
     def encode(self, sequences: Sequence[Sequence[int]], pooling: Pooling = "last") -> Tensor:
-        """One state per sequence: float32 (n, H)."""
-        heads, rest = self._split(sequences)
-        starts = np.cumsum([0, *(len(head.tokens) for head in self.shared_prefixes)])
+        """Returns one state per sequence: float32 (n, H)."""
+        prefixes, rest = self._split(sequences)
+        starts = np.cumsum([0, *(len(prefix.tokens) for prefix in self.shared_prefixes)])
         past = PackedKVCache(
-            np.concatenate([head.rows for head in self.shared_prefixes], axis=1),
-            torch.tensor([starts[self.shared_prefixes.index(head)] for head in heads]),
-            torch.tensor([len(head.tokens) for head in heads]),
+            np.concatenate([prefix.rows for prefix in self.shared_prefixes], axis=1),
+            torch.tensor([starts[self.shared_prefixes.index(prefix)] for prefix in prefixes]),
+            torch.tensor([len(prefix.tokens) for prefix in prefixes]),
         )
         hidden, ends = self._forward(rest, past, pooling == "last")
         if pooling == "last":
             return hidden @ self.inverse_rotation
         sums = torch.from_numpy(np.add.reduceat(hidden.numpy(), ends[:-1]))
-        whole = torch.tensor([not head.tokens and len(text) > 1 for head, text in zip(heads, rest, strict=True)])
+        whole = torch.tensor([not prefix.tokens and len(text) > 1 for prefix, text in zip(prefixes, rest, strict=True)])
         sums[whole] -= hidden[torch.from_numpy(ends[:-1])[whole]]  # the first token, which does not count
-        sums = sums @ self.inverse_rotation + torch.stack([head.states[1:].sum(0) for head in heads])
+        sums = sums @ self.inverse_rotation + torch.stack([prefix.states[1:].sum(0) for prefix in prefixes])
         return sums / torch.tensor([[max(1, len(sequence) - 1)] for sequence in sequences])
 
     @torch.inference_mode()
     def prefill(self, documents: Sequence[Sequence[int]]) -> PackedKVCache:
-        """Keys and values of document segments."""
-        heads, rest = self._split(documents)
+        """Returns the keys and values of document segments."""
+        prefixes, rest = self._split(documents)
         lengths = torch.tensor([len(document) for document in documents])
-        before = torch.tensor([len(head.tokens) for head in heads])
+        before = torch.tensor([len(prefix.tokens) for prefix in prefixes])
         starts = lengths.cumsum(0) - lengths
-        rows = np.empty((len(self.bias), int(lengths.sum()), self.kv_width), np.uint16)
-        for start, head in zip(starts.tolist(), heads, strict=True):
-            rows[:, start : start + len(head.tokens)] = head.rows
+        rows = np.empty((len(self.weights.bias), int(lengths.sum()), self.kv_width), np.uint16)
+        for start, prefix in zip(starts.tolist(), prefixes, strict=True):
+            rows[:, start : start + len(prefix.tokens)] = prefix.rows
         cache_rows = torch.cat(
             [torch.arange(a, b) for a, b in zip(starts + before, starts + lengths, strict=True)]
         ).numpy()
@@ -181,23 +178,24 @@ class Int8Engine:
         return PackedKVCache(np.concatenate([c.rows for c in caches], axis=1), lengths.cumsum(0) - lengths, lengths)
 
     @torch.inference_mode()
-    def encode_with_prefix(self, caches: PackedKVCache, rows: Tensor, queries: Sequence[Sequence[int]]) -> Tensor:
-        """The last token's state of each query segment behind document ``rows[i]``: float32 (n, H)."""
-        past = PackedKVCache(caches.rows, caches.starts[rows], caches.lengths[rows])
+    def encode_with_prefix(self, cache: PackedKVCache, rows: Tensor, queries: Sequence[Sequence[int]]) -> Tensor:
+        """Returns the last token's state of each query segment after document ``rows[i]``: float32 (n, H)."""
+        past = PackedKVCache(cache.rows, cache.starts[rows], cache.lengths[rows])
         return self._forward(queries, past, True)[0] @ self.inverse_rotation
 
     def _split(self, sequences: Sequence[Sequence[int]]) -> tuple[list[SharedPrefix], list[Sequence[int]]]:
-        """Each text's head, and what is left to read, at least one token."""
-        heads = []
+        """Returns each text's shared prefix, and what is left to read, at least one token."""
+        prefixes = []
         for sequence in sequences:
-            sizes = ((head, len(head.tokens)) for head in self.shared_prefixes)
-            heads.append(next(h for h, n in sizes if n < len(sequence) and tuple(sequence[:n]) == h.tokens))
-        return heads, [sequence[len(head.tokens) :] for sequence, head in zip(sequences, heads, strict=True)]
+            sizes = ((prefix, len(prefix.tokens)) for prefix in self.shared_prefixes)
+            prefixes.append(next(p for p, n in sizes if n < len(sequence) and tuple(sequence[:n]) == p.tokens))
+        rest = [sequence[len(prefix.tokens) :] for sequence, prefix in zip(sequences, prefixes, strict=True)]
+        return prefixes, rest
 
     def _forward(
         self, texts: Sequence[Sequence[int]], past: PackedKVCache, last: bool, cache_rows: np.ndarray | None = None
     ) -> tuple[Tensor, np.ndarray]:
-        """Turned states after the final norm, of all tokens or each text's last; and 0 and where texts end.
+        """Returns rotated states after the final norm, of all tokens or each text's last; and 0 and where texts end.
 
         With ``cache_rows``, keys and values go there in ``past.rows``.
         """
@@ -227,24 +225,20 @@ class Int8Engine:
 
     @torch.inference_mode()
     def _run(self, batch: Batch, first: int, end: int, threads: int, barrier: np.ndarray) -> np.ndarray:
-        """A thread's share: some rows through all layers."""
+        """Takes a thread's rows through all layers."""
         try:
-            embedded = self.decoder.embed_tokens(batch.ids[first:end]).double()
-            update = (embedded @ self.rotation).float().numpy()
-            hidden = np.zeros((-(-(end - first) // ROWS) * ROWS, update.shape[1]), np.float32)
-            past = batch.past
+            update = (self.embeddings[batch.ids[first:end]].double() @ self.rotation).float().numpy()
+            hidden = np.zeros((-(-(end - first) // TILE_ROWS) * TILE_ROWS, update.shape[1]), np.float32)
+            weights, shape, past = self.weights, self.weights.shape, batch.past
             count = forward(
                 hidden,
                 update,
                 first,
-                self.qkv,
-                self.out,
-                self.gate_up,
-                self.down,
-                self.bias,
-                self.norms,
-                self.shape,
-                self.epsilon,
+                *(getattr(weights, name) for name in LINEARS),
+                weights.bias,
+                weights.norms,
+                (shape.heads, shape.key_heads, shape.head_size, shape.units, hadamard_block_size(shape.units)),
+                np.float32(shape.epsilon),
                 batch.rope,
                 batch.positions[first:end],
                 batch.ends,
@@ -263,28 +257,28 @@ class Int8Engine:
         return hidden[:count]
 
     def _rope(self, positions: int) -> np.ndarray:
-        """Cosine and sine of each position: float32 (2, positions, head size / 2)."""
-        cosine, sine = self.decoder.rotary_emb(torch.zeros(1), torch.arange(positions)[None])
-        return torch.stack([cosine[0, :, : self.size // 2], sine[0, :, : self.size // 2]]).numpy()
+        """Returns the cosine and sine of each position: float32 (2, positions, head size / 2)."""
+        angles = torch.arange(positions).float()[:, None] * torch.from_numpy(self.weights.frequencies)
+        return (torch.stack([angles.cos(), angles.sin()]) * self.weights.shape.rope_scale).numpy()
 
-    def _head(self, tokens: tuple[int, ...]) -> SharedPrefix:
-        """Read by the LLM's own layers, a float32 copy of one at a time."""
-        cache = DynamicCache()
-        hidden = self.decoder.embed_tokens(torch.tensor([tokens])).float()
-        turned = self.decoder.rotary_emb(hidden, torch.arange(len(tokens))[None])
-        mask = torch.full((len(tokens), len(tokens)), torch.finfo(torch.float32).min).triu(1)[None, None]
-        for layer in self.decoder.layers:
-            exact = copy.deepcopy(layer).float()
-            hidden = exact(hidden, attention_mask=mask, position_embeddings=turned, past_key_values=cache)
-        hidden = copy.deepcopy(self.decoder.norm).float()(hidden)[0]
-        within = orthogonal(self.size)
-        both = [torch.stack([one.keys[0], one.values[0] @ within]) for one in cache.layers]  # type: ignore[union-attr,index]
-        rows = torch.stack(both).permute(0, 3, 1, 2, 4).flatten(2).half().contiguous()
-        return SharedPrefix(tokens, rows.numpy().view(np.uint16), hidden)
+
+def _cached_prefix(
+    get_model: Callable[[], PreTrainedModel], tokens: tuple[int, ...], cache: WeightCache | None
+) -> SharedPrefix:
+    def compute() -> dict[str, np.ndarray]:
+        prefix = compute_prefix(get_model(), tokens)
+        return {"rows": prefix.rows, "states": prefix.states.numpy()}
+
+    name = "prefix-" + hashlib.sha256(str(tokens).encode()).hexdigest()[:32]
+    arrays = cache.arrays(name, compute) if cache else compute()
+    return SharedPrefix(tokens, arrays["rows"], torch.from_numpy(arrays["states"]))
 
 
 def _split_rows(ends: np.ndarray, threads: int) -> list[int] | None:
-    """Where threads' rows begin and end, if whole texts can be shared out fairly: then no thread waits for another."""
+    """Returns where threads' rows begin and end, if whole texts can be divided fairly; None if not.
+
+    Then no thread waits for another.
+    """
     ideal = ends[-1] / threads
     cuts = [int(ends[np.abs(ends - ideal * i).argmin()]) for i in range(threads + 1)]
     shares = np.diff(cuts)
@@ -292,7 +286,7 @@ def _split_rows(ends: np.ndarray, threads: int) -> list[int] | None:
 
 
 def _batch_spans(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
-    """Neighbouring texts of at most ``budget`` tokens together, or one."""
+    """Returns spans of neighbouring texts that hold at most ``budget`` tokens together, or one text."""
     spans, start, total = [], 0, 0
     for i, length in enumerate(lengths):
         if total and total + length > budget:

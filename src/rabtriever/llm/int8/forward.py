@@ -1,23 +1,24 @@
-"""A decoder's layers over packed rows in one call without a GIL; threads share the rows and meet in each layer."""
+"""A decoder's layers over packed rows in one call without a GIL; threads share the rows and wait once a layer."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
-from rabtriever.llm.int8.attention import attend, turn
-from rabtriever.llm.int8.elementwise import FAST, add_and_finish, add_and_normalise, gate
-from rabtriever.llm.int8.matmul import ROWS, arrive, look, multiply_bytes
+from rabtriever.kernels.compile import njit
+from rabtriever.llm.int8.attention import apply_rope_and_store_kv, attention
+from rabtriever.llm.int8.elementwise import FASTMATH, add_and_finish, add_and_normalise, silu_gate
+from rabtriever.llm.int8.matmul import TILE_ROWS, atomic_increment, atomic_load, multiply_bytes
 
-CHUNK = 64  # rows that go through the MLP together: what is between its products stays in the cache
-SPINS = 2000  # looks before a waiting thread lets others run
+ROWS_PER_CHUNK = 64  # rows that go through the MLP together: what is between its products stays in the cache
+SPINS_BEFORE_YIELD = 2000  # loads of the counter before a waiting thread lets others run
 
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
 def forward(
     hidden: Any,
     update: Any,
@@ -30,107 +31,109 @@ def forward(
     norms: Any,
     shape: Any,
     epsilon: Any,
-    rotary: Any,
+    rope: Any,
     positions: Any,
     ends: Any,
     past: Any,
     past_starts: Any,
     past_lengths: Any,
     store: Any,
-    places: Any,
+    cache_rows: Any,
     last: Any,
     threads: Any,
-    meter: Any,
+    barrier: Any,
 ) -> Any:
-    """One thread's rows through all layers and the final norm.
+    """Computes all layers and the final norm of one thread's rows.
 
     Args:
-        hidden: float32 (n padded to ROWS, H), zeros. Changed.
-        update: float32 (n, H), the embedded tokens, turned.
+        hidden: float32 (n padded to TILE_ROWS, H), zeros. Changed.
+        update: float32 (n, H), the embedded tokens, rotated.
         first: The first of the rows, among all threads'.
-        qkv: Weights ((layers, panels, depth, PANEL, 4) int8, offsets int32, scales float32 (layers, panels * PANEL)).
-        out: Weights.
-        gate_up: Weights.
-        down: Weights.
+        qkv: Codes, offsets and scales (:class:`rabtriever.llm.int8.weights.Int8Weights`).
+        out: Of this linear map.
+        gate_up: Of this linear map.
+        down: Of this linear map.
         bias: float32 (layers, columns of qkv).
         norms: float32 (layers, 2 or 0, head size).
-        shape: (heads, key heads, head size, units of the MLP, block of :func:`rows.gate`).
+        shape: (heads, key heads, head size, units of the MLP, block of :func:`elementwise.silu_gate`).
         epsilon: Of the norms.
-        rotary: float32 (2, positions, head size / 2).
+        rope: float32 (2, positions, head size / 2).
         positions: int64 (n,).
         ends: int64 (texts + 1,), 0 and where each text ends, among all threads' rows.
         past: uint16 (layers, rows, 2 * key heads * head size).
-        past_starts: int64 (texts,), where there each text's past begins.
-        past_lengths: int64 (texts,), and its tokens.
+        past_starts: int64 (texts,), the first row of each text in ``past``.
+        past_lengths: int64 (texts,), the rows of each text in ``past``.
         store: uint16 (layers or 2, rows, 2 * key heads * head size), for keys and values of all threads' rows.
-        places: int64 (all threads' rows,), each one's row there.
+        cache_rows: int64 (all threads' rows,), each one's row of ``store``.
         last: Whether each text's last state is enough.
         threads: How many share the rows.
-        meter: int64 (2,), zeros: arrivals, and whether a thread failed.
+        barrier: int64 (2,), zeros: arrivals, and whether a thread failed.
 
     Returns:
-        How many rows of ``hidden`` hold states.
+        Number of rows of ``hidden`` that hold states.
     """
     heads, key_heads, size, units, block = shape
     count, columns = len(update), (heads + 2 * key_heads) * size
     padded = len(hidden)
-    codes = np.full((padded, 4 * out[0].shape[2]), 128, np.uint8)
-    narrow = np.full((padded, 4 * qkv[0].shape[2]), 128, np.uint8)
-    mixed = np.full((CHUNK, 4 * down[0].shape[2]), 128, np.uint8)
-    turned = np.empty((padded, qkv[2].shape[1]), np.float32)
-    added = np.zeros((padded, down[2].shape[1]), np.float32)
-    wide = np.empty((CHUNK, gate_up[2].shape[1]), np.float32)
-    scales, added_scales = np.empty(padded, np.float32), np.ones(padded, np.float32)
-    added[:count, : update.shape[1]] = update
-    mine = places[first : first + count]
+    attention_codes = np.full((padded, 4 * out[0].shape[2]), 128, np.uint8)
+    norm_codes = np.full((padded, 4 * qkv[0].shape[2]), 128, np.uint8)
+    mlp_codes = np.full((ROWS_PER_CHUNK, 4 * down[0].shape[2]), 128, np.uint8)
+    qkv_out = np.empty((padded, qkv[2].shape[1]), np.float32)
+    update_out = np.zeros((padded, down[2].shape[1]), np.float32)
+    gate_up_out = np.empty((ROWS_PER_CHUNK, gate_up[2].shape[1]), np.float32)
+    scales, update_scales = np.empty(padded, np.float32), np.ones(padded, np.float32)
+    update_out[:count, : update.shape[1]] = update
+    own_rows = cache_rows[first : first + count]
     for layer in range(len(bias)):
-        kept = store[layer % len(store)]
-        add_and_normalise(hidden, count, added, added_scales, epsilon, narrow, scales)
-        product(narrow, count, qkv, layer, turned)
-        turn(turned, columns, count, scales, bias[layer], norms[layer], epsilon, rotary, positions, kept, mine)
-        if threads > 1 and not _meet(meter, (layer + 1) * threads):
+        layer_store = store[layer % len(store)]
+        add_and_normalise(hidden, count, update_out, update_scales, epsilon, norm_codes, scales)
+        product(norm_codes, count, qkv, layer, qkv_out)
+        apply_rope_and_store_kv(
+            qkv_out, columns, count, scales, bias[layer], norms[layer], epsilon, rope, positions, layer_store, own_rows
+        )
+        if threads > 1 and not _wait_at_barrier(barrier, (layer + 1) * threads):
             return 0
-        attend(
-            turned,
+        attention(
+            qkv_out,
             first,
             count,
             ends,
             past[layer],
             past_starts,
             past_lengths,
-            kept,
-            places,
+            layer_store,
+            cache_rows,
             heads,
             key_heads,
             size,
-            codes,
-            added_scales,
+            attention_codes,
+            update_scales,
         )
         if last and layer == len(bias) - 1:
-            count = _keep_last(first, count, ends, hidden, codes, added_scales)
-        product(codes, count, out, layer, added)
-        add_and_normalise(hidden, count, added, added_scales, epsilon, narrow, scales)
-        for start in range(0, count, CHUNK):
-            some = min(CHUNK, count - start)
-            product(narrow[start:], some, gate_up, layer, wide)
-            gate(wide, units, some, scales[start:], block, mixed, added_scales[start:])
-            product(mixed, some, down, layer, added[start:])
-    add_and_finish(hidden, count, added, added_scales, epsilon)
+            count = _keep_last(first, count, ends, hidden, attention_codes, update_scales)
+        product(attention_codes, count, out, layer, update_out)
+        add_and_normalise(hidden, count, update_out, update_scales, epsilon, norm_codes, scales)
+        for start in range(0, count, ROWS_PER_CHUNK):
+            n_rows = min(ROWS_PER_CHUNK, count - start)
+            product(norm_codes[start:], n_rows, gate_up, layer, gate_up_out)
+            silu_gate(gate_up_out, units, n_rows, scales[start:], block, mlp_codes, update_scales[start:])
+            product(mlp_codes, n_rows, down, layer, update_out[start:])
+    add_and_finish(hidden, count, update_out, update_scales, epsilon)
     return count
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def product(codes: Any, count: Any, weights: Any, layer: Any, out: Any) -> None:
-    """``count`` rows of codes times a layer's weights; up to ROWS - 1 rows more are written, too."""
+    """Multiplies ``count`` rows of codes by a layer's weights; up to TILE_ROWS - 1 rows more are written, too."""
     panels = weights[0][layer]
     for panel in range(len(panels)):
-        for row in range(0, count, ROWS):
+        for row in range(0, count, TILE_ROWS):
             multiply_bytes(codes, row, panels, panel, weights[1][layer], weights[2][layer], out)  # type: ignore[call-arg]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _keep_last(first: Any, count: Any, ends: Any, hidden: Any, codes: Any, scales: Any) -> Any:
-    """Move the rows of texts' last tokens to the front; how many there are."""
+    """Moves the rows of texts' last tokens to the front; returns their number."""
     kept = 0
     for end in ends[1:]:
         row = end - 1 - first
@@ -140,15 +143,15 @@ def _keep_last(first: Any, count: Any, ends: Any, hidden: Any, codes: Any, scale
     return kept
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _meet(meter: Any, target: Any) -> Any:
-    """Wait until ``target`` arrivals were counted; False if a thread failed."""
-    arrive(meter)  # type: ignore[call-arg]
-    looks = 0
-    while look(meter, 0) < target:  # type: ignore[call-arg]
-        if look(meter, 1):  # type: ignore[call-arg]
+@njit(nogil=True, error_model="numpy")
+def _wait_at_barrier(barrier: Any, target: Any) -> Any:
+    """Waits until ``target`` arrivals were counted; returns False if a thread failed."""
+    atomic_increment(barrier)  # type: ignore[call-arg]
+    n_loads = 0
+    while atomic_load(barrier, 0) < target:  # type: ignore[call-arg]
+        if atomic_load(barrier, 1):  # type: ignore[call-arg]
             return False
-        looks += 1
-        if looks > SPINS:
+        n_loads += 1
+        if n_loads > SPINS_BEFORE_YIELD:
             _sched_yield()
     return True

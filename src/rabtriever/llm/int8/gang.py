@@ -1,4 +1,4 @@
-"""Threads that each compute with one core: torch's own threads would share every product and wait at its end."""
+"""Threads that compute together, each with one core; torch's own would share every product and wait at its end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class GangPool:
         self.lock, self.pool, self.size = Lock(), ThreadPoolExecutor(1), 0
 
     def run(self, count: int, work: Callable[[int], Any]) -> list[Any]:
-        """Run ``work(number)`` in ``count`` threads at once: they may wait for each other."""
+        """Runs ``work(number)`` in ``count`` threads at once: they may wait for each other."""
         with self.lock:
             if count > self.size:
                 old, self.pool, self.size = self.pool, thread_pool(count), count
@@ -28,14 +28,14 @@ class GangPool:
 
 
 def run_in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
-    """Run ``work(number)`` in ``count`` threads at once: they may wait for each other.
+    """Runs ``work(number)`` in ``count`` threads at once: they may wait for each other.
 
     Args:
-        count: Of threads; 1 runs it here.
+        count: Number of threads; 1 uses the caller's.
         work: What to do; numbers begin at 0.
 
     Returns:
-        What they returned, by number.
+        Their results, by number.
     """
     return [work(0)] if count == 1 else _gang.run(count, work)
 

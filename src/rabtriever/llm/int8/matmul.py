@@ -1,4 +1,4 @@
-"""Pieces of arithmetic written as LLVM vectors: tiles of matrix products, halves, and where threads meet."""
+"""Pieces of arithmetic written as LLVM vectors: tiles of matrix products, float16, and atomic counters."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from rabtriever.kernels import LANES
 from rabtriever.kernels.llvm import (
-    BYTES,
     F32,
-    FLOATS,
+    F32X16,
+    I8X64,
+    I32X16,
     I64,
-    INTS,
-    LANES,
+    broadcast,
+    broadcast_quad,
     dot,
     load,
     multiply_add,
-    spread,
-    spread_four,
 )
+from rabtriever.llm.int8 import PANEL_COLUMNS
 
-ROWS = 8  # of a tile
-WIDTH = 2 * LANES  # columns of a tile of floats
-PANEL = 3 * LANES  # and of one of bytes: 8 x 3 registers of sums, of 32
+TILE_ROWS = 8  # of a tile
+TILE_COLUMNS = 2 * LANES  # columns of a tile of floats
 
 
 @intrinsic(prefer_literal=True)
@@ -39,29 +39,29 @@ def multiply(
     depth: Any,
     transposed: Any,
 ) -> Any:
-    """out[out_first : out_first + ROWS] = left[first : first + ROWS] @ right[:depth]; float32, ``WIDTH`` columns.
+    """Computes ``out[out_first : out_first + TILE_ROWS] = left[first : first + TILE_ROWS] @ right[:depth]``.
 
-    With ``transposed``, left.T is meant.
+    All are float32, ``right`` and ``out`` of ``TILE_COLUMNS`` columns. With ``transposed``, left.T is meant.
     """
 
     def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
         a, c, d = (context.make_array(signature.args[i])(context, b, args[i]) for i in (0, 2, 3))
         stride, flipped = cgutils.unpack_tuple(b, a.shape)[1], transposed.literal_value
-        places = [b.add(args[1], I64(r)) for r in range(ROWS)]
-        lines = [b.gep(a.data, [place if flipped else b.mul(place, stride)]) for place in places]
-        sums = [[cgutils.alloca_once_value(b, ir.Constant(FLOATS, None)) for _ in range(2)] for _ in lines]
+        rows = [b.add(args[1], I64(r)) for r in range(TILE_ROWS)]
+        lines = [b.gep(a.data, [row if flipped else b.mul(row, stride)]) for row in rows]
+        sums = [[cgutils.alloca_once_value(b, ir.Constant(F32X16, None)) for _ in range(2)] for _ in lines]
         with cgutils.for_range(b, args[5]) as loop:
-            start = b.mul(loop.index, I64(WIDTH))
-            values = [load(b, b.gep(c.data, [b.add(start, I64(LANES * i))]), FLOATS, 4) for i in range(2)]
+            start = b.mul(loop.index, I64(TILE_COLUMNS))
+            values = [load(b, b.gep(c.data, [b.add(start, I64(LANES * i))]), F32X16, 4) for i in range(2)]
             step = b.mul(loop.index, stride) if flipped else loop.index
             for line, of_line in zip(lines, sums, strict=True):
-                factor = spread(b, b.load(b.gep(line, [step])), FLOATS)
+                factor = broadcast(b, b.load(b.gep(line, [step])), F32X16)
                 for value, total in zip(values, of_line, strict=True):
                     b.store(multiply_add(b, factor, value, b.load(total)), total)
         for r, of_line in enumerate(sums):
             for i, total in enumerate(of_line):
-                at = b.gep(d.data, [b.add(b.mul(b.add(args[4], I64(r)), I64(WIDTH)), I64(LANES * i))])
-                b.store(b.load(total), b.bitcast(at, FLOATS.as_pointer()), align=4)
+                at = b.gep(d.data, [b.add(b.mul(b.add(args[4], I64(r)), I64(TILE_COLUMNS)), I64(LANES * i))])
+                b.store(b.load(total), b.bitcast(at, F32X16.as_pointer()), align=4)
         return context.get_dummy_value()
 
     whole = types.int64
@@ -72,38 +72,38 @@ def multiply(
 def multiply_bytes(
     typingctx: Any, codes: Any, first: Any, weights: Any, panel: Any, offsets: Any, scales: Any, out: Any
 ) -> Any:
-    """out[first : first + ROWS, panel] = scales * (codes[first : first + ROWS] @ weights[panel] + offsets).
+    """Computes ``out[rows, panel] = scales * (codes[rows] @ weights[panel] + offsets)``, rows from ``first`` on.
 
-    ``codes`` uint8 (n, 4 * depth), ``weights`` int8 (panels, depth, PANEL, 4), ``offsets`` int32 and ``scales`` float32
-    (panels * PANEL,), ``out`` float32 (n, panels * PANEL).
+    There are ``TILE_ROWS`` of them. ``codes`` uint8 (n, 4 * depth), ``weights`` int8 (panels, depth, PANEL_COLUMNS, 4),
+    ``offsets`` int32 and ``scales`` float32 (panels * PANEL_COLUMNS,), ``out`` float32 (n, panels * PANEL_COLUMNS).
     """
 
     def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
         a, w, o, s, d = (context.make_array(signature.args[i])(context, b, args[i]) for i in (0, 2, 4, 5, 6))
         wide, out_wide = cgutils.unpack_tuple(b, a.shape)[1], cgutils.unpack_tuple(b, d.shape)[1]
         depth = cgutils.unpack_tuple(b, w.shape)[1]
-        lines = [b.gep(a.data, [b.mul(b.add(args[1], I64(r)), wide)]) for r in range(ROWS)]
-        column = b.mul(args[3], I64(PANEL))
-        block = b.gep(w.data, [b.mul(b.mul(args[3], depth), I64(4 * PANEL))])
-        begin = [load(b, b.gep(o.data, [b.add(column, I64(LANES * i))]), INTS, 4) for i in range(3)]
+        lines = [b.gep(a.data, [b.mul(b.add(args[1], I64(r)), wide)]) for r in range(TILE_ROWS)]
+        column = b.mul(args[3], I64(PANEL_COLUMNS))
+        block = b.gep(w.data, [b.mul(b.mul(args[3], depth), I64(4 * PANEL_COLUMNS))])
+        begin = [load(b, b.gep(o.data, [b.add(column, I64(LANES * i))]), I32X16, 4) for i in range(3)]
         sums = [[cgutils.alloca_once_value(b, value) for value in begin] for _ in lines]
         for of_line in sums:
             for total, value in zip(of_line, begin, strict=True):
                 b.store(value, total)
         with cgutils.for_range(b, depth) as loop:
-            at = b.mul(loop.index, I64(4 * PANEL))
-            values = [load(b, b.gep(block, [b.add(at, I64(4 * LANES * i))]), BYTES, 1) for i in range(3)]
+            at = b.mul(loop.index, I64(4 * PANEL_COLUMNS))
+            values = [load(b, b.gep(block, [b.add(at, I64(4 * LANES * i))]), I8X64, 1) for i in range(3)]
             step = b.shl(loop.index, I64(2))
             for line, of_line in zip(lines, sums, strict=True):
-                code = spread_four(b, line, step)
+                code = broadcast_quad(b, line, step)
                 for value, total in zip(values, of_line, strict=True):
                     b.store(dot(b, b.load(total), code, value), total)
-        factors = [load(b, b.gep(s.data, [b.add(column, I64(LANES * i))]), FLOATS, 4) for i in range(3)]
+        factors = [load(b, b.gep(s.data, [b.add(column, I64(LANES * i))]), F32X16, 4) for i in range(3)]
         for r, of_line in enumerate(sums):
             for i, total in enumerate(of_line):
-                value = b.fmul(b.sitofp(b.load(total), FLOATS), factors[i])
-                place = b.add(b.mul(b.add(args[1], I64(r)), out_wide), b.add(column, I64(LANES * i)))
-                b.store(value, b.bitcast(b.gep(d.data, [place]), FLOATS.as_pointer()), align=4)
+                value = b.fmul(b.sitofp(b.load(total), F32X16), factors[i])
+                index = b.add(b.mul(b.add(args[1], I64(r)), out_wide), b.add(column, I64(LANES * i)))
+                b.store(value, b.bitcast(b.gep(d.data, [index]), F32X16.as_pointer()), align=4)
         return context.get_dummy_value()
 
     whole = types.int64
@@ -112,14 +112,14 @@ def multiply_bytes(
 
 @intrinsic
 def butterfly(typingctx: Any, values: Any, first: Any, second: Any) -> Any:
-    """Sum and difference of two registers, in their places."""
+    """Replaces two registers by their sum and difference."""
 
     def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
         data = context.make_array(signature.args[0])(context, b, args[0]).data
-        places = [b.bitcast(b.gep(data, [at]), FLOATS.as_pointer()) for at in args[1:]]
-        x, y = (b.load(place, align=4) for place in places)
-        b.store(b.fadd(x, y), places[0], align=4)
-        b.store(b.fsub(x, y), places[1], align=4)
+        slots = [b.bitcast(b.gep(data, [at]), F32X16.as_pointer()) for at in args[1:]]
+        x, y = (b.load(slot, align=4) for slot in slots)
+        b.store(b.fadd(x, y), slots[0], align=4)
+        b.store(b.fsub(x, y), slots[1], align=4)
         return context.get_dummy_value()
 
     return types.void(values, types.int64, types.int64), generate
@@ -127,7 +127,7 @@ def butterfly(typingctx: Any, values: Any, first: Any, second: Any) -> Any:
 
 @intrinsic
 def to_half(typingctx: Any, value: Any) -> Any:
-    """float32 to float16's bits."""
+    """Converts float32 to float16's bits."""
 
     def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
         return b.bitcast(b.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
@@ -137,7 +137,7 @@ def to_half(typingctx: Any, value: Any) -> Any:
 
 @intrinsic
 def from_half(typingctx: Any, value: Any) -> Any:
-    """float16's bits to float32."""
+    """Converts float16's bits to float32."""
 
     def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
         return b.fpext(b.bitcast(args[0], ir.HalfType()), F32)
@@ -146,23 +146,23 @@ def from_half(typingctx: Any, value: Any) -> Any:
 
 
 @intrinsic
-def arrive(typingctx: Any, meter: Any) -> Any:
-    """Add one to ``meter[0]`` (int64); what this thread wrote before is seen by who sees the sum."""
+def atomic_increment(typingctx: Any, barrier: Any) -> Any:
+    """Adds one to ``barrier[0]`` (int64); a thread that loads the sum sees what this one wrote before."""
 
     def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
         data = context.make_array(signature.args[0])(context, b, args[0]).data
         b.atomic_rmw("add", data, I64(1), "seq_cst")
         return context.get_dummy_value()
 
-    return types.void(meter), generate
+    return types.void(barrier), generate
 
 
 @intrinsic
-def look(typingctx: Any, meter: Any, place: Any) -> Any:
-    """``meter[place]`` (int64), read anew."""
+def atomic_load(typingctx: Any, barrier: Any, index: Any) -> Any:
+    """Loads ``barrier[index]`` (int64) anew."""
 
     def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
         data = context.make_array(signature.args[0])(context, b, args[0]).data
         return b.load_atomic(b.gep(data, [args[1]]), "seq_cst", 8)
 
-    return types.int64(meter, types.int64), generate
+    return types.int64(barrier, types.int64), generate

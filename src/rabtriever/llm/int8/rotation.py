@@ -1,7 +1,7 @@
-"""Orthogonal matrices that spread what stands out over all dimensions, so that eight bits hold it.
+"""Orthogonal matrices that spread outliers over all dimensions, so that eight bits hold them.
 
-An LLM's residual stream has a few huge dimensions; quantised as it is, they leave no codes for the rest. Turned by an
-orthogonal Q they are gone, and since RMS norm commutes with Q (its weights folded into what reads it), the turned LLM
+An LLM's residual stream has a few huge dimensions; quantised as it is, they leave no codes for the rest. Rotated by an
+orthogonal Q they are gone, and since RMS norm commutes with Q (its weights folded into what reads it), the rotated LLM
 computes the same function (QuaRot, arXiv 2404.00456).
 """
 
@@ -12,13 +12,13 @@ import math
 import torch
 from torch import Tensor
 
-from rabtriever.kernels.llvm import LANES
+from rabtriever.kernels import LANES
 
 
 def orthogonal(size: int) -> Tensor:
-    """A fixed flat orthogonal matrix, float32 (size, size): the Kronecker product of two Hartley matrices, signs mixed.
+    """Returns a fixed flat orthogonal matrix, float32 (size, size).
 
-    No entry exceeds 2 / sqrt(size) in magnitude.
+    It is the Kronecker product of two Hartley matrices, signs mixed. No entry exceeds 2 / sqrt(size) in magnitude.
     """
     small = max(d for d in range(1, math.isqrt(size) + 1) if size % d == 0)
     signs = torch.randint(0, 2, (size, 1), generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -26,22 +26,22 @@ def orthogonal(size: int) -> Tensor:
 
 
 def hadamard(size: int) -> Tensor:
-    """Hadamard's matrix divided by sqrt(size), a power of two: float32 (size, size)."""
+    """Returns Hadamard's matrix divided by sqrt(size), a power of two: float32 (size, size)."""
     matrix = torch.ones(1, 1)
     while len(matrix) < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
     return matrix / math.sqrt(size)
 
 
-def mixing_block(size: int) -> int:
-    """How many neighbouring groups of 16 units :func:`mix_columns` mixes: the largest power of two that divides."""
+def hadamard_block_size(size: int) -> int:
+    """Returns how many neighbouring groups of 16 units are mixed: the largest power of two that divides them all."""
     groups = size // LANES
     return groups & -groups
 
 
-def mix_columns(weight: Tensor) -> Tensor:
-    """What a layer behind the kernel's mixed units must have for weights: (out, size) -> (out, size)."""
-    block = mixing_block(weight.shape[1])
+def fold_hadamard(weight: Tensor) -> Tensor:
+    """Returns the weights (out, size) of a layer that reads units mixed by the kernel, as if they were not mixed."""
+    block = hadamard_block_size(weight.shape[1])
     parts = weight.view(len(weight), -1, block, LANES)
     # The kernel's butterflies do not divide by sqrt(block); the inverse then divides by block.
     return torch.einsum("ogbl,bc->ogcl", parts, hadamard(block) / math.sqrt(block)).reshape(weight.shape)

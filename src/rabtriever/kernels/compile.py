@@ -1,0 +1,112 @@
+"""Compilation by numba, with a cache on disk that a change anywhere in compiled code makes invalid.
+
+numba's own ``cache=True`` compares only the file of the function itself: after a change in a function that it calls, it
+would go on running the old machine code. Here the folder of the cache is named by all files with compiled code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+
+from rabtriever.caching import cache_dir
+
+PACKAGE = Path(__file__).parents[1]
+FOLDERS = (PACKAGE / "kernels", PACKAGE / "llm" / "int8")  # all files with compiled code
+MAX_UNUSED_DAYS = 30
+
+
+def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Returns a decorator that compiles a function at its first call, or loads its machine code from the cache.
+
+    Without a writable cache folder functions are compiled anew by each process.
+
+    Args:
+        **options: numba's, but for ``cache``.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        dispatcher = numba.njit(**options)(function)
+        if compiled_folder() is not None:
+            dispatcher._cache = _Cache(function)
+        return dispatcher
+
+    return decorate
+
+
+def code_digest() -> str:
+    """Returns a name for all compiled code and its compiler; numba adds the CPU's name and features to its keys."""
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    for path in sorted(path for folder in FOLDERS for path in folder.glob("*.py")):
+        digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def compiled_folder() -> Path | None:
+    """Returns the cache folder of the present code; None if it is not writable. Folders long unused are removed."""
+    folder = cache_dir() / "compiled" / code_digest()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        os.utime(folder)
+        for other in folder.parent.iterdir():
+            if time.time() - other.stat().st_mtime > MAX_UNUSED_DAYS * 86_400:
+                shutil.rmtree(other, ignore_errors=True)
+    except OSError:
+        return None
+    return folder
+
+
+class _Locator(_CacheLocator):
+    """The answers that numba's cache asks for."""
+
+    def __init__(self, function: Callable[..., Any], path: str) -> None:
+        self._py_file, self._line = path, function.__code__.co_firstlineno
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _Locator:
+        return cls(py_func, py_file)
+
+    def get_cache_path(self) -> str:
+        return str(compiled_folder())
+
+    def get_source_stamp(self) -> str:
+        return Path(self.get_cache_path()).name
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+
+class _CacheImpl(CompileResultCacheImpl):
+    _locator_classes = [_Locator]
+
+
+class _Cache(FunctionCache):
+    _impl_class = _CacheImpl
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # a damaged file
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError:  # a full disk
+            self.disable()

@@ -1,0 +1,59 @@
+"""Dividing a distillation's teacher calls and optimiser steps over its rounds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rabtriever.training.config import DistillConfig
+
+CALIBRATION_DEPTH = 10  # best documents of a dev query that calibrations are fitted on
+MAX_CALIBRATION_SHARE = 0.1  # of the teacher calls
+WARMUP_SHARE, DECAY_SHARE = 0.05, 0.25  # of the steps
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Sizes of a distillation.
+
+    Attributes:
+        training_calls: Most pairs that are trained on; the rest of the budget is for calibration.
+        calibrated_queries: Dev queries whose best documents the teacher scores for its calibration.
+        queries_per_round: Train queries whose documents are ranked anew in a round.
+        pairs_per_query: Pairs of such a query.
+        steps_per_round: Optimiser steps after each round's teacher calls.
+        decay_steps: Further steps after the last round's.
+    """
+
+    training_calls: int
+    calibrated_queries: int
+    queries_per_round: int
+    pairs_per_query: int
+    steps_per_round: int
+    decay_steps: int
+
+    @classmethod
+    def of(cls, config: DistillConfig, n_queries: int, n_documents: int, n_dev_queries: int) -> Schedule:
+        """Returns the sizes for a data set; ``teacher_calls`` is never exceeded, calibration included."""
+        budget = config.teacher_calls if config.learns_from_teacher else 0
+        depth = min(CALIBRATION_DEPTH, n_documents)
+        affordable = int(MAX_CALIBRATION_SHARE * budget) // depth
+        calibrated = min(config.calibration_queries, n_dev_queries, affordable)
+        calls = budget - calibrated * depth
+        pairs = max(config.pairs_per_query, math.ceil(calls / config.rounds / n_queries))
+        pairs = min(n_documents, pairs)
+        queries = min(n_queries, max(1, math.ceil(calls / config.rounds / pairs)))
+        decay = round(DECAY_SHARE * config.steps)
+        return cls(calls, calibrated, queries, pairs, max(1, (config.steps - decay) // config.rounds), decay)
+
+    def learning_rate_factor(self, step: int, rounds: int) -> float:
+        """Returns the share of the peak learning rate at a step.
+
+        It is constant through all rounds, so that the last round's calls teach as much as the first's, and decays by a
+        cosine afterwards, over all pairs.
+        """
+        start = self.steps_per_round * rounds
+        warmup = max(1, round(WARMUP_SHARE * (start + self.decay_steps)))
+        if step < start or not self.decay_steps:
+            return min(1.0, (step + 1) / warmup)
+        return 0.5 * (1 + math.cos(math.pi * (step - start) / self.decay_steps))
