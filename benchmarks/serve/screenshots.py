@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/serve/screenshots.py URL [--out docs/page]
 
-Start `rabtriever serve` anew, so that no query is known to it yet. Needs ``pip install playwright`` and a chromium.
+Start `rabtriever serve` anew, so that no query is cached yet. Needs ``pip install playwright`` and a chromium.
 """
 
 from __future__ import annotations

@@ -53,14 +53,14 @@ def test_an_upload_is_there_whole_or_not_at_all(live):
     lines = [{"id": f"new{i}", "text": f"music {i}"} for i in range(600)]
     assert upload(live, [*lines, "\n"]).json() == {"written": 600, "documents": 604}
     assert live.http.get("/v1/documents/new599").json()["text"] == "music 599"
-    for bad, told in [
+    for bad, message in [
         ("{\n", "line 601: body"),
         ({"id": "x"}, "line 601"),
         ({"id": "x", "text": 3}, "line 601: text"),
         (lines[0], "line 601"),
     ]:
         answer = upload(live, [*[{**line, "text": "other"} for line in lines], bad])
-        assert answer.status_code == 422 and answer.json()["message"].startswith(told)
+        assert answer.status_code == 422 and answer.json()["message"].startswith(message)
     assert upload(live, []).status_code == 422
     assert upload(live, lines[:1], "/v1/documents?upsert=false").status_code == 409
     assert upload(live, [{"_id": "beir", "text": "rain"}], "/v1/documents?upsert=false").json()["written"] == 1

@@ -22,12 +22,12 @@ from rabtriever.serving.errors import ERRORS, APIError
 )
 def test_each_kind_of_error_has_a_status_whatever_its_message(error, status, kind):
     answer = APIError.of(error)
-    told = json.loads(answer.response("/v1/search").body)
-    assert (answer.status, told["error"]["type"], told["error"]["param"]) == (status, kind, error.param)
-    assert told["message"] == (str(error) if status < 500 else ERRORS[status].description)
-    assert "secret" not in str(told) and ("Retry-After" in answer.headers) == (status == 503)
+    answered = json.loads(answer.response("/v1/search").body)
+    assert (answer.status, answered["error"]["type"], answered["error"]["param"]) == (status, kind, error.param)
+    assert answered["message"] == (str(error) if status < 500 else ERRORS[status].description)
+    assert "secret" not in str(answered) and ("Retry-After" in answer.headers) == (status == 503)
     tei = json.loads(answer.response("/rerank").body)
-    assert tei == {"error": told["message"], "error_type": ERRORS[status].tei_type}
+    assert tei == {"error": answered["message"], "error_type": ERRORS[status].tei_type}
 
 
 def test_an_error_without_a_row_is_answered_as_its_base():

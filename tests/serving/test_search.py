@@ -11,11 +11,11 @@ def test_a_search_gives_what_the_index_gives(standing):
     answer = standing.post("/v1/search", query="bread for the table", k=3).json()
     expected = standing.index.search("bread for the table", k=3)
     assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in expected]
-    for told, hit in zip(answer["hits"], expected, strict=True):
-        assert told["text"] == hit.text
-        assert told["probability"] == pytest.approx(hit.probability, abs=1e-6)
-        assert told["log_odds"] == pytest.approx(hit.log_odds, abs=1e-4)
-        assert told["metadata"] == hit.metadata and not told["reranked"]
+    for row, hit in zip(answer["hits"], expected, strict=True):
+        assert row["text"] == hit.text
+        assert row["probability"] == pytest.approx(hit.probability, abs=1e-6)
+        assert row["log_odds"] == pytest.approx(hit.log_odds, abs=1e-4)
+        assert row["metadata"] == hit.metadata and not row["reranked"]
     assert set(answer["timings"]) == {"queue", "encode", "scan"} and answer["truncated"] == 0
 
 
@@ -25,8 +25,8 @@ def test_several_queries_filters_modes_and_rerank(standing):
     assert [[hit["id"] for hit in hits] for hits in answer["results"]] == [[h.id for h in hits] for hits in expected]
     assert all(hit["reranked"] for hits in answer["results"] for hit in hits) and answer["timings"]["rerank"] > 0
     for more in ({"mode": "exact"}, {"mode": "ann"}, {"mode": "bm25"}, {"hybrid": "rrf"}):
-        told = standing.post("/v1/search", query="lamp", **more).json()["hits"]
-        assert [hit["id"] for hit in told] == [hit.id for hit in standing.index.search("lamp", **more)]
+        hits = standing.post("/v1/search", query="lamp", **more).json()["hits"]
+        assert [hit["id"] for hit in hits] == [hit.id for hit in standing.index.search("lamp", **more)]
     where = "json_get_int(metadata, 'year') > 2001 AND title <> ''"
     assert [hit["id"] for hit in standing.post("/v1/search", query="lamp", where=where).json()["hits"]] == [
         "it's/bread"

@@ -150,5 +150,5 @@ def test_bad_input_is_one_line_and_exit_code_2(served, monkeypatch, capsys, opti
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main(["serve", *(option.format(taken=port) for option in options)]) == 2
-    told = capsys.readouterr()
-    assert message in told.err and told.err.count("\n") == 1 and not told.out
+    output = capsys.readouterr()
+    assert message in output.err and output.err.count("\n") == 1 and not output.out

@@ -7,14 +7,14 @@ from rabtriever.serving import app as module
 from rabtriever.serving.config import ServerConfig
 
 
-def test_info_tells_what_is_served(standing):
-    told, retriever = standing.http.get("/info").json(), standing.index.retriever
-    assert told["model"]["fingerprint"] == retriever.fingerprint and told["model"]["dimensions"] == retriever.dim
-    assert len(told["prompt"]["hash"]) == 64 and told["prompt"]["query_tokens"] == 24
-    choices = [told["prompt"]["choices"][name] for name in ("yes", "no")]
+def test_info_describes_what_is_served(standing):
+    info, retriever = standing.http.get("/info").json(), standing.index.retriever
+    assert info["model"]["fingerprint"] == retriever.fingerprint and info["model"]["dimensions"] == retriever.dim
+    assert len(info["prompt"]["hash"]) == 64 and info["prompt"]["query_tokens"] == 24
+    choices = [info["prompt"]["choices"][name] for name in ("yes", "no")]
     assert tuple(choice["id"] for choice in choices) == retriever.reranker.llm.prompt.choice_ids
     assert [choice["text"] for choice in choices] == [" yes", " no"]
-    assert told["limits"]["searches"] == 128 and told["index"]["documents"] == len(DOCUMENTS)
+    assert info["limits"]["searches"] == 128 and info["index"]["documents"] == len(DOCUMENTS)
 
 
 def test_metrics_count_requests_stages_batches_and_tokens(live):
