@@ -244,7 +244,8 @@ def test_a_querys_own_document_does_not_count_in_a_students_loss(tiny_data, llm_
     scores = torch.zeros(len(batch.queries), 7)
     student.log_odds = lambda z_q, z_d: scores + torch.randn(scores.shape, generator=torch.Generator().manual_seed(0))
     model, tokenizer = Start.of(llm_folder, TEMPLATE).load(config_of(), torch.float32, "cpu")
-    trained = RerankerModule(model, Prompt(TEMPLATE, tokenizer), "sft", student, 1.0)
+    trained = RerankerModule(model, Prompt(TEMPLATE, tokenizer), "sft", 1.0)
+    trained.student = student
     assert batch.own.any()
     before = trained(batch)["loss"]
     scores[batch.own] = 50.0

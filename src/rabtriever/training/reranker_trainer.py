@@ -31,27 +31,23 @@ class RerankerModule(nn.Module):
         model: The LLM with an adapter that is in training.
         prompt: Its prompt.
         objective: ``listwise``, ``sft`` or ``dpo``.
-        student: A predictor that is trained jointly, so that the LLM learns to encode texts separately, too.
-        student_weight: Weight of its losses: label softmax over the batch's documents, decorrelation from the LLM.
+        student_weight: Weight of the student's losses: label softmax over the batch's documents, decorrelation from
+            the LLM.
 
     Attributes:
+        student: A predictor that is trained jointly, so that the LLM learns to encode texts separately, too; None
+            until it is set.
         backbone: The same LLM and adapter for :func:`rabtriever.training.hard_negatives.mine_hard_negatives`.
         choice_direction: float32 (H,), w = w_yes - w_no.
     """
 
     choice_direction: Tensor
 
-    def __init__(
-        self,
-        model: PeftModel,
-        prompt: Prompt,
-        objective: str,
-        student: Predictor | None = None,
-        student_weight: float = 0.0,
-    ) -> None:
+    def __init__(self, model: PeftModel, prompt: Prompt, objective: str, student_weight: float = 0.0) -> None:
         super().__init__()
         self.model, self.prompt, self.objective = model, prompt, objective
-        self.student, self.student_weight = student, student_weight
+        self.student_weight = student_weight
+        self.student: Predictor | None = None
         causal = cast(PreTrainedModel, model.get_base_model())
         # Without padding, gradients or not: a policy and its reference must differ in their weights alone.
         self.engine = TorchEngine(causal, pad=False)
@@ -113,7 +109,7 @@ def _accuracy(log_odds: Tensor, positive: Tensor) -> Tensor:
 
 
 class RerankerTrainer(Trainer):
-    """A Trainer of a :class:`RerankerModule` whose batch is one :class:`TrainingBatch`, in the data set's order."""
+    """A Trainer of a :class:`RerankerModule` whose batch is one :class:`TrainingBatch`."""
 
     def __init__(self, model: RerankerModule, args: TrainingArguments, **options: Any) -> None:  # noqa: ANN401
         super().__init__(model, args, data_collator=collate, **options)
@@ -130,12 +126,6 @@ class RerankerTrainer(Trainer):
         steps, sums = self._sums.pop("steps", 1), self._sums
         self._sums = Counter()
         super().log({**logs, **{name: round(value / steps, 4) for name, value in sums.items()}}, start_time)
-
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return inputs
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:  # noqa: ANN401
-        return torch.utils.data.SequentialSampler(cast(Any, self.train_dataset))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Writes a checkpoint of what is trained; embeddings never are, so the hub need not be asked about them."""

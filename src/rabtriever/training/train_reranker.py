@@ -91,7 +91,7 @@ def _train(
     set_seed(config.seed)
     model, tokenizer = start.load(config, dtype, device)
     prompt = Prompt(start.prompt, tokenizer)
-    module = RerankerModule(model, prompt, config.objective, student_weight=config.student_weight)
+    module = RerankerModule(model, prompt, config.objective, config.student_weight)
     module.backbone.check_length(prompt.max_tokens)
     record = {**start.to_config(), "data": data.name, "training": asdict(config)}
     partial = checkpoint_dir(out, {**record, "dtype": str(dtype), "digest": start.digest(data)})
@@ -155,6 +155,7 @@ def _arguments(partial: Path, config: RerankerTrainingConfig, dtype: torch.dtype
         output_dir=str(partial),
         max_steps=config.steps,
         per_device_train_batch_size=1,
+        train_sampling_strategy="sequential",  # the data set shuffles
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=max(1, config.steps // 20),
