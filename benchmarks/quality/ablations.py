@@ -15,7 +15,7 @@ from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.training.config import DistillConfig
 from rabtriever.training.distill import Distiller
-from rabtriever.training.losses import Losses, embedding_error, reverse_kl
+from rabtriever.training.losses import embedding_error, reverse_kl
 
 VOCABULARY_PAIRS = 32  # of a step for a KL over the vocabulary, whose tens of thousands of logits are what costs
 PAIRS_PER_STEP = 256
@@ -113,13 +113,13 @@ def make_distiller(
             rows = torch.isin(self.pairs[:, 0], self.pairs[rows, 0]).nonzero().flatten()
             return self.pairs[rows, 0], self.pairs[rows, 1], self.targets[rows]
 
-        def compute_loss(self) -> Losses:
+        def compute_losses(self) -> dict[str, Tensor]:
             q, d, target = self.sample_batch()
-            terms = {"loss/labels": self.compute_label_loss()}
+            losses = {"loss/labels": self.compute_label_loss()}
             if len(target):
                 predicted = self.predictor(self.data.train.states[q], self.data.z_d[d])
-                terms["loss/embedding"] = embedding_error(predicted, target, self.predictor.output_scale)
-                terms["loss/kl"] = diverge(self, predicted, target, q)
-            return self.loss.weigh(terms)
+                losses["loss/embedding"] = embedding_error(predicted, target, self.predictor.output_scale)
+                losses["loss/kl"] = diverge(self, predicted, target, q)
+            return losses
 
     return Ablation(encoder, teacher, config)

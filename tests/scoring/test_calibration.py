@@ -73,3 +73,24 @@ def test_a_ranking_is_by_log_odds_and_ties_keep_their_order():
     assert calibration.rank(log_odds, 2) == ranking[:2] and calibration.rank(log_odds[:0]) == []
     with pytest.raises(InputError, match="top_k 0: ask for at least one"):
         calibration.rank(log_odds, 0)
+
+
+PRIORS = st.builds(Calibration, st.floats(0.2, 5), st.floats(-5, 5))
+
+
+@given(PRIORS)
+def test_without_labels_or_against_the_log_odds_the_prior_stays(prior):
+    assert Calibration.fit(np.array([1.0, 2.0]), np.array([False, False]), prior) == prior
+    x = np.linspace(-5, 5, 1000)
+    assert Calibration.fit(x, x < 0, prior) == prior
+
+
+def test_a_few_labels_change_the_prior_little_and_many_replace_it():
+    rng, made, prior = np.random.default_rng(0), Calibration(2.0, -3.0), Calibration(0.5, 2.0)
+    log_odds = rng.normal(0, 4, 100_000)
+    labels = rng.random(len(log_odds)) < made.probability(log_odds)
+    fits = [Calibration.fit(log_odds[:n], labels[:n], prior) for n in (0, 5, 100, 100_000)]
+    distances = [abs(fit.offset - prior.offset) for fit in fits]
+    assert fits[0] == prior and distances == sorted(distances)
+    assert fits[-1].temperature == pytest.approx(2.0, rel=0.05) and fits[-1].offset == pytest.approx(-3.0, abs=0.1)
+    assert abs(fits[1].offset - Calibration.fit(log_odds[:5], labels[:5]).offset) > 0.5  # without it, towards 0

@@ -13,6 +13,7 @@ from rabtriever.retriever import Rabtriever
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.training.config import DistillConfig
 from rabtriever.training.distill import Distiller, distill
+from rabtriever.training.losses import embedding_error, log_odds_error, reverse_kl
 
 QUICK = DistillConfig(
     teacher_calls=40, pairs_per_query=4, rounds=4, steps=400, hidden_units=16, label_weight=0.0, learning_rate=1e-2
@@ -24,9 +25,9 @@ def contents(data):
 
 
 def correlation(data, student, teacher, queries):
-    theirs = teacher.log_odds(queries, contents(data))
-    ours = student.similarity(student.encode_query(queries), student.encode_document(contents(data)))
-    return np.corrcoef(ours.ravel(), theirs.ravel())[0, 1]
+    expected = teacher.log_odds(queries, contents(data))
+    estimates = student.similarity(student.encode_query(queries), student.encode_document(contents(data)))
+    return np.corrcoef(estimates.ravel(), expected.ravel())[0, 1]
 
 
 def dev_from(data, teacher, split="test"):
@@ -223,7 +224,45 @@ def test_no_query_is_paired_with_its_own_document(teacher):
     made = distiller(teacher, config)
     made.train(data)
     assert len(teacher.scored) == 6 * 5 and all(query != document for query, document in teacher.scored)
-    assert made.data.train.own_documents == [0, 1, 2, 3, 5] and made.data.dev.positives == [[3]]
+    assert made.data.train.own_documents.tolist() == [0, 1, 2, 3, 5] and made.data.dev.positives == [[3]]
+
+
+def test_the_teacher_scores_dev_queries_as_its_calibration_can_afford_and_no_query_itself(tiny_data, teacher):
+    own = {query: Document(query, text) for query, text in tiny_data.queries.items()}
+    dev_from(tiny_data, teacher)
+    data = replace(tiny_data, documents={**tiny_data.documents, **own})
+    made = distiller(teacher, replace(QUICK, teacher_calls=300))
+    made.train(data)
+    dev_texts = set(made.data.dev.texts)
+    scored = [(query, document) for query, document in teacher.scored if query in dev_texts]
+    n_queries = made.schedule.calibrated_queries
+    assert n_queries == 3 and len(scored) == len(set(scored)) == 10 * n_queries
+    assert len({query for query, _ in scored}) == n_queries and all(query != document for query, document in scored)
+
+
+def test_what_is_minimised_is_the_weighted_sum_of_the_losses(tiny_data, teacher):
+    weights = {"embedding_weight": 2.0, "log_odds_weight": 3.0, "kl_weight": 5.0, "label_weight": 7.0}
+    made = distiller(teacher, replace(QUICK, rounds=1, steps=2, dropout=0.0, learning_rate=1e-9, **weights))
+    made.train(tiny_data)
+    batch = made.sample_batch()
+    made.sample_batch, made.compute_label_loss = lambda: batch, lambda: torch.tensor(1.5)
+    losses = made.compute_losses()
+    q, d, target = batch
+    predicted, w = made.predictor(made.data.train.states[q], made.data.z_d[d]), made.predictor.choice_direction
+    expected = {
+        "loss/labels": torch.tensor(1.5),
+        "loss/embedding": embedding_error(predicted, target, made.predictor.output_scale),
+        "loss/log_odds": log_odds_error(predicted @ w, target @ w),
+        "loss/kl": reverse_kl(predicted @ w, target @ w),
+    }
+    torch.testing.assert_close(losses, expected)
+    made.predictor.zero_grad()
+    made._fit(1)  # clips the gradient, which leaves its direction
+    gradient = torch.cat([weight.grad.flatten() for weight in made.predictor.parameters()])
+    total = sum(weight * loss for weight, loss in zip((7, 2, 3, 5), made.compute_losses().values(), strict=True))
+    expected = torch.autograd.grad(total, list(made.predictor.parameters()))
+    expected = torch.cat([weight.flatten() for weight in expected])
+    assert torch.cosine_similarity(gradient, expected, dim=0) > 0.9999
 
 
 def test_pairs_are_spread_at_first_and_follow_the_students_ranking_once_it_has_learnt(tiny_data, teacher):

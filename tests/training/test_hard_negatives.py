@@ -7,6 +7,7 @@ from rabtriever.data import Document
 from rabtriever.llm.backbone import Backbone
 from rabtriever.llm.prompt import Prompt
 from rabtriever.training import hard_negatives as module
+from rabtriever.training.encoded_data import EncodedQueries
 from rabtriever.training.hard_negatives import fit_predictor, mine_hard_negatives
 
 
@@ -16,8 +17,7 @@ def _quick(monkeypatch):
 
 
 def mine(data, reranker, **options):
-    llm = reranker.llm
-    return mine_hard_negatives(data, llm.backbone, llm.prompt, llm.choice_direction, **options)
+    return mine_hard_negatives(data, reranker.llm, **options)
 
 
 def one_query_a_topic(data):
@@ -56,14 +56,14 @@ def test_own_documents_are_not_taught_as_wrong_either(tiny_data, reranker):
     documents = [document.content for document in tiny_data.documents.values()]
     z_q = backbone.states(prompt.query_ids(texts, with_bos=True), "mean").clone()
     z_d = backbone.states(prompt.document_ids([*documents, *texts]), "mean").clone()
-    labels, own = [[i] for i in range(6)], list(range(6, 12))
-    options = {"choice_direction": reranker.llm.choice_direction, "steps": 100, "seed": 0}
+    labels, own = [[i] for i in range(6)], torch.arange(6, 12)
 
     def own_share(own_documents):
-        log_odds = fit_predictor(z_q, z_d, labels, own_documents=own_documents, **options).log_odds(z_q, z_d)
+        queries = EncodedQueries(texts, z_q, labels, own_documents)
+        log_odds = fit_predictor(queries, z_d, reranker.llm.choice_direction, 100, 0).log_odds(z_q, z_d)
         return log_odds.softmax(1)[torch.arange(6), torch.arange(6, 12)].mean()
 
-    assert own_share(own) > own_share(None)
+    assert own_share(own) > own_share(torch.full((6,), -1))
 
 
 def test_only_the_train_split_and_no_more_of_it_than_asked_for_is_tokenised(tiny_data, reranker, monkeypatch):

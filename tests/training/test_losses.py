@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rabtriever.scoring.predictor import Predictor
-from rabtriever.training.config import DistillConfig
+from rabtriever.training import losses
+from rabtriever.training.encoded_data import EncodedQueries
 from rabtriever.training.losses import (
-    DistillLoss,
     decorrelation,
     dpo,
     embedding_error,
@@ -18,6 +18,11 @@ from rabtriever.training.losses import (
     pointwise,
     reverse_kl,
 )
+
+
+def encoded(states, positives, own_documents=None):
+    own = torch.tensor(own_documents or [-1] * len(states))
+    return EncodedQueries([""] * len(states), states, positives, own)
 
 
 def test_listwise_is_the_softmax_cross_entropy():
@@ -85,7 +90,7 @@ def test_a_batch_without_a_label_has_loss_and_gradient_zero():
     loss.backward()
     assert loss.item() == 0 and torch.equal(log_odds.grad, torch.zeros(3, 4))
     predictor = Predictor(8, 4)
-    assert label_loss(predictor, torch.randn(3, 8), torch.randn(5, 8), [[], [], []], torch.Generator()).item() == 0
+    assert label_loss(predictor, encoded(torch.randn(3, 8), [[]] * 3), torch.randn(5, 8), torch.Generator()).item() == 0
     assert listwise(torch.empty(0, 4), torch.empty(0, 4, dtype=torch.bool)).item() == 0
 
 
@@ -94,31 +99,24 @@ def test_label_loss_is_listwise_over_all_documents_for_labelled_queries_alone():
     predictor, z_q, z_d = Predictor(8, 4).eval(), torch.randn(3, 8), torch.randn(5, 8)
     positive = torch.tensor([[True, False, False, False, True], [False] * 5, [False, True, False, False, False]])
     expected = listwise(predictor.log_odds(z_q, z_d), positive)
-    torch.testing.assert_close(label_loss(predictor, z_q, z_d, [[0, 4], [], [1]], torch.Generator()), expected)
+    torch.testing.assert_close(label_loss(predictor, encoded(z_q, [[0, 4], [], [1]]), z_d, torch.Generator()), expected)
 
 
 def test_a_querys_own_document_is_no_negative():
     torch.manual_seed(0)
     predictor, z_q, z_d = Predictor(8, 4).eval(), torch.randn(2, 8), torch.randn(5, 8)
-    own = label_loss(predictor, z_q, z_d, [[0], [1]], torch.Generator(), [4, -1])
-    first = label_loss(predictor, z_q[:1], z_d[:4], [[0]], torch.Generator())
-    second = label_loss(predictor, z_q[1:], z_d, [[1]], torch.Generator())
+    own = label_loss(predictor, encoded(z_q, [[0], [1]], [4, -1]), z_d, torch.Generator())
+    first = label_loss(predictor, encoded(z_q[:1], [[0]]), z_d[:4], torch.Generator())
+    second = label_loss(predictor, encoded(z_q[1:], [[1]]), z_d, torch.Generator())
     torch.testing.assert_close(own, (first + second) / 2)
 
 
-def test_the_loss_of_distillation_is_the_weighted_sum_of_its_terms():
+def test_a_sample_of_a_large_corpus_holds_the_relevant_documents(monkeypatch):
+    monkeypatch.setattr(losses, "MAX_CANDIDATES", 3)
     torch.manual_seed(0)
-    predictor, predicted, target = (
-        Predictor(8, 4, choice_direction=torch.randn(8)),
-        torch.randn(6, 8),
-        torch.randn(6, 8),
-    )
-    config = DistillConfig(embedding_weight=2.0, log_odds_weight=3.0, kl_weight=5.0, label_weight=7.0)
-    total, terms = DistillLoss(config)(predictor, predicted, target, torch.tensor(1.5))
-    student, teacher = predicted @ predictor.choice_direction, target @ predictor.choice_direction
-    parts = [embedding_error(predicted, target, torch.ones(8)), log_odds_error(student, teacher)]
-    parts += [reverse_kl(student, teacher), torch.tensor(1.5)]
-    torch.testing.assert_close(total, sum(w * part for w, part in zip((2, 3, 5, 7), parts, strict=True)))
-    assert set(terms) == {"loss/embedding", "loss/log_odds", "loss/kl", "loss/labels"}
-    total, terms = DistillLoss(config)(predictor, predicted[:0], target[:0], torch.tensor(1.5))
-    assert total.item() == 10.5 and set(terms) == {"loss/labels"}
+    predictor, queries, z_d = Predictor(8, 4).eval(), encoded(torch.randn(2, 8), [[40], [7, 49]]), torch.randn(50, 8)
+    sampled = torch.randperm(50, generator=torch.Generator().manual_seed(1))[:3]
+    candidates = sorted({*sampled.tolist(), 40, 7, 49})
+    positive = torch.tensor([[d in relevant for d in candidates] for relevant in queries.positives])
+    expected = listwise(predictor.log_odds(queries.states, z_d[candidates]), positive)
+    torch.testing.assert_close(label_loss(predictor, queries, z_d, torch.Generator().manual_seed(1)), expected)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rabtriever.training import sampling
+from rabtriever.training.config import DistillConfig
 from rabtriever.training.sampling import rank_documents, sample_pairs, shuffled_batches
 
 NOTHING = torch.empty(0, 2, dtype=torch.long)
@@ -19,11 +20,11 @@ def draw(log_odds, count=1, exploration=0.0, temperature=1.0, excluded=NOTHING, 
     """Pairs of (row, document) drawn for every row of a matrix of log-odds."""
     n, k = log_odds.shape
     ranking = rank_documents(lambda rows: log_odds[rows], torch.arange(n), k, max(256, count), excluded)
-    options = {"exploration": exploration, "temperature": temperature, "generator": generator()}
-    return sample_pairs(*ranking, positives or [[]] * n, count, **options)
+    config = DistillConfig(exploration=exploration, temperature=temperature)
+    return sample_pairs(*ranking, positives or [[]] * n, count, config, generator())
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 150), st.integers(1, 9), st.integers(1, 12), st.integers(0, 999))
 def test_the_ranking_is_that_of_the_whole_matrix_without_what_is_excluded(queries, documents, count, seed):
     log_odds = torch.randn(queries, documents, generator=generator(seed))
@@ -49,7 +50,7 @@ def test_the_scores_of_few_queries_are_in_memory_at_a_time(monkeypatch):
     assert values.shape == (1024, 10) and max(sizes) <= 1000
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 5), st.floats(0, 1), st.integers(0, 999))
 def test_pairs_are_distinct_new_and_hold_a_positive(queries, documents, count, exploration, seed):
     log_odds = torch.randn(queries, documents, generator=generator(seed)) * 30

@@ -23,7 +23,7 @@ def live(teacher, pairs=PAIRS):
 def test_cached_is_live_and_no_pair_is_scored_twice(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "VECTORS_PER_SHARD", 2)
     first, n_new = TeacherCache(teacher, tmp_path).context_embeddings(QUERIES, DOCUMENTS, PAIRS)
-    assert n_new == len(teacher.scored) == 3  # one pair stands there twice
+    assert n_new == len(teacher.scored) == 3  # one pair occurs twice
     torch.testing.assert_close(first, live(teacher), atol=1e-5, rtol=1e-5)
     assert TeacherCache(teacher, tmp_path).context_embeddings(QUERIES, DOCUMENTS, torch.tensor([[0, 1]]))[1] == 1
     again, n_new = TeacherCache(teacher, tmp_path).context_embeddings(QUERIES, DOCUMENTS, PAIRS[[1, 0]])

@@ -169,13 +169,13 @@ def load_llm(
     )
 
 
-def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base(source: str, revision: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads an LLM in float32 on the CPU, without an adapter, and its tokenizer: for training.
 
     Raises:
         InputError: nothing that can be loaded is at ``source``.
     """
-    files = find_model(source)
+    files = find_model(source, revision=revision)
     _, tokenizer = load_config(source, files)
     return load_model(source, files, torch.float32), tokenizer
 

@@ -1,1 +1,1 @@
-"""Learning: the reranker from judgements, the retriever from the reranker."""
+"""Learning: the reranker from labels, the retriever from the reranker."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
 from random import Random
 
 import torch
@@ -67,19 +66,12 @@ class BatchDataset(torch.utils.data.Dataset[TrainingBatch]):
         random = Random(f"{self.config.seed}/{step}")
         documents, queries = self._choose(step, random)
         positive = torch.tensor([[document in self.positives[query] for document in documents] for query in queries])
-        own = torch.tensor(
-            [[self.data.is_own_document(query, document) for document in documents] for query in queries]
-        )
+        own = torch.tensor([[self.data.is_own_document(query, d) for d in documents] for query in queries])
         scored = positive.clone()
         for query, row in zip(queries, scored, strict=True):
             row[self._negatives(query, documents, random)] = True
-        return TrainingBatch(
-            [self.data.queries[query] for query in queries],
-            [self.data.documents[document].content for document in documents],
-            positive,
-            scored,
-            own,
-        )
+        texts = [self.data.queries[query] for query in queries]
+        return TrainingBatch(texts, [self.data.documents[d].content for d in documents], positive, scored, own)
 
     def _choose(self, step: int, random: Random) -> tuple[list[str], list[str]]:
         """Returns the ids of a step's documents and queries.
@@ -87,20 +79,15 @@ class BatchDataset(torch.utils.data.Dataset[TrainingBatch]):
         The documents are one of the query whose turn it is, hard negatives of it, and documents of the queries that
         follow in this epoch's order; more queries of these documents join, up to ``queries_per_step``.
         """
-        config = self.config
         epoch, position = divmod(step * self.n_documents, len(self.positives))
         order = self._order_of(epoch)
-        first_query = order[position]
+        first_query, *others = order[position:] + order[:position]
         first = random.choice(self.positives[first_query])
-        hard = [
-            document
-            for document in self.hard_negatives.get(first, ())
-            if not self.data.is_own_document(first_query, document)
-        ][: 3 * self.n_documents]
-        n_hard = min(len(hard), round(config.hard_negative_share * (self.n_documents - 1)))
-        documents = dict.fromkeys([first, *random.sample(hard, n_hard)])
-        queries = {first_query: None}
-        for query in chain(islice(order, position + 1, None), islice(order, position)):
+        hard = [d for d in self.hard_negatives.get(first, ()) if not self.data.is_own_document(first_query, d)]
+        hard = hard[: 3 * self.n_documents]
+        n_hard = min(len(hard), round(self.config.hard_negative_share * (self.n_documents - 1)))
+        documents, queries = dict.fromkeys([first, *random.sample(hard, n_hard)]), {first_query: None}
+        for query in others:
             if len(documents) == self.n_documents:
                 break
             document = random.choice(self.positives[query])
@@ -109,12 +96,9 @@ class BatchDataset(torch.utils.data.Dataset[TrainingBatch]):
         if len(documents) < self.n_documents:
             rest = [document for document in self.data.documents if document not in documents]
             documents |= dict.fromkeys(random.sample(rest, self.n_documents - len(documents)))
-        more = sorted(
-            {query for document in documents for query in self._queries_of.get(document, ())} - queries.keys()
-        )
-        n_more = min(len(more), max(0, config.queries_per_step - len(queries)))
-        queries |= dict.fromkeys(random.sample(more, n_more))
-        return sorted(documents), sorted(queries)
+        more = sorted({query for document in documents for query in self._queries_of[document]} - queries.keys())
+        n_more = min(len(more), max(0, self.config.queries_per_step - len(queries)))
+        return sorted(documents), sorted([*queries, *random.sample(more, n_more)])
 
     def _order_of(self, epoch: int) -> list[str]:
         """Returns the queries in an epoch's order, shuffled once per epoch."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -40,7 +40,7 @@ def distill(
     queries are used and only the teacher teaches. Metrics are logged as lines of JSON to stderr.
 
     Args:
-        data: Documents and queries; judgements if there are any.
+        data: Documents and queries; qrels if there are any.
         teacher: A reranker, which is not changed, or what :meth:`GenerativeReranker.from_pretrained` takes.
         out: Folder to save the retriever in; None saves nothing.
         config: Options; the defaults if None.
@@ -68,19 +68,13 @@ def distill(
 
 
 def _check_folder(folder: Path) -> None:
-    """Raises if a folder exists, or could not be made.
-
-    Raises:
-        ConflictError: it exists.
-        StorageError: it could not be made.
-    """
+    """Raises ConflictError if a folder exists, and StorageError if it could not be made."""
     require_absent(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder.parent).close()
     except OSError as error:
         raise StorageError(f"{folder}: cannot be made ({error.strerror}); give another --out") from error
-    if not os.access(folder.parent, os.W_OK):
-        raise StorageError(f"{folder}: cannot be made ({folder.parent} is not writable); give another --out")
 
 
 def _teacher_notes(teacher: GenerativeReranker) -> dict[str, Any]:

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rabtriever.data import RetrievalData
+from rabtriever.data import RetrievalData, dev_queries, train_dev_split, training_queries
 from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.errors import InputError
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.predictor import Predictor
-from rabtriever.training.calibrate import fit_calibrations
 from rabtriever.training.callbacks import TrainingCallback
 from rabtriever.training.config import DistillConfig
-from rabtriever.training.encoded_data import EncodedData, encode_data
-from rabtriever.training.losses import DistillLoss, Losses, label_loss
-from rabtriever.training.metrics import collapse_metrics, dev_recall, fresh_pair_pearson
+from rabtriever.training.encoded_data import EncodedData, EncodedQueries, index_queries
+from rabtriever.training.losses import embedding_error, label_loss, log_odds_error, reverse_kl
+from rabtriever.training.metrics import collapse_metrics, dev_recall, fresh_pair_pearson, rank_dev_documents
 from rabtriever.training.sampling import EXPLORATION_DEPTH, rank_documents, sample_pairs, shuffled_batches
-from rabtriever.training.schedule import Schedule
+from rabtriever.training.schedule import CALIBRATION_DEPTH, Schedule
 from rabtriever.training.teacher_cache import TeacherCache
 
 PAIRS_PER_STEP, LABELLED_QUERIES_PER_STEP = 256, 64
@@ -33,7 +32,7 @@ PAIRS_PER_STEP, LABELLED_QUERIES_PER_STEP = 256, 64
 class Distiller:
     """Trains a predictor in rounds: the student ranks, the teacher scores some of what it ranked, the predictor learns.
 
-    Override :meth:`sample_pairs` to change which pairs the teacher scores and :meth:`compute_loss` to change what is
+    Override :meth:`sample_pairs` to change which pairs the teacher scores and :meth:`compute_losses` to change what is
     learnt.
 
     Args:
@@ -52,11 +51,6 @@ class Distiller:
         log: Metrics of each round.
     """
 
-    data: EncodedData
-    predictor: Predictor
-    pairs: Tensor
-    targets: Tensor
-
     def __init__(
         self,
         encoder: LLMEncoder,
@@ -67,10 +61,13 @@ class Distiller:
         if encoder.hidden_size != teacher.llm.hidden_size:
             raise InputError(f"encoder: embeddings of {encoder.hidden_size} numbers, the teacher's have another width")
         self.encoder, self.teacher, self.callbacks = encoder, teacher, callbacks
-        self.config = config or DistillConfig()
-        self.loss = DistillLoss(self.config)
-        self.teacher_calls = self.new_teacher_calls = 0
-        self.log: list[dict[str, Any]] = []
+        self.config = config = config or DistillConfig()
+        self.weights = {
+            "loss/embedding": config.embedding_weight,
+            "loss/log_odds": config.log_odds_weight,
+            "loss/kl": config.kl_weight,
+            "loss/labels": config.label_weight,
+        }
 
     def train(self, data: RetrievalData) -> Rabtriever:
         """Trains a retriever, whose reranker is the teacher with the calibration that was fitted.
@@ -78,25 +75,22 @@ class Distiller:
         Raises:
             InputError: there is nothing to train on.
         """
+        rounds = self.config.rounds
         with torch.random.fork_rng(range(torch.cuda.device_count())):  # the caller's random numbers stay as they are
             torch.manual_seed(self.config.seed)
             self._prepare(data)
             batches = shuffled_batches(len(self.data.train), self.schedule.queries_per_round, self.generator)
-            for round_, queries in enumerate(itertools.islice(batches, self.config.rounds), start=1):
-                metrics = self._query_teacher(queries)
-                metrics |= self._fit(self.schedule.steps_per_round)
-                if round_ == self.config.rounds:
+            for round_ in range(1, rounds + 1):
+                metrics = self._query_teacher(next(batches)) | self._fit(self.schedule.steps_per_round)
+                if round_ == rounds:
                     metrics |= self._fit(self.schedule.decay_steps)
-                    calibrations = self._fit_calibrations()
+                    student_calibration, teacher_calibration = self._fit_calibrations()
                 self._report(round_, metrics)
-        reranker = GenerativeReranker(self.teacher.llm, calibrations[1])
-        return Rabtriever(self.encoder, self.predictor.cpu(), calibrations[0], reranker)
+        reranker = GenerativeReranker(self.teacher.llm, teacher_calibration)
+        return Rabtriever(self.encoder, self.predictor.cpu(), student_calibration, reranker)
 
     def sample_pairs(self, queries: Tensor) -> Tensor:
-        """Samples the pairs that the teacher scores; those beyond the budget are cut off.
-
-        Args:
-            queries: int64 (n,), positions of train queries.
+        """Samples the pairs that the teacher scores for train queries int64 (n,); those beyond the budget are cut off.
 
         Returns:
             int64 (m, 2) of (query, document): none that was scored before, no query with its own document.
@@ -106,15 +100,7 @@ class Distiller:
         log_odds, documents = rank_documents(self.preferences, queries, len(self.data.documents), depth, excluded)
         scored = set(map(tuple, self.pairs.tolist()))
         positives = [[d for d in train.positives[q] if (q, d) not in scored] for q in queries.tolist()]
-        pairs = sample_pairs(
-            log_odds,
-            documents,
-            positives,
-            count,
-            exploration=self.config.exploration,
-            temperature=self.config.temperature,
-            generator=self.generator,
-        )
+        pairs = sample_pairs(log_odds, documents, positives, count, self.config, self.generator)
         return torch.stack([queries[pairs[:, 0]], pairs[:, 1]], dim=1)
 
     def preferences(self, queries: Tensor) -> Tensor:
@@ -123,34 +109,37 @@ class Distiller:
             return torch.rand(len(queries), len(self.data.documents), generator=self.generator)
         return self.predictor.log_odds(self.data.train.states[queries], self.data.z_d)
 
-    def compute_loss(self) -> Losses:
-        """Computes the losses on a batch of scored pairs and, with labels, on a batch of labelled queries."""
-        q, d, target = self.sample_batch()
-        predicted = self.predictor(self.data.train.states[q], self.data.z_d[d])
-        return self.loss(self.predictor, predicted, target, self.compute_label_loss())
-
     def sample_batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """Returns query, document and the teacher's z* of random scored pairs; no pair before any was scored."""
         size = PAIRS_PER_STEP if len(self.pairs) else 0
         rows = torch.randint(max(1, len(self.pairs)), (size,), generator=self.generator)
         return self.pairs[rows, 0], self.pairs[rows, 1], self.targets[rows]
 
+    def compute_losses(self) -> dict[str, Tensor]:
+        """Computes the losses on a batch of scored pairs and of labelled queries, by their names in ``weights``."""
+        q, d, target = self.sample_batch()
+        losses: dict[str, Tensor] = {}
+        if len(target):
+            predicted, w = self.predictor(self.data.train.states[q], self.data.z_d[d]), self.predictor.choice_direction
+            losses["loss/embedding"] = embedding_error(predicted, target, self.predictor.output_scale)
+            losses["loss/log_odds"] = log_odds_error(predicted @ w, target @ w)
+            if self.config.kl_weight:
+                losses["loss/kl"] = reverse_kl(predicted @ w, target @ w)
+        return {"loss/labels": self.compute_label_loss(), **losses}
+
     def compute_label_loss(self) -> Tensor:
         """Returns :func:`label_loss` of random labelled queries; 0 without labels or their weight."""
-        train = self.data.train
         if not self.config.label_weight or not len(self.labelled):
-            return train.states.new_zeros(())
+            return self.data.z_d.new_zeros(())
         rows = torch.randint(len(self.labelled), (LABELLED_QUERIES_PER_STEP,), generator=self.generator)
-        chosen = self.labelled[rows].tolist()
-        positives, own = [train.positives[query] for query in chosen], [train.own_documents[query] for query in chosen]
-        return label_loss(self.predictor, train.states[chosen], self.data.z_d, positives, self.generator, own)
+        return label_loss(self.predictor, self.data.train.select(self.labelled[rows]), self.data.z_d, self.generator)
 
     def _prepare(self, data: RetrievalData) -> None:
         """Encodes the data and makes a new student."""
         config, llm = self.config, self.teacher.llm
         self.generator = torch.Generator().manual_seed(config.seed)
         self.cache = TeacherCache(self.teacher)
-        self.data = encode_data(data, self.encoder, self.cache, config)
+        self.data = self._encode(train_dev_split(data))
         self.labelled = self.data.train.labelled
         sizes = len(self.data.train), len(self.data.documents), len(self.data.dev)
         self.schedule = Schedule.of(config, *sizes)
@@ -160,7 +149,8 @@ class Distiller:
                 param="teacher_calls",
             )
         device = self.data.z_d.device
-        self.teacher_calls, self.new_teacher_calls, self.log = 0, 0, []
+        self.teacher_calls = self.new_teacher_calls = 0
+        self.log: list[dict[str, Any]] = []
         self.pairs = torch.empty(0, 2, dtype=torch.long)
         self.targets = torch.empty(0, llm.hidden_size, device=device)
         shape = llm.hidden_size, config.hidden_units, config.dropout, config.predictor
@@ -174,60 +164,75 @@ class Distiller:
             self.optimizer, lambda step: self.schedule.learning_rate_factor(step, config.rounds)
         )
 
+    def _encode(self, data: RetrievalData) -> EncodedData:
+        """Encodes documents and queries, on the device of the teacher."""
+        device, documents = self.teacher.llm.backbone.device, [d.content for d in data.documents.values()]
+
+        def encode(queries: Mapping[str, Sequence[str]]) -> EncodedQueries:
+            states = self.cache.states(self.encoder, "query", [data.queries[query] for query in queries])
+            return index_queries(data, queries, states.to(device), list(data.documents))
+
+        z_d = self.cache.states(self.encoder, "document", documents).to(device)
+        train = training_queries(data, self.config.max_labelled_queries or None, self.config.seed)
+        return EncodedData(documents, z_d, encode(train), encode(dev_queries(data)))
+
     def _query_teacher(self, queries: Tensor) -> dict[str, float]:
         """Adds pairs of these queries with the teacher's outputs; returns how well the student foresaw them."""
         remaining = self.schedule.training_calls - self.teacher_calls
         pairs = self.sample_pairs(queries)[:remaining] if remaining > 0 else self.pairs[:0]
         if not len(pairs):
             return {}
-        first, train = not len(self.pairs), self.data.train
-        targets = self._context_embeddings(train.texts, pairs)
+        first, targets = not len(self.pairs), self._context_embeddings(self.data.train, pairs)
         self.pairs, self.targets = torch.cat([self.pairs, pairs]), torch.cat([self.targets, targets])
         if first:  # an untrained student foresees nothing
             self.predictor.fit_normalization("output", targets)
             return {}
-        return fresh_pair_pearson(self.predictor, train.states[pairs[:, 0]], self.data.z_d[pairs[:, 1]], targets)
+        return fresh_pair_pearson(self.predictor, self.data, pairs, targets)
 
-    def _context_embeddings(self, texts: list[str], pairs: Tensor) -> Tensor:
-        states, n_new = self.cache.context_embeddings(texts, self.data.documents, pairs)
+    def _context_embeddings(self, queries: EncodedQueries, pairs: Tensor) -> Tensor:
+        states, n_new = self.cache.context_embeddings(queries.texts, self.data.documents, pairs)
         self.teacher_calls += len(pairs)
         self.new_teacher_calls += n_new
         return states.to(self.data.z_d.device)
 
     def _fit(self, n_steps: int) -> dict[str, float]:
         """Trains the predictor for some steps; returns the means of the losses."""
-        sums: dict[str, float] = defaultdict(float)
+        sums: Counter[str] = Counter()
         self.predictor.train()
         for _ in range(n_steps):
-            total, terms = self.compute_loss()
+            losses = self.compute_losses()
             self.optimizer.zero_grad()
-            total.backward()
+            torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum().backward()
             torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), 1.0)
             self.optimizer.step()
             self.learning_rate.step()
-            for name, term in terms.items():
-                sums[name] += term.item()
+            sums.update({name: loss.item() for name, loss in losses.items()})
         self.predictor.eval()
         return {name: value / n_steps for name, value in sums.items()}
 
     def _fit_calibrations(self) -> tuple[Calibration, Calibration]:
-        w = self.predictor.choice_direction
-        return fit_calibrations(
-            self.predictor,
-            self.data,
-            self.config.calibration_queries,
-            self.schedule.calibrated_queries,
-            # The student's log-odds estimate the teacher's, and so do its probabilities.
-            (self.teacher.calibration if len(self.pairs) else Calibration(), self.teacher.calibration),
-            lambda pairs: (self._context_embeddings(self.data.dev.texts, pairs) @ w).cpu().numpy(),
-        )
+        """Fits the student's and the teacher's calibration on the student's best documents of dev queries."""
+        dev, n_queries = self.data.dev, min(self.config.calibration_queries, len(self.data.dev))
+        queries = torch.linspace(0, len(dev) - 1, n_queries).long()
+        log_odds, documents = rank_dev_documents(self.predictor, self.data, queries, CALIBRATION_DEPTH)
+        pairs, ranked = torch.stack([queries[:, None].expand_as(documents), documents], dim=2), ~log_odds.isneginf()
 
-    def _report(self, round_: int, metrics: Mapping[str, float]) -> None:
+        def labels(of: Tensor) -> np.ndarray:
+            return np.array([document in dev.positives[query] for query, document in of.tolist()], dtype=bool)
+
+        # The student's log-odds estimate the teacher's, and so do its probabilities.
+        prior = self.teacher.calibration if len(self.pairs) else Calibration()
+        student = Calibration.fit(log_odds[ranked].numpy(), labels(pairs[ranked]), prior)
+        rows = torch.linspace(0, n_queries - 1, self.schedule.calibrated_queries).long()
+        scored = pairs[rows][ranked[rows]]
+        teachers = self._context_embeddings(dev, scored) @ self.predictor.choice_direction
+        return student, Calibration.fit(teachers.cpu().numpy(), labels(scored), self.teacher.calibration)
+
+    def _report(self, round_: int, metrics: dict[str, float]) -> None:
         """Adds metrics of the student to those of a round, logs them and calls the callbacks."""
-        data = self.data
-        student = collapse_metrics(self.predictor, data.train.states, data.z_d, self.pairs, self.targets)
-        student |= dev_recall(self.predictor, data.z_d, data.dev)
-        calls = {"teacher_calls": self.teacher_calls, "new_teacher_calls": self.new_teacher_calls}
-        self.log.append({"round": round_, **metrics, **student, **calls})
+        metrics |= collapse_metrics(self.predictor, self.data, self.pairs, self.targets)
+        metrics |= dev_recall(self.predictor, self.data)
+        metrics |= {"teacher_calls": self.teacher_calls, "new_teacher_calls": self.new_teacher_calls}
+        self.log.append({"round": round_, **metrics})
         for callback in self.callbacks:
-            callback.on_log(round_, {**metrics, **student, **calls})
+            callback.on_log(round_, metrics)

@@ -1,4 +1,4 @@
-"""A data set as a distillation needs it: texts, their embeddings, and positions instead of ids."""
+"""A data set as trainings need it: texts, their embeddings, and positions instead of ids."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rabtriever.data import RetrievalData, dev_queries, train_dev_split, training_queries
-from rabtriever.encoders.llm import LLMEncoder
-from rabtriever.training.config import DistillConfig
-from rabtriever.training.teacher_cache import TeacherCache
+from rabtriever.data import RetrievalData
 
 
 @dataclass(frozen=True)
@@ -22,17 +19,23 @@ class EncodedQueries:
         texts: The queries.
         states: float32 (n, H), their embeddings.
         positives: Positions of each query's relevant documents; empty for an unlabelled query.
-        own_documents: Position of the document that is the query itself; -1 if there is none.
+        own_documents: int64 (n,), position of the document that is the query itself; -1 if there is none.
     """
 
     texts: list[str]
     states: Tensor
     positives: list[list[int]]
-    own_documents: list[int]
+    own_documents: Tensor
 
     def __len__(self) -> int:
         """Returns the number of queries."""
         return len(self.texts)
+
+    def select(self, rows: Tensor) -> EncodedQueries:
+        """Returns the queries at some positions."""
+        positions = rows.tolist()
+        texts, positives = [self.texts[row] for row in positions], [self.positives[row] for row in positions]
+        return EncodedQueries(texts, self.states[rows], positives, self.own_documents[rows])
 
     @property
     def labelled(self) -> Tensor:
@@ -42,8 +45,8 @@ class EncodedQueries:
     @property
     def own_pairs(self) -> Tensor:
         """Pairs int64 (m, 2) of a query and the document that is the query itself: never scored."""
-        pairs = [(query, document) for query, document in enumerate(self.own_documents) if document >= 0]
-        return torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
+        queries = (self.own_documents >= 0).nonzero().flatten()
+        return torch.stack([queries, self.own_documents[queries]], dim=1)
 
 
 @dataclass(frozen=True)
@@ -63,26 +66,11 @@ class EncodedData:
     dev: EncodedQueries
 
 
-def encode_data(data: RetrievalData, encoder: LLMEncoder, cache: TeacherCache, config: DistillConfig) -> EncodedData:
-    """Splits a data set and encodes its documents and queries, on the device of the teacher.
-
-    Raises:
-        InputError: no query to train on.
-    """
-    data = train_dev_split(data)
-    documents = [document.content for document in data.documents.values()]
-    device = cache.teacher.llm.backbone.device
-    position = {document: i for i, document in enumerate(data.documents)}
-
-    def encode(queries: Mapping[str, Sequence[str]]) -> EncodedQueries:
-        texts = [data.queries[query] for query in queries]
-        own = [position[query] if data.is_own_document(query, query) else -1 for query in queries]
-        positives = [[position[document] for document in relevant] for relevant in queries.values()]
-        return EncodedQueries(texts, cache.states(encoder, "query", texts).to(device), positives, own)
-
-    return EncodedData(
-        documents,
-        cache.states(encoder, "document", documents).to(device),
-        encode(training_queries(data, config.max_labelled_queries or None, config.seed)),
-        encode(dev_queries(data)),
-    )
+def index_queries(
+    data: RetrievalData, queries: Mapping[str, Sequence[str]], states: Tensor, ids: Sequence[str]
+) -> EncodedQueries:
+    """Returns queries, from id -> ids of relevant documents and their states, with positions in ``ids`` for ids."""
+    position = {document: i for i, document in enumerate(ids)}
+    own = [position.get(query, -1) if data.is_own_document(query, query) else -1 for query in queries]
+    positives = [[position[document] for document in relevant] for relevant in queries.values()]
+    return EncodedQueries([data.queries[query] for query in queries], states, positives, torch.tensor(own).long())

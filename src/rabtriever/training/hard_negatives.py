@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -11,10 +10,11 @@ import torch
 from torch import Tensor
 
 from rabtriever.data import RetrievalData
-from rabtriever.llm.backbone import Backbone
-from rabtriever.llm.prompt import Prompt
+from rabtriever.llm.prompted import PromptedLLM
 from rabtriever.scoring.predictor import Predictor
+from rabtriever.training.encoded_data import EncodedQueries, index_queries
 from rabtriever.training.losses import label_loss
+from rabtriever.training.reranker_trainer import RerankerModule
 
 MAX_QUERIES = 6000
 MAX_DOCUMENTS = 100_000
@@ -38,28 +38,8 @@ class HardNegatives(NamedTuple):
     recall: float | None = None
 
 
-class _States(NamedTuple):
-    """Encoded texts: states of queries (n, H) and documents (k, H), each query's relevant documents and its own."""
-
-    queries: Tensor
-    documents: Tensor
-    positives: list[list[int]]
-    own_documents: list[int]
-
-    def of_queries(self, rows: list[int]) -> _States:
-        """Returns the same for a selection of the queries."""
-        positives, own_documents = [self.positives[row] for row in rows], [self.own_documents[row] for row in rows]
-        return _States(self.queries[rows], self.documents, positives, own_documents)
-
-
 def mine_hard_negatives(
-    data: RetrievalData,
-    backbone: Backbone,
-    prompt: Prompt,
-    choice_direction: Tensor,
-    *,
-    seed: int = 0,
-    max_queries: int = MAX_QUERIES,
+    data: RetrievalData, llm: PromptedLLM | RerankerModule, *, seed: int = 0, max_queries: int = MAX_QUERIES
 ) -> HardNegatives:
     """Finds, for each document of the train queries, the others that rank highest for those queries.
 
@@ -69,9 +49,7 @@ def mine_hard_negatives(
 
     Args:
         data: Documents, queries, and qrels with a train split, the only one that is used.
-        backbone: The LLM as it is before this training.
-        prompt: Its prompt.
-        choice_direction: float32 (H,), w = w_yes - w_no, on the CPU.
+        llm: The LLM as it is before this training.
         seed: Of the samples and the predictor.
         max_queries: Most train queries to encode.
     """
@@ -79,57 +57,39 @@ def mine_hard_negatives(
     if len(positives) < 2:
         return HardNegatives({})
     ids = _candidates(data, positives, seed)
-    states = _encode(data, positives, ids, backbone, prompt)
+    query_ids = llm.prompt.query_ids([data.queries[query] for query in positives], with_bos=True)
+    document_ids = llm.prompt.document_ids([data.documents[document].content for document in ids])
+    # Clones, to leave inference mode.
+    z_q = llm.backbone.states(query_ids, "mean", "hard negatives: encoding queries").clone()
+    z_d = llm.backbone.states(document_ids, "mean", "hard negatives: encoding documents").clone()
+    queries = index_queries(data, positives, z_q, ids)
     votes: dict[int, Counter[int]] = defaultdict(Counter)
-    n_correct = 0
-    for half in (0, 1):  # each half is ranked by what the other half taught: of its own labels a student is too sure
-        learned, ranked = (states.of_queries(list(range(start, len(positives), 2))) for start in (half, 1 - half))
-        student = fit_predictor(
-            learned.queries, learned.documents, learned.positives, choice_direction, STEPS, seed, learned.own_documents
-        )
-        n_correct += _vote(votes, student, ranked)
+    n_correct, halves = 0, [queries.select(torch.arange(start, len(queries), 2)) for start in (0, 1)]
+    # Each half is ranked by what the other half taught: of its own labels a student is too sure.
+    for learned, ranked in (halves, reversed(halves)):
+        student = fit_predictor(learned, z_d, llm.choice_direction.cpu(), STEPS, seed)
+        n_correct += _vote(votes, student, ranked, z_d)
     by_document = {
         ids[document]: [ids[i] for i, _ in vote.most_common(MAX_NEGATIVES_PER_DOCUMENT)]
         for document, vote in votes.items()
     }
-    return HardNegatives(by_document, student, n_correct / len(positives))
+    return HardNegatives(by_document, student, n_correct / len(queries))
 
 
-def fit_predictor(
-    z_q: Tensor,
-    z_d: Tensor,
-    positives: Sequence[Sequence[int]],
-    choice_direction: Tensor,
-    steps: int,
-    seed: int,
-    own_documents: Sequence[int] | None = None,
-) -> Predictor:
-    """Trains a predictor on labels alone: its log-odds rank, but are no probabilities.
-
-    Args:
-        z_q: float32 (n, H) query states.
-        z_d: float32 (k, H) document states.
-        positives: Positions of the n queries' relevant documents.
-        choice_direction: float32 (H,), w = w_yes - w_no.
-        steps: Optimiser steps.
-        seed: Of weights, batches and dropout.
-        own_documents: See :func:`label_loss`.
-    """
+def fit_predictor(queries: EncodedQueries, z_d: Tensor, choice_direction: Tensor, steps: int, seed: int) -> Predictor:
+    """Trains a predictor on labels alone: its log-odds rank documents z_d (k, H), but are no probabilities."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    predictor = Predictor(z_q.shape[1], dropout=0.2, choice_direction=choice_direction)
-    predictor.fit_normalization("query", z_q)
+    predictor = Predictor(z_d.shape[1], dropout=0.2, choice_direction=choice_direction)
+    predictor.fit_normalization("query", queries.states)
     predictor.fit_normalization("document", z_d)
-    optimiser = torch.optim.AdamW(predictor.parameters(), lr=1e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(predictor.parameters(), lr=1e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
     for _ in range(steps):
-        rows = torch.randint(len(z_q), (QUERIES_PER_STEP,), generator=generator)
-        relevant = [positives[row] for row in rows.tolist()]
-        own = [own_documents[row] for row in rows.tolist()] if own_documents is not None else None
-        loss = label_loss(predictor, z_q[rows], z_d, relevant, generator, own)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        rows = torch.randint(len(queries), (QUERIES_PER_STEP,), generator=generator)
+        optimizer.zero_grad()
+        label_loss(predictor, queries.select(rows), z_d, generator).backward()
+        optimizer.step()
         schedule.step()
     return predictor.eval()
 
@@ -140,42 +100,27 @@ def _candidates(data: RetrievalData, positives: dict[str, list[str]], seed: int)
         return list(data.documents)
     relevant = dict.fromkeys(document for of_query in positives.values() for document in of_query)
     others = [document for document in data.documents if document not in relevant]
-    n_others = min(len(others), max(0, MAX_DOCUMENTS - len(relevant)))
-    return [*relevant, *Random(seed).sample(others, n_others)]
-
-
-def _encode(
-    data: RetrievalData, positives: dict[str, list[str]], ids: list[str], backbone: Backbone, prompt: Prompt
-) -> _States:
-    query_ids = prompt.query_ids([data.queries[query] for query in positives], with_bos=True)
-    document_ids = prompt.document_ids([data.documents[document].content for document in ids])
-    z_q = backbone.states(query_ids, "mean", "hard negatives: encoding queries")
-    z_d = backbone.states(document_ids, "mean", "hard negatives: encoding documents")
-    row_of_document = {document: row for row, document in enumerate(ids)}
-    own = [row_of_document.get(query, -1) if data.is_own_document(query, query) else -1 for query in positives]
-    relevant = [[row_of_document[document] for document in of_query] for of_query in positives.values()]
-    return _States(z_q.clone(), z_d.clone(), relevant, own)  # clones, to leave inference mode
+    return [*relevant, *Random(seed).sample(others, max(0, MAX_DOCUMENTS - len(relevant)))]
 
 
 @torch.no_grad()
-def _vote(votes: dict[int, Counter[int]], predictor: Predictor, states: _States) -> int:
-    """Adds to each document's votes the probability that its queries give to others.
+def _vote(votes: dict[int, Counter[int]], predictor: Predictor, queries: EncodedQueries, z_d: Tensor) -> int:
+    """Adds the probability that queries give to other documents to the votes of their relevant ones.
 
     Returns:
         The number of queries whose best document is relevant.
     """
     n_correct = 0
-    for start in range(0, len(states.queries), QUERIES_PER_STEP):
-        rows = slice(start, start + QUERIES_PER_STEP)
-        log_odds = predictor.log_odds(states.queries[rows], states.documents)
-        for row, relevant, own in zip(log_odds, states.positives[rows], states.own_documents[rows], strict=True):
-            if own >= 0:
-                row[own] = float("-inf")
+    for rows in torch.arange(len(queries)).split(QUERIES_PER_STEP):
+        block = queries.select(rows)
+        log_odds = predictor.log_odds(block.states, z_d)
+        log_odds[tuple(block.own_pairs.T)] = float("-inf")
+        for row, relevant in zip(log_odds, block.positives, strict=True):
             n_correct += int(row.argmax()) in relevant
-            row = row.softmax(0)
-            row[relevant] = 0.0
-            shares, found = row.topk(min(MAX_NEGATIVES_PER_QUERY, len(row)))
-            wrong = {i: share for i, share in zip(found.tolist(), shares.tolist(), strict=True) if share > 0}
+            shares = row.softmax(0)
+            shares[relevant] = 0.0
+            best = shares.topk(min(MAX_NEGATIVES_PER_QUERY, len(shares)))
+            wrong = {i: share for share, i in zip(*map(Tensor.tolist, best), strict=True) if share > 0}
             for document in relevant:
                 votes[document].update(wrong)
     return n_correct

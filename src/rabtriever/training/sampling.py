@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from rabtriever.training.config import DistillConfig
+
 POLICY_DEPTH = 64  # best documents that the policy draws from: over a large corpus its softmax would be flat
 EXPLORATION_DEPTH = 256  # and that exploration draws from: a random document of a large corpus teaches nothing
 MAX_SCORES = 2**24  # log-odds in memory at a time
@@ -17,28 +19,21 @@ MAX_QUERIES = 64  # that are scored at a time
 def rank_documents(
     score: Callable[[Tensor], Tensor], queries: Tensor, n_documents: int, count: int, excluded: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Returns each query's best documents, without holding the scores of all queries at a time.
+    """Returns the ``count`` best documents of queries int64 (n,), without holding the scores of all at a time.
 
-    Args:
-        score: Maps positions of a few queries, int64 (m,), to their log-odds, float (m, n_documents).
-        queries: int64 (n,), positions of different queries.
-        n_documents: Documents that ``score`` returns.
-        count: Documents to return per query, if there are as many.
-        excluded: int64 (p, 2) of (query, document): pairs to leave out, of these or other queries.
+    ``score`` maps some of the queries, int64 (m,), to log-odds float (m, n_documents); ``excluded``, int64 (p, 2) of
+    (query, document), are pairs to leave out, of these or other queries.
 
     Returns:
         On the CPU: log-odds float (n, c), best first, -inf for a document that is left out; and positions of the
         documents, int64 (n, c).
     """
-    count = min(count, n_documents)
-    values, documents = [torch.empty(0, count)], [torch.empty(0, count, dtype=torch.long)]
+    values, documents = [], []
     for block in queries.split(max(1, min(MAX_QUERIES, MAX_SCORES // n_documents))):
         log_odds = score(block).float()
-        ordered, row_of = block.sort()
-        of_block = excluded[torch.isin(excluded[:, 0], block)]
-        rows = row_of[torch.searchsorted(ordered, of_block[:, 0].contiguous())]
-        left_out = rows.to(log_odds.device), of_block[:, 1].to(log_odds.device)
-        best = log_odds.index_put(left_out, log_odds.new_tensor(float("-inf"))).topk(count, dim=1)
+        rows, pairs = (block[:, None] == excluded[:, 0]).nonzero().T
+        left_out = rows.to(log_odds.device), excluded[pairs, 1].to(log_odds.device)
+        best = log_odds.index_put(left_out, log_odds.new_tensor(float("-inf"))).topk(min(count, n_documents), dim=1)
         values.append(best.values.cpu())
         documents.append(best.indices.cpu())
     return torch.cat(values), torch.cat(documents)
@@ -49,29 +44,27 @@ def sample_pairs(
     documents: Tensor,
     positives: Sequence[Sequence[int]],
     count: int,
-    *,
-    exploration: float,
-    temperature: float,
+    config: DistillConfig,
     generator: torch.Generator,
 ) -> Tensor:
     """Samples the pairs that the teacher scores: a labelled positive, the policy's choices, exploration.
+
+    The policy is the softmax of the ``POLICY_DEPTH`` best; with probability ``exploration``, a document is drawn
+    uniformly from the ``EXPLORATION_DEPTH`` best instead.
 
     Args:
         log_odds: float (n, c), the candidates' log-odds, best first; -inf for one that must not be chosen.
         documents: int64 (n, c), the candidates (:func:`rank_documents`).
         positives: Documents of each query, one of which is chosen first; empty for an unlabelled query.
         count: Pairs per query.
-        exploration: Probability that a document is drawn uniformly from the ``EXPLORATION_DEPTH`` best instead of from
-            the policy, the softmax of the ``POLICY_DEPTH`` best.
-        temperature: Of the policy.
+        config: ``exploration`` and ``temperature``.
         generator: Random numbers.
 
     Returns:
         int64 (at most n * count, 2) of (row, document), no pair twice, the pairs of a row side by side.
     """
-    taken = log_odds.isneginf()
+    taken, remaining = log_odds.isneginf(), torch.full((len(log_odds),), count)
     sampled = [torch.empty(0, 2, dtype=torch.long)]
-    remaining = torch.full((len(log_odds),), count)
     for row, relevant in enumerate(positives):
         if relevant:
             document = relevant[int(torch.randint(len(relevant), (1,), generator=generator))]
@@ -80,13 +73,10 @@ def sample_pairs(
             sampled.append(torch.tensor([[row, document]]))
     for _ in range(count):
         rows = ((remaining > 0) & ~taken.all(1)).nonzero().flatten()
-        if not len(rows):
-            break
-        explore = torch.rand(len(rows), 1, generator=generator) < exploration
-        logits = torch.where(explore, torch.zeros(()), log_odds[rows] / temperature)
-        rank = (~taken[rows]).cumsum(
-            1
-        )  # of those that are left, so that the policy goes deeper when its best are taken
+        explore = torch.rand(len(rows), 1, generator=generator) < config.exploration
+        logits = torch.where(explore, torch.zeros(()), log_odds[rows] / config.temperature)
+        # Ranks among those that are left, so that the policy goes deeper when its best are taken.
+        rank = (~taken[rows]).cumsum(1)
         out_of_reach = taken[rows] | (rank > torch.where(explore, EXPLORATION_DEPTH, POLICY_DEPTH))
         # Gumbel's trick: the argmax of logits + noise is a draw from their softmax.
         noise = torch.rand(logits.shape, generator=generator).clamp(1e-20, 1 - 1e-7)

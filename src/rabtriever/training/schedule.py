@@ -37,11 +37,9 @@ class Schedule:
         """Returns the sizes for a data set; ``teacher_calls`` is never exceeded, calibration included."""
         budget = config.teacher_calls if config.learns_from_teacher else 0
         depth = min(CALIBRATION_DEPTH, n_documents)
-        affordable = int(MAX_CALIBRATION_SHARE * budget) // depth
-        calibrated = min(config.calibration_queries, n_dev_queries, affordable)
+        calibrated = min(config.calibration_queries, n_dev_queries, int(MAX_CALIBRATION_SHARE * budget) // depth)
         calls = budget - calibrated * depth
-        pairs = max(config.pairs_per_query, math.ceil(calls / config.rounds / n_queries))
-        pairs = min(n_documents, pairs)
+        pairs = min(n_documents, max(config.pairs_per_query, math.ceil(calls / config.rounds / n_queries)))
         queries = min(n_queries, max(1, math.ceil(calls / config.rounds / pairs)))
         decay = round(DECAY_SHARE * config.steps)
         return cls(calls, calibrated, queries, pairs, max(1, (config.steps - decay) // config.rounds), decay)

@@ -35,39 +35,36 @@ class Start:
         prompt: What is written around documents and queries.
         adapter: Folder of the adapter that is trained further; None to begin a new one.
         trainings: Options of the trainings that made the adapter.
+        revision: Branch, tag or commit of the LLM's hub id, if the model names one.
     """
 
     source: str
     prompt: PromptTemplate
     adapter: Path | None = None
     trainings: list[dict[str, Any]] = field(default_factory=list)
+    revision: str | None = None
 
     @classmethod
     def of(cls, model: str | Path, prompt: PromptTemplate | None = None) -> Start:
-        """Finds a model of ours, or takes ``model`` as the name of an LLM.
-
-        Args:
-            model: See :func:`rabtriever.training.train_reranker.train_reranker`.
-            prompt: The model's own if None, or the default.
+        """Finds a model of ours, or takes ``model`` as the name of an LLM; see :func:`train_reranker`.
 
         Raises:
             InputError: a folder or repository of ours that cannot be read.
         """
-        folder = resolve_model(model)
-        if folder is None:
-            source, path = str(model), Path(model).expanduser()
-            adapter = path if (path / ADAPTER_CONFIG).is_file() else None
-            if adapter is not None:
-                check_adapter(adapter)
-                source = adapter_base(adapter)
-            source = str(Path(source).expanduser().resolve()) if is_path(source) else source
-            return cls(source, prompt or PromptTemplate(), adapter)
-        saved = read_config(folder)
-        trained = saved.get("teacher", saved)  # in a retriever's folder, its reranker's
-        trainings = [*trained.get("training_before", []), *([trained["training"]] if "training" in trained else [])]
-        adapter = folder / ADAPTER
-        prompt = prompt or PromptTemplate.from_dict(saved["prompt"])
-        return cls(saved["llm"], prompt, adapter if adapter.is_dir() else None, trainings)
+        if (folder := resolve_model(model)) is not None:
+            saved = read_config(folder)
+            trained = saved.get("teacher", saved)  # in a retriever's folder, its reranker's
+            trainings = [*trained.get("training_before", []), *([trained["training"]] if "training" in trained else [])]
+            adapter = folder / ADAPTER if (folder / ADAPTER).is_dir() else None
+            prompt = prompt or PromptTemplate.from_dict(saved["prompt"])
+            return cls(saved["llm"], prompt, adapter, trainings, saved.get("llm_revision"))
+        source, adapter = str(model), None
+        if (Path(model).expanduser() / ADAPTER_CONFIG).is_file():
+            adapter = Path(model).expanduser()
+            check_adapter(adapter)
+            source = adapter_base(adapter)
+        source = str(Path(source).expanduser().resolve()) if is_path(source) else source
+        return cls(source, prompt or PromptTemplate(), adapter)
 
     def load(
         self, config: RerankerTrainingConfig, dtype: torch.dtype, device: str
@@ -77,17 +74,21 @@ class Start:
         Raises:
             InputError: nothing that can be loaded is at ``source``.
         """
-        base, tokenizer = load_base(self.source)
+        base, tokenizer = load_base(self.source, self.revision)
         base.requires_grad_(False)
-        for (
-            weight
-        ) in base.parameters():  # and no buffer: rotary frequencies in bfloat16 are a radian off at position 700
+        for weight in base.parameters():  # no buffer: rope frequencies in bfloat16 are a radian off at position 700
             weight.data = weight.data.to(dtype)
         base.to(device)  # type: ignore[arg-type]
         base.name_or_path = self.source  # what the adapter names as its base: an alias or hub id, not a cache folder
         if self.adapter is not None:
             return PeftModel.from_pretrained(base, self.adapter, is_trainable=True), tokenizer
         return get_peft_model(base, _lora(base, config)), tokenizer
+
+    def to_config(self) -> dict[str, Any]:
+        """Returns its values of ``rabtriever.json``."""
+        optional = {"llm_revision": self.revision, "training_before": self.trainings}
+        given = {name: value for name, value in optional.items() if value}
+        return {"llm": self.source, "prompt": self.prompt.to_dict(), **given}
 
     def digest(self, data: RetrievalData) -> str:
         """Returns a hash of what training reads and starts from, so that it is resumed on the same data and weights."""
@@ -101,12 +102,8 @@ class Start:
 def checkpoint_dir(out: Path, run: Mapping[str, Any]) -> Path:
     """Returns ``<out>.partial``, with a record of the run in it and without checkpoints that are not whole.
 
-    Args:
-        out: The folder that the training will make.
-        run: JSON values that identify the training.
-
     Raises:
-        ConflictError: something else is there, or an interrupted training of another ``run``.
+        ConflictError: it holds something else, or an interrupted training of another ``run``.
     """
     partial = out.with_name(out.name + ".partial")
     path = partial / "run.json"

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
+from uuid import uuid4
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -50,19 +52,12 @@ class TeacherCache:
             self._add(shard, _read(shard, "keys"))
 
     def context_embeddings(self, queries: Sequence[str], documents: Sequence[str], pairs: Tensor) -> tuple[Tensor, int]:
-        """Returns the teacher's z*(q, d), float32 (n, H), and how many pairs it had to score for them.
-
-        Args:
-            queries: Texts.
-            documents: Texts.
-            pairs: int64 (n, 2) of (query, document) positions.
-        """
+        """Returns z*(q, d), float32 (n, H), of pairs int64 (n, 2) of positions, and how many had to be scored."""
         keys = [_key("pair", queries[q], documents[d]) for q, d in pairs.tolist()]
 
         def compute(rows: list[int]) -> np.ndarray:
-            states = self.teacher.score(queries, documents, pairs[rows].numpy(), with_states=True).states
-            assert states is not None
-            return states
+            scores = self.teacher.score(queries, documents, pairs[rows].numpy(), with_states=True)
+            return cast(np.ndarray, scores.states)
 
         # Pairs of one document side by side: a shard then takes few documents.
         return self._fetch(keys, pairs[:, 1].argsort(stable=True).tolist(), compute, "teacher calls")
@@ -79,31 +74,27 @@ class TeacherCache:
         self, keys: list[bytes], order: list[int], compute: Callable[[list[int]], np.ndarray], label: str
     ) -> tuple[Tensor, int]:
         """Returns the vectors of ``keys``, computing in ``order`` and storing those that are not cached."""
-        missing = [i for i in {keys[i]: i for i in reversed(order)}.values() if keys[i] not in self._rows][::-1]
+        missing = list({keys[i]: i for i in order if keys[i] not in self._rows}.values())
         with tqdm(total=len(missing), desc=label, disable=None if missing else True) as bar:
             for start in range(0, len(missing), VECTORS_PER_SHARD):
                 rows = missing[start : start + VECTORS_PER_SHARD]
                 self._write([keys[i] for i in rows], compute(rows))
                 bar.update(len(rows))
         result = np.empty((len(keys), self.teacher.llm.hidden_size), np.float32)
-        by_shard: dict[Path, list[int]] = {}
+        by_shard: dict[Path, list[int]] = defaultdict(list)
         for i, key in enumerate(keys):
-            by_shard.setdefault(self._rows[key][0], []).append(i)
-        for shard, wanted in by_shard.items():
-            result[wanted] = _read(shard, "vectors")[[self._rows[keys[i]][1] for i in wanted]]
+            by_shard[self._rows[key][0]].append(i)
+        for shard, positions in by_shard.items():
+            result[positions] = _read(shard, "vectors")[[self._rows[keys[i]][1] for i in positions]]
         return torch.from_numpy(result), len(missing)
 
     def _write(self, keys: list[bytes], vectors: np.ndarray) -> None:
+        """Writes a shard, completely or not at all."""
         table = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1)
         shard = self.folder / f"{hashlib.sha256(table.tobytes()).hexdigest()[:16]}.safetensors"
-        handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".partial")
-        os.close(handle)
-        try:
-            stored = {"keys": table, "vectors": np.ascontiguousarray(vectors, np.float32)}
-            save_file({name: torch.tensor(array) for name, array in stored.items()}, temporary)
-            os.replace(temporary, shard)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        temporary = shard.with_suffix(f".{uuid4().hex}.partial")
+        save_file({"keys": table, "vectors": np.ascontiguousarray(vectors, np.float32)}, temporary)
+        os.replace(temporary, shard)
         self._add(shard, table)
 
     def _add(self, shard: Path, table: np.ndarray) -> None:
@@ -114,8 +105,7 @@ def _read(shard: Path, name: str) -> np.ndarray:
     """Returns one array of a shard; the file's others are not read."""
     try:
         with safe_open(shard, framework="numpy") as file:
-            array: np.ndarray = file.get_tensor(name)
-            return array
+            return cast(np.ndarray, file.get_tensor(name))
     except (SafetensorError, OSError) as error:
         raise InputError(f"{shard}: not a readable cache file ({error}); delete it") from error
 

@@ -91,15 +91,9 @@ def _train(
     set_seed(config.seed)
     model, tokenizer = start.load(config, dtype, device)
     prompt = Prompt(start.prompt, tokenizer)
-    module = RerankerModule(model, prompt, config.objective, student_weight=config.student_weight)
+    module = RerankerModule(model, prompt, config.objective, config.student_weight)
     module.backbone.check_length(prompt.max_tokens)
-    record = {
-        "llm": start.source,
-        "prompt": start.prompt.to_dict(),
-        "data": data.name,
-        "training": asdict(config),
-        **({"training_before": start.trainings} if start.trainings else {}),
-    }
+    record = {**start.to_config(), "data": data.name, "training": asdict(config)}
     partial = checkpoint_dir(out, {**record, "dtype": str(dtype), "digest": start.digest(data)})
     loggers = [JsonlLogger(partial / LOG), *callbacks]
     negatives = _hard_negatives(partial, data, module, config, loggers)
@@ -142,24 +136,15 @@ def _hard_negatives(
         return {}
     path, student = partial / "negatives.json", partial / STUDENT
     if not path.is_file():
-        mined = mine_hard_negatives(
-            data,
-            module.backbone,
-            module.prompt,
-            module.choice_direction.cpu(),
-            seed=config.seed,
-            max_queries=config.steps * config.queries_per_step,
-        )
+        mined = mine_hard_negatives(data, module, seed=config.seed, max_queries=config.steps * config.queries_per_step)
         if mined.student is not None:
             save_file(mined.student.state_dict(), student)
             for callback in callbacks:
                 callback.on_log(0, {"hard_negatives/R@1": mined.recall})
         write_json(path, mined.by_document)
     if config.student_weight and student.is_file():
-        weights = load_file(student)
-        hidden_units, hidden_size = weights["query.weight"].shape
-        module.student = Predictor(hidden_size, hidden_units, dropout=0.2)
-        module.student.load_state_dict(weights)
+        module.student = Predictor(module.backbone.hidden_size, dropout=0.2)
+        module.student.load_state_dict(load_file(student))
         module.student.to(module.choice_direction.device)
     negatives: dict[str, list[str]] = json.loads(path.read_text())
     return negatives
@@ -170,10 +155,10 @@ def _arguments(partial: Path, config: RerankerTrainingConfig, dtype: torch.dtype
         output_dir=str(partial),
         max_steps=config.steps,
         per_device_train_batch_size=1,
+        train_sampling_strategy="sequential",  # the data set shuffles
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=max(1, config.steps // 20),
-        weight_decay=0.0,
         bf16=dtype == torch.bfloat16,
         use_cpu=device == "cpu",
         save_steps=config.checkpoint_every,
@@ -181,7 +166,6 @@ def _arguments(partial: Path, config: RerankerTrainingConfig, dtype: torch.dtype
         logging_steps=10,
         report_to=[],
         seed=config.seed,
-        data_seed=config.seed,
         remove_unused_columns=False,
         disable_tqdm=True,
     )
