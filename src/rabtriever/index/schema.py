@@ -19,17 +19,12 @@ from rabtriever.scoring.layout import ScoreLayout
 FORMAT = 3
 METADATA_KEY = b"rabtriever"
 JSON = pa.json_(pa.utf8())
+TEXTS = ("id", "title", "text")
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The retriever that made the latents.
-
-    Attributes:
-        fingerprint: Identifies its weights and prompt.
-        layout: What the latents' columns mean.
-        source: Folder it was loaded from; None if it was never saved.
-    """
+    """The retriever that made the latents; ``source`` is the folder it was loaded from, None if it was never saved."""
 
     fingerprint: str
     layout: ScoreLayout
@@ -51,19 +46,15 @@ class ModelInfo:
 
 def table_schema(model: ModelInfo) -> pa.Schema:
     """Returns the schema of an index of this model's latents."""
-    return pa.schema(
-        [
-            pa.field("id", pa.utf8()),
-            pa.field("title", pa.utf8()),
-            pa.field("text", pa.utf8()),
-            pa.field("metadata", JSON),
-            pa.field("key", pa.int64()),  # identifies the row in every version, see snapshot.py
-            pa.field("added", pa.int64()),  # ascending in the order of insertion, which row ids lose when files merge
-            pa.field("latent", pa.list_(pa.float32(), model.layout.width)),
-            pa.field("bias", pa.float32()),
-        ],
-        metadata={METADATA_KEY: json.dumps({"format": FORMAT, **asdict(model)})},
-    )
+    columns = {
+        **dict.fromkeys(TEXTS, pa.utf8()),
+        "metadata": JSON,
+        "key": pa.int64(),  # identifies the row in every version, see snapshot.py
+        "added": pa.int64(),  # ascending in the order of insertion, which row ids lose when files merge
+        "latent": pa.list_(pa.float32(), model.layout.width),
+        "bias": pa.float32(),
+    }
+    return pa.schema(columns, metadata={METADATA_KEY: json.dumps({"format": FORMAT, **asdict(model)})})
 
 
 def writable_schema(schema: pa.Schema) -> pa.Schema:
@@ -99,9 +90,7 @@ def record_batches(
         flat = np.ascontiguousarray(latents[:, :-1], dtype=np.float32).ravel()
         metadata = pa.array([_metadata_json(document) for document in documents], pa.utf8())
         columns = [
-            pa.array([document.id for document in documents], pa.utf8()),
-            pa.array([document.title for document in documents], pa.utf8()),
-            pa.array([document.text for document in documents], pa.utf8()),
+            *(pa.array([getattr(document, name) for document in documents], pa.utf8()) for name in TEXTS),
             pa.ExtensionArray.from_storage(JSON, metadata),
             pa.array(rng.integers(2**63 - 1, size=len(documents))),
             pa.array(np.arange(added, added + len(documents))),

@@ -28,15 +28,10 @@ def why_no_llvm() -> str | None:
     return "numba is switched off by NUMBA_DISABLE_JIT" if off else None
 
 
-def llvm_available() -> bool:
-    """Returns whether numba can compile here."""
-    return why_no_llvm() is None
-
-
 @cache
 def load_scan() -> Callable[..., None]:
     """Returns ``scan_top_k``: compiled where numba works, else NumPy's, which finds the same and is slower."""
-    if llvm_available():
+    if why_no_llvm() is None:
         from rabtriever.kernels.scan import scan_top_k
     else:
         from rabtriever.kernels.fallback import scan_top_k

@@ -11,10 +11,7 @@ BLOCKS_PER_CHUNK = 64  # whose columns are in memory as float64 at a time
 
 def scan_top_k(
     codes: np.ndarray,
-    inner: np.ndarray | None,
-    thresholds: np.ndarray | None,
-    weights: np.ndarray | None,
-    units: np.ndarray,
+    queries: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray],
     bias: np.ndarray,
     live: np.ndarray,
     blocks: np.ndarray,
@@ -22,6 +19,7 @@ def scan_top_k(
     positions: np.ndarray,
 ) -> None:
     """Finds what :func:`rabtriever.kernels.scan.scan_top_k` finds; arguments as there."""
+    inner, thresholds, weights, units = queries
     if inner is not None:
         inner = inner[:, 0] if inner.dtype != np.int8 else 128 * inner[:, 0].astype(np.int32) + inner[:, 1]
     for start in range(0, len(blocks), BLOCKS_PER_CHUNK):
@@ -43,8 +41,6 @@ def scan_top_k(
 
 def _columns(codes: np.ndarray) -> np.ndarray:
     """Returns the columns of some blocks, document by document: float64 (documents, columns)."""
-    if codes.ndim == 4:
-        codes = codes.transpose(0, 2, 1, 3).reshape(BLOCK * len(codes), -1)
-    else:
-        codes = codes.transpose(0, 2, 1).reshape(BLOCK * len(codes), -1)
-    return (codes.view(np.float16) if codes.dtype == np.uint16 else codes).astype(np.float64)
+    codes = codes.reshape(len(codes), -1, BLOCK, 4 if codes.dtype == np.uint8 else 1)
+    rows = codes.transpose(0, 2, 1, 3).reshape(BLOCK * len(codes), -1)
+    return (rows.view(np.float16) if rows.dtype == np.uint16 else rows).astype(np.float64)
