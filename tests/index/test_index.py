@@ -257,6 +257,23 @@ def test_any_retriever_will_do(tmp_path):
     assert [hit.log_odds for hit in index.search("rain")] == [25.0, 24.0, 19.0]
 
 
+NO_NUMBA = """
+import sys
+sys.modules.update(numba=None, llvmlite=None)
+import numpy as np
+from test_index import DOCUMENTS, Lengths
+from rabtriever.index import Index
+from rabtriever.kernels import why_no_llvm
+index = Index.build(None, Lengths(), DOCUMENTS)
+print([hit.id for hit in index.search("rain")], why_no_llvm())
+"""
+
+
+def test_an_index_needs_no_numba():
+    done = subprocess.run([sys.executable, "-c", NO_NUMBA], cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert done.stdout.startswith("['a', \"b'\", 'c'] numba cannot be imported"), done.stderr
+
+
 INFO = """
 import json, sys
 import rabtriever.index

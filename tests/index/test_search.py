@@ -109,7 +109,7 @@ def test_a_plan_holds_each_pair_of_several_queries_once():
     ]
     found = plan.apply(np.array([-1, 2, 3], np.float32), Calibration(), Calibration())
     assert [ids(of_query) for of_query in found] == [["b", "a", "a2"], ["c", "b", "a"]]
-    assert [plan.document_id(row) for row in range(3)] == ["a", "b", "c"]
+    assert plan.ids == ["a", "b", "c"]
 
 
 def test_without_a_reranker_rerank_is_refused(index, retriever, monkeypatch):

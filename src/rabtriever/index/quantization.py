@@ -112,6 +112,11 @@ class QuantizedLatents:
         offset = float(np.abs(bias).max(initial=0))
         return cls(blocks, bias, low, step, unit, layout, error.tolist(), size.tolist(), offset)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of blocks and biases."""
+        return self.blocks.nbytes + self.bias.nbytes
+
     def quantize(self, queries: np.ndarray) -> QuantizedQueries:
         """Quantises finite query latents float32 (n, width + 1) for these codes."""
         a, constant = queries[:, :-1].astype(np.float64), queries[:, -1].astype(np.float64)

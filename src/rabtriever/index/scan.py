@@ -11,7 +11,6 @@ import numpy as np
 from rabtriever.index.hits import Ranking
 from rabtriever.index.mapped import advise
 from rabtriever.index.quantization import QuantizedLatents
-from rabtriever.kernels import load_scan
 from rabtriever.scoring.fold import score_latents
 from rabtriever.scoring.layout import ScoreLayout
 from rabtriever.threads import available_cores
@@ -43,7 +42,7 @@ def candidates(
     threads = max(1, min(threads or available_cores(), len(blocks) * n // MIN_BLOCKS_PER_THREAD))
     heap_scores = np.full((threads, n, k), -np.inf, np.float32)
     heap_positions = np.full((threads, n, k), -1, np.int64)
-    scan_top_k = load_scan()
+    from rabtriever.kernels.scan import scan_top_k  # numba takes a third of a second to import
 
     def work(part: int) -> None:
         own = blocks[len(blocks) * part // threads : len(blocks) * (part + 1) // threads]

@@ -74,22 +74,7 @@ class SearchKeywords(TypedDict, total=False):
 def retrieve(
     view: View, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions, calibration: Calibration
 ) -> list[list[Hit]]:
-    """Finds hits for each query, without a reranker.
-
-    Args:
-        view: The version of the index to search.
-        texts: n queries, for BM25 and messages.
-        vectors: Their latents, float32 (n, width + 1).
-        options: How to search.
-        calibration: The retriever's.
-
-    Returns:
-        At most ``options.depth`` hits for each query, best first; ties in the order of insertion.
-
-    Raises:
-        InputError: a condition that cannot be read, latents of another shape, a latent that is not finite, or BM25
-            without a text index.
-    """
+    """Finds hits for each query, without a reranker; arguments and errors as of :meth:`rabtriever.Index.retrieve`."""
     vectors, shape = np.asarray(vectors, np.float32), (len(texts), view.layout.width + 1)
     if vectors.shape != shape:
         raise InputError(f"query latents {vectors.shape}: expected {shape}; encode with the index's retriever")
@@ -97,12 +82,27 @@ def retrieve(
     if not_finite:
         message = f"query {shorten(texts[not_finite[0]])}: its latent is NaN or infinite; check the model's weights"
         raise InputError(message, param="query", position=not_finite[0])
-    rankings = _rankings(view, texts, vectors, options)
-    return [make_hits(ranking, view.snapshot, calibration) for ranking in rankings]
+    if options.mode == "bm25":
+        rankings = [
+            _with_log_odds(view.snapshot.bm25_search(text, options.depth, options.where), vector, view)
+            for text, vector in zip(texts, vectors, strict=True)
+        ]
+    else:
+        allowed = None if options.where is None else view.snapshot.filter(options.where)
+        rankings = view.search(vectors, options.depth, options.mode, allowed)
+    return [_make_hits(ranking, view.snapshot, calibration) for ranking in rankings]
 
 
-def make_hits(ranking: Ranking, snapshot: Snapshot, calibration: Calibration) -> list[Hit]:
-    """Returns a ranking's documents as hits."""
+def _with_log_odds(ordinals: np.ndarray, vector: np.ndarray, view: View) -> Ranking:
+    """Returns documents in their order, with the retriever's log-odds."""
+    log_odds = np.empty(len(ordinals), np.float32)
+    row = {ordinal: i for i, ordinal in enumerate(ordinals.tolist())}
+    for of_batch, latents in view.snapshot.latents(ordinals):
+        log_odds[[row[ordinal] for ordinal in of_batch.tolist()]] = score_latents(vector[None], latents, view.layout)[0]
+    return Ranking(ordinals, log_odds)
+
+
+def _make_hits(ranking: Ranking, snapshot: Snapshot, calibration: Calibration) -> list[Hit]:
     documents = snapshot.documents(ranking.ordinals)
     probabilities = calibration.probability(ranking.log_odds).tolist()
     return [
@@ -120,9 +120,9 @@ class RerankPlan:
         depth: Number of best hits of each that the reranker scores.
 
     Attributes:
-        queries: The queries.
         documents: The different texts of those hits.
         pairs: int64 (p, 2) of positions in ``queries`` and ``documents``, each pair once.
+        ids: The id of each pair's document, of several with its text the first.
     """
 
     def __init__(self, queries: Sequence[str], hits: Sequence[Sequence[Hit]], depth: int) -> None:
@@ -132,13 +132,9 @@ class RerankPlan:
             for hit in of_query[:depth]:
                 ids.setdefault((q, hit.text), hit.id)
         rows = {text: row for row, text in enumerate(dict.fromkeys(text for _, text in ids))}
-        self.documents, self._ids = list(rows), list(ids.values())
+        self.documents, self.ids = list(rows), list(ids.values())
         self._row_of_pair = {pair: row for row, pair in enumerate(ids)}
         self.pairs = np.array([(q, rows[text]) for q, text in ids], np.int64).reshape(-1, 2)
-
-    def document_id(self, row: int) -> str:
-        """Returns the id of the document of a row of ``pairs``."""
-        return self._ids[row]
 
     def apply(self, log_odds: np.ndarray, reranker: Calibration, calibration: Calibration) -> list[list[Hit]]:
         """Orders all hits by one score: the reranker's log-odds, where it gave any, on the retriever's scale.
@@ -149,10 +145,7 @@ class RerankPlan:
         Args:
             log_odds: float32 (p,), the reranker's.
             reranker: The reranker's calibration.
-            calibration: The retriever's, by which all probabilities are computed.
-
-        Returns:
-            Hits by falling log-odds, ties in the order they came in.
+            calibration: The retriever's, by which all probabilities are computed. Ties stay in the order they came in.
 
         Raises:
             InputError: a score that is NaN or infinite; the message names the query and the document's id.
@@ -160,7 +153,7 @@ class RerankPlan:
         not_finite = np.flatnonzero(~np.isfinite(log_odds)).tolist()
         if not_finite:
             bad = not_finite[0]
-            pair = f"document {self._ids[bad]!r}, query {shorten(self.queries[self.pairs[bad, 0]])}"
+            pair = f"document {self.ids[bad]!r}, query {shorten(self.queries[self.pairs[bad, 0]])}"
             raise InputError(f"{pair}: the reranker's log-odds are NaN or infinite; check its weights", position=bad)
         converted = calibration.convert(log_odds, reranker)
         probabilities = calibration.probability(converted)
@@ -200,7 +193,7 @@ def rerank_hits(
         if error.kind != "document":
             raise
         row = int(np.flatnonzero(plan.pairs[:, 1] == error.position)[0])
-        message = f"document {plan.document_id(row)!r}: {shorten(error.text)} {error.fault}"
+        message = f"document {plan.ids[row]!r}: {shorten(error.text)} {error.fault}"
         raise InputError(message, position=row) from None
     return plan.apply(log_odds, reranker.calibration, calibration)
 
@@ -209,22 +202,3 @@ def cut_hits(hits: Sequence[Sequence[Hit]], options: SearchOptions) -> list[list
     """Returns the first ``k`` hits of each query, of those that reach the threshold."""
     least = options.threshold or 0.0
     return [[hit for hit in of_query if hit.probability >= least][: options.k] for of_query in hits]
-
-
-def _rankings(view: View, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions) -> list[Ranking]:
-    if options.mode == "bm25":
-        return [
-            _with_log_odds(view.snapshot.bm25_search(text, options.depth, options.where), vector, view)
-            for text, vector in zip(texts, vectors, strict=True)
-        ]
-    allowed = None if options.where is None else view.snapshot.filter(options.where)
-    return view.search(vectors, options.depth, options.mode, allowed)
-
-
-def _with_log_odds(ordinals: np.ndarray, vector: np.ndarray, view: View) -> Ranking:
-    """Returns documents in their order, with the retriever's log-odds."""
-    log_odds = np.empty(len(ordinals), np.float32)
-    row = {ordinal: i for i, ordinal in enumerate(ordinals.tolist())}
-    for of_batch, latents in view.snapshot.latents(ordinals):
-        log_odds[[row[ordinal] for ordinal in of_batch.tolist()]] = score_latents(vector[None], latents, view.layout)[0]
-    return Ranking(ordinals, log_odds)

@@ -62,7 +62,7 @@ class Segment:
     @property
     def nbytes(self) -> int:
         """Bytes on disk, headers left out."""
-        return sum(a.nbytes for a in (self.keys, self.order, self.latents, self.codes.blocks, self.codes.bias))
+        return sum(array.nbytes for array in (self.keys, self.order, self.latents, self.codes))
 
 
 class Segments:

@@ -95,11 +95,7 @@ class Snapshot:
             yield of_batch[selected], latents[selected]
 
     def filter(self, where: str) -> np.ndarray:
-        """Returns the ordinals int64, ascending, of the documents that meet an SQL condition.
-
-        Raises:
-            InputError: the condition cannot be read.
-        """
+        """Returns the ordinals int64, ascending, of the documents that meet an SQL condition."""
         with _condition_errors(where):
             found = self.table.search().where(where).select(["key"]).with_row_id(True).to_arrow()
         return np.sort(self._ordinals(_row_ids(found)))
@@ -108,9 +104,6 @@ class Snapshot:
         """Returns the ordinals int64 of BM25's k best documents over title and text, best first.
 
         Documents that share no word with ``text`` are not found. Ties come in the order of insertion.
-
-        Raises:
-            InputError: the table has no text index, or ``where`` cannot be read.
         """
         if not any(index.index_type == "FTS" for index in self.table.list_indices()):
             raise InputError("bm25: no text index yet; call optimize(), or `rabtriever index --update`", param="mode")

@@ -39,11 +39,7 @@ class Table:
 
     @classmethod
     def create(cls, uri: str, model: ModelInfo) -> Table:
-        """Makes an empty table.
-
-        Raises:
-            ConflictError: something exists at ``uri``.
-        """
+        """Makes an empty table; raises ConflictError if something exists at ``uri``."""
         if "://" not in uri and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
             raise ConflictError(f"{uri}: exists already; give another folder or remove it")
         connection = _connect(uri)
@@ -53,13 +49,7 @@ class Table:
 
     @classmethod
     def open(cls, uri: str) -> Table:
-        """Opens a table.
-
-        Raises:
-            NotFoundError: no index there.
-            InputError: a table of other software, or of another release.
-            CorruptIndexError: a damaged table.
-        """
+        """Opens a table; errors as of :meth:`rabtriever.Index.open`."""
         if "://" not in uri and not Path(uri).is_dir():
             raise NotFoundError(f"{uri}: no such index; make one with `rabtriever index`")
         connection = _connect(uri)
@@ -93,11 +83,12 @@ class Table:
         Raises:
             NotFoundError: it does not exist any more, or the model was never saved.
         """
-        if self.model.source is None:
-            raise NotFoundError(f"{self.uri}: made by a model that was not saved; give the retriever (--model)")
-        if not Path(self.model.source).is_dir():
-            raise NotFoundError(f"{self.uri}: its model {self.model.source} is gone; give the retriever (--model)")
-        return Path(self.model.source)
+        source, remedy = self.model.source, "give the retriever (--model)"
+        if source is None:
+            raise NotFoundError(f"{self.uri}: made by a model that was not saved; {remedy}")
+        if not Path(source).is_dir():
+            raise NotFoundError(f"{self.uri}: its model {source} is gone; {remedy}")
+        return Path(source)
 
     def info(self) -> dict[str, Any]:
         """Returns the latest version's number, documents and bytes on disk, and the model."""
@@ -116,12 +107,7 @@ class Table:
             }
 
     def snapshot(self, version: int | None = None) -> Snapshot:
-        """Opens a version to read from; the latest if None.
-
-        Raises:
-            NotFoundError: no such version.
-            CorruptIndexError: a damaged one.
-        """
+        """Opens a version to read from; the latest if None."""
         if version is not None:
             self._require_version(version)
         with table_errors(self.uri):
@@ -129,12 +115,7 @@ class Table:
 
     @contextmanager
     def reading(self, version: int) -> Iterator[None]:
-        """Turns Lance's errors while a version is read into this package's.
-
-        Raises:
-            NotFoundError: the version has been removed since it was opened.
-            CorruptIndexError: files that cannot be read.
-        """
+        """Turns Lance's errors into NotFoundError if the version has been removed meanwhile, else CorruptIndexError."""
         try:
             with table_errors(self.uri):
                 yield
@@ -144,14 +125,7 @@ class Table:
 
     @contextmanager
     def writing(self, wait: float = 0.0) -> Iterator[None]:
-        """Holds the writers' lock; in an object store Lance itself refuses conflicts.
-
-        Args:
-            wait: Seconds to wait for another writer.
-
-        Raises:
-            BusyError: another writer is at work.
-        """
+        """Holds the writers' lock, or raises BusyError after so many seconds; in an object store Lance sees conflicts."""
         lock = None if "://" in self.uri else FileLock(Path(self.uri) / LOCK)
         try:
             held: AbstractContextManager[object] = nullcontext() if lock is None else lock.acquire(timeout=wait)
@@ -190,7 +164,7 @@ class Table:
             try:
                 yield from record_batches(schema, batches)
             except Exception as error:
-                failure.append(error)  # Lance would wrap it beyond recognition
+                failure.append(error)
                 raise
 
         reader = pa.RecordBatchReader.from_batches(schema, rows())
@@ -201,10 +175,8 @@ class Table:
                     merge.execute(reader)
                 else:
                     self.table.add(reader)
-        except StorageError:
-            if failure:
-                raise failure[0] from None
-            raise
+        except StorageError as error:
+            raise failure[0] if failure else error from None  # Lance wraps it beyond recognition
 
     def delete(self, ids: Sequence[str]) -> None:
         """Removes documents in one transaction."""
@@ -212,11 +184,7 @@ class Table:
             self.table.delete(id_filter(ids))
 
     def restore(self, version: int) -> None:
-        """Makes a past version the latest again; those in between stay.
-
-        Raises:
-            NotFoundError: no such version.
-        """
+        """Makes a past version the latest again; those in between stay."""
         self._require_version(version)
         with write_errors(self.uri):
             table = self.connection.open_table(TABLE)  # a failure must not leave the shared handle at that version

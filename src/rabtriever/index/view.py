@@ -9,7 +9,7 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from rabtriever.index.quantization import QuantizedLatents
 from rabtriever.index.scan import candidates, rescore, scan
 from rabtriever.index.segments import Segment
 from rabtriever.index.snapshot import Snapshot
-from rabtriever.kernels import BLOCK
+from rabtriever.kernels import BLOCK, why_no_llvm
 from rabtriever.scoring.layout import ScoreLayout
 
 if TYPE_CHECKING:
@@ -36,31 +36,36 @@ class MountedSegment:
 
     Attributes:
         segment: Its arrays.
-        codes: Its codes, or its latents on a device.
-        centres: The clusters' centres as the kernel reads them; None if it is one cluster.
+        codes: Its codes, or its latents on torch's device.
+        centres: The clusters' centres, read in the same way; None if it is one cluster.
         ordinals: int32 (n_blocks * 64,), the ordinal of each position; -1 if the version does not have its row.
         live: uint8 (n_blocks * 64,), 1 if the row at a position may be found.
     """
 
     segment: Segment
     codes: QuantizedLatents | TorchLatents
-    centres: QuantizedLatents | None
+    centres: QuantizedLatents | TorchLatents | None
     ordinals: np.ndarray
     live: np.ndarray
 
     @classmethod
     def of(cls, segment: Segment, ordinals: np.ndarray, device: str | None = None) -> MountedSegment:
-        """Mounts a segment whose rows have these ordinals, int (n,); torch scans it if there is a device."""
-        layout, codes = segment.codes.layout, segment.codes
+        """Mounts a segment whose rows have these ordinals, int (n,).
+
+        torch scans it on a device if one is given, and on the CPU where numba cannot compile the kernel.
+        """
+        layout, codes, clustered = segment.codes.layout, segment.codes, len(segment.centres) > 1
         padded = np.full(len(codes.bias), -1, np.int32)
         padded[: len(ordinals)] = ordinals
-        centres = QuantizedLatents.encode(segment.centres, layout, "int8") if len(segment.centres) > 1 else None
         live = (padded >= 0).astype(np.uint8)
-        if device is None:
+        if device is None and why_no_llvm() is None:
+            centres = QuantizedLatents.encode(segment.centres, layout, "int8") if clustered else None
             return cls(segment, codes, centres, padded, live)
         from rabtriever.index.torch_scan import TorchLatents  # torch is needed only here
 
-        return cls(segment, TorchLatents(segment.latents, layout, device), centres, padded, live)
+        device = device or "cpu"
+        on_device = TorchLatents(segment.centres, layout, device) if clustered else None
+        return cls(segment, TorchLatents(segment.latents, layout, device), on_device, padded, live)
 
     @cached_property
     def blocks(self) -> np.ndarray:
@@ -126,10 +131,9 @@ class View:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that searches need: codes, keys, ordinals."""
-        arrays = [self.snapshot.row_ids, self.snapshot.keys]
+        arrays: list[Any] = [self.snapshot.row_ids, self.snapshot.keys]
         for part in self.parts:
-            arrays += [part.segment.codes.blocks, part.segment.codes.bias, part.ordinals, part.live]
-            arrays += [part.centres.blocks] if part.centres else []
+            arrays += [part.codes, part.ordinals, part.live, *([part.centres] if part.centres else [])]
         return sum(array.nbytes for array in arrays)
 
     def _limit_memory(self, read_bytes: int) -> None:
@@ -140,7 +144,7 @@ class View:
             self._resident_bytes = 0
 
 
-def _ann_search(part: MountedSegment, centres: QuantizedLatents, query: np.ndarray, k: int) -> Ranking:
+def _ann_search(part: MountedSegment, centres: QuantizedLatents | TorchLatents, query: np.ndarray, k: int) -> Ranking:
     """Ranks the documents of the clusters whose centres score best for one query, float32 (1, width + 1)."""
     starts, counts, nonempty = part.segment.starts, part.counts, part.nonempty_clusters
     n_live, n_nonempty = int(counts.sum()), int(nonempty.sum(dtype=np.int64))

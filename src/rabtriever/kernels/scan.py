@@ -8,7 +8,6 @@ signs s, a ReLU costs one maximum and one multiply-add::
     sum_j s_j relu(a_j + b_j) = sum_j s_j max(b_j, t_j) - sum_j s_j t_j
 
 With AVX-512 VNNI the bytes' dot product is one instruction.
-:mod:`rabtriever.kernels.fallback` computes the same in NumPy.
 """
 
 from __future__ import annotations
