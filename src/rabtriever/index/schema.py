@@ -63,11 +63,7 @@ def writable_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def read_model(schema: pa.Schema, uri: str) -> ModelInfo:
-    """Returns the model that a table's latents belong to.
-
-    Raises:
-        InputError: a table of other software, or of another release.
-    """
+    """Returns the model of a table's latents; raises InputError for a table of other software or another release."""
     if METADATA_KEY not in (schema.metadata or {}):
         raise InputError(f"{uri}: its table was not made by rabtriever; make an index with `rabtriever index`")
     stored = json.loads(schema.metadata[METADATA_KEY])
@@ -79,11 +75,7 @@ def read_model(schema: pa.Schema, uri: str) -> ModelInfo:
 def record_batches(
     schema: pa.Schema, batches: Iterator[tuple[Sequence[Document], np.ndarray]]
 ) -> Iterator[pa.RecordBatch]:
-    """Yields documents with their latents float32 (n, width + 1) as rows.
-
-    Raises:
-        InputError: metadata that are not JSON.
-    """
+    """Yields documents with their latents float32 (n, width + 1) as rows; metadata must be JSON."""
     rng = np.random.default_rng()
     added = time.time_ns()  # a row takes longer than a nanosecond: the next transaction begins behind this one
     for documents, latents in batches:

@@ -66,11 +66,7 @@ class Segment:
 
 
 class Segments:
-    """The folder of an index's segments: in the index, or in the user's cache if that is remote or read-only.
-
-    Raises:
-        InputError: an unknown precision.
-    """
+    """The folder of an index's segments: in the index, or in the user's cache if that is remote or read-only."""
 
     def __init__(
         self, uri: str, fingerprint: str, layout: ScoreLayout, precision: str, device: str | None = None
@@ -99,11 +95,7 @@ class Segments:
         return sorted(filter(None, found), key=lambda segment: -len(segment.keys))
 
     def make(self, keys: np.ndarray, latents: np.ndarray) -> Segment:
-        """Writes a segment of rows with these keys int64 (n,), in the order of insertion, and latents (n, width + 1).
-
-        Raises:
-            StorageError: it cannot be written.
-        """
+        """Writes a segment of rows: keys int64 (n,), in the order of insertion, and latents float32 (n, width + 1)."""
         order, starts = np.arange(len(keys)), np.array([0, len(keys)])
         if len(keys) >= MIN_DOCUMENTS_FOR_CLUSTERS:
             clusters = cluster(latents[:, :-1], len(keys) // DOCUMENTS_PER_CLUSTER)
@@ -136,11 +128,7 @@ class Segments:
         return made
 
     def temporary_array(self, shape: tuple[int, int]) -> np.ndarray:
-        """Makes a float32 array on disk, which goes with its last reference.
-
-        Raises:
-            StorageError: no space.
-        """
+        """Makes a float32 array on disk, which goes with its last reference."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder) as file:

@@ -84,15 +84,14 @@ class Snapshot:
         else:
             every = self.table.search().with_row_id(True)
             reader = every.select(["latent", "bias"]).to_batches(batch_size=LATENTS_PER_BATCH)
-        wanted = np.zeros(len(self), bool)
-        wanted[ordinals] = True
+        selected = np.zeros(len(self), bool)
+        selected[ordinals] = True
         for batch in reader:
             of_batch = self._ordinals(_row_ids(batch))
             latents = np.empty((batch.num_rows, self.layout.width + 1), np.float32)
             latents[:, :-1] = batch["latent"].flatten().to_numpy().reshape(batch.num_rows, -1)
             latents[:, -1] = batch["bias"].to_numpy()
-            selected = wanted[of_batch]
-            yield of_batch[selected], latents[selected]
+            yield of_batch[selected[of_batch]], latents[selected[of_batch]]
 
     def filter(self, where: str) -> np.ndarray:
         """Returns the ordinals int64, ascending, of the documents that meet an SQL condition."""

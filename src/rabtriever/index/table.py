@@ -125,7 +125,7 @@ class Table:
 
     @contextmanager
     def writing(self, wait: float = 0.0) -> Iterator[None]:
-        """Holds the writers' lock, or raises BusyError after so many seconds; in an object store Lance sees conflicts."""
+        """Holds the writers' lock, or raises BusyError after ``wait`` seconds; Lance guards object stores itself."""
         lock = None if "://" in self.uri else FileLock(Path(self.uri) / LOCK)
         try:
             held: AbstractContextManager[object] = nullcontext() if lock is None else lock.acquire(timeout=wait)
@@ -197,8 +197,8 @@ class Table:
 
         with write_errors(self.uri):
             indexed = _indexed_columns(self.table)
-            wanted: dict[str, Any] = {"id": BTree(), "title": FTS(), "text": FTS()}
-            for column, kind in wanted.items():
+            indices: dict[str, Any] = {"id": BTree(), "title": FTS(), "text": FTS()}
+            for column, kind in indices.items():
                 if column not in indexed and len(self):
                     self.table.create_index(column, config=kind)
             self.table.optimize(cleanup_older_than=retention)
