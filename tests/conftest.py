@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from rabtriever.data import Document, RetrievalData
-from rabtriever.kernels import llvm_available
+from rabtriever.kernels import why_no_llvm
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 
@@ -36,7 +36,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _machine_code() -> None:
     """Machine code is cached in the usual folder, whatever cache a test sets: compiling takes a quarter of a minute."""
-    if llvm_available():
+    if why_no_llvm() is None:
         from rabtriever.kernels.compile import compiled_folder
 
         compiled_folder()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
@@ -16,6 +19,14 @@ Value = TypeVar("Value")
 def cache_dir() -> Path:
     """Returns ``$RABTRIEVER_CACHE``, or ``~/.cache/rabtriever`` if that is not set or empty."""
     return Path(os.environ.get("RABTRIEVER_CACHE") or "~/.cache/rabtriever").expanduser()
+
+
+def remove_stale(folders: Iterable[Path], seconds: float) -> None:
+    """Removes folders that were last changed so long ago; another process may remove or rename them meanwhile."""
+    for folder in folders:
+        with suppress(FileNotFoundError):
+            if time.time() - folder.stat().st_mtime > seconds:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 class LRUCache(Generic[Key, Value]):

@@ -103,7 +103,6 @@ def test_an_empty_index_has_no_hits(retriever, tmp_path):
         (lambda index: index.search("rain", rerank=0), "rerank 0"),
         (lambda index: index.search("rain", threshold=1.5), "threshold 1.5"),
         (lambda index: index.search("rain", mode="fast"), "mode 'fast': choose one of auto, exact"),
-        (lambda index: index.search("rain", hybrid="union"), "hybrid 'union': choose one of"),
         (lambda index: index.search(["lamp", " "]), "^query ' ' has no tokens"),
         (lambda index: index.search("rain", where="id ="), "where 'id ='.*sql parser"),
         (lambda index: index.search("rain", where="colour = 3"), "No field named colour"),
@@ -256,6 +255,23 @@ def test_any_retriever_will_do(tmp_path):
     index = Index.build(tmp_path / "index", Lengths(), DOCUMENTS)
     assert ids(index.search("rain")) == ["a", "b'", "c"]
     assert [hit.log_odds for hit in index.search("rain")] == [25.0, 24.0, 19.0]
+
+
+NO_NUMBA = """
+import sys
+sys.modules.update(numba=None, llvmlite=None)
+import numpy as np
+from test_index import DOCUMENTS, Lengths
+from rabtriever.index import Index
+from rabtriever.kernels import why_no_llvm
+index = Index.build(None, Lengths(), DOCUMENTS)
+print([hit.id for hit in index.search("rain")], why_no_llvm())
+"""
+
+
+def test_an_index_needs_no_numba():
+    done = subprocess.run([sys.executable, "-c", NO_NUMBA], cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert done.stdout.startswith("['a', \"b'\", 'c'] numba cannot be imported"), done.stderr
 
 
 INFO = """

@@ -10,7 +10,7 @@ from numba import njit
 from rabtriever.index.quantization import PRECISIONS, QuantizedLatents
 from rabtriever.index.scan import candidates, scan
 from rabtriever.index.torch_scan import TorchLatents
-from rabtriever.kernels import fallback, llvm
+from rabtriever.kernels import llvm
 from rabtriever.kernels import scan as kernels
 from rabtriever.scoring.fold import score_latents
 from rabtriever.scoring.layout import ScoreLayout
@@ -115,57 +115,21 @@ def test_some_blocks_and_one_query_are_as_in_the_whole(precision, layout):
 def test_without_the_instruction_for_bytes_the_kernel_is_the_same(monkeypatch, layout):
     queries, latents, _ = make(64, layout, 0)
     codes = QuantizedLatents.encode(latents, layout, "int8")
-    inner, thresholds, weights, units, *_ = codes.quantize(queries)
+    quantized = codes.quantize(queries)[:4]
 
     def scores():
         @njit
-        def run(blocks, inner, thresholds, weights, units, bias, found, top):
-            kernels.block_scores(blocks, inner, thresholds, weights, units, bias, 0, 1, 2, found, top)
+        def run(blocks, quantized, bias, found, top):
+            kernels.block_scores(blocks, quantized, bias, 0, 1, 2, found, top)
 
         found, top = np.empty((2, 64), np.float32), np.empty(2, np.float32)
-        run(codes.blocks, inner, thresholds, weights, units, codes.bias, found, top)
+        run(codes.blocks, quantized, codes.bias, found, top)
         np.testing.assert_array_equal(top, found.max(1))
         return found
 
     before = scores()
     monkeypatch.setattr(llvm, "VNNI", False)
     np.testing.assert_array_equal(scores(), before)
-
-
-@settings(max_examples=60, deadline=None)
-@given(sizes, layouts, precisions, st.integers(1, 250), st.booleans(), st.integers(0, 999))
-def test_numpy_finds_what_the_kernel_finds(n, layout, precision, k, integers, seed):
-    queries, latents, live = make(n, layout, seed, integers)
-    live[:] *= np.random.default_rng(seed).integers(0, 4, len(live), np.uint8) > 0
-    codes = QuantizedLatents.encode(latents, layout, precision)
-    quantized, blocks = codes.quantize(queries), np.arange(0, len(live) // 64, 2)
-    found = []
-    for scan_top_k in (kernels.scan_top_k, fallback.scan_top_k):
-        scores, positions = np.full((5, k), -np.inf, np.float32), np.full((5, k), -1)
-        for half in np.array_split(blocks, 2):  # the second call goes on from the first one's heap
-            scan_top_k(codes.blocks, *quantized[:4], codes.bias, live, half, scores, positions)
-        order = np.lexsort((positions, -scores), axis=1)
-        found.append([np.take_along_axis(array, order, 1) for array in (scores, positions)])
-    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-5, atol=1e-4)
-    if integers and precision == "float32":  # no rounding, many ties
-        np.testing.assert_array_equal(found[1][1], found[0][1])
-
-
-def test_the_scan_needs_no_numba():
-    code = (
-        "import sys; sys.modules.update(numba=None, llvmlite=None)\n"
-        "import numpy as np\n"
-        "from rabtriever.index.quantization import QuantizedLatents\n"
-        "from rabtriever.index.scan import scan\n"
-        "from rabtriever.kernels import llvm_available, why_no_llvm\n"
-        "from rabtriever.scoring.layout import ScoreLayout\n"
-        "layout, latents = ScoreLayout(1, 1, 1), np.eye(4, dtype=np.float32)\n"
-        "codes = QuantizedLatents.encode(latents, layout, 'int8')\n"
-        "live = np.zeros(64, np.uint8); live[:4] = 1\n"
-        "print(scan(latents[:1], codes, latents, live, 1)[0].ordinals, llvm_available(), why_no_llvm())\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.startswith("[0] False numba cannot be imported"), done.stderr
 
 
 def test_importing_the_scan_imports_no_numba():

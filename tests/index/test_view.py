@@ -9,7 +9,7 @@ import pytest
 
 from rabtriever.data import Document
 from rabtriever.errors import StorageError
-from rabtriever.index import Index, encoding, segments, view
+from rabtriever.index import Index, current_view, encoding, segments, view
 
 WIDTH = 16
 
@@ -111,7 +111,7 @@ def test_equal_documents_have_equal_log_odds_and_come_in_the_order_of_insertion(
 ):
     monkeypatch.setattr(segments, "MIN_DOCUMENTS_FOR_CLUSTERS", 300)
     monkeypatch.setattr(segments, "DOCUMENTS_PER_CLUSTER", 50)
-    monkeypatch.setattr(view, "MIN_ROWS_TO_MERGE", 0)
+    monkeypatch.setattr(current_view, "MIN_ROWS_TO_MERGE", 0)
     kinds = latents(7)
     of = lambda first, n: np.stack([kinds[i % 7] for i in range(first, first + n)])  # noqa: E731
     writer = Index.create(tmp_path / "index", retriever)
@@ -189,11 +189,11 @@ def test_adds_make_small_segments_which_are_merged_in_time(index, monkeypatch):
     before = index.search("rain", k=4000)
     assert reopened(index).search("rain", k=4000) == before
     assert len(folders(index)) == 4
-    monkeypatch.setattr(view, "MAX_SEGMENTS", 3)
+    monkeypatch.setattr(current_view, "MAX_SEGMENTS", 3)
     index.add(documents(5, 4000), latents=latents(5, 9))
     assert len(found(index)) == 3020
     assert index.info()["segments"] == 2 and len(folders(index)) == 2
-    monkeypatch.setattr(view, "MIN_ROWS_TO_MERGE", 0)
+    monkeypatch.setattr(current_view, "MIN_ROWS_TO_MERGE", 0)
     index.add(documents(2000, 5000), latents=latents(2000, 9))
     assert len(found(index)) == 5020
     assert index.info()["segments"] == 1 and len(folders(index)) == 1
@@ -241,6 +241,7 @@ def test_a_segment_that_nobody_finished_is_removed(index):
     for name, age in ((".old", 2 * segments.STALE_AFTER_SECONDS), (".young", 0)):
         (segment_folder(index) / name).mkdir()
         os.utime(segment_folder(index) / name, (time.time() - age,) * 2)
+    (segment_folder(index) / ".gone").symlink_to("what another process has renamed meanwhile")
     assert len(reopened(index).search("rain")) == 10
     assert {path.name for path in folders(index)} & {".old", ".young"} == {".young"}
 

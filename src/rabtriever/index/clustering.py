@@ -14,15 +14,12 @@ DOCUMENTS_PER_CHUNK = 16_384  # compared with the centres at a time
 
 
 def cluster(latents: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """Assigns documents to about ``count`` clusters.
+    """Returns each document's cluster, int64 (n,), numbered without gaps.
 
     Args:
         latents: float32 (n, width), without the bias.
-        count: How many clusters are wanted; empty ones are left out.
+        count: About how many clusters are wanted; empty ones are left out.
         seed: Of the choice of the first centres.
-
-    Returns:
-        int64 (n,), each document's cluster, numbered without gaps.
     """
     rng = np.random.default_rng(seed)
     coarse = max(1, round(count**0.5))

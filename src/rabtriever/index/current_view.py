@@ -1,13 +1,20 @@
-"""The view that searches use: of the latest version, or of the past one that was opened."""
+"""The view that searches use, of the latest version or the past one that was opened, and how a version is opened."""
 
 from __future__ import annotations
 
 from threading import Lock
 from typing import Any
 
-from rabtriever.index.segments import Segments
+import numpy as np
+
+from rabtriever.index.segments import Segment, Segments
+from rabtriever.index.snapshot import Snapshot
 from rabtriever.index.table import Table
-from rabtriever.index.view import EXACT_UP_TO, View
+from rabtriever.index.view import EXACT_UP_TO, MountedSegment, View
+
+MAX_SEGMENTS = 16  # more are merged into the first and one other
+MAX_STALE_SHARE = 0.25  # largest share of rows outside the first segment, or of its rows deleted, before all are merged
+MIN_ROWS_TO_MERGE = 4096  # as many rows may be outside it, or deleted, whatever their share
 
 
 class CurrentView:
@@ -25,25 +32,88 @@ class CurrentView:
         self._table, self._exact_up_to = table, exact_up_to
         self._segments = Segments(table.uri, table.model.fingerprint, table.model.layout, precision, device)
         self._lock = Lock()
-        self._view: View | None = None
-        if version is not None:
-            self._view = self._open(version)
+        self._view = None if version is None else self._open(None)
 
     def get(self) -> View:
         """Returns the view, after opening the latest version if a writer has made a new one."""
         with self._lock:
             if self._view is None or (self.version is None and self._view.snapshot.version != self._table.version):
-                self._view = self._open(None)
+                self._view = self._open(self._view)
             return self._view
 
     def info(self) -> dict[str, Any]:
         """Returns the segments on disk and the bytes of memory that searches use now; opens nothing."""
         view = self._view
-        memory = {"memory_bytes": view.nbytes if view else 0}
         past = {"documents": len(view.snapshot), "version": self.version} if view and self.version is not None else {}
-        return {**past, **self._segments.info(), **memory}
+        return {**past, **self._segments.info(), "memory_bytes": view.nbytes if view else 0}
 
-    def _open(self, version: int | None) -> View:
-        snapshot = self._table.snapshot(version)
+    def _open(self, previous: View | None) -> View:
+        snapshot = self._table.snapshot(self.version)
         with self._table.reading(snapshot.version):
-            return View.of(snapshot, self._segments, self._view, compact=version is None, exact_up_to=self._exact_up_to)
+            parts = _mount(snapshot, self._segments, previous, compact=self.version is None)
+        return View(snapshot, parts, self._exact_up_to)
+
+
+def _mount(snapshot: Snapshot, segments: Segments, previous: View | None, compact: bool) -> list[MountedSegment]:
+    """Mounts the segments that exist; makes one of the rows that none of them holds.
+
+    Args:
+        snapshot: The version.
+        segments: The folder of segments.
+        previous: The view of another version, whose segments need not be opened again.
+        compact: Whether to merge small segments and remove unused ones; False for a past version.
+    """
+    existing = [part.segment for part in previous.parts] if previous else segments.load()
+    keys, missing = snapshot.keys, np.ones(len(snapshot), bool)
+    if previous and np.array_equal(keys[: len(previous.snapshot)], previous.snapshot.keys):  # rows were added
+        parts = previous.parts
+    else:
+        matched = [(segment, _match_keys(segment, keys, missing)) for segment in existing]
+        parts = [MountedSegment.of(*pair, segments.device) for pair in matched if (pair[1] >= 0).any()]
+    parts = _segments_to_keep(parts, len(snapshot)) if compact else parts
+    missing[:] = True
+    for part in parts:
+        missing[part.ordinals[part.ordinals >= 0]] = False
+    absent = np.flatnonzero(missing)
+    if len(absent):
+        latents = segments.temporary_array((len(absent), snapshot.layout.width + 1))
+        for ordinals, of_batch in snapshot.latents(absent):
+            latents[np.searchsorted(absent, ordinals)] = of_batch
+        made = segments.make(keys[absent], latents)
+        parts = [*parts, MountedSegment.of(made, absent[made.order], segments.device)]
+    for segment in existing if compact else []:
+        if all(segment is not part.segment for part in parts):
+            segments.drop(segment)
+    return parts
+
+
+def _match_keys(segment: Segment, keys: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Returns the ordinal int (n,) of each of a segment's rows, -1 if the version lacks it or another segment has it.
+
+    Args:
+        segment: The segment.
+        keys: int64, a version's keys.
+        missing: bool, the ordinals that no segment has so far. Changed.
+    """
+    segment_keys, n = np.asarray(segment.keys), len(segment.order)
+    if n <= len(keys) and missing[:n].all() and np.array_equal(keys[segment.order], segment_keys):
+        missing[:n] = False  # the version begins with the segment's rows
+        return np.asarray(segment.order)
+    import pyarrow as pa
+    from pyarrow import compute
+
+    found = compute.index_in(pa.array(segment_keys), value_set=pa.array(keys)).fill_null(-1)
+    ordinals: np.ndarray = found.to_numpy().copy()
+    matched = np.flatnonzero(ordinals >= 0)
+    ordinals[matched[~missing[ordinals[matched]]]] = -1
+    missing[ordinals[ordinals >= 0]] = False
+    return ordinals
+
+
+def _segments_to_keep(parts: list[MountedSegment], n_documents: int) -> list[MountedSegment]:
+    """Returns the segments to keep; the rows of the others go into a new one."""
+    if parts:
+        n_live, n_rows = int(parts[0].counts.sum()), len(parts[0].segment.keys)
+        if max(n_documents, n_rows) - n_live > max(MAX_STALE_SHARE * n_documents, MIN_ROWS_TO_MERGE):
+            return []
+    return parts if len(parts) <= MAX_SEGMENTS else parts[:1]

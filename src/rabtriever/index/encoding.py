@@ -21,14 +21,7 @@ MAX_REUSED_BYTES = 2**26  # of texts and latents that are encoded once if they c
 
 
 class Retriever(Protocol):
-    """What an index needs of a retriever (:class:`rabtriever.Rabtriever`).
-
-    Attributes:
-        fingerprint: Identifies everything that changes a log-odds.
-        layout: What the columns of its latents mean.
-        calibration: What makes its log-odds probabilities.
-        name_or_path: Folder it was loaded from; None if it was never saved.
-    """
+    """What an index needs of a retriever; :class:`rabtriever.Rabtriever` explains the attributes."""
 
     fingerprint: str
     layout: ScoreLayout
@@ -47,11 +40,7 @@ class Retriever(Protocol):
 
 
 def encode_queries(retriever: Retriever, texts: Sequence[str]) -> np.ndarray:
-    """Returns the latents float32 (n, width + 1) of queries.
-
-    Raises:
-        InputError: a query of zero tokens, or one of which the encoder makes NaN; the message names its text.
-    """
+    """Returns the latents float32 (n, width + 1) of queries; an error names the query's text."""
     try:
         latents: np.ndarray = retriever.encode_query(texts)
     except TextError as error:
@@ -79,9 +68,7 @@ def encode_batches(
         show_progress_bar: Whether to show progress on stderr.
 
     Raises:
-        ConflictError: an id that exists already or comes twice.
-        InputError: an id that is empty, a document without text, latents of another number or width, or some that are
-            not finite.
+        ConflictError, InputError: as of :meth:`rabtriever.Index.add`.
     """
     seen: set[str] = set()
     reused: LRUCache[str, np.ndarray] = LRUCache(MAX_REUSED_BYTES)

@@ -48,11 +48,11 @@ class Index:
 
     @classmethod
     def create(cls, uri: str | Path | None, retriever: Retriever) -> Index:
-        """Makes an empty index.
+        """Makes an empty index for a retriever's latents.
 
         Args:
             uri: Folder or object-store URI; None: a temporary folder that is removed with the object.
-            retriever: The retriever whose latents it will hold.
+            retriever: Encodes the documents and queries.
 
         Raises:
             ConflictError: something exists at ``uri``.
@@ -241,7 +241,7 @@ class Index:
         Args:
             queries: A query, or several.
             k: Hits a query, at most.
-            **options: ``where``, ``mode``, ``hybrid``, ``rerank`` and ``threshold`` (:class:`SearchOptions`), and
+            **options: ``where``, ``mode``, ``rerank`` and ``threshold`` (:class:`SearchOptions`), and
                 ``reranker``, which scores the best hits if ``rerank`` is given; the retriever's own if None.
 
         Returns:

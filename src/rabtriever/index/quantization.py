@@ -14,6 +14,7 @@ columns has the sum of both bounds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,8 +67,7 @@ class QuantizedLatents:
         blocks: (n_blocks, columns, 64) uint16 (float16's bits) or float32, or (n_blocks, columns / 4, 64, 4) uint8, in
             which inner-product and ReLU columns are each padded to fours.
         bias: float32 (n_blocks * 64,); 0 behind the last document.
-        low: float32 (width,), of int8: the value of a count of 0.
-        step: float32 (width,), of int8: the value of one count.
+        low: float32 (width,), of int8: the value of a count of 0; ``step``: of one count.
         unit: Of int8: what the ReLU columns' steps are integer multiples of.
         layout: What the latents' columns mean.
         error: Largest rounding of a document: the Euclidean norm over inner-product columns, and the sum of absolutes
@@ -82,8 +82,8 @@ class QuantizedLatents:
     step: np.ndarray
     unit: float
     layout: ScoreLayout
-    error: tuple[float, float]
-    size: tuple[float, float]
+    error: Sequence[float]
+    size: Sequence[float]
     offset: float
 
     @classmethod
@@ -105,22 +105,17 @@ class QuantizedLatents:
             size = np.maximum(size, _largest(chunk, layout))
             padded = np.zeros((-(-len(chunk) // BLOCK) * BLOCK, n_groups * group), blocks.dtype)
             padded[: len(chunk), columns] = codes
-            quads = padded.reshape(-1, BLOCK, n_groups, group).transpose(0, 2, 1, 3)
-            blocks[first : first + BLOCKS_PER_CHUNK] = quads
+            blocks[first : first + BLOCKS_PER_CHUNK] = padded.reshape(-1, BLOCK, n_groups, group).transpose(0, 2, 1, 3)
         bias = np.pad(latents[:, -1], (0, n_blocks * BLOCK - n))
         if not int8:
             blocks = blocks[..., 0].view(np.uint16) if precision == "float16" else blocks[..., 0]
-        return cls(
-            blocks,
-            bias,
-            low,
-            step,
-            unit,
-            layout,
-            error=(float(error[0]), float(error[1])),
-            size=(float(size[0]), float(size[1])),
-            offset=float(np.abs(bias).max(initial=0)),
-        )
+        offset = float(np.abs(bias).max(initial=0))
+        return cls(blocks, bias, low, step, unit, layout, error.tolist(), size.tolist(), offset)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of blocks and biases."""
+        return self.blocks.nbytes + self.bias.nbytes
 
     def quantize(self, queries: np.ndarray) -> QuantizedQueries:
         """Quantises finite query latents float32 (n, width + 1) for these codes."""
@@ -171,15 +166,12 @@ class QuantizedLatents:
 
 def _grid(values: np.ndarray, layout: ScoreLayout) -> tuple[np.ndarray, np.ndarray, float]:
     """Returns the least value and the step of each column, and what ReLU columns' steps are multiples of."""
-    low = values.min(axis=0, initial=np.inf).astype(np.float64) if len(values) else np.zeros(values.shape[1])
-    span = (values.max(axis=0) - low) / 255 if len(values) else np.zeros(values.shape[1])
-    inner, relu = np.split(span, [layout.n_inner])
+    values = values if len(values) else np.zeros((1, layout.width))
+    low = values.min(axis=0).astype(np.float64)
+    inner, relu = np.split((values.max(axis=0) - low) / 255, [layout.n_inner])
     unit = max(float(relu.max(initial=0)), 1e-30) / 127
-    step = [
-        np.maximum(inner, max(float(inner.max(initial=0)), 1e-30) / 2**20),
-        unit * np.ceil(relu / unit - 1e-9).clip(1, 127),
-    ]
-    return low, np.concatenate(step), unit
+    inner = np.maximum(inner, max(float(inner.max(initial=0)), 1e-30) / 2**20)
+    return low, np.concatenate([inner, unit * np.ceil(relu / unit - 1e-9).clip(1, 127)]), unit
 
 
 def _largest(rows: np.ndarray, layout: ScoreLayout) -> np.ndarray:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rabtriever.index.hits import Ranking
-from rabtriever.index.mapped import advise_dontneed
+from rabtriever.index.mapped import advise
 from rabtriever.index.quantization import QuantizedLatents
-from rabtriever.kernels import load_scan
 from rabtriever.scoring.fold import score_latents
 from rabtriever.scoring.layout import ScoreLayout
 from rabtriever.threads import available_cores
@@ -30,15 +29,7 @@ def candidates(
     blocks: np.ndarray | None = None,
     threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Finds the best documents by their codes.
-
-    Args:
-        codes: The documents.
-        queries: float32 (n, width + 1).
-        live: uint8 (n_blocks * 64,), 0 for documents that must not be found.
-        k: How many.
-        blocks: Which blocks to read, ascending; all if None.
-        threads: How many share the work; as many as there are cores if None.
+    """Finds the best documents by their codes; arguments as of :func:`scan`.
 
     Returns:
         Positions int64 (n, k), -1 where there are fewer, approximate log-odds float32 (n, k), in no order, and float32
@@ -51,19 +42,18 @@ def candidates(
     threads = max(1, min(threads or available_cores(), len(blocks) * n // MIN_BLOCKS_PER_THREAD))
     heap_scores = np.full((threads, n, k), -np.inf, np.float32)
     heap_positions = np.full((threads, n, k), -1, np.int64)
-    scan_top_k = load_scan()
+    from rabtriever.kernels.scan import scan_top_k  # numba takes a third of a second to import
 
     def work(part: int) -> None:
         own = blocks[len(blocks) * part // threads : len(blocks) * (part + 1) // threads]
-        scan_top_k(codes.blocks, *quantized[:4], codes.bias, live, own, heap_scores[part], heap_positions[part])
+        scan_top_k(codes.blocks, quantized[:4], codes.bias, live, own, heap_scores[part], heap_positions[part])
 
     if threads == 1:
         work(0)
+        scores, positions = heap_scores[0], heap_positions[0]
     else:
         list(_pool().map(work, range(threads)))
-    scores: np.ndarray = np.moveaxis(heap_scores, 0, 1).reshape(n, -1)
-    positions: np.ndarray = np.moveaxis(heap_positions, 0, 1).reshape(n, -1)
-    if threads > 1:
+        scores, positions = (heap.swapaxes(0, 1).reshape(n, -1) for heap in (heap_scores, heap_positions))
         order = np.lexsort((positions, -scores), axis=1)[:, :k]
         scores, positions = np.take_along_axis(scores, order, 1), np.take_along_axis(positions, order, 1)
     return positions, scores + quantized.constant[:, None], quantized.error
@@ -87,13 +77,13 @@ def scan(
 
     Args:
         queries: float32 (n, width + 1), finite.
-        codes: The documents, as the kernel reads them.
+        codes: N documents, as the kernel reads them.
         latents: float32 (N, width + 1), the same; may be mapped from a file: only what is proposed is read.
         live: uint8 (n_blocks * 64,), 0 for documents that must not be found.
-        k: How many documents to return, at most.
+        k: Documents to return, at most.
         ordinals: (n_blocks * 64,), the documents' names, by which ties are broken; their positions if None.
-        blocks: As in :func:`candidates`; they must hold all live documents.
-        threads: As in :func:`candidates`.
+        blocks: Which blocks to read, ascending; they must hold all live documents. All if None.
+        threads: How many share the work; as many as there are cores if None.
     """
     n_live = int(live.sum(dtype=np.int64))
     k = min(k, n_live)
@@ -107,7 +97,7 @@ def scan(
         kth_best = np.array([found[query].log_odds[-1] for query in pending])
         pending, depth = pending[best_unseen >= kth_best], min(n_live, 4 * depth)
         if depth > 16 * k + 512:
-            advise_dontneed(latents)  # many were read
+            advise(latents, "MADV_DONTNEED")  # many were read
     return found
 
 
@@ -117,7 +107,7 @@ def rescore(
     layout: ScoreLayout,
     positions: np.ndarray,
     k: int,
-    ordinals: np.ndarray | None = None,
+    ordinals: np.ndarray | None,
 ) -> Ranking:
     """Returns the k best of some documents by float32 log-odds; positions of -1 are skipped."""
     positions = positions[positions >= 0]

@@ -19,17 +19,12 @@ from rabtriever.scoring.layout import ScoreLayout
 FORMAT = 3
 METADATA_KEY = b"rabtriever"
 JSON = pa.json_(pa.utf8())
+TEXTS = ("id", "title", "text")
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The retriever that made the latents.
-
-    Attributes:
-        fingerprint: Identifies its weights and prompt.
-        layout: What the latents' columns mean.
-        source: Folder it was loaded from; None if it was never saved.
-    """
+    """The retriever that made the latents; ``source`` is the folder it was loaded from, None if it was never saved."""
 
     fingerprint: str
     layout: ScoreLayout
@@ -51,19 +46,15 @@ class ModelInfo:
 
 def table_schema(model: ModelInfo) -> pa.Schema:
     """Returns the schema of an index of this model's latents."""
-    return pa.schema(
-        [
-            pa.field("id", pa.utf8()),
-            pa.field("title", pa.utf8()),
-            pa.field("text", pa.utf8()),
-            pa.field("metadata", JSON),
-            pa.field("key", pa.int64()),  # identifies the row in every version, see snapshot.py
-            pa.field("added", pa.int64()),  # ascending in the order of insertion, which row ids lose when files merge
-            pa.field("latent", pa.list_(pa.float32(), model.layout.width)),
-            pa.field("bias", pa.float32()),
-        ],
-        metadata={METADATA_KEY: json.dumps({"format": FORMAT, **asdict(model)})},
-    )
+    columns = {
+        **dict.fromkeys(TEXTS, pa.utf8()),
+        "metadata": JSON,
+        "key": pa.int64(),  # identifies the row in every version, see snapshot.py
+        "added": pa.int64(),  # ascending in the order of insertion, which row ids lose when files merge
+        "latent": pa.list_(pa.float32(), model.layout.width),
+        "bias": pa.float32(),
+    }
+    return pa.schema(columns, metadata={METADATA_KEY: json.dumps({"format": FORMAT, **asdict(model)})})
 
 
 def writable_schema(schema: pa.Schema) -> pa.Schema:
@@ -72,11 +63,7 @@ def writable_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def read_model(schema: pa.Schema, uri: str) -> ModelInfo:
-    """Returns the model that a table's latents belong to.
-
-    Raises:
-        InputError: a table of other software, or of another release.
-    """
+    """Returns the model of a table's latents; raises InputError for a table of other software or another release."""
     if METADATA_KEY not in (schema.metadata or {}):
         raise InputError(f"{uri}: its table was not made by rabtriever; make an index with `rabtriever index`")
     stored = json.loads(schema.metadata[METADATA_KEY])
@@ -88,20 +75,14 @@ def read_model(schema: pa.Schema, uri: str) -> ModelInfo:
 def record_batches(
     schema: pa.Schema, batches: Iterator[tuple[Sequence[Document], np.ndarray]]
 ) -> Iterator[pa.RecordBatch]:
-    """Yields documents with their latents float32 (n, width + 1) as rows.
-
-    Raises:
-        InputError: metadata that are not JSON.
-    """
+    """Yields documents with their latents float32 (n, width + 1) as rows; metadata must be JSON."""
     rng = np.random.default_rng()
     added = time.time_ns()  # a row takes longer than a nanosecond: the next transaction begins behind this one
     for documents, latents in batches:
         flat = np.ascontiguousarray(latents[:, :-1], dtype=np.float32).ravel()
         metadata = pa.array([_metadata_json(document) for document in documents], pa.utf8())
         columns = [
-            pa.array([document.id for document in documents], pa.utf8()),
-            pa.array([document.title for document in documents], pa.utf8()),
-            pa.array([document.text for document in documents], pa.utf8()),
+            *(pa.array([getattr(document, name) for document in documents], pa.utf8()) for name in TEXTS),
             pa.ExtensionArray.from_storage(JSON, metadata),
             pa.array(rng.integers(2**63 - 1, size=len(documents))),
             pa.array(np.arange(added, added + len(documents))),

@@ -1,4 +1,4 @@
-"""The one search path of library, command line and server: retrieve, fuse with BM25, rerank."""
+"""The one search path of library, command line and server: retrieve, rerank."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from rabtriever.choices import HYBRIDS, MODES
+from rabtriever.choices import MODES
 from rabtriever.errors import InputError, TextError, shorten
 from rabtriever.index.hits import Hit, Ranking
 from rabtriever.index.snapshot import Snapshot
@@ -17,8 +17,6 @@ from rabtriever.index.view import View
 from rabtriever.rerankers.base import Reranker
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.fold import score_latents
-
-RRF_K = 60  # of reciprocal-rank fusion: 1 / (RRF_K + rank), Cormack et al. 2009
 
 
 @dataclass(frozen=True)
@@ -32,23 +30,17 @@ class SearchOptions:
         mode: ``exact``: the best of all documents. ``ann``: of the clusters that score best, a small share of the
             documents. ``auto``: exact up to the index's ``exact_up_to`` documents, approximate beyond. ``bm25``:
             BM25's ranking, of documents that share a word with the query, with the retriever's log-odds.
-        hybrid: ``rrf``: order by reciprocal-rank fusion with BM25's ranking. None: the retriever's ranking. The shipped
-            model's R@10 rises from .21 to .70 on facts (strategyqa_facts) and from .35 to .65 on tools that it was not
-            trained on (stabletoolbench), where BM25 alone reaches .78 and .78; on those it was trained on (metatool) it
-            falls from .97 to .84 (``benchmarks/results/quality/hybrid.json``).
         rerank: Number of best hits that the reranker scores, and others of the same texts; all hits are then ordered
             by log-odds. None: no reranker.
         threshold: Least probability of a hit.
 
     Raises:
-        InputError: ``k`` below 1, ``rerank`` below 1, an unknown ``mode`` or ``hybrid``, or a ``threshold`` outside
-            [0, 1].
+        InputError: ``k`` below 1, ``rerank`` below 1, an unknown ``mode``, or a ``threshold`` outside [0, 1].
     """
 
     k: int = 10
     where: str | None = None
     mode: str = "auto"
-    hybrid: str | None = None
     rerank: int | None = None
     threshold: float | None = None
 
@@ -60,8 +52,6 @@ class SearchOptions:
             raise InputError(f"rerank {self.rerank}: let the reranker score at least one document", param="rerank")
         if self.mode not in MODES:
             raise InputError(f"mode {self.mode!r}: choose one of {', '.join(MODES)}", param="mode")
-        if self.hybrid is not None and self.hybrid not in HYBRIDS:
-            raise InputError(f"hybrid {self.hybrid!r}: choose one of {', '.join(HYBRIDS)}", param="hybrid")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise InputError(f"threshold {self.threshold}: a probability lies in [0, 1]", param="threshold")
 
@@ -76,7 +66,6 @@ class SearchKeywords(TypedDict, total=False):
 
     where: str | None
     mode: str
-    hybrid: str | None
     rerank: int | None
     threshold: float | None
     reranker: Reranker | None
@@ -85,22 +74,7 @@ class SearchKeywords(TypedDict, total=False):
 def retrieve(
     view: View, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions, calibration: Calibration
 ) -> list[list[Hit]]:
-    """Finds hits for each query, without a reranker.
-
-    Args:
-        view: The version of the index to search.
-        texts: n queries, for BM25 and messages.
-        vectors: Their latents, float32 (n, width + 1).
-        options: How to search.
-        calibration: The retriever's.
-
-    Returns:
-        At most ``options.depth`` hits for each query, best first; ties in the order of insertion.
-
-    Raises:
-        InputError: a condition that cannot be read, latents of another shape, a latent that is not finite, or BM25
-            without a text index.
-    """
+    """Finds hits for each query, without a reranker; arguments and errors as of :meth:`rabtriever.Index.retrieve`."""
     vectors, shape = np.asarray(vectors, np.float32), (len(texts), view.layout.width + 1)
     if vectors.shape != shape:
         raise InputError(f"query latents {vectors.shape}: expected {shape}; encode with the index's retriever")
@@ -108,25 +82,27 @@ def retrieve(
     if not_finite:
         message = f"query {shorten(texts[not_finite[0]])}: its latent is NaN or infinite; check the model's weights"
         raise InputError(message, param="query", position=not_finite[0])
-    rankings = _rankings(view, texts, vectors, options)
-    return [make_hits(ranking, view.snapshot, calibration) for ranking in rankings]
+    if options.mode == "bm25":
+        rankings = [
+            _with_log_odds(view.snapshot.bm25_search(text, options.depth, options.where), vector, view)
+            for text, vector in zip(texts, vectors, strict=True)
+        ]
+    else:
+        allowed = None if options.where is None else view.snapshot.filter(options.where)
+        rankings = view.search(vectors, options.depth, options.mode, allowed)
+    return [_make_hits(ranking, view.snapshot, calibration) for ranking in rankings]
 
 
-def fuse_rankings(first: Ranking, second: Ranking) -> Ranking:
-    """Orders the documents of two rankings by reciprocal-rank fusion; ties in the order of insertion."""
-    log_odds: dict[int, float] = {}
-    fused: dict[int, float] = {}
-    for ranking in (first, second):
-        pairs = zip(ranking.ordinals.tolist(), ranking.log_odds.tolist(), strict=True)
-        for rank, (ordinal, value) in enumerate(pairs, 1):
-            log_odds.setdefault(ordinal, value)
-            fused[ordinal] = fused.get(ordinal, 0.0) + 1 / (RRF_K + rank)
-    best = sorted(fused, key=lambda ordinal: (-fused[ordinal], ordinal))
-    return Ranking(np.array(best, np.int64), np.array([log_odds[ordinal] for ordinal in best], np.float32))
+def _with_log_odds(ordinals: np.ndarray, vector: np.ndarray, view: View) -> Ranking:
+    """Returns documents in their order, with the retriever's log-odds."""
+    log_odds = np.empty(len(ordinals), np.float32)
+    row = {ordinal: i for i, ordinal in enumerate(ordinals.tolist())}
+    for of_batch, latents in view.snapshot.latents(ordinals):
+        log_odds[[row[ordinal] for ordinal in of_batch.tolist()]] = score_latents(vector[None], latents, view.layout)[0]
+    return Ranking(ordinals, log_odds)
 
 
-def make_hits(ranking: Ranking, snapshot: Snapshot, calibration: Calibration) -> list[Hit]:
-    """Returns a ranking's documents as hits."""
+def _make_hits(ranking: Ranking, snapshot: Snapshot, calibration: Calibration) -> list[Hit]:
     documents = snapshot.documents(ranking.ordinals)
     probabilities = calibration.probability(ranking.log_odds).tolist()
     return [
@@ -144,9 +120,9 @@ class RerankPlan:
         depth: Number of best hits of each that the reranker scores.
 
     Attributes:
-        queries: The queries.
         documents: The different texts of those hits.
         pairs: int64 (p, 2) of positions in ``queries`` and ``documents``, each pair once.
+        ids: The id of each pair's document, of several with its text the first.
     """
 
     def __init__(self, queries: Sequence[str], hits: Sequence[Sequence[Hit]], depth: int) -> None:
@@ -156,13 +132,9 @@ class RerankPlan:
             for hit in of_query[:depth]:
                 ids.setdefault((q, hit.text), hit.id)
         rows = {text: row for row, text in enumerate(dict.fromkeys(text for _, text in ids))}
-        self.documents, self._ids = list(rows), list(ids.values())
+        self.documents, self.ids = list(rows), list(ids.values())
         self._row_of_pair = {pair: row for row, pair in enumerate(ids)}
         self.pairs = np.array([(q, rows[text]) for q, text in ids], np.int64).reshape(-1, 2)
-
-    def document_id(self, row: int) -> str:
-        """Returns the id of the document of a row of ``pairs``."""
-        return self._ids[row]
 
     def apply(self, log_odds: np.ndarray, reranker: Calibration, calibration: Calibration) -> list[list[Hit]]:
         """Orders all hits by one score: the reranker's log-odds, where it gave any, on the retriever's scale.
@@ -173,10 +145,7 @@ class RerankPlan:
         Args:
             log_odds: float32 (p,), the reranker's.
             reranker: The reranker's calibration.
-            calibration: The retriever's, by which all probabilities are computed.
-
-        Returns:
-            Hits by falling log-odds, ties in the order they came in.
+            calibration: The retriever's, by which all probabilities are computed. Ties stay in the order they came in.
 
         Raises:
             InputError: a score that is NaN or infinite; the message names the query and the document's id.
@@ -184,7 +153,7 @@ class RerankPlan:
         not_finite = np.flatnonzero(~np.isfinite(log_odds)).tolist()
         if not_finite:
             bad = not_finite[0]
-            pair = f"document {self._ids[bad]!r}, query {shorten(self.queries[self.pairs[bad, 0]])}"
+            pair = f"document {self.ids[bad]!r}, query {shorten(self.queries[self.pairs[bad, 0]])}"
             raise InputError(f"{pair}: the reranker's log-odds are NaN or infinite; check its weights", position=bad)
         converted = calibration.convert(log_odds, reranker)
         probabilities = calibration.probability(converted)
@@ -224,7 +193,7 @@ def rerank_hits(
         if error.kind != "document":
             raise
         row = int(np.flatnonzero(plan.pairs[:, 1] == error.position)[0])
-        message = f"document {plan.document_id(row)!r}: {shorten(error.text)} {error.fault}"
+        message = f"document {plan.ids[row]!r}: {shorten(error.text)} {error.fault}"
         raise InputError(message, position=row) from None
     return plan.apply(log_odds, reranker.calibration, calibration)
 
@@ -233,28 +202,3 @@ def cut_hits(hits: Sequence[Sequence[Hit]], options: SearchOptions) -> list[list
     """Returns the first ``k`` hits of each query, of those that reach the threshold."""
     least = options.threshold or 0.0
     return [[hit for hit in of_query if hit.probability >= least][: options.k] for of_query in hits]
-
-
-def _rankings(view: View, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions) -> list[Ranking]:
-    allowed = None if options.where is None else view.snapshot.filter(options.where)
-    if options.mode != "bm25" and options.hybrid is None:
-        return view.search(vectors, options.depth, options.mode, allowed)
-    n_lexical = options.depth if options.mode == "bm25" else max(RRF_K, 4 * options.depth)
-    lexical = [
-        _with_log_odds(view.snapshot.bm25_search(text, n_lexical, options.where), vector, view)
-        for text, vector in zip(texts, vectors, strict=True)
-    ]
-    if options.mode == "bm25":
-        return lexical
-    semantic = view.search(vectors, n_lexical, options.mode, allowed)
-    fused = [fuse_rankings(*pair) for pair in zip(semantic, lexical, strict=True)]
-    return [Ranking(ranking.ordinals[: options.depth], ranking.log_odds[: options.depth]) for ranking in fused]
-
-
-def _with_log_odds(ordinals: np.ndarray, vector: np.ndarray, view: View) -> Ranking:
-    """Returns documents in their order, with the retriever's log-odds."""
-    log_odds = np.empty(len(ordinals), np.float32)
-    row = {ordinal: i for i, ordinal in enumerate(ordinals.tolist())}
-    for of_batch, latents in view.snapshot.latents(ordinals):
-        log_odds[[row[ordinal] for ordinal in of_batch.tolist()]] = score_latents(vector[None], latents, view.layout)[0]
-    return Ranking(ordinals, log_odds)

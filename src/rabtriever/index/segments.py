@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from rabtriever.caching import cache_dir
+from rabtriever.caching import cache_dir, remove_stale
 from rabtriever.errors import InputError, StorageError
 from rabtriever.index.clustering import cluster
-from rabtriever.index.mapped import advise_random
+from rabtriever.index.mapped import advise
 from rabtriever.index.quantization import PRECISIONS, QuantizedLatents
-from rabtriever.kernels import BLOCK
 from rabtriever.scoring.layout import ScoreLayout
 
 FORMAT = 2
@@ -34,8 +32,9 @@ MIN_DOCUMENTS_FOR_CLUSTERS = 100_000  # smaller segments are one cluster
 DOCUMENTS_PER_CLUSTER = 40
 STALE_AFTER_SECONDS = 24 * 3600  # age at which a half-written segment is removed
 ROWS_PER_COPY = 2**16
-ARRAYS = ("keys", "order", "latents", "blocks", "bias", "low", "step", "starts", "centres")
-CODES = ("unit", "error", "size", "offset")
+CODE_ARRAYS, CODE_NUMBERS = ("blocks", "bias", "low", "step"), ("unit", "error", "size", "offset")
+ARRAYS = ("keys", "order", "latents", "starts", "centres", *CODE_ARRAYS)
+IN_MEMORY = ("low", "step", "starts", "centres")  # small arrays, read whole; the others are mapped
 
 
 @dataclass(frozen=True)
@@ -63,22 +62,11 @@ class Segment:
     @property
     def nbytes(self) -> int:
         """Bytes on disk, headers left out."""
-        return sum(a.nbytes for a in (self.keys, self.order, self.latents, self.codes.blocks, self.codes.bias))
+        return sum(array.nbytes for array in (self.keys, self.order, self.latents, self.codes))
 
 
 class Segments:
-    """The folder of an index's segments: in the index, or in the user's cache if that is remote or read-only.
-
-    Args:
-        uri: The index.
-        fingerprint: The model's.
-        layout: What the latents' columns mean.
-        precision: The codes': int8, float16 or float32.
-        device: Device on which torch scans float32 latents; None: the kernel scans the codes.
-
-    Raises:
-        InputError: an unknown precision.
-    """
+    """The folder of an index's segments: in the index, or in the user's cache if that is remote or read-only."""
 
     def __init__(
         self, uri: str, fingerprint: str, layout: ScoreLayout, precision: str, device: str | None = None
@@ -86,10 +74,8 @@ class Segments:
         if precision not in PRECISIONS:
             raise InputError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}", param="precision")
         self.layout, self.precision, self.device = layout, precision, device
-        if "://" not in uri and os.access(uri, os.W_OK):
-            base = Path(uri)
-        else:
-            base = cache_dir() / "index" / hashlib.sha256(uri.encode()).hexdigest()[:16]
+        local = "://" not in uri and os.access(uri, os.W_OK)
+        base = Path(uri) if local else cache_dir() / "index" / hashlib.sha256(uri.encode()).hexdigest()[:16]
         self.folder = base / "segments" / f"{precision}-{fingerprint[:16]}"
 
     def info(self) -> dict[str, Any]:
@@ -104,22 +90,12 @@ class Segments:
 
     def load(self) -> list[Segment]:
         """Returns all whole segments, the largest first, and removes what was left half-written long ago."""
-        for path in self.folder.glob(".*"):
-            if time.time() - path.stat().st_mtime > STALE_AFTER_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
+        remove_stale(self.folder.glob(".*"), STALE_AFTER_SECONDS)
         found = [self._read(path) for path in self.folder.glob("[!.]*")]
-        return sorted((segment for segment in found if segment), key=lambda segment: -len(segment.keys))
+        return sorted(filter(None, found), key=lambda segment: -len(segment.keys))
 
     def make(self, keys: np.ndarray, latents: np.ndarray) -> Segment:
-        """Writes a segment of some rows.
-
-        Args:
-            keys: int64 (n,), in the order of insertion.
-            latents: float32 (n, width + 1).
-
-        Raises:
-            StorageError: it cannot be written.
-        """
+        """Writes a segment of rows: keys int64 (n,), in the order of insertion, and latents float32 (n, width + 1)."""
         order, starts = np.arange(len(keys)), np.array([0, len(keys)])
         if len(keys) >= MIN_DOCUMENTS_FOR_CLUSTERS:
             clusters = cluster(latents[:, :-1], len(keys) // DOCUMENTS_PER_CLUSTER)
@@ -134,34 +110,25 @@ class Segments:
                 sorted_[first : first + ROWS_PER_COPY] = latents[order[first : first + ROWS_PER_COPY]]
             codes = QuantizedLatents.encode(sorted_, self.layout, self.precision)
             centres = [sorted_[first:last].mean(0) for first, last in zip(starts, starts[1:], strict=False)]
-            arrays = {
-                "keys": keys[order],
-                "order": order.astype(np.int32),
-                "starts": starts,
-                "centres": np.array(centres, np.float32),
-            }
-            arrays |= {name: getattr(codes, name) for name in ("blocks", "bias", "low", "step")}
+            arrays = {"keys": keys[order], "order": order.astype(np.int32), "starts": starts}
+            arrays |= {"centres": np.array(centres, np.float32), **{name: getattr(codes, name) for name in CODE_ARRAYS}}
             for array, values in arrays.items():
                 np.save(temporary / f"{array}.npy", values, allow_pickle=False)
             sorted_.flush()
-            meta = {"format": FORMAT, "layout": self.layout.to_dict(), **{name: getattr(codes, name) for name in CODES}}
+            numbers = {name: getattr(codes, name) for name in CODE_NUMBERS}
+            meta = {"format": FORMAT, "layout": self.layout.to_dict(), **numbers}
             (temporary / "segment.json").write_text(json.dumps(meta))
             os.replace(temporary, self.folder / name)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise StorageError(
-                f"{self.folder}: cannot be written ({error.strerror}); make room, or set RABTRIEVER_CACHE"
-            ) from error
+            message = f"{self.folder}: cannot be written ({error.strerror}); make room, or set RABTRIEVER_CACHE"
+            raise StorageError(message) from error
         made = self._read(self.folder / name)
         assert made is not None
         return made
 
     def temporary_array(self, shape: tuple[int, int]) -> np.ndarray:
-        """Makes a float32 array on disk, which goes with its last reference.
-
-        Raises:
-            StorageError: no space.
-        """
+        """Makes a float32 array on disk, which goes with its last reference."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder) as file:
@@ -179,15 +146,12 @@ class Segments:
             meta = json.loads((folder / "segment.json").read_text())
             if meta["format"] != FORMAT or meta["layout"] != self.layout.to_dict():
                 return None
-            arrays = {name: np.load(folder / f"{name}.npy", "r", allow_pickle=False) for name in ARRAYS}
-            keys, order, latents, blocks, bias, low, step, starts, centres = (arrays[name] for name in ARRAYS)
-            n = len(keys)
-            if not len(order) == len(latents) == n or len(blocks) != -(-n // BLOCK) or len(bias) != BLOCK * len(blocks):
-                return None
-            codes = QuantizedLatents(
-                blocks, bias, np.array(low), np.array(step), layout=self.layout, **{name: meta[name] for name in CODES}
-            )
+            arrays = {
+                name: np.load(folder / f"{name}.npy", None if name in IN_MEMORY else "r", allow_pickle=False)
+                for name in ARRAYS
+            }
+            codes = {name: arrays.pop(name) for name in CODE_ARRAYS} | {name: meta[name] for name in CODE_NUMBERS}
         except (OSError, ValueError, KeyError, EOFError):
             return None  # half-written or damaged: it is made anew
-        advise_random(latents)
-        return Segment(keys, order, latents, codes, np.array(starts), np.array(centres), folder)
+        advise(arrays["latents"], "MADV_RANDOM")  # rows are picked one by one: nothing is to be read ahead
+        return Segment(**arrays, codes=QuantizedLatents(**codes, layout=self.layout), folder=folder)

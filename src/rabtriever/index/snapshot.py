@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -56,10 +57,9 @@ class Snapshot:
         table: lancedb.table.Table,
         version: int | None,
         layout: ScoreLayout,
-        document_cache: LRUCache[int, Document] | None = None,
+        document_cache: LRUCache[int, Document],
     ) -> None:
-        self.table, self.layout = table, layout
-        self.document_cache: LRUCache[int, Document] = LRUCache(0) if document_cache is None else document_cache
+        self.table, self.layout, self.document_cache = table, layout, document_cache
         self.version = int(table.version) if version is None else version
         table.checkout(self.version)
         rows = table.search().select(["key", "added"]).with_row_id(True).to_batches(batch_size=KEYS_PER_BATCH)
@@ -84,37 +84,27 @@ class Snapshot:
         else:
             every = self.table.search().with_row_id(True)
             reader = every.select(["latent", "bias"]).to_batches(batch_size=LATENTS_PER_BATCH)
-        wanted = np.zeros(len(self), bool)
-        wanted[ordinals] = True
+        selected = np.zeros(len(self), bool)
+        selected[ordinals] = True
         for batch in reader:
             of_batch = self._ordinals(_row_ids(batch))
             latents = np.empty((batch.num_rows, self.layout.width + 1), np.float32)
             latents[:, :-1] = batch["latent"].flatten().to_numpy().reshape(batch.num_rows, -1)
             latents[:, -1] = batch["bias"].to_numpy()
-            selected = wanted[of_batch]
-            yield of_batch[selected], latents[selected]
+            yield of_batch[selected[of_batch]], latents[selected[of_batch]]
 
     def filter(self, where: str) -> np.ndarray:
-        """Returns the ordinals int64, ascending, of the documents that meet an SQL condition.
-
-        Raises:
-            InputError: the condition cannot be read.
-        """
-        try:
+        """Returns the ordinals int64, ascending, of the documents that meet an SQL condition."""
+        with _condition_errors(where):
             found = self.table.search().where(where).select(["key"]).with_row_id(True).to_arrow()
-        except (ValueError, RuntimeError, OSError) as error:
-            raise _bad_condition(where, error) from None
         return np.sort(self._ordinals(_row_ids(found)))
 
     def bm25_search(self, text: str, k: int, where: str | None) -> np.ndarray:
         """Returns the ordinals int64 of BM25's k best documents over title and text, best first.
 
         Documents that share no word with ``text`` are not found. Ties come in the order of insertion.
-
-        Raises:
-            InputError: the table has no text index, or ``where`` cannot be read.
         """
-        if not self.has_text_index():
+        if not any(index.index_type == "FTS" for index in self.table.list_indices()):
             raise InputError("bm25: no text index yet; call optimize(), or `rabtriever index --update`", param="mode")
         from lancedb.query import FullTextOperator, MultiMatchQuery
 
@@ -124,21 +114,13 @@ class Snapshot:
         query = query.select(["key", "_score"]).with_row_id(True)
         limit = k + 16
         while True:
-            try:
+            with _condition_errors(where):
                 found = query.limit(limit).to_arrow()
-            except (ValueError, RuntimeError, OSError) as error:
-                if where is None:
-                    raise
-                raise _bad_condition(where, error) from None
             scores, ordinals = found["_score"].to_numpy(), self._ordinals(_row_ids(found))
             order = np.lexsort((ordinals, -scores))
             if len(order) < limit or scores[order[k - 1]] > scores[order[-1]]:
                 return ordinals[order[:k]]
             limit *= 4  # Lance cuts ties as it likes: all of the k-th's must be seen
-
-    def has_text_index(self) -> bool:
-        """Returns whether BM25 can search this version."""
-        return any(index.index_type == "FTS" for index in self.table.list_indices())
 
     def documents(self, ordinals: np.ndarray) -> list[Document]:
         """Returns the documents of these ordinals, in their order."""
@@ -149,7 +131,8 @@ class Snapshot:
             rows = self.table.take_row_ids(list(missing)).select(DOCUMENT_COLUMNS).with_row_id().to_arrow()
             for row in rows.to_pylist():
                 key = missing[row["_rowid"]]
-                documents[key] = document = _document(row)
+                metadata = json.loads(row["metadata"])
+                documents[key] = document = Document(row["id"], row["text"], row["title"], metadata)
                 weight = CACHED_DOCUMENT_OVERHEAD + sum(len(row[name]) for name in DOCUMENT_COLUMNS)
                 self.document_cache.put(key, document, weight)
         return [documents[key] for key in keys]
@@ -168,10 +151,12 @@ def _row_ids(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
     return rows["_rowid"].to_numpy().astype(np.int64)
 
 
-def _bad_condition(where: str, error: Exception) -> InputError:
-    reason = " ".join(str(error).split("Candidate functions")[0].split(", /")[0].split())[:300]
-    return InputError(f"where {where!r}: {reason}", param="where")
-
-
-def _document(row: dict[str, Any]) -> Document:
-    return Document(row["id"], row["text"], row["title"], json.loads(row["metadata"]))
+@contextmanager
+def _condition_errors(where: str | None) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        if where is None:
+            raise
+        reason = " ".join(str(error).split("Candidate functions")[0].split(", /")[0].split())[:300]
+        raise InputError(f"where {where!r}: {reason}", param="where") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -14,8 +15,7 @@ from filelock import FileLock, Timeout
 
 from rabtriever.caching import LRUCache
 from rabtriever.data import Document
-from rabtriever.errors import BusyError, ConflictError, CorruptIndexError, NotFoundError, StorageError
-from rabtriever.index.lance import connect, table_errors, write_errors
+from rabtriever.errors import BusyError, ConflictError, CorruptIndexError, InputError, NotFoundError, StorageError
 from rabtriever.index.schema import ModelInfo, read_model, record_batches, table_schema, writable_schema
 from rabtriever.index.snapshot import Snapshot, id_filter
 
@@ -26,19 +26,11 @@ TABLE = "documents"
 LOCK = "writer.lock"
 IDS_PER_LOOKUP = 10_000
 DOCUMENT_CACHE_CHARS = 2**24  # characters of documents that stay in memory after they were found
+LANCE_ERRORS = (RuntimeError, OSError, ValueError)
 
 
 class Table:
-    """A Lance table of documents and latents: its changes and its versions.
-
-    Args:
-        uri: Folder or object-store URI.
-        connection: The database at that URI.
-        table: Its table, as of the latest version.
-
-    Attributes:
-        model: The model that its latents belong to.
-    """
+    """A Lance table of documents and latents, its changes and its versions; ``model`` made the latents."""
 
     def __init__(self, uri: str, connection: lancedb.DBConnection, table: lancedb.table.Table) -> None:
         self.uri, self.connection, self.table = uri, connection, table
@@ -47,30 +39,20 @@ class Table:
 
     @classmethod
     def create(cls, uri: str, model: ModelInfo) -> Table:
-        """Makes an empty table.
-
-        Raises:
-            ConflictError: something exists at ``uri``.
-        """
+        """Makes an empty table; raises ConflictError if something exists at ``uri``."""
         if "://" not in uri and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
             raise ConflictError(f"{uri}: exists already; give another folder or remove it")
-        connection = connect(uri)
+        connection = _connect(uri)
         if connection.list_tables().tables:
             raise ConflictError(f"{uri}: holds tables already; give another URI or remove them")
         return cls(uri, connection, connection.create_table(TABLE, schema=table_schema(model)))
 
     @classmethod
     def open(cls, uri: str) -> Table:
-        """Opens a table.
-
-        Raises:
-            NotFoundError: no index there.
-            InputError: a table of other software, or of another release.
-            CorruptIndexError: a damaged table.
-        """
+        """Opens a table; errors as of :meth:`rabtriever.Index.open`."""
         if "://" not in uri and not Path(uri).is_dir():
             raise NotFoundError(f"{uri}: no such index; make one with `rabtriever index`")
-        connection = connect(uri)
+        connection = _connect(uri)
         if TABLE not in connection.list_tables().tables:
             raise NotFoundError(f"{uri}: not an index (no table {TABLE!r} in it); make one with `rabtriever index`")
         with table_errors(uri):
@@ -89,14 +71,11 @@ class Table:
     def versions(self) -> list[dict[str, Any]]:
         """Returns ``version``, ``time`` (ISO 8601) and ``documents`` of each that can be opened, oldest first."""
         with table_errors(self.uri):
-            return [
-                {
-                    "version": int(v["version"]),
-                    "time": v["timestamp"].isoformat(),
-                    "documents": int(v["metadata"]["total_rows"]),
-                }
-                for v in self.table.list_versions()
-            ]
+            rows = self.table.list_versions()
+        return [
+            {"version": v["version"], "time": v["timestamp"].isoformat(), "documents": int(v["metadata"]["total_rows"])}
+            for v in rows
+        ]
 
     def model_folder(self) -> Path:
         """Returns the folder that the model was loaded from when the index was made.
@@ -104,11 +83,12 @@ class Table:
         Raises:
             NotFoundError: it does not exist any more, or the model was never saved.
         """
-        if self.model.source is None:
-            raise NotFoundError(f"{self.uri}: made by a model that was not saved; give the retriever (--model)")
-        if not Path(self.model.source).is_dir():
-            raise NotFoundError(f"{self.uri}: its model {self.model.source} is gone; give the retriever (--model)")
-        return Path(self.model.source)
+        source, remedy = self.model.source, "give the retriever (--model)"
+        if source is None:
+            raise NotFoundError(f"{self.uri}: made by a model that was not saved; {remedy}")
+        if not Path(source).is_dir():
+            raise NotFoundError(f"{self.uri}: its model {source} is gone; {remedy}")
+        return Path(source)
 
     def info(self) -> dict[str, Any]:
         """Returns the latest version's number, documents and bytes on disk, and the model."""
@@ -127,12 +107,7 @@ class Table:
             }
 
     def snapshot(self, version: int | None = None) -> Snapshot:
-        """Opens a version to read from; the latest if None.
-
-        Raises:
-            NotFoundError: no such version.
-            CorruptIndexError: a damaged one.
-        """
+        """Opens a version to read from; the latest if None."""
         if version is not None:
             self._require_version(version)
         with table_errors(self.uri):
@@ -140,12 +115,7 @@ class Table:
 
     @contextmanager
     def reading(self, version: int) -> Iterator[None]:
-        """Turns Lance's errors while a version is read into this package's.
-
-        Raises:
-            NotFoundError: the version has been removed since it was opened.
-            CorruptIndexError: files that cannot be read.
-        """
+        """Turns Lance's errors into NotFoundError if the version has been removed meanwhile, else CorruptIndexError."""
         try:
             with table_errors(self.uri):
                 yield
@@ -153,16 +123,16 @@ class Table:
             self._require_version(version)
             raise
 
-    def writing(self, wait: float = 0.0) -> AbstractContextManager[Any]:
-        """Returns the lock that a writer holds. In an object store Lance itself refuses conflicts.
-
-        Args:
-            wait: Seconds to wait for another writer.
-
-        Raises:
-            BusyError: another writer is at work.
-        """
-        return nullcontext() if "://" in self.uri else _locked(FileLock(Path(self.uri) / LOCK), self.uri, wait)
+    @contextmanager
+    def writing(self, wait: float = 0.0) -> Iterator[None]:
+        """Holds the writers' lock, or raises BusyError after ``wait`` seconds; Lance guards object stores itself."""
+        lock = None if "://" in self.uri else FileLock(Path(self.uri) / LOCK)
+        try:
+            held: AbstractContextManager[object] = nullcontext() if lock is None else lock.acquire(timeout=wait)
+        except Timeout:
+            raise BusyError(f"{self.uri}: another process is changing it; wait until it is done") from None
+        with held:
+            yield
 
     def drop(self) -> None:
         """Removes the table."""
@@ -178,11 +148,11 @@ class Table:
         return found
 
     def add(self, batches: Iterator[tuple[Sequence[Document], np.ndarray]], replace: bool) -> None:
-        """Writes documents and their latents float32 (n, width + 1) in one transaction: all or none.
+        """Writes batches of documents and latents float32 (n, width + 1) in one transaction: all or none.
 
         Args:
-            batches: Batches of them; all ids differ.
-            replace: Whether documents whose ids exist replace those.
+            batches: All their ids differ.
+            replace: Whether they replace documents whose ids exist; else none may.
 
         Raises:
             StorageError: the table cannot be written.
@@ -194,7 +164,7 @@ class Table:
             try:
                 yield from record_batches(schema, batches)
             except Exception as error:
-                failure.append(error)  # Lance would wrap it beyond recognition
+                failure.append(error)
                 raise
 
         reader = pa.RecordBatchReader.from_batches(schema, rows())
@@ -205,10 +175,8 @@ class Table:
                     merge.execute(reader)
                 else:
                     self.table.add(reader)
-        except StorageError:
-            if failure:
-                raise failure[0] from None
-            raise
+        except StorageError as error:
+            raise failure[0] if failure else error from None  # Lance wraps it beyond recognition
 
     def delete(self, ids: Sequence[str]) -> None:
         """Removes documents in one transaction."""
@@ -216,11 +184,7 @@ class Table:
             self.table.delete(id_filter(ids))
 
     def restore(self, version: int) -> None:
-        """Makes a past version the latest again; those in between stay.
-
-        Raises:
-            NotFoundError: no such version.
-        """
+        """Makes a past version the latest again; those in between stay."""
         self._require_version(version)
         with write_errors(self.uri):
             table = self.connection.open_table(TABLE)  # a failure must not leave the shared handle at that version
@@ -233,8 +197,8 @@ class Table:
 
         with write_errors(self.uri):
             indexed = _indexed_columns(self.table)
-            wanted: dict[str, Any] = {"id": BTree(), "title": FTS(), "text": FTS()}
-            for column, kind in wanted.items():
+            indices: dict[str, Any] = {"id": BTree(), "title": FTS(), "text": FTS()}
+            for column, kind in indices.items():
                 if column not in indexed and len(self):
                     self.table.create_index(column, config=kind)
             self.table.optimize(cleanup_older_than=retention)
@@ -245,16 +209,36 @@ class Table:
             raise NotFoundError(f"{self.uri}: no version {version}; there are {', '.join(map(str, existing))}")
 
 
-@contextmanager
-def _locked(lock: FileLock, uri: str, wait: float) -> Iterator[None]:
+def _connect(uri: str) -> lancedb.DBConnection:
+    collecting = gc.isenabled()
+    gc.disable()  # a fifth of the import's second goes into collecting garbage among a thousand generated classes
     try:
-        lock.acquire(timeout=wait)
-    except Timeout:
-        raise BusyError(f"{uri}: another process is changing it; wait until it is done") from None
+        import lancedb
+    finally:
+        if collecting:
+            gc.enable()
+    # Every read looks for a newer version, so that a reader sees what a writer has finished.
+    return lancedb.connect(uri, read_consistency_interval=timedelta(0))
+
+
+@contextmanager
+def table_errors(
+    uri: str,
+    error_type: type[InputError] = CorruptIndexError,
+    message: str = "damaged ({}); restore it from a copy, or index again",
+) -> Iterator[None]:
+    """Turns Lance's errors into one line of this package's."""
     try:
         yield
-    finally:
-        lock.release()
+    except InputError:
+        raise
+    except LANCE_ERRORS as error:
+        raise error_type(f"{uri}: {message.format(' '.join(str(error).split())[:300])}") from error
+
+
+def write_errors(uri: str) -> AbstractContextManager[None]:
+    """Turns Lance's errors while writing into :class:`StorageError`."""
+    return table_errors(uri, StorageError, "cannot be written, nothing was changed: {}")
 
 
 def _indexed_columns(table: lancedb.table.Table) -> set[str]:

@@ -1,4 +1,4 @@
-"""The scan on a CUDA device, in torch: float32 latents in its memory, the same contract as the kernel's."""
+"""The scan in torch, on a CUDA device or without numba: float32 latents in memory, the kernel's contract."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ class TorchLatents:
         inner, relu, bias = self._split(self.latents)
         sizes = inner.norm(dim=1), relu.abs().sum(1), bias.abs()[:, 0]
         self._inner_size, self._relu_size, self._offset = (float(size.max()) if n else 0.0 for size in sizes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+        return self.latents.nbytes
 
     def candidates(
         self, queries: np.ndarray, live: np.ndarray, k: int, blocks: np.ndarray | None = None

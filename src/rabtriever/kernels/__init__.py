@@ -1,11 +1,10 @@
-"""Compiled loops: LLVM building blocks, the scan, and the scan in NumPy for machines without numba.
+"""Compiled loops: LLVM building blocks, and the scan.
 
 This file imports no numba: that costs a third of a second, and a machine need not have it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 
 from rabtriever.errors import first_line
@@ -26,18 +25,3 @@ def why_no_llvm() -> str | None:
         return f"numba cannot be imported ({first_line(error)})"
     off = getattr(numba.config, "DISABLE_JIT", 0)
     return "numba is switched off by NUMBA_DISABLE_JIT" if off else None
-
-
-def llvm_available() -> bool:
-    """Returns whether numba can compile here."""
-    return why_no_llvm() is None
-
-
-@cache
-def load_scan() -> Callable[..., None]:
-    """Returns ``scan_top_k``: compiled where numba works, else NumPy's, which finds the same and is slower."""
-    if llvm_available():
-        from rabtriever.kernels.scan import scan_top_k
-    else:
-        from rabtriever.kernels.fallback import scan_top_k
-    return scan_top_k

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -21,7 +19,7 @@ import llvmlite
 import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
-from rabtriever.caching import cache_dir
+from rabtriever.caching import cache_dir, remove_stale
 
 PACKAGE = Path(__file__).parents[1]
 FOLDERS = (PACKAGE / "kernels", PACKAGE / "llm" / "int8")  # all files with compiled code
@@ -31,10 +29,7 @@ MAX_UNUSED_DAYS = 30
 def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Returns a decorator that compiles a function at its first call, or loads its machine code from the cache.
 
-    Without a writable cache folder functions are compiled anew by each process.
-
-    Args:
-        **options: numba's, but for ``cache``.
+    Without a writable cache folder each process compiles anew. ``options`` are numba's, but for ``cache``.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -62,9 +57,7 @@ def compiled_folder() -> Path | None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
         os.utime(folder)
-        for other in folder.parent.iterdir():
-            if time.time() - other.stat().st_mtime > MAX_UNUSED_DAYS * 86_400:
-                shutil.rmtree(other, ignore_errors=True)
+        remove_stale(folder.parent.iterdir(), MAX_UNUSED_DAYS * 86_400)
     except OSError:
         return None
     return folder
@@ -84,7 +77,7 @@ class _Locator(_CacheLocator):
         return str(compiled_folder())
 
     def get_source_stamp(self) -> str:
-        return Path(self.get_cache_path()).name
+        return ""  # the folder's name says it
 
     def get_disambiguator(self) -> str:
         return str(self._line)

@@ -31,10 +31,8 @@ def multiply_add(b: Any, x: Any, y: Any, z: Any) -> Any:
 
 def broadcast(b: Any, value: Any, kind: Any) -> Any:
     """Returns a scalar in every lane."""
-    blank = ir.Constant(kind, ir.Undefined)
-    return b.shuffle_vector(
-        b.insert_element(blank, value, I32(0)), blank, ir.Constant(ir.VectorType(I32, kind.count), None)
-    )
+    blank, zeros = ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(I32, kind.count), None)
+    return b.shuffle_vector(b.insert_element(blank, value, I32(0)), blank, zeros)
 
 
 def broadcast_quad(b: Any, array: Any, offset: Any) -> Any:
@@ -51,9 +49,8 @@ def load(b: Any, pointer: Any, kind: Any, align: int) -> Any:
 def dot(b: Any, total: Any, values: Any, weights: Any) -> Any:
     """Returns total + the products of four unsigned and four signed bytes in each 32-bit lane."""
     if VNNI:
-        return b.call(
-            declare(b, "llvm.x86.avx512.vpdpbusd.512", I32X16, I32X16, I8X64, I8X64), [total, values, weights]
-        )
+        instruction = declare(b, "llvm.x86.avx512.vpdpbusd.512", I32X16, I32X16, I8X64, I8X64)
+        return b.call(instruction, [total, values, weights])
     eight, wide = ir.Constant(I16X32, [8] * 32), ir.VectorType(I32, 32)
     values, weights = b.bitcast(values, I16X32), b.bitcast(weights, I16X32)
     even = b.and_(values, ir.Constant(I16X32, [255] * 32)), b.ashr(b.shl(weights, eight), eight)

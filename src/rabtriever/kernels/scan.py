@@ -7,9 +7,7 @@ signs s, a ReLU costs one maximum and one multiply-add::
 
     sum_j s_j relu(a_j + b_j) = sum_j s_j max(b_j, t_j) - sum_j s_j t_j
 
-The block's arithmetic is written as LLVM vectors, which LLVM lowers to what the machine has. Left to itself it would
-add across a register's lanes for every document and query. With AVX-512 VNNI the bytes' dot product is one instruction.
-:mod:`rabtriever.kernels.fallback` computes the same in NumPy.
+With AVX-512 VNNI the bytes' dot product is one instruction.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from rabtriever.kernels import BLOCK
@@ -43,45 +40,27 @@ from rabtriever.kernels.llvm import (
 
 
 @njit(nogil=True, boundscheck=False, error_model="numpy")
-def scan_top_k(
-    codes: Any,
-    inner: Any,
-    thresholds: Any,
-    weights: Any,
-    units: Any,
-    bias: Any,
-    live: Any,
-    blocks: Any,
-    scores: Any,
-    positions: Any,
-) -> None:
+def scan_top_k(codes: Any, queries: Any, bias: Any, live: Any, blocks: Any, scores: Any, positions: Any) -> None:
     """Finds the best documents of each query in some blocks; it holds no GIL, so threads may share the work.
 
     Args:
         codes: (n_blocks, columns, 64) float32 or uint16 (float16's bits), or (n_blocks, columns / 4, 64, 4) uint8.
-        inner: (n_queries, planes, inner columns) float32 with one plane, or int8 with two for bytes, of which the
-            first counts 128 times; None if there are no such columns.
-        thresholds: t, (n_queries, ReLU columns), float32 or, for bytes, uint8; None if there are no such columns.
-        weights: (ReLU columns,) float32, or int8 for bytes: signs and scales; None if there are no such columns.
-        units: float32 (n_queries, 2), of bytes: log-odds of one count of the inner product and of the ReLU sum.
+        queries: The arrays of :class:`rabtriever.index.quantization.QuantizedQueries`.
         bias: float32 (n_blocks * 64,), added to each document's score.
         live: uint8 (n_blocks * 64,), 0 for documents that must not be found.
         blocks: int64, the blocks to read, ascending.
         scores: float32 (n_queries, k), a heap of the best so far, least first; begins with -inf. Changed.
         positions: int64 (n_queries, k), those documents; begins with -1. Changed.
     """
-    found = np.empty((2, BLOCK), np.float32)
-    top = np.empty(2, np.float32)
+    found, top = np.empty((2, BLOCK), np.float32), np.empty(2, np.float32)
     for block in blocks:
-        query = 0
-        while query < len(scores):
+        for query in range(0, len(scores), 2):
             if query + 1 < len(scores):  # a pair shares what is loaded
-                block_scores(codes, inner, thresholds, weights, units, bias, block, query, 2, found, top)  # type: ignore[call-arg]
+                block_scores(codes, queries, bias, block, query, 2, found, top)  # type: ignore[call-arg]
                 _push_block(found[1], top[1], live, block, scores[query + 1], positions[query + 1])
             else:
-                block_scores(codes, inner, thresholds, weights, units, bias, block, query, 1, found, top)  # type: ignore[call-arg]
+                block_scores(codes, queries, bias, block, query, 1, found, top)  # type: ignore[call-arg]
             _push_block(found[0], top[0], live, block, scores[query], positions[query])
-            query += 2
 
 
 @njit(nogil=True, boundscheck=False)
@@ -115,53 +94,42 @@ def _heap_replace(scores: Any, positions: Any, score: Any, position: Any) -> Non
 
 @intrinsic(prefer_literal=True)
 def block_scores(
-    typingctx: Any,
-    codes: Any,
-    inner: Any,
-    thresholds: Any,
-    weights: Any,
-    units: Any,
-    bias: Any,
-    block: Any,
-    query: Any,
-    count: Any,
-    found: Any,
-    top: Any,
+    typingctx: Any, codes: Any, queries: Any, bias: Any, block: Any, query: Any, count: Any, found: Any, top: Any
 ) -> Any:
     """Writes the scores of a block's documents for ``count`` queries from ``query`` on, and each query's highest."""
-    if codes.dtype not in (types.uint8, types.uint16, types.float32):
-        raise TypingError(f"codes of {codes.dtype}")
 
     def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        def array(i: int) -> Any:
-            none = isinstance(signature.args[i], types.NoneType)
-            return None if none else context.make_array(signature.args[i])(context, b, args[i])
+        def array(kind: Any, value: Any) -> Any:
+            return None if isinstance(kind, types.NoneType) else context.make_array(kind)(context, b, value)
 
-        def size(i: int) -> Any:
-            return I64(0) if array(i) is None else cgutils.unpack_tuple(b, array(i).shape)[-1]
+        def n_columns(factors: Any) -> Any:
+            return I64(0) if factors is None else cgutils.unpack_tuple(b, factors.shape)[-1]
 
-        queries = [b.add(args[7], I64(i)) for i in range(count.literal_value)]
-        n_inner, n_relu, planes = size(1), size(2), 2 if codes.dtype == types.uint8 else 1
-        n_codes = b.mul(b.add(n_inner, n_relu), I64(BLOCK))
-        start = b.gep(array(0).data, [b.mul(args[6], n_codes)])
-        totals = [[ir.Constant(F32X16, None) for _ in range(4)] for _ in queries]
-        accumulate = _bytes if codes.dtype == types.uint8 else _floats
-        for part, width, first in ((1, n_inner, I64(0)), (2, n_relu, b.mul(n_inner, I64(BLOCK)))):
-            if array(part) is None:
+        code, offset, scores, best = (array(signature.args[i], args[i]).data for i in (0, 2, 6, 7))
+        inner, thresholds, weights, units = map(array, queries.types, cgutils.unpack_tuple(b, args[1]))
+        rows = [b.add(args[4], I64(i)) for i in range(count.literal_value)]
+        n_inner, n_relu = n_columns(inner), n_columns(thresholds)
+        start = b.gep(code, [b.mul(args[3], b.mul(b.add(n_inner, n_relu), I64(BLOCK)))])
+        totals = [[ir.Constant(F32X16, None) for _ in range(4)] for _ in rows]
+        is_bytes = codes.dtype == types.uint8
+        for part, factors, width, first in ((0, inner, n_inner, I64(0)), (1, thresholds, n_relu, n_inner)):
+            if factors is None:
                 continue
-            rows = [b.mul(i, b.mul(width, I64(planes if part == 1 else 1))) for i in queries]
-            factors = [b.gep(array(part).data, [row]) for row in rows]
-            unit = [b.load(b.gep(array(4).data, [b.add(b.mul(i, I64(2)), I64(part - 1))])) for i in queries]
-            relu = array(3).data if part == 2 else None
-            accumulate(b, b.gep(start, [first]), factors, relu, width, unit, totals)
-        _finish(b, totals, b.gep(array(5).data, [b.mul(args[6], I64(BLOCK))]), array(9), array(10))
+            length = b.mul(width, I64(2)) if is_bytes and part == 0 else width  # two planes of bytes
+            own = [b.gep(factors.data, [b.mul(row, length)]) for row in rows]
+            unit = [b.load(b.gep(units.data, [b.add(b.mul(row, I64(2)), I64(part))])) for row in rows]
+            columns, relu = b.gep(start, [b.mul(first, I64(BLOCK))]), weights.data if part else None
+            if is_bytes:
+                _bytes(b, columns, own, relu, width, unit, totals)
+            else:
+                _floats(b, columns, own, relu, width, totals)
+        _finish(b, totals, b.gep(offset, [b.mul(args[3], I64(BLOCK))]), scores, best)
         return context.get_dummy_value()
 
-    arguments = (codes, inner, thresholds, weights, units, bias, types.int64, types.int64, count, found, top)
-    return types.void(*arguments), generate
+    return types.void(codes, queries, bias, types.int64, types.int64, count, found, top), generate
 
 
-def _floats(b: Any, codes: Any, factors: list[Any], relu: Any, width: Any, units: list[Any], totals: Any) -> None:
+def _floats(b: Any, codes: Any, factors: list[Any], relu: Any, width: Any, totals: Any) -> None:
     """Adds one part of the columns to four registers of 16 documents per query.
 
     A column is a multiply-add, or a maximum and a multiply-add. ``factors`` are the queries' weights of inner products
@@ -232,7 +200,7 @@ def _finish(b: Any, totals: list[list[Any]], bias: Any, found: Any, top: Any) ->
     for query, of_query in enumerate(totals):
         values = [b.fadd(total, offset) for total, offset in zip(of_query, offsets, strict=True)]
         for i, value in enumerate(values):
-            at = b.gep(found.data, [I64(BLOCK * query + 16 * i)])
+            at = b.gep(found, [I64(BLOCK * query + 16 * i)])
             b.store(value, b.bitcast(at, F32X16.as_pointer()), align=4)
         pairs = [b.call(largest, values[:2]), b.call(largest, values[2:])]
-        b.store(b.call(reduce, [b.call(largest, pairs)]), b.gep(top.data, [I64(query)]))
+        b.store(b.call(reduce, [b.call(largest, pairs)]), b.gep(top, [I64(query)]))
