@@ -6,15 +6,14 @@ import asyncio
 from collections.abc import Iterator
 from typing import Annotated, Any, BinaryIO
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from rabtriever.data import Document
-from rabtriever.serving.errors import APIError, first_validation_error
-from rabtriever.serving.routes import error_responses, get_service
-from rabtriever.serving.schemas.native import DocumentsRequest, DocumentsResponse, NewDocument, StoredDocument
-from rabtriever.serving.service import SearchService
+from rabtriever.serving.errors import APIError, content_type, first_validation_error
+from rabtriever.serving.routes import Service, error_responses
+from rabtriever.serving.schemas.native import DocumentsRequest, DocumentsResponse, NewDocument
 
 router = APIRouter(tags=["documents"])
 Id = Annotated[str, Path(min_length=1, max_length=1000, description="The document's id; it may hold slashes.")]
@@ -32,7 +31,7 @@ CONTENT: dict[str, Any] = {"application/json": {"schema": SCHEMA}, "application/
 )
 async def add(
     request: Request,
-    service: Annotated[SearchService, Depends(get_service)],
+    service: Service,
     upsert: Annotated[bool, Query(description="The same as in the body; for uploads.")] = True,
 ) -> DocumentsResponse:
     """Adds documents, or replaces those of the same ids, in one transaction.
@@ -43,24 +42,23 @@ async def add(
     body: BinaryIO = request.scope["rabtriever.body"]
     if request.scope["rabtriever.upload"]:
         await asyncio.to_thread(_check_lines, body)
-        written = await service.write(lambda: _lines(body), upsert)
-    else:
-        if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-            raise APIError(415, "send application/json, or application/x-ndjson with a document on each line")
+        written = await service.write(lambda: (document for _, document in _lines(body)), upsert)
+    elif content_type(request.headers) == "application/json":
         parsed = await asyncio.to_thread(_parse, body.read())
         written = await service.write(lambda: (one.document() for one in parsed.documents), parsed.upsert and upsert)
+    else:
+        raise APIError(415, "send application/json, or application/x-ndjson with a document on each line")
     return DocumentsResponse(written=written, documents=await service.count())
 
 
 @router.get("/v1/documents/{id:path}", responses=error_responses(404, 422))
-async def get(id: Id, service: Annotated[SearchService, Depends(get_service)]) -> StoredDocument:  # noqa: A002
+async def get(id: Id, service: Service) -> Document:
     """Returns a document."""
-    found = await service.get(id)
-    return StoredDocument(id=found.id, title=found.title, text=found.text, metadata=dict(found.metadata))
+    return await service.get(id)
 
 
 @router.delete("/v1/documents/{id:path}", status_code=204, responses=error_responses(403, 404, 422, 507))
-async def delete(id: Id, service: Annotated[SearchService, Depends(get_service)]) -> None:  # noqa: A002
+async def delete(id: Id, service: Service) -> None:
     """Removes a document."""
     await service.delete(id)
 
@@ -73,21 +71,18 @@ def _parse(raw: bytes) -> DocumentsRequest:
 
 
 def _check_lines(body: BinaryIO) -> None:
-    """Checks every line of an upload, before anything is done.
-
-    Raises:
-        APIError: 422, a line is no document, an id comes twice, or there is no line.
-    """
+    """Raises an APIError, 422, if a line of an upload is no document, an id comes twice, or there is no line."""
     seen: set[str] = set()
-    for document in _lines(body):
+    for number, document in _lines(body):
         if document.id in seen:
-            raise APIError(422, f"line {len(seen) + 1}: its id came before", "id")
+            raise APIError(422, f"line {number}: its id came before", "id")
         seen.add(document.id)
     if not seen:
         raise APIError(422, "no document in the upload; send one a line", "body")
 
 
-def _lines(body: BinaryIO) -> Iterator[Document]:
+def _lines(body: BinaryIO) -> Iterator[tuple[int, Document]]:
+    """Yields the documents of an upload and the numbers of their lines."""
     body.seek(0)
     for number, line in enumerate(iter(lambda: body.readline(MAX_LINE_BYTES + 1), b""), 1):
         if len(line) > MAX_LINE_BYTES:
@@ -95,7 +90,7 @@ def _lines(body: BinaryIO) -> Iterator[Document]:
         if not line.strip():
             continue
         try:
-            yield NewDocument.model_validate_json(line).document()
+            yield number, NewDocument.model_validate_json(line).document()
         except ValidationError as error:
             param, message = first_validation_error(error.errors(include_input=False))
             raise APIError(422, f"line {number}: {param}: {message}", param) from None

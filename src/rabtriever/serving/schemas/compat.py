@@ -65,19 +65,13 @@ class RerankRequest(CompatRequest):
         return text if isinstance(text, str) and text.strip() else json.dumps(document, ensure_ascii=False)
 
 
-class RerankedText(BaseModel):
-    """A document's text."""
-
-    text: str
-
-
 class RerankResult(BaseModel):
     """A document's score."""
 
     index: int = Field(description="Its position in the request.")
     relevance_score: float = Field(description="Calibrated probability that it is relevant to the query.")
     log_odds: float
-    document: RerankedText | None = None
+    document: dict[str, str] | None = Field(None, description="Its text, if asked for.")
 
 
 class Usage(BaseModel):
@@ -85,6 +79,11 @@ class Usage(BaseModel):
 
     prompt_tokens: int
     total_tokens: int
+
+    @classmethod
+    def of(cls, tokens: int) -> Usage:
+        """Returns what another service would report of so many tokens."""
+        return cls(prompt_tokens=tokens, total_tokens=tokens)
 
 
 class RerankResponse(BaseModel):
