@@ -8,7 +8,7 @@ from serving.conftest import running
 from rabtriever.index import Index
 from rabtriever.serving import service
 from rabtriever.serving.config import ServerLimits
-from rabtriever.serving.routes import documents as module
+from rabtriever.serving.routes import native as module
 
 NEW = {
     "id": "a/b 'c'?",

@@ -25,7 +25,7 @@ from rabtriever.serving.config import ServerConfig
 from rabtriever.serving.errors import APIError, answer_error
 from rabtriever.serving.metrics import Metrics
 from rabtriever.serving.middleware import RequestMiddleware
-from rabtriever.serving.routes import compat, documents, search, status
+from rabtriever.serving.routes import compat, native, status
 from rabtriever.serving.service import SearchService
 
 DOCUMENT_CACHE_SIZE = 100_000  # documents
@@ -72,7 +72,7 @@ def make_app(config: ServerConfig, failed: Callable[[str], None], index: Index |
     app.state.service, app.state.metrics = None, metrics
     keys = APIKeys(config.keys)
     secured = [Security(HTTPBearer(auto_error=False))] if keys else []  # for the documentation; the middleware checks
-    for part in (search, compat, documents, status):
+    for part in (native, compat, status):
         app.include_router(part.router, dependencies=secured)
     app.include_router(status.public_router)
     app.mount("/page", status.Page(directory=status.PAGE), name="page")

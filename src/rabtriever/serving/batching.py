@@ -22,17 +22,39 @@ PARALLEL_BATCHES = 2  # batches of queries that are encoded, or retrieved, side 
 MAX_SLICE_TOKENS = 256  # document tokens that the LLM reads before other requests have their turn
 
 
+@dataclass(eq=False)
+class _Pending:
+    """Texts to encode or vectors to retrieve for, and those who wait for the result and the seconds that it took."""
+
+    texts: Sequence[str]
+    tokens: int = 0
+    vectors: np.ndarray | None = None
+    futures: list[asyncio.Future[Any]] = field(default_factory=list)
+    since: float = field(default_factory=perf_counter)
+
+    @property
+    def abandoned(self) -> bool:
+        return all(future.cancelled() for future in self.futures)
+
+
 class _Batcher:
     """A queue from which at most ``PARALLEL_BATCHES`` batches are run at a time."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, stage: str, metrics: Metrics) -> None:
+        self._stage, self._metrics = stage, metrics
         self._queue: dict[Any, Any] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def _next_batch(self) -> Coroutine[Any, Any, None]:
         """Takes a batch from the queue, and returns what runs it."""
         raise NotImplementedError
+
+    async def _result(self, pending: _Pending) -> Any:  # noqa: ANN401
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        pending.futures.append(future)
+        loop.call_soon(self._start)  # after the others of the same request, or encoded in the same batch
+        return await future
 
     def _start(self) -> None:
         while self._queue and len(self._tasks) < PARALLEL_BATCHES:
@@ -41,38 +63,18 @@ class _Batcher:
             task.add_done_callback(self._tasks.discard)
             task.add_done_callback(lambda _: self._start())
 
-    async def _run(
-        self,
-        stage: str,
-        futures: Sequence[asyncio.Future[Any]],
-        pool: WorkerPool,
-        work: Callable[..., Any],
-        *args: object,
-    ) -> None:
-        """Gives each future its result of ``work(*args)``, with the seconds that the batch took."""
+    async def _run(self, batch: list[_Pending], pool: WorkerPool, work: Callable[..., Any], *args: object) -> None:
+        """Answers each of a batch by its row of ``work(*args)``."""
         try:
             results, seconds = await pool.run(_timed, work, *args)
         except Exception as error:
-            for future in futures:
-                if not future.cancelled():
-                    future.set_exception(error)
-                    future.exception()  # all who waited may have left
+            for future in (future for pending in batch for future in pending.futures if not future.cancelled()):
+                future.set_exception(error)
         else:
-            for future, result in zip(futures, results, strict=True):
-                if not future.cancelled():
+            for pending, result in zip(batch, results, strict=True):
+                for future in (future for future in pending.futures if not future.cancelled()):
                     future.set_result((result, seconds))
-            self._metrics.stages.labels(stage).observe(seconds)
-
-
-@dataclass(eq=False)
-class _PendingQuery:
-    """A query to encode."""
-
-    text: str
-    tokens: int
-    encoded: asyncio.Future[tuple[np.ndarray, float]]
-    waiters: int = 0
-    since: float = field(default_factory=perf_counter)
+            self._metrics.stages.labels(self._stage).observe(seconds)
 
 
 class QueryBatcher(_Batcher):
@@ -89,62 +91,45 @@ class QueryBatcher(_Batcher):
     """
 
     def __init__(self, encode: Callable[[Sequence[str]], np.ndarray], max_tokens: int, metrics: Metrics) -> None:
-        super().__init__(metrics)
+        super().__init__("encode", metrics)
         self._encode, self._max_tokens = encode, max_tokens
         self._all_cores = WorkerPool("encode")
         self._half_cores = WorkerPool(thread_pool(PARALLEL_BATCHES, max(1, available_cores() // PARALLEL_BATCHES)))
-        self._in_progress: dict[str, _PendingQuery] = {}
+        self._in_progress: dict[str, _Pending] = {}
 
     async def __call__(self, text: str, tokens: int) -> tuple[np.ndarray, float]:
         """Returns the encoding, float32 (dim,), of a query of so many tokens, and the seconds that its batch took."""
-        query = self._in_progress.get(text) or self._queue.get(text)
-        if query is None:
-            loop = asyncio.get_running_loop()
-            query = self._queue[text] = _PendingQuery(text, tokens, loop.create_future())
-            loop.call_soon(self._start)  # after the other queries of the same request
-        query.waiters += 1
-        try:
-            return await asyncio.shield(query.encoded)
-        finally:
-            query.waiters -= 1
-            if not query.waiters and self._queue.get(text) is query:
-                del self._queue[text]
+        query = self._in_progress.get(text) or self._queue.setdefault(text, _Pending([text], tokens))
+        return await self._result(query)
 
     def _next_batch(self) -> Coroutine[Any, Any, None]:
-        waiting: list[_PendingQuery] = list(self._queue.values())
+        waiting: dict[str, _Pending] = {text: query for text, query in self._queue.items() if not query.abandoned}
         pool = self._all_cores if not self._tasks and len(waiting) == 1 else self._half_cores
-        share = sum(query.tokens for query in waiting) / (PARALLEL_BATCHES - len(self._tasks))
-        batch: list[_PendingQuery] = []
-        total = 0
-        for query in waiting:
+        share = sum(query.tokens for query in waiting.values()) / (PARALLEL_BATCHES - len(self._tasks))
+        batch, total = dict[str, _Pending](), 0
+        for text, query in waiting.items():
             total += query.tokens
             if batch and total > min(self._max_tokens, share):
                 break
-            batch.append(self._queue.pop(query.text))
+            batch[text] = query
+        self._queue = {text: query for text, query in waiting.items() if text not in batch}
         return self._encode_batch(batch, pool)
 
-    async def _encode_batch(self, batch: list[_PendingQuery], pool: WorkerPool) -> None:
+    async def _encode_batch(self, batch: dict[str, _Pending], pool: WorkerPool) -> None:
+        if not batch:
+            return
         self._metrics.batch.observe(len(batch))
-        self._in_progress |= {query.text: query for query in batch}
-        for query in batch:
+        self._in_progress |= batch
+        for query in batch.values():
             self._metrics.stages.labels("queue").observe(perf_counter() - query.since)
-        texts = [query.text for query in batch]
-        await self._run("encode", [query.encoded for query in batch], pool, self._encode, texts)
-        for text in texts:
+        await self._run(list(batch.values()), pool, self._encode, list(batch))
+        for text in batch:
             del self._in_progress[text]
 
     def close(self) -> None:
         """Ends the threads."""
         self._all_cores.close()
         self._half_cores.close()
-
-
-class _PendingScan(NamedTuple):
-    """Encoded queries of one request to retrieve documents for."""
-
-    texts: Sequence[str]
-    vectors: np.ndarray
-    hits: asyncio.Future[tuple[list[list[Hit]], float]]
 
 
 class ScanBatcher(_Batcher):
@@ -158,29 +143,26 @@ class ScanBatcher(_Batcher):
     """
 
     def __init__(self, retrieve: Retrieve, metrics: Metrics) -> None:
-        super().__init__(metrics)
+        super().__init__("scan", metrics)
         self._retrieve, self._pool = retrieve, WorkerPool("scan", PARALLEL_BATCHES)
 
     async def __call__(
         self, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions
     ) -> tuple[list[list[Hit]], float]:
         """Returns the hits of n queries with vectors float32 (n, dim), and the seconds that their batch took."""
-        loop = asyncio.get_running_loop()
-        scan = _PendingScan(texts, vectors, loop.create_future())
+        scan = _Pending(texts, vectors=vectors)
         self._queue.setdefault(options, []).append(scan)
-        loop.call_soon(self._start)  # after the others whose queries were encoded in the same batch
-        return await scan.hits
+        return await self._result(scan)
 
     def _next_batch(self) -> Coroutine[Any, Any, None]:
         options = next(iter(self._queue))
-        return self._scan_batch(self._queue.pop(options), options)
+        return self._scan_batch([scan for scan in self._queue.pop(options) if not scan.abandoned], options)
 
-    async def _scan_batch(self, waiting: list[_PendingScan], options: SearchOptions) -> None:
-        batch = [scan for scan in waiting if not scan.hits.cancelled()]
+    async def _scan_batch(self, batch: list[_Pending], options: SearchOptions) -> None:
         if batch:
-            await self._run("scan", [scan.hits for scan in batch], self._pool, self._retrieve_all, batch, options)
+            await self._run(batch, self._pool, self._retrieve_all, batch, options)
 
-    def _retrieve_all(self, batch: list[_PendingScan], options: SearchOptions) -> list[list[list[Hit]]]:
+    def _retrieve_all(self, batch: list[_Pending], options: SearchOptions) -> list[list[list[Hit]]]:
         texts = [text for scan in batch for text in scan.texts]
         hits = iter(self._retrieve(texts, np.concatenate([scan.vectors for scan in batch]), options))
         return [list(islice(hits, len(scan.texts))) for scan in batch]

@@ -62,6 +62,7 @@ ERRORS = {
         ErrorKind(507, "storage_error", "The index cannot be written; nothing was changed", StorageError),
     )
 }
+HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 413: {"Connection": "close"}}
 BY_EXCEPTION = {kind.raised: kind for kind in ERRORS.values() if kind.raised}
 
 
@@ -70,25 +71,16 @@ class APIError(Exception):
 
     Args:
         status: HTTP status.
-        message: One line for the client; the status's description if None.
+        message: One line for the client; the status's description if empty.
         param: The field that is wrong.
         retry_after: Seconds after which the request may succeed.
-        headers: Further headers.
     """
 
-    def __init__(
-        self,
-        status: int,
-        message: str | None = None,
-        param: str | None = None,
-        *,
-        retry_after: int | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> None:
+    def __init__(self, status: int, message: str = "", param: str | None = None, retry_after: int = 0) -> None:
         self.kind = ERRORS.get(status) or ErrorKind(status, "server_error", "The request failed")
         self.status, self.message, self.param = status, message or self.kind.description, param
         super().__init__(self.message)
-        self.headers = dict(headers or {}) | ({"Retry-After": str(retry_after)} if retry_after else {})
+        self.headers = dict(HEADERS.get(status, {})) | ({"Retry-After": str(retry_after)} if retry_after else {})
 
     @classmethod
     def of(cls, error: Exception) -> APIError:
@@ -96,9 +88,8 @@ class APIError(Exception):
         if isinstance(error, cls):
             return error
         kind = next((BY_EXCEPTION[base] for base in type(error).__mro__ if base in BY_EXCEPTION), ERRORS[500])
-        message = str(error) if kind.status < 500 else None
-        retry_after = 1 if kind.raised is BusyError else None
-        return cls(kind.status, message, getattr(error, "param", None), retry_after=retry_after)
+        message = str(error) if kind.status < 500 else ""
+        return cls(kind.status, message, getattr(error, "param", None), retry_after=int(kind.raised is BusyError))
 
     def response(self, path: str) -> JSONResponse:
         """Returns the answer: OpenAI's shape with Cohere's ``message``, or on TEI's path TEI's."""
@@ -133,11 +124,12 @@ def _invalid_request(request: Request, error: RequestValidationError) -> APIErro
 def _http_error(request: Request, error: HTTPException) -> APIError:
     if error.status_code == 400:  # FastAPI's for a body that Python's parser gives up on
         return APIError(422, "body: no JSON that can be read", "body")
-    headers = dict(error.headers or {})
+    answer = APIError(error.status_code, str(error.detail))
+    answer.headers |= dict(error.headers or {})
     methods = request.app.openapi()["paths"].get(getattr(request.scope.get("route"), "path_format", None))
     if error.status_code == 405 and methods:  # Starlette names only those of the path's first route
-        headers["Allow"] = ", ".join(methods).upper()
-    return APIError(error.status_code, str(error.detail), headers=headers)
+        answer.headers["Allow"] = ", ".join(methods).upper()
+    return answer
 
 
 def content_type(headers: Headers) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
@@ -33,15 +31,6 @@ class Metrics:
         self.batch = histogram("query_batch_size", "Queries that are encoded together", buckets=SIZES)
         self.tokens = counter("tokens", "Tokens of the texts of requests: query, document", ["side"])
         self.truncated = counter("truncations", "Texts truncated to their budget: query, document", ["side"])
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Observes the seconds of a stage."""
-        started = perf_counter()
-        try:
-            yield
-        finally:
-            self.stages.labels(name).observe(perf_counter() - started)
 
     def text(self) -> bytes:
         """Returns the exposition format."""

@@ -37,12 +37,7 @@ class RequestMiddleware:
     """An ASGI middleware around the whole application.
 
     A body is received completely before anything begins, a large one to disk, so that a slow client delays nobody.
-
-    Args:
-        app: The application.
-        config: The server's options.
-        keys: The API keys; without any, everyone may read and write.
-        metrics: Where requests are counted.
+    Without keys, everyone may read and write.
     """
 
     def __init__(self, app: ASGIApp, config: ServerConfig, keys: APIKeys, metrics: Metrics) -> None:
@@ -87,8 +82,7 @@ class RequestMiddleware:
             return
         roles = self.keys.roles(headers.get("authorization", ""))
         if not roles:
-            message, challenge = "no valid API key; send `Authorization: Bearer KEY`", {"WWW-Authenticate": "Bearer"}
-            raise APIError(401, message, headers=challenge)
+            raise APIError(401, "no valid API key; send `Authorization: Bearer KEY`")
         if scope["method"] not in ("GET", "HEAD", "OPTIONS") and path.startswith(WRITE_PREFIX) and "write" not in roles:
             raise APIError(403, "this API key may read, not write")
 
@@ -98,7 +92,7 @@ class RequestMiddleware:
         upload = content_type(headers) == UPLOAD_TYPE and path.startswith(WRITE_PREFIX)
         megabytes = 0 if _is_public(path) else limits.upload_mb if upload else limits.body_mb
         size, more, end = int(headers.get("content-length", 0)), True, perf_counter() + limits.timeout
-        too_large = APIError(413, f"more than {megabytes} MB; send less at a time", headers={"Connection": "close"})
+        too_large = APIError(413, f"more than {megabytes} MB; send less at a time")
         if size > megabytes * 2**20:
             raise too_large
         while more:

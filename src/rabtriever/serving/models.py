@@ -24,10 +24,6 @@ class Models:
 
     Queries are encoded in batches, in threads of their own; documents are encoded, and pairs reranked, in another
     thread, a few hundred tokens at a time. Texts of zero tokens raise an InputError.
-
-    Args:
-        retriever: With the reranker, if there is one.
-        metrics: Where counts and times are exported.
     """
 
     def __init__(self, retriever: Rabtriever, metrics: Metrics) -> None:
@@ -85,18 +81,14 @@ class Models:
     async def rerank(
         self, queries: Sequence[str], documents: Sequence[str], pairs: np.ndarray, counts: TokenCounts
     ) -> np.ndarray:
-        """Returns the reranker's log-odds, float32 (n,), of pairs, scored slice by slice, grouped by document.
+        """Returns the reranker's log-odds, float32 (n,), of pairs, int64 (n, 2) positions in queries and documents.
 
-        Args:
-            queries: Texts.
-            documents: Texts.
-            pairs: int64 (n, 2) of (query, document) positions.
-            counts: Sizes of the documents.
+        They are scored slice by slice, grouped by document; ``counts`` are the sizes of the documents.
         """
         score = self.require_reranker("rerank").score
         log_odds = np.empty(len(pairs), np.float32)
         order = np.lexsort((pairs[:, 0], pairs[:, 1]))
-        with self._metrics.stage("rerank"):
+        with self._metrics.stages.labels("rerank").time():
             for part in slices([counts.used[document] for document in pairs[order, 1]]):
                 rows = order[part]
                 log_odds[rows] = (await self._llm_pool.run(score, queries, documents, pairs[rows])).log_odds

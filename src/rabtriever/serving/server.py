@@ -46,7 +46,8 @@ def serve(config: ServerConfig, host: str, port: int, listening: Callable[[str],
         raise InputError("--cors *: any web page could use the index; give API keys (--keys), or name the origins")
     if config.workers < 1:
         raise InputError(f"--workers {config.workers}: at least 1")
-    find_retriever(config.model or Table.open(config.uri).model_folder())
+    table = Table.open(config.uri)
+    find_retriever(config.model or table.model_folder())
     with _listen(host, port) as listener:
         name, number = listener.getsockname()[:2]
         listening(f"http://{f'[{name}]' if ':' in name else name}:{number}")
@@ -57,13 +58,15 @@ def serve(config: ServerConfig, host: str, port: int, listening: Callable[[str],
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port < 2**16:  # getaddrinfo would take the remainder
+        raise InputError(f"--port {port}: a port is a number from 0 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         if os.name == "posix":  # elsewhere it would let two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise InputError(f"--host {host} --port {port}: cannot listen there ({error}); choose another") from None
     return listener
 

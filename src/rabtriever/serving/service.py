@@ -51,11 +51,6 @@ class SearchService:
 
     An APIError, 429, says that too many wait, and 422 that there is no reranker. The library's errors pass through;
     :mod:`rabtriever.serving.errors` says how they are answered.
-
-    Args:
-        index: The index, opened to write.
-        limits: Bounds of requests.
-        metrics: Where counts and times are exported.
     """
 
     def __init__(self, index: Index, limits: ServerLimits, metrics: Metrics) -> None:
@@ -146,14 +141,11 @@ class SearchService:
         return vectors, sum(counts.used)
 
     async def write(self, documents: Callable[[], Iterable[Document]], replace: bool) -> int:
-        """Adds documents in one transaction, visible when this returns.
+        """Adds documents in one transaction, visible when this returns, and returns their number.
 
         Args:
             documents: Returns them, each time it is called.
             replace: Whether they may replace those of the same ids.
-
-        Returns:
-            Their number.
         """
         with self._writes.acquire(), tempfile.TemporaryFile() as latents:
             stream, count = iter(documents()), 0
@@ -201,7 +193,7 @@ class SearchService:
             change(*args)
             _attempt(self.index.warm, "opened after a change")  # else the next search tries again
 
-        with self._metrics.stage("write"):
+        with self._metrics.stages.labels("write").time():
             await self._write_pool.run_uncancellable(change_and_warm)
         self._writes_since_optimize += 1
         if self._writes_since_optimize >= WRITES_BEFORE_OPTIMIZE:

@@ -18,13 +18,7 @@ Result = TypeVar("Result")
 
 
 class ConcurrencyLimiter:
-    """A bounded number of requests of one kind that wait or are in progress.
-
-    Args:
-        kind: Its label in the metrics.
-        capacity: The bound.
-        metrics: Where the number is exported.
-    """
+    """A bounded number of requests of one kind that wait or are in progress."""
 
     def __init__(self, kind: str, capacity: int, metrics: Metrics) -> None:
         self.capacity, self.in_use, self._seconds = capacity, 0, 1.0

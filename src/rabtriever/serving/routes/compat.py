@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import uuid
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from rabtriever.serving.models import Kind
 from rabtriever.serving.routes import Service, error_responses
@@ -21,21 +21,31 @@ from rabtriever.serving.schemas.compat import (
     TEIResult,
     Usage,
 )
-from rabtriever.serving.service import SearchService
 
 router = APIRouter()
 
 
 @router.post("/v1/rerank", tags=["rerank"], response_model_exclude_none=True, responses=error_responses(415, 422))
-async def rerank_v1(body: RerankRequest, service: Service) -> RerankResponse:
-    """Scores the documents of the request."""
-    return await _rerank(body, service, "1")
-
-
 @router.post("/v2/rerank", tags=["rerank"], response_model_exclude_none=True, responses=error_responses(415, 422))
-async def rerank_v2(body: RerankRequest, service: Service) -> RerankResponse:
+async def rerank(request: Request, body: RerankRequest, service: Service) -> RerankResponse:
     """Scores the documents of the request."""
-    return await _rerank(body, service, "2")
+    texts = body.contents()
+    scored, tokens = await service.score(body.query, texts, body.model, body.max_tokens_per_doc or 0)
+    results = [
+        RerankResult(
+            index=row.position,
+            relevance_score=row.probability,
+            log_odds=row.log_odds,
+            document={"text": texts[row.position]} if body.return_documents else None,
+        )
+        for row in scored[: body.top_n or None]
+    ]
+    meta = {
+        "api_version": {"version": request.scope["route"].path[2]},
+        "billed_units": {"search_units": 1},
+        "tokens": {"input_tokens": tokens, "output_tokens": 0},
+    }
+    return RerankResponse(id=str(uuid.uuid4()), model=body.model, results=results, usage=Usage.of(tokens), meta=meta)
 
 
 @router.post("/rerank", tags=["rerank"], responses=error_responses(415, 422, model=TEIErrorResponse))
@@ -50,26 +60,6 @@ async def rerank_tei(body: TEIRequest, service: Service) -> list[TEIResult]:
         )
         for row in scored
     ]
-
-
-async def _rerank(body: RerankRequest, service: SearchService, version: str) -> RerankResponse:
-    texts = body.contents()
-    scored, tokens = await service.score(body.query, texts, body.model, body.max_tokens_per_doc or 0)
-    results = [
-        RerankResult(
-            index=row.position,
-            relevance_score=row.probability,
-            log_odds=row.log_odds,
-            document={"text": texts[row.position]} if body.return_documents else None,
-        )
-        for row in scored[: body.top_n or None]
-    ]
-    meta = {
-        "api_version": {"version": version},
-        "billed_units": {"search_units": 1},
-        "tokens": {"input_tokens": tokens, "output_tokens": 0},
-    }
-    return RerankResponse(id=str(uuid.uuid4()), model=body.model, results=results, usage=Usage.of(tokens), meta=meta)
 
 
 @router.post("/v1/embeddings", tags=["embeddings"], responses=error_responses(415, 422))

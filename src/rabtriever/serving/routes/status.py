@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from rabtriever.serving.schemas.native import MAX_HITS, MAX_QUERIES, MAX_TEXTS
 
 router = APIRouter(tags=["status"])
 public_router = APIRouter(tags=["status"])  # needs no key
-PAGE = Path(str(files("rabtriever.serving"))) / "page"
+PAGE = Path(__file__).parents[1] / "page"
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rabtriever.serving.schemas.native import (
     MAX_FIELDS,
+    MAX_TEXT_LENGTH,
     MAX_TEXTS,
     LimitedText,
     NonBlankText,
     NonNegativeInt,
+    Texts,
     invalid,
     one_of,
 )
@@ -35,9 +37,7 @@ class RerankRequest(CompatRequest):
     model: Scorer = Field("retriever", description="What scores; the reranker reads every pair with the LLM.")
     query: NonBlankText
     documents: list[NonBlankText | dict[str, Any]] | None = Field(None, min_length=1, max_length=MAX_TEXTS)
-    texts: list[NonBlankText] | None = Field(
-        None, min_length=1, max_length=MAX_TEXTS, description="The same as documents."
-    )
+    texts: Texts | None = Field(None, description="The same as documents.")
     top_n: NonNegativeInt | None = Field(None, description="How many to return; all if missing or 0.")
     return_documents: bool | None = False
     rank_fields: list[LimitedText] | None = Field(
@@ -51,6 +51,8 @@ class RerankRequest(CompatRequest):
     def _has_documents(self) -> RerankRequest:
         if self.documents is None and self.texts is None:
             raise invalid("give documents, or texts")
+        if any(len(text) > MAX_TEXT_LENGTH for text in self.contents()):
+            raise invalid(f"documents: one of more than {MAX_TEXT_LENGTH} characters")
         return self
 
     def contents(self) -> list[str]:
@@ -100,7 +102,7 @@ class TEIRequest(CompatRequest):
     """Text Embeddings Inference's shape."""
 
     query: NonBlankText
-    texts: list[NonBlankText] = Field(min_length=1, max_length=MAX_TEXTS)
+    texts: Texts
     raw_scores: bool = Field(False, description="Log-odds instead of probabilities.")
     return_text: bool = False
     truncate: bool | None = Field(False, description="Texts are truncated to the model's budget in any case.")
@@ -129,7 +131,7 @@ class EmbeddingsRequest(CompatRequest):
     """OpenAI's shape."""
 
     model: Literal["rabtriever-query", "rabtriever-document"]
-    input: NonBlankText | Annotated[list[NonBlankText], Field(min_length=1, max_length=MAX_TEXTS)]
+    input: NonBlankText | Texts
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: None = Field(None, description="Vectors have one size only.")
 

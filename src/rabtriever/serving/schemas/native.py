@@ -53,6 +53,7 @@ LimitedText = Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH)]
 NonBlankText = Annotated[LimitedText, AfterValidator(_not_blank), NON_BLANK]
 Identifier = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_not_blank), NON_BLANK]
 NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_integer)]
+Texts = Annotated[list[NonBlankText], Field(min_length=1, max_length=MAX_TEXTS)]
 HitCount = Annotated[int, Field(ge=1, le=MAX_HITS), BeforeValidator(_integer)]
 
 
