@@ -6,9 +6,9 @@ import pytest
 from serving.conftest import running
 
 from rabtriever.index import Index
-from rabtriever.serving import writer
+from rabtriever.serving import service
 from rabtriever.serving.config import ServerLimits
-from rabtriever.serving.routes import documents as module
+from rabtriever.serving.routes import native as module
 
 NEW = {
     "id": "a/b 'c'?",
@@ -61,6 +61,8 @@ def test_an_upload_is_there_whole_or_not_at_all(live):
     ]:
         answer = upload(live, [*[{**line, "text": "other"} for line in lines], bad])
         assert answer.status_code == 422 and answer.json()["message"].startswith(message)
+    answer = upload(live, [lines[0], "\n", lines[1], lines[0]])
+    assert answer.json()["message"] == "line 4: its id came before"  # blank lines count
     assert upload(live, []).status_code == 422
     assert upload(live, lines[:1], "/v1/documents?upsert=false").status_code == 409
     assert upload(live, [{"_id": "beir", "text": "rain"}], "/v1/documents?upsert=false").json()["written"] == 1
@@ -128,7 +130,7 @@ def test_a_change_is_answered_although_the_next_search_could_not_be_prepared(liv
 
 
 def test_the_index_is_tidied_after_some_changes(index, monkeypatch):
-    monkeypatch.setattr(writer, "WRITES_BEFORE_OPTIMIZE", 5)
+    monkeypatch.setattr(service, "WRITES_BEFORE_OPTIMIZE", 5)
     with running(index) as live:
         for i in range(6):
             live.post("/v1/documents", documents=[{"id": f"new{i}", "text": "rain"}])

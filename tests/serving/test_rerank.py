@@ -61,6 +61,8 @@ def test_teis_shape(standing):
         ("/v1/rerank", {"query": "a", "documents": [3]}, "documents.0"),
         ("/v1/rerank", {"query": "a", "documents": ["b", " "]}, "documents.1"),
         ("/v1/rerank", {"query": "a", "documents": ["b"] * 1001}, "documents"),
+        ("/v1/rerank", {"query": "a", "documents": ["b" * 100_001]}, "documents.0"),
+        ("/v1/rerank", {"query": "a", "documents": [{"text": "b" * 100_001}]}, "body"),
         ("/v2/rerank", {"query": "a", "documents": ["b"], "model": "rerank-v3.5"}, "model"),
         ("/v2/rerank", {"query": " ", "documents": ["b"]}, "query"),
         ("/v2/rerank", {"query": "a", "documents": ["\x1c"], "max_tokens_per_doc": 5}, "documents.0"),

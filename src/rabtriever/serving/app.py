@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
 
-from fastapi import FastAPI, Request, Security
+from fastapi import FastAPI, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from rabtriever import __version__
@@ -27,17 +22,14 @@ from rabtriever.index.table import Table
 from rabtriever.retriever import Rabtriever
 from rabtriever.serving.auth import APIKeys
 from rabtriever.serving.config import ServerConfig
-from rabtriever.serving.errors import APIError, first_validation_error
+from rabtriever.serving.errors import APIError, answer_error
 from rabtriever.serving.metrics import Metrics
-from rabtriever.serving.middleware import RequestMiddleware, log_fault
-from rabtriever.serving.routes import documents, embeddings, rerank, search, status
+from rabtriever.serving.middleware import RequestMiddleware
+from rabtriever.serving.routes import compat, native, status
 from rabtriever.serving.service import SearchService
 
-CONFIG = "RABTRIEVER_SERVER_CONFIG"  # in the environment of worker processes
-FAILED = "failed.txt"  # where a worker process leaves the reason, for its parent
 DOCUMENT_CACHE_SIZE = 100_000  # documents
 KV_CACHE_BYTES = 2**28
-LOGGING: dict[str, Any] = {"level": logging.INFO, "format": "%(asctime)s %(message)s"}
 logger = logging.getLogger("rabtriever.serving")
 
 
@@ -54,13 +46,13 @@ def make_app(config: ServerConfig, failed: Callable[[str], None], index: Index |
     """
     metrics = Metrics()
 
+    def load() -> SearchService:
+        service = SearchService(index or open_index(config), config.limits, metrics)
+        service.warm()
+        return service
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        def load() -> SearchService:
-            service = SearchService(index or open_index(config), config.limits, metrics)
-            service.warm()
-            return service
-
         async def get_ready() -> None:
             try:
                 app.state.service = await asyncio.to_thread(load)
@@ -75,79 +67,22 @@ def make_app(config: ServerConfig, failed: Callable[[str], None], index: Index |
         if service:
             await asyncio.to_thread(service.close)
 
-    app = FastAPIOffline(
-        redoc_url=None,
-        title="Rabtriever",
-        version=__version__,
-        summary="Search by an LLM reranker's judgement.",
-        lifespan=lifespan,
-    )
+    summary = "Search by an LLM reranker's judgement."
+    app = FastAPIOffline(redoc_url=None, title="Rabtriever", version=__version__, summary=summary, lifespan=lifespan)
     app.state.service, app.state.metrics = None, metrics
-    keys = APIKeys.load(config.keys)
+    keys = APIKeys(config.keys)
     secured = [Security(HTTPBearer(auto_error=False))] if keys else []  # for the documentation; the middleware checks
-    for part in (search, rerank, documents, embeddings, status):
+    for part in (native, compat, status):
         app.include_router(part.router, dependencies=secured)
-    app.include_router(status.open_router)
+    app.include_router(status.public_router)
     app.mount("/page", status.Page(directory=status.PAGE), name="page")
-    app.add_exception_handler(APIError, _api_error)
-    app.add_exception_handler(InputError, _library_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _fault)
+    for kind in (APIError, InputError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, answer_error)
     wrapped: ASGIApp = RequestMiddleware(app, config, keys, metrics)
     if config.cors:
-        wrapped = CORSMiddleware(
-            wrapped, allow_origins=config.cors, allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"]
-        )
+        methods = ["GET", "POST", "DELETE"]
+        wrapped = CORSMiddleware(wrapped, allow_origins=config.cors, allow_methods=methods, allow_headers=["*"])
     return wrapped
-
-
-async def _api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, APIError)
-    return error.response(request.scope["path"])
-
-
-async def _library_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, InputError)
-    answer = APIError.of(error)
-    if answer.status >= 500 and not answer.kind.retry_after:
-        log_fault(request.scope, error)
-    return await _api_error(request, answer)
-
-
-async def _validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if request.method == "POST" and kind != "application/json" and not request.scope["rabtriever.upload"]:
-        return await _api_error(request, APIError(415, "send application/json"))
-    param, message = first_validation_error(error.errors())
-    return await _api_error(request, APIError(422, f"{param}: {message}", param))
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == 400:  # FastAPI's for a body that Python's parser gives up on
-        return await _api_error(request, APIError(422, "body: no JSON that can be read", "body"))
-    headers = dict(error.headers or {})
-    path = getattr(request.scope.get("route"), "path_format", None)
-    if error.status_code == 405 and path in request.app.openapi()["paths"]:  # Starlette knows only the first route's
-        headers["Allow"] = ", ".join(method.upper() for method in request.app.openapi()["paths"][path])
-    return await _api_error(request, APIError(error.status_code, str(error.detail), headers=headers))
-
-
-async def _fault(request: Request, error: Exception) -> Response:
-    return await _api_error(request, APIError(500))
-
-
-def worker_app() -> ASGIApp:
-    """Builds the application of a worker process, whose options its parent left in the environment."""
-    logging.basicConfig(**LOGGING)
-
-    def failed(reason: str) -> None:
-        (Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / FAILED).write_text(reason, encoding="utf-8")
-        os.kill(os.getppid(), signal.SIGTERM)  # it would start new workers for ever
-
-    return make_app(ServerConfig.from_json(os.environ[CONFIG]), failed)
 
 
 def open_index(config: ServerConfig) -> Index:

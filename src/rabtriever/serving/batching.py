@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from time import perf_counter
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rabtriever.index import Hit
 from rabtriever.index.search import SearchOptions
 from rabtriever.serving.metrics import Metrics
-from rabtriever.serving.workers import WorkerPool, timed
+from rabtriever.serving.workers import WorkerPool
 from rabtriever.threads import available_cores, thread_pool
 
 Retrieve = Callable[[Sequence[str], np.ndarray, SearchOptions], list[list[Hit]]]
@@ -21,18 +23,61 @@ MAX_SLICE_TOKENS = 256  # document tokens that the LLM reads before other reques
 
 
 @dataclass(eq=False)
-class _PendingQuery:
-    """A query to encode."""
+class _Pending:
+    """Texts to encode or vectors to retrieve for, and those who wait for the result and the seconds that it took."""
 
-    text: str
-    tokens: int
-    row: asyncio.Future[np.ndarray]
-    waiters: int = 0
+    texts: Sequence[str]
+    tokens: int = 0
+    vectors: np.ndarray | None = None
+    futures: list[asyncio.Future[Any]] = field(default_factory=list)
     since: float = field(default_factory=perf_counter)
-    seconds: float = 0.0  # that its batch took
+
+    @property
+    def abandoned(self) -> bool:
+        return all(future.cancelled() for future in self.futures)
 
 
-class QueryBatcher:
+class _Batcher:
+    """A queue from which at most ``PARALLEL_BATCHES`` batches are run at a time."""
+
+    def __init__(self, stage: str, metrics: Metrics) -> None:
+        self._stage, self._metrics = stage, metrics
+        self._queue: dict[Any, Any] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def _next_batch(self) -> Coroutine[Any, Any, None]:
+        """Takes a batch from the queue, and returns what runs it."""
+        raise NotImplementedError
+
+    async def _result(self, pending: _Pending) -> Any:  # noqa: ANN401
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        pending.futures.append(future)
+        loop.call_soon(self._start)  # after the others of the same request, or encoded in the same batch
+        return await future
+
+    def _start(self) -> None:
+        while self._queue and len(self._tasks) < PARALLEL_BATCHES:
+            task = asyncio.create_task(self._next_batch())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(lambda _: self._start())
+
+    async def _run(self, batch: list[_Pending], pool: WorkerPool, work: Callable[..., Any], *args: object) -> None:
+        """Answers each of a batch by its row of ``work(*args)``."""
+        try:
+            results, seconds = await pool.run(_timed, work, *args)
+        except Exception as error:
+            for future in (future for pending in batch for future in pending.futures if not future.cancelled()):
+                future.set_exception(error)
+        else:
+            for pending, result in zip(batch, results, strict=True):
+                for future in (future for future in pending.futures if not future.cancelled()):
+                    future.set_result((result, seconds))
+            self._metrics.stages.labels(self._stage).observe(seconds)
+
+
+class QueryBatcher(_Batcher):
     """Encodes queries together: those that arrive while others are encoded are the next batch, up to a token budget.
 
     No query waits for others to arrive. A single query is encoded with all cores; otherwise two batches are encoded
@@ -46,73 +91,40 @@ class QueryBatcher:
     """
 
     def __init__(self, encode: Callable[[Sequence[str]], np.ndarray], max_tokens: int, metrics: Metrics) -> None:
-        self._encode, self._max_tokens, self._metrics = encode, max_tokens, metrics
+        super().__init__("encode", metrics)
+        self._encode, self._max_tokens = encode, max_tokens
         self._all_cores = WorkerPool("encode")
         self._half_cores = WorkerPool(thread_pool(PARALLEL_BATCHES, max(1, available_cores() // PARALLEL_BATCHES)))
-        self._queue: dict[str, _PendingQuery] = {}
-        self._in_progress: dict[str, _PendingQuery] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._in_progress: dict[str, _Pending] = {}
 
     async def __call__(self, text: str, tokens: int) -> tuple[np.ndarray, float]:
-        """Returns a query's encoding, float32 (dim,), and the seconds that its batch took.
+        """Returns the encoding, float32 (dim,), of a query of so many tokens, and the seconds that its batch took."""
+        query = self._in_progress.get(text) or self._queue.setdefault(text, _Pending([text], tokens))
+        return await self._result(query)
 
-        Args:
-            text: The query.
-            tokens: Its number of tokens.
-        """
-        query = self._in_progress.get(text) or self._queue.get(text)
-        if query is None:
-            loop = asyncio.get_running_loop()
-            query = self._queue[text] = _PendingQuery(text, tokens, loop.create_future())
-            loop.call_soon(self._start)  # after the other queries of the same request
-        query.waiters += 1
-        try:
-            row = await asyncio.shield(query.row)
-        finally:
-            query.waiters -= 1
-            if not query.waiters and self._queue.get(text) is query:
-                del self._queue[text]
-        return row, query.seconds
-
-    def _start(self) -> None:
-        while self._queue and len(self._tasks) < PARALLEL_BATCHES:
-            pool = self._all_cores if not self._tasks and len(self._queue) == 1 else self._half_cores
-            task = asyncio.create_task(self._run(self._next_batch(), pool))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            task.add_done_callback(lambda _: self._start())
-
-    async def _run(self, batch: list[_PendingQuery], pool: WorkerPool) -> None:
-        started = perf_counter()
-        self._metrics.batch.observe(len(batch))
-        for query in batch:
-            self._in_progress[query.text] = query
-            self._metrics.stages.labels("queue").observe(started - query.since)
-        try:
-            rows, seconds = await pool.run(timed, self._encode, [query.text for query in batch])
-        except Exception as error:
-            for query in batch:
-                query.row.set_exception(error)
-                query.row.exception()  # all waiters may have left
-        else:
-            for query, row in zip(batch, rows, strict=True):
-                query.seconds = seconds
-                query.row.set_result(row)
-            self._metrics.stages.labels("encode").observe(seconds)
-        for query in batch:
-            del self._in_progress[query.text]
-
-    def _next_batch(self) -> list[_PendingQuery]:
-        waiting = list(self._queue.values())
-        share = sum(query.tokens for query in waiting) / (PARALLEL_BATCHES - len(self._tasks))
-        batch: list[_PendingQuery] = []
-        total = 0
-        for query in waiting:
+    def _next_batch(self) -> Coroutine[Any, Any, None]:
+        waiting: dict[str, _Pending] = {text: query for text, query in self._queue.items() if not query.abandoned}
+        pool = self._all_cores if not self._tasks and len(waiting) == 1 else self._half_cores
+        share = sum(query.tokens for query in waiting.values()) / (PARALLEL_BATCHES - len(self._tasks))
+        batch, total = dict[str, _Pending](), 0
+        for text, query in waiting.items():
             total += query.tokens
             if batch and total > min(self._max_tokens, share):
                 break
-            batch.append(self._queue.pop(query.text))
-        return batch
+            batch[text] = query
+        self._queue = {text: query for text, query in waiting.items() if text not in batch}
+        return self._encode_batch(batch, pool)
+
+    async def _encode_batch(self, batch: dict[str, _Pending], pool: WorkerPool) -> None:
+        if not batch:
+            return
+        self._metrics.batch.observe(len(batch))
+        self._in_progress |= batch
+        for query in batch.values():
+            self._metrics.stages.labels("queue").observe(perf_counter() - query.since)
+        await self._run(list(batch.values()), pool, self._encode, list(batch))
+        for text in batch:
+            del self._in_progress[text]
 
     def close(self) -> None:
         """Ends the threads."""
@@ -120,16 +132,7 @@ class QueryBatcher:
         self._half_cores.close()
 
 
-@dataclass(eq=False)
-class _PendingScan:
-    """Encoded queries of one request to retrieve documents for."""
-
-    texts: Sequence[str]
-    vectors: np.ndarray
-    hits: asyncio.Future[tuple[list[list[Hit]], float]]
-
-
-class ScanBatcher:
+class ScanBatcher(_Batcher):
     """Retrieves together for requests that are ready at the same time and search in the same way.
 
     One call for many queries looks for a newer version once, and reads each block of documents once.
@@ -140,79 +143,45 @@ class ScanBatcher:
     """
 
     def __init__(self, retrieve: Retrieve, metrics: Metrics) -> None:
-        self._retrieve, self._metrics = retrieve, metrics
-        self._pool = WorkerPool("scan", PARALLEL_BATCHES)
-        self._queue: dict[SearchOptions, list[_PendingScan]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        super().__init__("scan", metrics)
+        self._retrieve, self._pool = retrieve, WorkerPool("scan", PARALLEL_BATCHES)
 
     async def __call__(
         self, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions
     ) -> tuple[list[list[Hit]], float]:
-        """Returns a request's hits, query by query, and the seconds that its batch took.
-
-        Args:
-            texts: n queries.
-            vectors: Theirs, float32 (n, dim).
-            options: How to search.
-        """
-        loop = asyncio.get_running_loop()
-        scan = _PendingScan(texts, vectors, loop.create_future())
+        """Returns the hits of n queries with vectors float32 (n, dim), and the seconds that their batch took."""
+        scan = _Pending(texts, vectors=vectors)
         self._queue.setdefault(options, []).append(scan)
-        loop.call_soon(self._start)  # after the others whose queries were encoded in the same batch
-        return await scan.hits
+        return await self._result(scan)
 
-    def _start(self) -> None:
-        while self._queue and len(self._tasks) < PARALLEL_BATCHES:
-            options = next(iter(self._queue))
-            batch = [scan for scan in self._queue.pop(options) if not scan.hits.cancelled()]
-            if batch:
-                task = asyncio.create_task(self._run(batch, options))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-                task.add_done_callback(lambda _: self._start())
+    def _next_batch(self) -> Coroutine[Any, Any, None]:
+        options = next(iter(self._queue))
+        return self._scan_batch([scan for scan in self._queue.pop(options) if not scan.abandoned], options)
 
-    async def _run(self, batch: list[_PendingScan], options: SearchOptions) -> None:
-        texts, vectors = [text for scan in batch for text in scan.texts], np.concatenate([s.vectors for s in batch])
-        try:
-            hits, seconds = await self._pool.run(timed, self._retrieve, texts, vectors, options)
-        except Exception as error:
-            for scan in batch:
-                if not scan.hits.cancelled():
-                    scan.hits.set_exception(error)
-        else:
-            rest = iter(hits)
-            for scan in batch:
-                of_request = [next(rest) for _ in scan.texts]
-                if not scan.hits.cancelled():
-                    scan.hits.set_result((of_request, seconds))
-            self._metrics.stages.labels("scan").observe(seconds)
+    async def _scan_batch(self, batch: list[_Pending], options: SearchOptions) -> None:
+        if batch:
+            await self._run(batch, self._pool, self._retrieve_all, batch, options)
+
+    def _retrieve_all(self, batch: list[_Pending], options: SearchOptions) -> list[list[list[Hit]]]:
+        texts = [text for scan in batch for text in scan.texts]
+        hits = iter(self._retrieve(texts, np.concatenate([scan.vectors for scan in batch]), options))
+        return [list(islice(hits, len(scan.texts))) for scan in batch]
 
     def close(self) -> None:
         """Ends the threads."""
         self._pool.close()
 
 
-@dataclass(frozen=True)
-class TokenCounts:
+class TokenCounts(NamedTuple):
     """Sizes of some texts.
 
     Attributes:
-        lengths: Tokens of each, before truncation.
-        budget: Tokens to which each is truncated.
+        used: Tokens of each that the models read.
+        truncated: Number of texts that are truncated.
     """
 
-    lengths: list[int]
-    budget: int
-
-    @property
-    def used(self) -> list[int]:
-        """Tokens of each that the models read."""
-        return [min(length, self.budget) for length in self.lengths]
-
-    @property
-    def truncated(self) -> int:
-        """Number of texts that are truncated."""
-        return sum(length > self.budget for length in self.lengths)
+    used: list[int]
+    truncated: int
 
 
 def slices(sizes: Sequence[int]) -> Iterator[slice]:
@@ -225,3 +194,8 @@ def slices(sizes: Sequence[int]) -> Iterator[slice]:
         total += size
     if start < len(sizes):
         yield slice(start, len(sizes))
+
+
+def _timed(work: Callable[..., Any], *args: object) -> tuple[Any, float]:
+    started = perf_counter()
+    return work(*args), perf_counter() - started

@@ -7,17 +7,12 @@ import re
 from rabtriever.errors import InputError
 
 MAX_LENGTH, MAX_DEPTH, MAX_OPERATORS = 2000, 32, 64  # characters, parentheses: a planner recurses over each
-COLUMNS = frozenset({"id", "title", "text", "metadata"})
-WORDS = frozenset(
-    {"and", "or", "not", "in", "like", "ilike", "escape", "is", "null", "true", "false", "between"},
-)
-OPERATORS = frozenset({"and", "or", "not", "like", "ilike", "between", "is"})
+COLUMNS = frozenset("id title text metadata".split())
+OPERATORS = frozenset("and or not like ilike between is".split())
+WORDS = OPERATORS | frozenset("in escape null true false".split())
 FUNCTIONS = frozenset(
-    {
-        *("lower", "upper", "length", "starts_with", "ends_with", "contains"),
-        *("json_get_string", "json_get_int", "json_get_float", "json_get_bool", "json_exists", "json_extract"),
-        *("json_array_contains", "json_array_length"),
-    }
+    "lower upper length starts_with ends_with contains json_get_string json_get_int json_get_float json_get_bool "
+    "json_exists json_extract json_array_contains json_array_length".split()
 )
 TOKEN = re.compile(
     r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>\d+(?:\.\d+)?(?![\w.]))|(?P<word>[A-Za-z_]\w*)"
@@ -27,14 +22,7 @@ TOKEN = re.compile(
 
 
 def validate_filter(where: str) -> None:
-    """Raises if a filter is more than a comparison of the documents' columns.
-
-    Args:
-        where: An SQL condition.
-
-    Raises:
-        InputError: it is too long or too deep, or holds something that is not on the lists above.
-    """
+    """Raises an InputError if an SQL condition is too long or too deep, or holds what is not on the lists above."""
     if not where.strip():
         raise _invalid("blank; leave it out, or give a condition such as title LIKE 'A%'")
     if len(where) > MAX_LENGTH:

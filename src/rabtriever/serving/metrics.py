@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from time import perf_counter
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
@@ -18,63 +18,29 @@ class Metrics:
     """Counters of one process; of several, their sums over what each wrote to ``$PROMETHEUS_MULTIPROC_DIR``."""
 
     def __init__(self) -> None:
-        own = self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "rabtriever_requests", "Requests by route, method and status", ["route", "method", "status"], registry=own
-        )
-        self.seconds = Histogram(
-            "rabtriever_request_seconds", "Seconds of a request", ["route"], buckets=SECONDS, registry=own
-        )
-        self.stages = Histogram(
-            "rabtriever_stage_seconds",
-            "Seconds of a stage: queue, encode, scan, rerank, write",
-            labelnames=["stage"],
-            buckets=SECONDS,
-            registry=own,
-        )
-        self.queue = Gauge(
-            "rabtriever_queue",
-            "Requests that wait or are in progress: search, rerank, write",
-            ["kind"],
-            registry=own,
-            multiprocess_mode="livesum",
-        )
-        self.batch = Histogram(
-            "rabtriever_query_batch_size", "Queries that are encoded together", buckets=SIZES, registry=own
-        )
-        self.tokens = Counter(
-            "rabtriever_tokens", "Tokens of the texts of requests: query, document", ["side"], registry=own
-        )
-        self.truncated = Counter(
-            "rabtriever_truncations", "Texts truncated to their budget: query, document", ["side"], registry=own
-        )
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Observes the seconds of a stage."""
-        started = perf_counter()
-        try:
-            yield
-        finally:
-            self.stages.labels(name).observe(perf_counter() - started)
+        self.registry = CollectorRegistry()
+        options: dict[str, Any] = {"namespace": "rabtriever", "registry": self.registry}
+        counter: Callable[..., Counter] = partial(Counter, **options)
+        histogram: Callable[..., Histogram] = partial(Histogram, **options)
+        self.requests = counter("requests", "Requests by route, method and status", ["route", "method", "status"])
+        self.seconds = histogram("request_seconds", "Seconds of a request", ["route"], buckets=SECONDS)
+        stages = "Seconds of a stage: queue, encode, scan, rerank, write"
+        self.stages = histogram("stage_seconds", stages, ["stage"], buckets=SECONDS)
+        queue = "Requests that wait or are in progress: search, rerank, write"
+        self.queue = Gauge("queue", queue, ["kind"], multiprocess_mode="livesum", **options)
+        self.batch = histogram("query_batch_size", "Queries that are encoded together", buckets=SIZES)
+        self.tokens = counter("tokens", "Tokens of the texts of requests: query, document", ["side"])
+        self.truncated = counter("truncations", "Texts truncated to their budget: query, document", ["side"])
 
     def text(self) -> bytes:
         """Returns the exposition format."""
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return generate_latest(self.registry)
         for path in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("gauge_live*_*.db"):
-            if not _is_running(int(path.stem.rsplit("_", 1)[1])):
+            try:
+                os.kill(int(path.stem.rsplit("_", 1)[1]), 0)
+            except OSError:
                 path.unlink(missing_ok=True)  # of a process that was killed
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True

@@ -23,11 +23,7 @@ class Models:
     """Encodes and reranks off the event loop.
 
     Queries are encoded in batches, in threads of their own; documents are encoded, and pairs reranked, in another
-    thread, a few hundred tokens at a time.
-
-    Args:
-        retriever: With the reranker, if there is one.
-        metrics: Where counts and times are exported.
+    thread, a few hundred tokens at a time. Texts of zero tokens raise an InputError.
     """
 
     def __init__(self, retriever: Rabtriever, metrics: Metrics) -> None:
@@ -42,37 +38,26 @@ class Models:
             self.retriever.reranker.score(["warm"], ["up"], np.zeros((1, 2), np.int64))
 
     def require_reranker(self, param: str) -> Any:  # noqa: ANN401 - its type is in a package that the server does not import
-        """Returns the reranker.
-
-        Raises:
-            APIError: 422, there is none.
-        """
+        """Returns the reranker; raises an APIError, 422, if there is none."""
         if self.retriever.reranker is None:
             raise APIError(422, f"{param}: this retriever has no reranker", param)
         return self.retriever.reranker
 
     async def count_tokens(self, kind: Kind, texts: Sequence[str]) -> TokenCounts:
-        """Returns the sizes of texts, which are added to the metrics.
-
-        Raises:
-            InputError: a text of zero tokens.
-        """
+        """Returns the sizes of texts, which are added to the metrics."""
         encoder = self.retriever.encoder
         if sum(map(len, texts)) > INLINE_TOKENIZE_CHARS:
             lengths = await self._tokenizer_pool.run(encoder.count_tokens, kind, texts)
         else:
             lengths = encoder.count_tokens(kind, texts)
-        counts = TokenCounts(lengths, encoder.max_tokens(kind))
+        budget = encoder.max_tokens(kind)
+        counts = TokenCounts([min(n, budget) for n in lengths], sum(n > budget for n in lengths))
         self._metrics.tokens.labels(kind).inc(sum(counts.used))
         self._metrics.truncated.labels(kind).inc(counts.truncated)
         return counts
 
     async def truncate_documents(self, texts: Sequence[str], max_tokens: int) -> list[str]:
-        """Returns the texts, those of more than ``max_tokens`` tokens truncated to them.
-
-        Raises:
-            InputError: a text of zero tokens.
-        """
+        """Returns the texts, those of more than ``max_tokens`` tokens truncated to them."""
         return await self._tokenizer_pool.run(self.retriever.encoder.truncate_documents, texts, max_tokens)
 
     async def encode_queries(self, texts: Sequence[str], counts: TokenCounts) -> tuple[np.ndarray, float]:
@@ -96,21 +81,14 @@ class Models:
     async def rerank(
         self, queries: Sequence[str], documents: Sequence[str], pairs: np.ndarray, counts: TokenCounts
     ) -> np.ndarray:
-        """Returns the reranker's log-odds of pairs, scored slice by slice, grouped by document.
+        """Returns the reranker's log-odds, float32 (n,), of pairs, int64 (n, 2) positions in queries and documents.
 
-        Args:
-            queries: Texts.
-            documents: Texts.
-            pairs: int64 (n, 2) of (query, document) positions.
-            counts: Sizes of the documents.
-
-        Returns:
-            float32 (n,).
+        They are scored slice by slice, grouped by document; ``counts`` are the sizes of the documents.
         """
         score = self.require_reranker("rerank").score
         log_odds = np.empty(len(pairs), np.float32)
         order = np.lexsort((pairs[:, 0], pairs[:, 1]))
-        with self._metrics.stage("rerank"):
+        with self._metrics.stages.labels("rerank").time():
             for part in slices([counts.used[document] for document in pairs[order, 1]]):
                 rows = order[part]
                 log_odds[rows] = (await self._llm_pool.run(score, queries, documents, pairs[rows])).log_odds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Callable
@@ -11,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from rabtriever.errors import InputError
 from rabtriever.index.table import Table
 from rabtriever.persistence.hub import find_retriever
-from rabtriever.serving.app import CONFIG, FAILED, LOGGING, make_app
+from rabtriever.serving.app import make_app
 from rabtriever.serving.auth import APIKeys
 from rabtriever.serving.config import ServerConfig
 from rabtriever.serving.middleware import is_loopback
 
-BACKLOG = 2048
-MAX_CONNECTIONS = 1000
-KEEP_ALIVE_SECONDS = 75  # of an idle connection; longer than what is usual in load balancers
+CONFIG = "RABTRIEVER_SERVER_CONFIG"  # in the environment of worker processes
+FAILED = "failed.txt"  # where a worker process leaves the reason, for its parent
 
 
 def serve(config: ServerConfig, host: str, port: int, listening: Callable[[str], None]) -> None:
@@ -38,23 +39,7 @@ def serve(config: ServerConfig, host: str, port: int, listening: Callable[[str],
         InputError: no index or model, keys that cannot be read, an address that cannot be used, or one beyond this
             machine without a key.
     """
-    check(config)
-    with _listen(host, port) as listener:
-        name, number = listener.getsockname()[:2]
-        listening(f"http://{f'[{name}]' if ':' in name else name}:{number}")
-        logging.basicConfig(**LOGGING)
-        if config.workers == 1:
-            return _serve_here(config, listener)
-    _serve_in_workers(config, name, number)
-
-
-def check(config: ServerConfig) -> None:
-    """Raises, without loading the model, if this cannot be served.
-
-    Raises:
-        InputError: as :func:`serve`.
-    """
-    keys = APIKeys.load(config.keys)
+    keys = APIKeys(config.keys)
     if not (config.loopback or keys or config.insecure):
         raise InputError("--host: reaches beyond this machine; give API keys (--keys), or --insecure to serve everyone")
     if "*" in config.cors and not keys:
@@ -63,10 +48,17 @@ def check(config: ServerConfig) -> None:
         raise InputError(f"--workers {config.workers}: at least 1")
     table = Table.open(config.uri)
     find_retriever(config.model or table.model_folder())
+    with _listen(host, port) as listener:
+        name, number = listener.getsockname()[:2]
+        listening(f"http://{f'[{name}]' if ':' in name else name}:{number}")
+        _configure_logging()
+        if config.workers == 1:
+            return _serve_here(config, listener)
+    _serve_in_workers(config, name, number)
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    if not 0 <= port < 2**16:
+    if not 0 <= port < 2**16:  # getaddrinfo would take the remainder
         raise InputError(f"--port {port}: a port is a number from 0 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -74,9 +66,13 @@ def _listen(host: str, port: int) -> socket.socket:
         if os.name == "posix":  # elsewhere it would let two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise InputError(f"--host {host} --port {port}: cannot listen there ({error}); choose another") from None
     return listener
+
+
+def _configure_logging() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
 
 def _serve_here(config: ServerConfig, listener: socket.socket) -> None:
@@ -96,23 +92,33 @@ def _serve_in_workers(config: ServerConfig, host: str, port: int) -> None:
     os.environ[CONFIG] = config.to_json()
     with tempfile.TemporaryDirectory(prefix="rabtriever-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        app = "rabtriever.serving.app:worker_app"
+        app = "rabtriever.serving.server:worker_app"
         uvicorn.run(app, factory=True, host=host, port=port, workers=config.workers, **uvicorn_options(config))
         if (Path(folder) / FAILED).is_file():
             raise InputError((Path(folder) / FAILED).read_text(encoding="utf-8"))
+
+
+def worker_app() -> ASGIApp:
+    """Builds the application of a worker process, whose options its parent left in the environment."""
+    _configure_logging()
+
+    def failed(reason: str) -> None:
+        (Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / FAILED).write_text(reason, encoding="utf-8")
+        os.kill(os.getppid(), signal.SIGTERM)  # it would start new workers for ever
+
+    return make_app(ServerConfig.from_json(os.environ[CONFIG]), failed)
 
 
 def uvicorn_options(config: ServerConfig) -> dict[str, Any]:
     """Returns uvicorn's options."""
     return {
         "http": "h11",  # bounds what headers may take, which httptools does not
-        "limit_concurrency": MAX_CONNECTIONS,
+        "limit_concurrency": 1000,  # connections
         "log_level": "warning",
         "access_log": False,  # paths hold ids
         "server_header": False,
         "proxy_headers": False,
-        "backlog": BACKLOG,
-        "timeout_keep_alive": KEEP_ALIVE_SECONDS,
+        "timeout_keep_alive": 75,  # seconds of an idle connection; longer than what is usual in load balancers
         "timeout_graceful_shutdown": max(1, int(config.limits.timeout)),
     }
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from datetime import timedelta
 from itertools import islice
 from time import perf_counter
 from typing import IO, Any, NamedTuple, cast
@@ -23,53 +24,37 @@ from rabtriever.serving.filters import validate_filter
 from rabtriever.serving.metrics import Metrics
 from rabtriever.serving.models import Kind, Models
 from rabtriever.serving.workers import ConcurrencyLimiter, WorkerPool
-from rabtriever.serving.writer import IndexWriter
 
 DOCUMENTS_PER_BATCH = 256  # of an upload that are parsed together
+WRITES_BEFORE_OPTIMIZE = 100
+logger = logging.getLogger("rabtriever.serving")
 
 
-@dataclass
-class SearchResult:
-    """Hits of a search, and how they were found.
-
-    Attributes:
-        hits: Of each query, best first.
-        counts: Sizes of the queries.
-        milliseconds: Of each stage.
-    """
+class SearchResult(NamedTuple):
+    """Hits of each query, best first; the sizes of the queries; milliseconds of each stage."""
 
     hits: list[list[Hit]]
     counts: TokenCounts
     milliseconds: dict[str, float]
 
 
-class Scored(NamedTuple):
-    """Scores of a request's documents.
+class ScoredDocument(NamedTuple):
+    """Position of a document in its request, the probability that it is relevant, and its log-odds."""
 
-    Attributes:
-        log_odds: float32 (n,).
-        ranking: ``{"corpus_id", "score"}`` of each, the most probable first (:meth:`Calibration.rank`).
-        tokens: Number of tokens of the query and the documents.
-    """
-
-    log_odds: np.ndarray
-    ranking: list[dict[str, int | float]]
-    tokens: int
+    position: int
+    probability: float
+    log_odds: float
 
 
 class SearchService:
     """Searches, scores and writes for many requests at once, each kind up to a number that may wait.
 
-    The library's errors pass through; :mod:`rabtriever.serving.errors` says how they are answered.
-
-    Args:
-        index: The index, opened to write.
-        limits: Bounds of requests.
-        metrics: Where counts and times are exported.
+    An APIError, 429, says that too many wait, and 422 that there is no reranker. The library's errors pass through;
+    :mod:`rabtriever.serving.errors` says how they are answered.
     """
 
     def __init__(self, index: Index, limits: ServerLimits, metrics: Metrics) -> None:
-        self.index, self.limits = index, limits
+        self.index, self.limits, self._metrics = index, limits, metrics
         self.retriever = cast(Rabtriever, index.retriever)
         index.write_timeout = limits.timeout / 2
         self._searches = ConcurrencyLimiter("search", limits.searches, metrics)
@@ -77,7 +62,8 @@ class SearchService:
         self._writes = ConcurrencyLimiter("write", limits.writes, metrics)
         self._models = Models(self.retriever, metrics)
         self._scan_batcher = ScanBatcher(index.retrieve, metrics)
-        self._writer, self._table_pool = IndexWriter(index, limits.keep_minutes, metrics), WorkerPool("table")
+        self._write_pool, self._table_pool = WorkerPool("write"), WorkerPool("table")
+        self._writes_since_optimize = 0
 
     def warm(self) -> None:
         """Loads and compiles what the first requests would have to wait for."""
@@ -85,12 +71,7 @@ class SearchService:
         self._models.warm()
 
     async def search(self, texts: Sequence[str], options: SearchOptions) -> SearchResult:
-        """Finds hits as :meth:`rabtriever.index.Index.search` does.
-
-        Raises:
-            APIError: 429, too many searches; 422, there is no reranker.
-            InputError: a query of zero tokens, or a condition that cannot be read.
-        """
+        """Finds hits as :meth:`rabtriever.index.Index.search` does."""
         started = perf_counter()
         reranker: Any = None if options.rerank is None else self._models.require_reranker("rerank")
         with self._searches.acquire(len(texts)):
@@ -113,7 +94,9 @@ class SearchService:
         milliseconds = {stage: 1000 * seconds for stage, seconds in stages.items()}
         return SearchResult(cut_hits(hits, options), counts, milliseconds)
 
-    async def score(self, query: str, documents: Sequence[str], scorer: str, max_tokens: int = 0) -> Scored:
+    async def score(
+        self, query: str, documents: Sequence[str], scorer: str, max_tokens: int = 0
+    ) -> tuple[list[ScoredDocument], int]:
         """Scores documents that a request brings.
 
         Args:
@@ -122,16 +105,15 @@ class SearchService:
             scorer: ``reranker`` or ``retriever``.
             max_tokens: Tokens to which documents are truncated, if fewer than the model's own budget; 0: none.
 
-        Raises:
-            APIError: 429, too many reranks; 422, there is no reranker.
-            InputError: a text of zero tokens.
+        Returns:
+            The documents, the most probable first, and the number of tokens of the query and the documents.
         """
         models = self._models
         with self._reranks.acquire():
             if max_tokens:
                 documents = await models.truncate_documents(documents, max_tokens)
-            different = list(dict.fromkeys(documents))
-            row_of = {text: row for row, text in enumerate(different)}
+            row_of = {text: row for row, text in enumerate(dict.fromkeys(documents))}
+            different = list(row_of)
             of_query = await models.count_tokens("query", [query])
             of_documents = await models.count_tokens("document", different)
             if scorer == "reranker":
@@ -145,37 +127,25 @@ class SearchService:
                 log_odds = self.retriever.similarity(vectors, latents)[0]
         rows = [row_of[text] for text in documents]
         tokens = sum(of_query.used) + sum(of_documents.used[row] for row in rows)
-        return Scored(log_odds[rows], calibration.rank(log_odds[rows]), tokens)
+        ranking = [(int(row["corpus_id"]), row["score"]) for row in calibration.rank(log_odds[rows])]
+        return [ScoredDocument(i, probability, float(log_odds[rows[i]])) for i, probability in ranking], tokens
 
-    async def embed(self, kind: Kind, texts: Sequence[str]) -> tuple[np.ndarray, TokenCounts]:
-        """Returns the latents float32 (n, dim) of queries or documents, and their sizes.
-
-        Raises:
-            APIError: 429, too many reranks and embeddings.
-            InputError: a text of zero tokens.
-        """
+    async def embed(self, kind: Kind, texts: Sequence[str]) -> tuple[np.ndarray, int]:
+        """Returns the latents float32 (n, dim) of queries or documents, and their number of tokens."""
         with self._reranks.acquire():
             counts = await self._models.count_tokens(kind, texts)
             if kind == "query":
-                return (await self._models.encode_queries(texts, counts))[0], counts
-            return await self._models.encode_documents(texts, counts), counts
+                vectors, _ = await self._models.encode_queries(texts, counts)
+            else:
+                vectors = await self._models.encode_documents(texts, counts)
+        return vectors, sum(counts.used)
 
     async def write(self, documents: Callable[[], Iterable[Document]], replace: bool) -> int:
-        """Adds documents in one transaction, visible when this returns.
+        """Adds documents in one transaction, visible when this returns, and returns their number.
 
         Args:
             documents: Returns them, each time it is called.
             replace: Whether they may replace those of the same ids.
-
-        Returns:
-            Their number.
-
-        Raises:
-            APIError: 429, too many writes.
-            InputError: a text of zero tokens.
-            ConflictError: an id that exists already.
-            BusyError: another process is writing.
-            StorageError: no space.
         """
         with self._writes.acquire(), tempfile.TemporaryFile() as latents:
             stream, count = iter(documents()), 0
@@ -186,15 +156,11 @@ class SearchService:
                 count += len(batch)
             latents.seek(0)
             add = self.index.upsert if replace else self.index.add
-            await self._writer.run(add, documents(), _rows(latents, self.retriever.dim))
+            await self._change(add, documents(), _rows(latents, self.retriever.dim))
         return count
 
     async def get(self, identifier: str) -> Document:
-        """Returns a document.
-
-        Raises:
-            NotFoundError: none has this id.
-        """
+        """Returns a document."""
         with _reading():
             found = await self._table_pool.run(self.index.get, [identifier])
         if not found:
@@ -202,29 +168,45 @@ class SearchService:
         return found[0]
 
     async def delete(self, identifier: str) -> None:
-        """Removes a document.
-
-        Raises:
-            APIError: 429, too many writes.
-            NotFoundError: none has this id.
-            BusyError: another process is writing.
-        """
+        """Removes a document."""
         with self._writes.acquire():
-            await self._writer.run(self.index.delete, [identifier])
-
-    async def count(self) -> int:
-        """Returns the number of documents in the index."""
-        return await self._table_pool.run(len, self.index)
+            await self._change(self.index.delete, [identifier])
 
     async def index_info(self) -> dict[str, Any]:
         """Returns the number of documents and the version of the index."""
         info = await self._table_pool.run(self.index.info)
         return {name: info[name] for name in ("documents", "version")}
 
+    async def count(self) -> int:
+        """Returns the number of documents in the index."""
+        return await self._table_pool.run(len, self.index)
+
     def close(self) -> None:
         """Ends all threads."""
-        for threads in (self._models, self._scan_batcher, self._writer, self._table_pool):
+        for threads in (self._models, self._scan_batcher, self._write_pool, self._table_pool):
             threads.close()
+
+    async def _change(self, change: Callable[..., None], *args: object) -> None:
+        """Changes the index; once begun, it is completed even if the client leaves."""
+
+        def change_and_warm() -> None:
+            change(*args)
+            _attempt(self.index.warm, "opened after a change")  # else the next search tries again
+
+        with self._metrics.stages.labels("write").time():
+            await self._write_pool.run_uncancellable(change_and_warm)
+        self._writes_since_optimize += 1
+        if self._writes_since_optimize >= WRITES_BEFORE_OPTIMIZE:
+            self._writes_since_optimize = 0
+            retention = timedelta(minutes=self.limits.keep_minutes)
+            self._write_pool.submit(lambda: _attempt(lambda: self.index.optimize(retention), "optimized"))
+
+
+def _attempt(work: Callable[[], object], done: str) -> None:
+    try:
+        work()
+    except Exception as error:
+        logger.warning("the index was not %s: %s", done, type(error).__name__)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from math import ceil
 from threading import Event
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rabtriever.serving.errors import APIError
 from rabtriever.serving.metrics import Metrics
@@ -18,13 +18,7 @@ Result = TypeVar("Result")
 
 
 class ConcurrencyLimiter:
-    """A bounded number of requests of one kind that wait or are in progress.
-
-    Args:
-        kind: Its label in the metrics.
-        capacity: The bound.
-        metrics: Where the number is exported.
-    """
+    """A bounded number of requests of one kind that wait or are in progress."""
 
     def __init__(self, kind: str, capacity: int, metrics: Metrics) -> None:
         self.capacity, self.in_use, self._seconds = capacity, 0, 1.0
@@ -38,18 +32,19 @@ class ConcurrencyLimiter:
             APIError: 429, they are not free.
         """
         if self.in_use + min(count, self.capacity) > self.capacity:
-            retry_after = min(60, max(1, ceil(self._seconds)))
             message = f"{self.in_use} {self._kind} requests wait already; try again later"
-            raise APIError(429, message, retry_after=retry_after)
-        self.in_use += count
-        self._gauge.set(self.in_use)
+            raise APIError(429, message, retry_after=min(60, max(1, ceil(self._seconds))))
         started = perf_counter()
+        self._occupy(count)
         try:
             yield
         finally:
-            self.in_use -= count
-            self._gauge.set(self.in_use)
+            self._occupy(-count)
             self._seconds += 0.1 * (perf_counter() - started - self._seconds)  # a moving average
+
+    def _occupy(self, count: int) -> None:
+        self.in_use += count
+        self._gauge.set(self.in_use)
 
 
 class WorkerPool:
@@ -63,11 +58,15 @@ class WorkerPool:
     def __init__(self, pool: ThreadPoolExecutor | str, threads: int = 1) -> None:
         self._pool = ThreadPoolExecutor(threads, f"rabtriever-{pool}") if isinstance(pool, str) else pool
 
-    async def run(self, work: Callable[..., Result], *args: Any) -> Result:  # noqa: ANN401
+    def submit(self, work: Callable[[], object]) -> None:
+        """Calls ``work()`` in a thread, for its effects alone."""
+        self._pool.submit(work)
+
+    async def run(self, work: Callable[..., Result], *args: object) -> Result:
         """Returns ``work(*args)``, called in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
 
-    async def run_uncancellable(self, work: Callable[..., Result], *args: Any) -> Result:  # noqa: ANN401
+    async def run_uncancellable(self, work: Callable[..., Result], *args: object) -> Result:
         """Returns ``work(*args)``; a caller that is cancelled once it has begun waits for its end all the same."""
         begun = Event()
 
@@ -87,9 +86,3 @@ class WorkerPool:
     def close(self) -> None:
         """Ends the threads when their current work is done."""
         self._pool.shutdown(cancel_futures=True)
-
-
-def timed(work: Callable[..., Result], *args: Any) -> tuple[Result, float]:  # noqa: ANN401
-    """Returns ``work(*args)`` and the seconds that it took."""
-    started = perf_counter()
-    return work(*args), perf_counter() - started

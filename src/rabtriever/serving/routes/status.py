@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from rabtriever import __version__
-from rabtriever.serving.routes import error_responses, get_service
+from rabtriever.serving.routes import Service, error_responses
 from rabtriever.serving.schemas.native import MAX_HITS, MAX_QUERIES, MAX_TEXTS
-from rabtriever.serving.service import SearchService
 
 router = APIRouter(tags=["status"])
-open_router = APIRouter(tags=["status"])  # needs no key
-PAGE = Path(str(files("rabtriever.serving"))) / "page"
+public_router = APIRouter(tags=["status"])  # needs no key
+PAGE = Path(__file__).parents[1] / "page"
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -37,23 +35,23 @@ class Page(StaticFiles):
         return response
 
 
-@open_router.get("/health", responses=error_responses())
+@public_router.get("/health", responses=error_responses())
 async def health() -> dict[str, str]:
     """Answers as soon as the process listens."""
     return {"status": "ok"}
 
 
-@open_router.get("/ready", responses=error_responses())
-async def ready(service: Annotated[SearchService, Depends(get_service)]) -> dict[str, str]:
+@public_router.get("/ready", responses=error_responses())
+async def ready(service: Service) -> dict[str, str]:
     """Answers 503 until the model is loaded."""
     return {"status": "ready"}
 
 
 @router.get("/info", responses=error_responses())
-async def info(service: Annotated[SearchService, Depends(get_service)]) -> dict[str, Any]:
+async def info(service: Service) -> dict[str, Any]:
     """Returns the model, its prompt and choices, limits, and the size and version of the index."""
-    retriever, index = service.retriever, await service.index_info()
-    encoder, described = retriever.encoder, retriever.reranker.describe() if retriever.reranker else {}
+    retriever, encoder = service.retriever, service.retriever.encoder
+    described = retriever.reranker.describe() if retriever.reranker else {}
     return {
         "version": __version__,
         "model": {
@@ -73,18 +71,17 @@ async def info(service: Annotated[SearchService, Depends(get_service)]) -> dict[
             "choices": described.get("choices"),
         },
         "limits": {**asdict(service.limits), "queries": MAX_QUERIES, "hits": MAX_HITS, "texts": MAX_TEXTS},
-        "index": index,
+        "index": await service.index_info(),
     }
 
 
 @router.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **error_responses()}, response_model=None)
 async def metrics(request: Request) -> PlainTextResponse:
     """Returns counters and histograms in Prometheus's exposition format."""
-    text = request.app.state.metrics.text()
-    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+    return PlainTextResponse(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
-@open_router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+@public_router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 async def page() -> FileResponse:
     """Returns the page."""
     return FileResponse(PAGE / "index.html", headers=HEADERS)

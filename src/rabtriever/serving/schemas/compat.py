@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rabtriever.serving.schemas.native import (
     MAX_FIELDS,
+    MAX_TEXT_LENGTH,
     MAX_TEXTS,
     LimitedText,
     NonBlankText,
     NonNegativeInt,
+    Texts,
     invalid,
     one_of,
 )
@@ -35,9 +37,7 @@ class RerankRequest(CompatRequest):
     model: Scorer = Field("retriever", description="What scores; the reranker reads every pair with the LLM.")
     query: NonBlankText
     documents: list[NonBlankText | dict[str, Any]] | None = Field(None, min_length=1, max_length=MAX_TEXTS)
-    texts: list[NonBlankText] | None = Field(
-        None, min_length=1, max_length=MAX_TEXTS, description="The same as documents."
-    )
+    texts: Texts | None = Field(None, description="The same as documents.")
     top_n: NonNegativeInt | None = Field(None, description="How many to return; all if missing or 0.")
     return_documents: bool | None = False
     rank_fields: list[LimitedText] | None = Field(
@@ -51,6 +51,8 @@ class RerankRequest(CompatRequest):
     def _has_documents(self) -> RerankRequest:
         if self.documents is None and self.texts is None:
             raise invalid("give documents, or texts")
+        if any(len(text) > MAX_TEXT_LENGTH for text in self.contents()):
+            raise invalid(f"documents: one of more than {MAX_TEXT_LENGTH} characters")
         return self
 
     def contents(self) -> list[str]:
@@ -65,19 +67,13 @@ class RerankRequest(CompatRequest):
         return text if isinstance(text, str) and text.strip() else json.dumps(document, ensure_ascii=False)
 
 
-class RerankedText(BaseModel):
-    """A document's text."""
-
-    text: str
-
-
 class RerankResult(BaseModel):
     """A document's score."""
 
     index: int = Field(description="Its position in the request.")
     relevance_score: float = Field(description="Calibrated probability that it is relevant to the query.")
     log_odds: float
-    document: RerankedText | None = None
+    document: dict[str, str] | None = Field(None, description="Its text, if asked for.")
 
 
 class Usage(BaseModel):
@@ -85,6 +81,11 @@ class Usage(BaseModel):
 
     prompt_tokens: int
     total_tokens: int
+
+    @classmethod
+    def of(cls, tokens: int) -> Usage:
+        """Returns what another service would report of so many tokens."""
+        return cls(prompt_tokens=tokens, total_tokens=tokens)
 
 
 class RerankResponse(BaseModel):
@@ -101,7 +102,7 @@ class TEIRequest(CompatRequest):
     """Text Embeddings Inference's shape."""
 
     query: NonBlankText
-    texts: list[NonBlankText] = Field(min_length=1, max_length=MAX_TEXTS)
+    texts: Texts
     raw_scores: bool = Field(False, description="Log-odds instead of probabilities.")
     return_text: bool = False
     truncate: bool | None = Field(False, description="Texts are truncated to the model's budget in any case.")
@@ -130,7 +131,7 @@ class EmbeddingsRequest(CompatRequest):
     """OpenAI's shape."""
 
     model: Literal["rabtriever-query", "rabtriever-document"]
-    input: NonBlankText | Annotated[list[NonBlankText], Field(min_length=1, max_length=MAX_TEXTS)]
+    input: NonBlankText | Texts
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: None = Field(None, description="Vectors have one size only.")
 

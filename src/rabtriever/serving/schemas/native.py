@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from math import isfinite
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -53,6 +53,7 @@ LimitedText = Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH)]
 NonBlankText = Annotated[LimitedText, AfterValidator(_not_blank), NON_BLANK]
 Identifier = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_not_blank), NON_BLANK]
 NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_integer)]
+Texts = Annotated[list[NonBlankText], Field(min_length=1, max_length=MAX_TEXTS)]
 HitCount = Annotated[int, Field(ge=1, le=MAX_HITS), BeforeValidator(_integer)]
 
 
@@ -80,7 +81,7 @@ class SearchRequest(NativeRequest):
         None, min_length=1, max_length=MAX_QUERIES, description="Or several: answered by `results`."
     )
     k: HitCount = Field(10, description="Hits a query, at most.")
-    where: NonBlankText | None = Field(None, description="SQL condition over id, title, text and metadata.")
+    where: str | None = Field(None, description="SQL condition over id, title, text and metadata.")
     mode: Literal["auto", "exact", "ann", "bm25"] = Field(
         "auto", description="exact, ann (approximate), auto, or bm25: its ranking alone."
     )
@@ -172,15 +173,6 @@ class DocumentsResponse(BaseModel):
     documents: int = Field(description="How many the index holds now.")
 
 
-class StoredDocument(BaseModel):
-    """A document of the index."""
-
-    id: str
-    title: str
-    text: str
-    metadata: dict[str, Any]
-
-
 class ErrorDetail(BaseModel):
     """An error's cause."""
 
@@ -199,17 +191,10 @@ class ErrorResponse(BaseModel):
 def _check_json(value: object, depth: int = 0) -> None:
     if depth > MAX_DEPTH:
         raise invalid(f"nested more than {MAX_DEPTH} deep")
-    if isinstance(value, dict):
-        for key, one in value.items():
-            _check_json(key, depth)
-            _check_json(one, depth + 1)
-    elif isinstance(value, list):
-        for one in value:
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
             _check_json(one, depth + 1)
     elif isinstance(value, int) and abs(value) > MAX_SAFE_INTEGER:
         raise invalid(f"a number beyond {MAX_SAFE_INTEGER}; write it as a string")
-    else:
-        try:
-            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
-        except ValueError:
-            raise invalid("NaN, infinite, or half of a surrogate pair") from None
+    elif isinstance(value, float) and not isfinite(value):
+        raise invalid("NaN or infinite; write null")

@@ -1,4 +1,4 @@
-"""POST /v1/documents, GET and DELETE /v1/documents/{id}."""
+"""The API's own routes: /v1/search, /v1/documents and /v1/documents/{id}."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ import asyncio
 from collections.abc import Iterator
 from typing import Annotated, Any, BinaryIO
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from rabtriever.data import Document
-from rabtriever.serving.errors import APIError, first_validation_error
-from rabtriever.serving.routes import error_responses, get_service
-from rabtriever.serving.schemas.native import DocumentsRequest, DocumentsResponse, NewDocument, StoredDocument
-from rabtriever.serving.service import SearchService
+from rabtriever.index.search import SearchOptions
+from rabtriever.serving.errors import APIError, content_type, first_validation_error
+from rabtriever.serving.routes import Service, error_responses
+from rabtriever.serving.schemas.native import (
+    DocumentsRequest,
+    DocumentsResponse,
+    NewDocument,
+    SearchHit,
+    SearchRequest,
+    SearchResponse,
+    Timings,
+)
 
-router = APIRouter(tags=["documents"])
+router = APIRouter()
 Id = Annotated[str, Path(min_length=1, max_length=1000, description="The document's id; it may hold slashes.")]
 SCHEMA = DocumentsRequest.model_json_schema()
 SCHEMA["properties"]["documents"]["items"] = SCHEMA.pop("$defs")["NewDocument"]
@@ -25,14 +33,29 @@ LINES = {"type": "string", "description": "One object a line, as in `documents`.
 CONTENT: dict[str, Any] = {"application/json": {"schema": SCHEMA}, "application/x-ndjson": {"schema": LINES}}
 
 
+@router.post("/v1/search", tags=["search"], response_model_exclude_none=True, responses=error_responses(415, 422))
+async def search(body: SearchRequest, service: Service) -> SearchResponse:
+    """Finds the best documents of the index for a query, or for each of several."""
+    options = SearchOptions(body.k, body.where, body.mode, body.rerank, body.threshold)
+    result = await service.search(body.queries or [body.query or ""], options)
+    found = [[SearchHit.model_construct(**vars(hit)) for hit in hits] for hits in result.hits]
+    return SearchResponse(
+        hits=found[0] if body.queries is None else None,
+        results=None if body.queries is None else found,
+        timings=Timings(**{stage: round(value, 3) for stage, value in result.milliseconds.items()}),
+        truncated=result.counts.truncated,
+    )
+
+
 @router.post(
     "/v1/documents",
+    tags=["documents"],
     responses=error_responses(403, 409, 415, 422, 507),
     openapi_extra={"requestBody": {"required": True, "content": CONTENT}},
 )
 async def add(
     request: Request,
-    service: Annotated[SearchService, Depends(get_service)],
+    service: Service,
     upsert: Annotated[bool, Query(description="The same as in the body; for uploads.")] = True,
 ) -> DocumentsResponse:
     """Adds documents, or replaces those of the same ids, in one transaction.
@@ -42,25 +65,26 @@ async def add(
     """
     body: BinaryIO = request.scope["rabtriever.body"]
     if request.scope["rabtriever.upload"]:
-        await asyncio.to_thread(_check_lines, body)
+        await asyncio.to_thread(lambda: sum(1 for _ in _lines(body)))  # a bad line is found before any is encoded
         written = await service.write(lambda: _lines(body), upsert)
-    else:
-        if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-            raise APIError(415, "send application/json, or application/x-ndjson with a document on each line")
+    elif content_type(request.headers) == "application/json":
         parsed = await asyncio.to_thread(_parse, body.read())
         written = await service.write(lambda: (one.document() for one in parsed.documents), parsed.upsert and upsert)
+    else:
+        raise APIError(415, "send application/json, or application/x-ndjson with a document on each line")
     return DocumentsResponse(written=written, documents=await service.count())
 
 
-@router.get("/v1/documents/{id:path}", responses=error_responses(404, 422))
-async def get(id: Id, service: Annotated[SearchService, Depends(get_service)]) -> StoredDocument:  # noqa: A002
+@router.get("/v1/documents/{id:path}", tags=["documents"], responses=error_responses(404, 422))
+async def get(id: Id, service: Service) -> Document:
     """Returns a document."""
-    found = await service.get(id)
-    return StoredDocument(id=found.id, title=found.title, text=found.text, metadata=dict(found.metadata))
+    return await service.get(id)
 
 
-@router.delete("/v1/documents/{id:path}", status_code=204, responses=error_responses(403, 404, 422, 507))
-async def delete(id: Id, service: Annotated[SearchService, Depends(get_service)]) -> None:  # noqa: A002
+@router.delete(
+    "/v1/documents/{id:path}", tags=["documents"], status_code=204, responses=error_responses(403, 404, 422, 507)
+)
+async def delete(id: Id, service: Service) -> None:
     """Removes a document."""
     await service.delete(id)
 
@@ -72,22 +96,9 @@ def _parse(raw: bytes) -> DocumentsRequest:
         raise RequestValidationError(error.errors(include_input=False)) from None
 
 
-def _check_lines(body: BinaryIO) -> None:
-    """Checks every line of an upload, before anything is done.
-
-    Raises:
-        APIError: 422, a line is no document, an id comes twice, or there is no line.
-    """
-    seen: set[str] = set()
-    for document in _lines(body):
-        if document.id in seen:
-            raise APIError(422, f"line {len(seen) + 1}: its id came before", "id")
-        seen.add(document.id)
-    if not seen:
-        raise APIError(422, "no document in the upload; send one a line", "body")
-
-
 def _lines(body: BinaryIO) -> Iterator[Document]:
+    """Yields the documents of an upload; raises an APIError, 422, if there is none, a bad one, or an id comes twice."""
+    seen: set[str] = set()
     body.seek(0)
     for number, line in enumerate(iter(lambda: body.readline(MAX_LINE_BYTES + 1), b""), 1):
         if len(line) > MAX_LINE_BYTES:
@@ -95,7 +106,13 @@ def _lines(body: BinaryIO) -> Iterator[Document]:
         if not line.strip():
             continue
         try:
-            yield NewDocument.model_validate_json(line).document()
+            document = NewDocument.model_validate_json(line).document()
         except ValidationError as error:
             param, message = first_validation_error(error.errors(include_input=False))
             raise APIError(422, f"line {number}: {param}: {message}", param) from None
+        if document.id in seen:
+            raise APIError(422, f"line {number}: its id came before", "id")
+        seen.add(document.id)
+        yield document
+    if not seen:
+        raise APIError(422, "no document in the upload; send one a line", "body")
