@@ -1,6 +1,5 @@
 """Values of options, in a module that costs nothing: the library checks by them and the command line lists them."""
 
 MODES = ("auto", "exact", "ann", "bm25")
-HYBRIDS = ("rrf",)
 BACKENDS = ("auto", "torch", "int8")
 DTYPES = ("float32", "bfloat16", "float16")

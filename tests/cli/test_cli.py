@@ -113,15 +113,15 @@ def test_search_takes_every_option(index, capsys):
         found = answer(capsys, "search", "index", "please show rain", *options)["hits"]
         assert [hit["id"] for hit in found] == [hit["id"] for hit in hits]
     assert {hit["id"] for hit in answer(capsys, "search", "index", "lamp", "--mode", "bm25")["hits"]} == {"lamp"}
-    fused = answer(capsys, "search", "index", "find the lamp", "--hybrid", "rrf", "--rerank", "2")["hits"]
-    assert sum(hit["reranked"] for hit in fused) == 2
+    hits = answer(capsys, "search", "index", "find the lamp", "--rerank", "2")["hits"]
+    assert sum(hit["reranked"] for hit in hits) == 2
 
 
 def test_an_index_is_brought_up_to_date_and_described(index, capsys):
     lines = [{"_id": "lamp", "text": "a lantern"}, {"_id": "tuba", "text": "plays the tuba"}]
     (index.parent / "more.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert answer(capsys, "index", "more.jsonl", "--out", "index", "--update")["documents"] == 7
-    hits = answer(capsys, "search", "index", "rain", "--hybrid", "rrf", "--mode", "exact")["hits"]
+    hits = answer(capsys, "search", "index", "rain", "--mode", "exact")["hits"]
     assert {hit["text"] for hit in hits if hit["id"] in ("lamp", "tuba")} == {"a lantern", "plays the tuba"}
     info = answer(capsys, "info", "index")
     assert info["documents"] == 7 and info["model"] == str(index.parent / "model") and info["text_index"]
@@ -201,7 +201,6 @@ def test_bad_input_is_one_line_and_exit_code_2(workspace, llm_folder, capsys, ar
         (["--threshold", "2"], "threshold 2.0"),
         (["--threshold", "auto"], "invalid float value: 'auto'"),
         (["--mode", "fast"], "--mode: invalid choice: 'fast' (choose from 'auto', 'exact', 'ann', 'bm25')"),
-        (["--hybrid", "both"], "--hybrid: invalid choice: 'both'"),
         (["--dtype", "float8"], "--dtype: invalid choice: 'float8'"),
         (["--backend", "gpu"], "--backend: invalid choice: 'gpu'"),
         (["--device", "cdua"], "--device: 'cdua' is no device"),

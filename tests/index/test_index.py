@@ -103,7 +103,6 @@ def test_an_empty_index_has_no_hits(retriever, tmp_path):
         (lambda index: index.search("rain", rerank=0), "rerank 0"),
         (lambda index: index.search("rain", threshold=1.5), "threshold 1.5"),
         (lambda index: index.search("rain", mode="fast"), "mode 'fast': choose one of auto, exact"),
-        (lambda index: index.search("rain", hybrid="union"), "hybrid 'union': choose one of"),
         (lambda index: index.search(["lamp", " "]), "^query ' ' has no tokens"),
         (lambda index: index.search("rain", where="id ="), "where 'id ='.*sql parser"),
         (lambda index: index.search("rain", where="colour = 3"), "No field named colour"),

@@ -4,8 +4,7 @@ import pytest
 from rabtriever.data import Document
 from rabtriever.errors import InputError, TextError
 from rabtriever.index import Hit, Index, SearchOptions
-from rabtriever.index.hits import Ranking
-from rabtriever.index.search import RerankPlan, cut_hits, fuse_rankings
+from rabtriever.index.search import RerankPlan, cut_hits
 from rabtriever.rerankers.base import Scores
 from rabtriever.scoring.calibration import Calibration
 
@@ -209,25 +208,19 @@ def test_bm25_ranks_by_shared_words_and_gives_the_retrievers_log_odds(index):
     assert index.search("weather", k=3, mode="bm25", where="id <> 'd0'") == []
 
 
-def test_rrf_fuses_the_retriever_with_bm25(index, retriever, tmp_path):
+def test_bm25_needs_a_text_index(retriever, tmp_path):
     bare = Index.create(tmp_path / "bare", retriever)
     with pytest.raises(InputError, match="no text index yet; call optimize"):
-        bare.search("rain", hybrid="rrf")
-    index.add([Document(f"n{i}", f"music song {i}") for i in range(30)])
+        bare.search("rain", mode="bm25")
+
+
+def test_bm25_finds_documents_that_were_added_since_the_last_optimize_and_can_be_reranked(index):
     index.optimize()
     index.add([Document("late", "a gramophone song")])
-    plain = {hit.id: hit for hit in index.search("gramophone", k=99)}
-    fused = index.search("gramophone", k=5, hybrid="rrf")
-    assert "late" in ids(fused)
-    assert all(hit == plain[hit.id] for hit in fused)
-    assert ids(fused) != ids(index.search("gramophone", k=5))
-    assert ids(index.search("gramophone", k=5, hybrid="rrf", where="id = 'late'")) == ["late"]
-    assert_one_ranking(index.search("gramophone", k=5, hybrid="rrf", rerank=2, reranker=Fixed(by_length)))
-
-
-def test_fusion_adds_reciprocal_ranks():
-    first, second = (Ranking(np.array(o), np.zeros(len(o), np.float32)) for o in ([3, 1, 2], [7, 2]))
-    assert fuse_rankings(first, second).ordinals.tolist() == [2, 3, 7, 1]  # 3 and 7 tie
+    assert ids(index.search("gramophone", k=5, mode="bm25")) == ["late"]
+    hits = index.search("song gramophone", k=5, mode="bm25", rerank=2, reranker=Fixed(by_length))
+    assert len(hits) == 2
+    assert_one_ranking(hits)
 
 
 def test_cut_takes_the_first_of_those_that_reach_the_threshold():

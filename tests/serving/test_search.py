@@ -2,7 +2,7 @@ from typing import get_args
 
 import pytest
 
-from rabtriever.index.search import HYBRIDS, MODES
+from rabtriever.choices import MODES
 from rabtriever.serving import batching
 from rabtriever.serving.schemas.native import SearchRequest
 
@@ -24,7 +24,7 @@ def test_several_queries_filters_modes_and_rerank(standing):
     expected = standing.index.search(["lamp", "music"], k=2, rerank=2)
     assert [[hit["id"] for hit in hits] for hits in answer["results"]] == [[h.id for h in hits] for hits in expected]
     assert all(hit["reranked"] for hits in answer["results"] for hit in hits) and answer["timings"]["rerank"] > 0
-    for more in ({"mode": "exact"}, {"mode": "ann"}, {"mode": "bm25"}, {"hybrid": "rrf"}):
+    for more in ({"mode": "exact"}, {"mode": "ann"}, {"mode": "bm25"}):
         hits = standing.post("/v1/search", query="lamp", **more).json()["hits"]
         assert [hit["id"] for hit in hits] == [hit.id for hit in standing.index.search("lamp", **more)]
     where = "json_get_int(metadata, 'year') > 2001 AND title <> ''"
@@ -65,8 +65,6 @@ def test_a_query_that_was_cut_is_told(live):
         ({"query": "a", "k": 10**30}, "k"),
         ({"query": "a", "rerank": 100000}, "rerank"),
         ({"query": "a", "mode": "magic"}, "mode"),
-        ({"query": "a", "hybrid": "magic"}, "hybrid"),
-        ({"query": "a", "hybrid": "union"}, "hybrid"),
         ({"query": "a", "threshold": 2}, "threshold"),
         ({"query": "a", "unknown": 1}, "unknown"),
         ({"query": "a", "where": "title ="}, "where"),
@@ -80,7 +78,6 @@ def test_a_query_that_was_cut_is_told(live):
         ({"query": "a", "where": "+".join("1" * 900) + " = 1"}, "where"),  # a planner's stack would not hold it
         ({"query": "a", "where": "length(id) / 0 = 1", "mode": "bm25"}, "where"),
         ({"query": "a", "where": "metadata = 'x'", "mode": "bm25"}, "where"),
-        ({"query": "a", "where": "metadata = 'x'", "hybrid": "rrf"}, "where"),
         ({"query": "a" * 100_001}, "query"),
         ({"query": "a", **{f"x{i}": 1 for i in range(40)}}, "body"),
         ({"query": "a", "where": "(" * 40 + "id = 'a'" + ")" * 40}, "where"),
@@ -127,6 +124,4 @@ def test_a_rerank_in_slices_is_the_librarys(standing, monkeypatch):
 
 
 def test_the_document_lists_the_librarys_modes():
-    fields = SearchRequest.model_fields
-    assert get_args(fields["mode"].annotation) == MODES
-    assert get_args(get_args(fields["hybrid"].annotation)[0]) == HYBRIDS
+    assert get_args(SearchRequest.model_fields["mode"].annotation) == MODES

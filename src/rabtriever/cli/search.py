@@ -6,7 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from rabtriever.choices import HYBRIDS, MODES
+from rabtriever.choices import MODES
 from rabtriever.cli.arguments import add_index_arguments, open_index
 
 
@@ -22,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="exact; ann: approximate; auto: exact for up to so many documents; bm25: its ranking (default: auto)",
     )
-    parser.add_argument("--hybrid", choices=HYBRIDS, help="rrf: join BM25's ranking by reciprocal-rank fusion")
     parser.add_argument("--rerank", type=int, metavar="N", help="let the reranker score the best N")
     parser.add_argument("--threshold", type=float, metavar="P", help="least probability of a hit")
 
@@ -31,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     from rabtriever.index.search import SearchOptions
 
-    names = ("k", "where", "mode", "hybrid", "rerank", "threshold")
+    names = ("k", "where", "mode", "rerank", "threshold")
     options = asdict(SearchOptions(**{name: getattr(args, name) for name in names}))  # checked before a model is loaded
     hits = open_index(args).search(args.query, **options)
     if args.json:

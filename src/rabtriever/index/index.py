@@ -241,7 +241,7 @@ class Index:
         Args:
             queries: A query, or several.
             k: Hits a query, at most.
-            **options: ``where``, ``mode``, ``hybrid``, ``rerank`` and ``threshold`` (:class:`SearchOptions`), and
+            **options: ``where``, ``mode``, ``rerank`` and ``threshold`` (:class:`SearchOptions`), and
                 ``reranker``, which scores the best hits if ``rerank`` is given; the retriever's own if None.
 
         Returns:

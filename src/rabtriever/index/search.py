@@ -1,4 +1,4 @@
-"""The one search path of library, command line and server: retrieve, fuse with BM25, rerank."""
+"""The one search path of library, command line and server: retrieve, rerank."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from rabtriever.choices import HYBRIDS, MODES
+from rabtriever.choices import MODES
 from rabtriever.errors import InputError, TextError, shorten
 from rabtriever.index.hits import Hit, Ranking
 from rabtriever.index.snapshot import Snapshot
@@ -17,8 +17,6 @@ from rabtriever.index.view import View
 from rabtriever.rerankers.base import Reranker
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.fold import score_latents
-
-RRF_K = 60  # of reciprocal-rank fusion: 1 / (RRF_K + rank), Cormack et al. 2009
 
 
 @dataclass(frozen=True)
@@ -32,23 +30,17 @@ class SearchOptions:
         mode: ``exact``: the best of all documents. ``ann``: of the clusters that score best, a small share of the
             documents. ``auto``: exact up to the index's ``exact_up_to`` documents, approximate beyond. ``bm25``:
             BM25's ranking, of documents that share a word with the query, with the retriever's log-odds.
-        hybrid: ``rrf``: order by reciprocal-rank fusion with BM25's ranking. None: the retriever's ranking. The shipped
-            model's R@10 rises from .21 to .70 on facts (strategyqa_facts) and from .35 to .65 on tools that it was not
-            trained on (stabletoolbench), where BM25 alone reaches .78 and .78; on those it was trained on (metatool) it
-            falls from .97 to .84 (``benchmarks/results/quality/hybrid.json``).
         rerank: Number of best hits that the reranker scores, and others of the same texts; all hits are then ordered
             by log-odds. None: no reranker.
         threshold: Least probability of a hit.
 
     Raises:
-        InputError: ``k`` below 1, ``rerank`` below 1, an unknown ``mode`` or ``hybrid``, or a ``threshold`` outside
-            [0, 1].
+        InputError: ``k`` below 1, ``rerank`` below 1, an unknown ``mode``, or a ``threshold`` outside [0, 1].
     """
 
     k: int = 10
     where: str | None = None
     mode: str = "auto"
-    hybrid: str | None = None
     rerank: int | None = None
     threshold: float | None = None
 
@@ -60,8 +52,6 @@ class SearchOptions:
             raise InputError(f"rerank {self.rerank}: let the reranker score at least one document", param="rerank")
         if self.mode not in MODES:
             raise InputError(f"mode {self.mode!r}: choose one of {', '.join(MODES)}", param="mode")
-        if self.hybrid is not None and self.hybrid not in HYBRIDS:
-            raise InputError(f"hybrid {self.hybrid!r}: choose one of {', '.join(HYBRIDS)}", param="hybrid")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise InputError(f"threshold {self.threshold}: a probability lies in [0, 1]", param="threshold")
 
@@ -76,7 +66,6 @@ class SearchKeywords(TypedDict, total=False):
 
     where: str | None
     mode: str
-    hybrid: str | None
     rerank: int | None
     threshold: float | None
     reranker: Reranker | None
@@ -110,19 +99,6 @@ def retrieve(
         raise InputError(message, param="query", position=not_finite[0])
     rankings = _rankings(view, texts, vectors, options)
     return [make_hits(ranking, view.snapshot, calibration) for ranking in rankings]
-
-
-def fuse_rankings(first: Ranking, second: Ranking) -> Ranking:
-    """Orders the documents of two rankings by reciprocal-rank fusion; ties in the order of insertion."""
-    log_odds: dict[int, float] = {}
-    fused: dict[int, float] = {}
-    for ranking in (first, second):
-        pairs = zip(ranking.ordinals.tolist(), ranking.log_odds.tolist(), strict=True)
-        for rank, (ordinal, value) in enumerate(pairs, 1):
-            log_odds.setdefault(ordinal, value)
-            fused[ordinal] = fused.get(ordinal, 0.0) + 1 / (RRF_K + rank)
-    best = sorted(fused, key=lambda ordinal: (-fused[ordinal], ordinal))
-    return Ranking(np.array(best, np.int64), np.array([log_odds[ordinal] for ordinal in best], np.float32))
 
 
 def make_hits(ranking: Ranking, snapshot: Snapshot, calibration: Calibration) -> list[Hit]:
@@ -236,19 +212,13 @@ def cut_hits(hits: Sequence[Sequence[Hit]], options: SearchOptions) -> list[list
 
 
 def _rankings(view: View, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions) -> list[Ranking]:
-    allowed = None if options.where is None else view.snapshot.filter(options.where)
-    if options.mode != "bm25" and options.hybrid is None:
-        return view.search(vectors, options.depth, options.mode, allowed)
-    n_lexical = options.depth if options.mode == "bm25" else max(RRF_K, 4 * options.depth)
-    lexical = [
-        _with_log_odds(view.snapshot.bm25_search(text, n_lexical, options.where), vector, view)
-        for text, vector in zip(texts, vectors, strict=True)
-    ]
     if options.mode == "bm25":
-        return lexical
-    semantic = view.search(vectors, n_lexical, options.mode, allowed)
-    fused = [fuse_rankings(*pair) for pair in zip(semantic, lexical, strict=True)]
-    return [Ranking(ranking.ordinals[: options.depth], ranking.log_odds[: options.depth]) for ranking in fused]
+        return [
+            _with_log_odds(view.snapshot.bm25_search(text, options.depth, options.where), vector, view)
+            for text, vector in zip(texts, vectors, strict=True)
+        ]
+    allowed = None if options.where is None else view.snapshot.filter(options.where)
+    return view.search(vectors, options.depth, options.mode, allowed)
 
 
 def _with_log_odds(ordinals: np.ndarray, vector: np.ndarray, view: View) -> Ranking:

@@ -18,7 +18,7 @@ router = APIRouter(tags=["search"])
 async def search(body: SearchRequest, service: Annotated[SearchService, Depends(get_service)]) -> SearchResponse:
     """Finds the best documents of the index for a query, or for each of several."""
     texts = body.queries or [body.query or ""]
-    options = SearchOptions(body.k, body.where, body.mode, body.hybrid, body.rerank, body.threshold)
+    options = SearchOptions(body.k, body.where, body.mode, body.rerank, body.threshold)
     result = await service.search(texts, options)
     found = [[SearchHit.model_construct(**vars(hit)) for hit in hits] for hits in result.hits]
     timings = Timings(**{stage: round(value, 3) for stage, value in result.milliseconds.items()})

@@ -84,7 +84,6 @@ class SearchRequest(NativeRequest):
     mode: Literal["auto", "exact", "ann", "bm25"] = Field(
         "auto", description="exact, ann (approximate), auto, or bm25: its ranking alone."
     )
-    hybrid: Literal["rrf"] | None = Field(None, description="Reciprocal-rank fusion with BM25's ranking.")
     rerank: HitCount | None = Field(None, description="How many of the best hits the reranker scores.")
     threshold: float | None = Field(None, ge=0, le=1, description="Least probability of a hit.")
 
