@@ -20,7 +20,7 @@ class InputError(ValueError):
 
 
 class TextError(InputError):
-    """A text that cannot be encoded: a ``query`` or ``document``, its position in its list, and its fault and remedy."""
+    """A text that cannot be encoded: a ``query`` or ``document``, its position in its list, its fault and remedy."""
 
     position: int
 
