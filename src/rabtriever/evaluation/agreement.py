@@ -2,47 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
+from rabtriever.data import Run
 
-class Agreement:
-    """Agreement of retriever and reranker, added up query by query."""
 
-    def __init__(self) -> None:
-        self.n_queries = self.n_agreed = 0
-        self._log_odds: list[np.ndarray] = []
+def agreement(retriever: Run, reranker: Run) -> dict[str, float | None]:
+    """Returns how two systems agree on the same queries; the two need not have scored the same documents.
 
-    def add(self, retriever: Mapping[str, float], reranker: Mapping[str, float]) -> None:
-        """Adds one query.
+    Args:
+        retriever: Query id -> document id -> log-odds, best first.
+        reranker: The same.
 
-        Args:
-            retriever: Document id -> log-odds, best first.
-            reranker: The same; the two need not have scored the same documents.
-        """
-        self.n_queries += 1
-        self.n_agreed += bool(retriever and reranker) and next(iter(retriever)) == next(iter(reranker))
-        pairs = [(score, reranker[document]) for document, score in retriever.items() if document in reranker]
-        self._log_odds.append(np.array(pairs, dtype=np.float64).reshape(-1, 2))
-
-    def report(self, retriever: Mapping[str, float], reranker: Mapping[str, float]) -> dict[str, float | None]:
-        """Returns how the two agree on the queries so far.
-
-        Args:
-            retriever: Its measures.
-            reranker: Its measures, under the same names.
-
-        Returns:
-            Each measure's ratio retriever / reranker, None where the reranker has 0; ``top1_agreement``, the share of
-            queries on which both rank the same document first; ``pearson``, the correlation of their log-odds over all
-            pairs that both scored, None where it is undefined.
-        """
-        ratios = {name: retriever[name] / value if value else None for name, value in reranker.items()}
-        return {**ratios, "top1_agreement": self.n_agreed / self.n_queries, "pearson": self._pearson()}
-
-    def _pearson(self) -> float | None:
-        retriever, reranker = np.concatenate(self._log_odds).T
-        if len(retriever) < 2 or np.ptp(retriever) == 0 or np.ptp(reranker) == 0:
-            return None
-        return float(np.corrcoef(retriever, reranker)[0, 1])
+    Returns:
+        ``top1_agreement``, the share of queries on which both rank the same document first; ``pearson``, the
+        correlation of their log-odds over all pairs that both scored, None where it is undefined.
+    """
+    firsts = [(next(iter(retriever[query]), None), next(iter(reranker[query]), None)) for query in retriever]
+    pairs = [
+        (score, reranker[query][document])
+        for query, scores in retriever.items()
+        for document, score in scores.items()
+        if document in reranker[query]
+    ]
+    x, y = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+    defined = len(pairs) > 1 and np.ptp(x) > 0 and np.ptp(y) > 0
+    return {
+        "top1_agreement": sum(a is not None and a == b for a, b in firsts) / len(firsts),
+        "pearson": float(np.corrcoef(x, y)[0, 1]) if defined else None,
+    }

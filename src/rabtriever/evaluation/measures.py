@@ -7,20 +7,16 @@ from rabtriever.errors import InputError
 from rabtriever.evaluation.runs import sort_run
 
 MEASURES = {"R@1": "R@1", "R@3": "R@3", "R@10": "R@10", "MRR@10": "RR@10", "nDCG@10": "nDCG@10"}
-"""Our names of the measures -> what ir_measures calls them."""
+"""Names in reports -> ir_measures' names."""
 
-MAX_CUTOFF = 10
-"""No measure looks deeper."""
+MAX_CUTOFF = 10  # no measure looks deeper
 
 
 def measure(qrels: Qrels, run: Run) -> dict[str, float]:
-    """Computes the mean of every measure over the queries of ``qrels``.
+    """Computes the mean of every measure over the queries of ``qrels``; arguments as in :func:`measure_queries`.
 
-    Arguments and errors are those of :func:`measure_queries`. A query's own document, if the corpus holds its queries,
-    must be in neither: :func:`rabtriever.evaluation.evaluate` leaves it out, here only ids are known.
-
-    Returns:
-        ``R@1``, ``R@3``, ``R@10``, ``MRR@10`` and ``nDCG@10``, each in [0, 1].
+    A query's own document, if the corpus holds its queries, must be in neither argument:
+    :func:`rabtriever.evaluation.evaluate` leaves it out.
     """
     rows = measure_queries(qrels, run).values()
     return {name: sum(row[name] for row in rows) / len(rows) for name in MEASURES}
@@ -52,7 +48,7 @@ def measure_queries(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
         for query in qrels
         if run.get(query)
     }
-    names = {ir_measures.parse_measure(theirs): name for name, theirs in MEASURES.items()}
+    names = {ir_measures.parse_measure(measure): name for name, measure in MEASURES.items()}
     rows = {query: dict.fromkeys(MEASURES, 0.0) for query in qrels}
     for value in ir_measures.iter_calc(list(names), qrels, ranks):
         rows[value.query_id][names[value.measure]] = float(value.value)
