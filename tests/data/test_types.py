@@ -55,7 +55,9 @@ def test_another_seed_draws_another_sample() -> None:
 
 
 def test_an_unknown_split_names_those_there_are() -> None:
-    with pytest.raises(InputError, match=r"shop has no split 'dev': it has test, train, junk"):
+    with pytest.raises(
+        InputError, match=r"shop has no split 'dev': choose from test, train, junk, or add qrels/dev\.tsv"
+    ):
         DATA.labelled_queries("dev")
     with pytest.raises(InputError, match="no qrels at all"):
         RetrievalData("bare", DATA.documents, DATA.queries, {}).labelled_queries("test")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rabtriever.evaluation.agreement import agreement
+from rabtriever.evaluation.measures import agreement
 
 
 def _agreement(*pairs: tuple[dict[str, float], dict[str, float]]) -> dict[str, float | None]:

@@ -61,7 +61,7 @@ def _documents(path: Path) -> Iterator[Document]:
             _unique_id(row, location, seen),
             _string(row, "text", location),
             _string(row, "title", location),
-            _metadata(row, location),
+            _value(row, "metadata", dict, location),
         )
         if not document.content:
             raise InputError(f"{location}: title and text of document {document.id!r} are both blank: give one of them")
@@ -158,21 +158,17 @@ def _unique_id(row: dict[str, Any], location: str, seen: dict[str, str]) -> str:
 
 
 def _string(row: dict[str, Any], key: str, location: str) -> str:
-    """Returns the string at ``key``; a missing one or null is the empty string."""
-    value = row.get(key)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InputError(f"{location}: {key} is {value!r}; it should be a string")
+    text: str = _value(row, key, str, location)
     try:
-        value.encode()  # JSON can escape half a surrogate pair, which no tokenizer takes.
+        text.encode()  # JSON can escape half a surrogate pair, which no tokenizer takes.
     except UnicodeEncodeError:
         raise InputError(f"{location}: {key} holds half of a surrogate pair: write the character whole") from None
-    return value
+    return text
 
 
-def _metadata(row: dict[str, Any], location: str) -> dict[str, Any]:
-    value = row.get("metadata")
-    if value is not None and not isinstance(value, dict):
-        raise InputError(f"{location}: metadata is {value!r}; it should be a JSON object")
-    return value or {}
+def _value(row: dict[str, Any], key: str, kind: type, location: str) -> Any:  # noqa: ANN401
+    """Returns the value at ``key``, an empty one if it is missing or null."""
+    value = row.get(key)
+    if value is not None and not isinstance(value, kind):
+        raise InputError(f"{location}: {key} is {value!r}; it should be a {'string' if kind is str else 'JSON object'}")
+    return value or kind()

@@ -66,8 +66,8 @@ class RetrievalData:
             InputError: there is no such split, no relevant document in it, or ``limit`` is below 1.
         """
         if split not in self.qrels:
-            found = f"it has {', '.join(self.qrels)}" if self.qrels else "it has no qrels at all"
-            raise InputError(f"{self.name} has no split {split!r}: {found}", param="split")
+            existing = f"choose from {', '.join(self.qrels)}, or" if self.qrels else "it has no qrels at all;"
+            raise InputError(f"{self.name} has no split {split!r}: {existing} add qrels/{split}.tsv", param="split")
         if limit is not None and limit < 1:
             raise InputError(f"a limit of {limit} leaves no query of {self.name}: give at least 1", param="limit")
         labelled = [query for query in self.queries if self.is_labelled(split, query)]

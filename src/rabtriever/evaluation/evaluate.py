@@ -16,8 +16,7 @@ from tqdm.auto import tqdm
 
 from rabtriever.data import RetrievalData, Run
 from rabtriever.errors import InputError
-from rabtriever.evaluation.agreement import agreement
-from rabtriever.evaluation.measures import MAX_CUTOFF, measure
+from rabtriever.evaluation.measures import MAX_CUTOFF, agreement, measure
 from rabtriever.evaluation.runs import run_file
 
 if TYPE_CHECKING:
@@ -58,8 +57,8 @@ def evaluate(
         limit: At most so many queries, drawn at random by ``seed``.
         seed: Of that draw.
         runs_dir: Folder for a TREC run of each system, ``<name>.trec``; all appear at the end or none. The scores of a
-            query are its log-odds if these fall from hit to hit, otherwise (BM25, fused rankings, ties) minus the
-            ranks, so that whoever sorts by score finds the system's order.
+            query are its log-odds if these fall from hit to hit, otherwise (BM25, ties) minus the ranks, so that
+            whoever sorts by score finds the system's order.
         show_progress_bar: Whether to show progress on stderr.
 
     Returns:
