@@ -17,7 +17,7 @@ def test_every_public_name_is_there(name):
 
 
 def test_the_tables_name_the_same():
-    assert sorted(rabtriever._HOMES) == sorted(rabtriever.__all__) == rabtriever.__all__
+    assert sorted(rabtriever._MODULE_OF) == sorted(rabtriever.__all__) == rabtriever.__all__
     assert set(rabtriever._RENAMED) & set(rabtriever.__all__) == set()
 
 
@@ -30,7 +30,7 @@ def test_type_checkers_see_what_is_there():
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert found.keys() == rabtriever._HOMES.keys()
+    assert found.keys() == rabtriever._MODULE_OF.keys()
     for name, module in found.items():
         assert getattr(importlib.import_module(f"rabtriever.{module}"), name) is getattr(rabtriever, name)
 
@@ -42,36 +42,11 @@ def test_no_other_name_is():
         from rabtriever import magic  # noqa: F401
 
 
-@pytest.mark.parametrize("old", sorted(name for name, new in rabtriever._RENAMED.items() if new in rabtriever.__all__))
+@pytest.mark.parametrize("old", sorted(rabtriever._RENAMED))
 def test_an_old_name_works_and_warns(old):
     new = rabtriever._RENAMED[old]
     with pytest.warns(DeprecationWarning, match=f"rabtriever.{old} is now rabtriever.{new}"):
         assert getattr(rabtriever, old) is getattr(rabtriever, new)
-
-
-OLD_IMPORTS = [
-    ("rabtriever.calibration", "Calibration"),
-    ("rabtriever.fold", "folded_scores"),
-    ("rabtriever.predictor", "Predictor"),
-    ("rabtriever.reranker", "GenerativeReranker"),
-    ("rabtriever.training.distillation", "distill"),
-    ("rabtriever.training.reranker", "train_reranker"),
-    ("rabtriever.training.settings", "Distillation"),
-    ("rabtriever.training.settings", "RerankerTraining"),
-]
-
-
-@pytest.mark.parametrize(("module", "name"), OLD_IMPORTS)
-def test_an_old_module_works_and_warns(module, name):
-    moved = f"rabtriever.{rabtriever._MOVED[module.removeprefix('rabtriever.')]}"
-    with pytest.warns(DeprecationWarning, match=f"{module}.{name} is now {moved}"):
-        found = getattr(importlib.import_module(module), name)
-    assert found is getattr(importlib.import_module(moved), rabtriever._RENAMED.get(name, name))
-    assert not hasattr(sys.modules[module], "__file__")  # what looks through all modules wakes none
-
-
-def test_every_moved_module_is_tried():
-    assert {module.removeprefix("rabtriever.") for module, _ in OLD_IMPORTS} == set(rabtriever._MOVED)
 
 
 def test_current_names_do_not_warn():

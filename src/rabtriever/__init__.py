@@ -5,10 +5,7 @@ Names are imported when they are first used, so that ``import rabtriever`` costs
 
 from __future__ import annotations
 
-import sys
-import warnings
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -73,53 +70,26 @@ _MODULES = {
     "training.distill": ("distill",),
     "training.train_reranker": ("train_reranker",),
 }
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-# Until the next release: old names and modules still work, with a DeprecationWarning.
+# Old names work until the next release.
 _RENAMED = {
     "Distillation": "DistillConfig",
     "RerankerTraining": "RerankerTrainingConfig",
-    "folded_scores": "score_latents",
     "mixture": "concatenate",
-}
-_MOVED = {
-    "calibration": "scoring.calibration",
-    "fold": "scoring.fold",
-    "predictor": "scoring.predictor",
-    "reranker": "rerankers.generative",
-    "training.distillation": "training.distill",
-    "training.reranker": "training.train_reranker",
-    "training.settings": "training.config",
 }
 
 
 def __getattr__(name: str) -> object:
     current = _RENAMED.get(name, name)
-    if current not in _HOMES:
+    if current not in _MODULE_OF:
         raise AttributeError(f"module 'rabtriever' has no attribute {name!r}")
     if current != name:
-        _warn(f"rabtriever.{name}", f"rabtriever.{current}")
-    return getattr(import_module(f"rabtriever.{_HOMES[current]}"), current)
+        from rabtriever.deprecation import warn_renamed
+
+        warn_renamed(f"rabtriever.{name}", f"rabtriever.{current}")
+    return getattr(import_module(f"rabtriever.{_MODULE_OF[current]}"), current)
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _MovedModule(ModuleType):
-    """A module under its old name, which imports the new one when something of it is asked for."""
-
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        module, current = f"rabtriever.{_MOVED[self.__name__.partition('.')[2]]}", _RENAMED.get(name, name)
-        _warn(f"{self.__name__}.{name}", f"{module}.{current}")
-        return getattr(import_module(module), current)
-
-
-def _warn(old: str, new: str) -> None:
-    warnings.warn(f"{old} is now {new}; the old name goes with the next release", DeprecationWarning, stacklevel=3)
-
-
-for _old in _MOVED:
-    sys.modules[f"rabtriever.{_old}"] = _MovedModule(f"rabtriever.{_old}")

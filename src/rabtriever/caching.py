@@ -30,11 +30,7 @@ def remove_stale(folders: Iterable[Path], seconds: float) -> None:
 
 
 class LRUCache(Generic[Key, Value]):
-    """A thread-safe mapping that drops the least recently used values when they weigh too much together.
-
-    Args:
-        max_weight: Largest total weight; 0 caches nothing.
-    """
+    """A thread-safe mapping that drops the least recently used values above ``max_weight`` in all; 0 caches nothing."""
 
     def __init__(self, max_weight: int) -> None:
         self.max_weight = max_weight

@@ -10,8 +10,8 @@ class InputError(ValueError):
 
     Args:
         message: One line that names the input, the fault and the remedy.
-        param: The parameter that is wrong, such as ``where``, if one is.
-        position: Position of the text that is wrong in the list it came in, if it came in one.
+        param: Name of the wrong parameter, such as ``where``.
+        position: Position of the wrong text in the list it came in.
     """
 
     def __init__(self, message: str, *, param: str | None = None, position: int | None = None) -> None:
@@ -20,14 +20,7 @@ class InputError(ValueError):
 
 
 class TextError(InputError):
-    """A text that cannot be encoded.
-
-    Args:
-        kind: ``query`` or ``document``.
-        position: Position of the text in the list it came in.
-        text: The text; the message shows its beginning.
-        fault: The fault and the remedy.
-    """
+    """A text that cannot be encoded: a ``query`` or ``document``, its position in its list, its fault and remedy."""
 
     position: int
 

@@ -177,7 +177,7 @@ def test_an_index_whose_model_moved_is_searched_with_it(index, capsys):
         (["distill", "nowhere", "--teacher", "t", "--out", "s"], "nowhere"),
         (["evaluate", "data", "--model", "m", "--split", "nope"], "'nope'"),
         (["evaluate", "data", "--model", "m", "--systems", "magic"], "'magic'"),
-        (["evaluate", "data", "--model", "m", "--limit", "0"], "--limit 0"),
+        (["evaluate", "data", "--model", "m", "--limit", "0"], "a limit of 0"),
         (["demo", "--model", "nowhere"], "nowhere"),
         (["magic"], "invalid choice: 'magic'"),
         (["search", "--magic"], "required: uri, query"),
@@ -245,7 +245,8 @@ def test_a_device_that_is_not_there_is_one_line(index, capsys):
 
 
 def test_index_looks_at_out_before_anything_else(index, capsys, no_model):
-    assert "index: exists already" in fault(capsys, "index", "nowhere", "--model", "nowhere", "--out", "index")
+    line = fault(capsys, "index", "nowhere", "--model", "nowhere", "--out", "index")
+    assert "index: exists already" in line and "--update adds documents" in line
 
 
 def test_a_malformed_corpus_leaves_no_index(workspace, retriever, capsys):

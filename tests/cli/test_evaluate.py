@@ -142,7 +142,7 @@ def test_a_querys_own_document_takes_no_candidates_slot(tiny_data, retriever, sc
     [
         (["--systems", "bm25,magic"], "--systems 'magic': choose from retriever, reranker, bm25"),
         (["--systems", ""], "--systems '': choose from"),
-        (["--limit", "0"], "--limit 0"),
+        (["--limit", "0"], "a limit of 0"),
         (["--split", "nope"], "'nope'"),
     ],
 )

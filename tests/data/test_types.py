@@ -55,14 +55,16 @@ def test_another_seed_draws_another_sample() -> None:
 
 
 def test_an_unknown_split_names_those_there_are() -> None:
-    with pytest.raises(InputError, match=r"shop has no split 'dev': it has test, train, junk"):
+    with pytest.raises(
+        InputError, match=r"shop has no split 'dev': choose from test, train, junk, or add qrels/dev\.tsv"
+    ):
         DATA.labelled_queries("dev")
-    with pytest.raises(InputError, match="no judgements at all"):
+    with pytest.raises(InputError, match="no qrels at all"):
         RetrievalData("bare", DATA.documents, DATA.queries, {}).labelled_queries("test")
 
 
 def test_a_split_without_a_positive_judgement_and_a_limit_below_one_are_refused() -> None:
-    with pytest.raises(InputError, match="split 'junk' of shop has no query with a positive judgement"):
+    with pytest.raises(InputError, match="split 'junk' of shop has no query with a relevant document"):
         DATA.labelled_queries("junk")
     with pytest.raises(InputError, match="a limit of 0"):
         DATA.labelled_queries("train", limit=0)

@@ -1,4 +1,4 @@
-"""Agreement: ratios, the same first document, and the correlation of log-odds."""
+"""Agreement: the same first document, and the correlation of log-odds."""
 
 from __future__ import annotations
 
@@ -6,20 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rabtriever.evaluation.agreement import Agreement
+from rabtriever.evaluation.measures import agreement
 
 
 def _agreement(*pairs: tuple[dict[str, float], dict[str, float]]) -> dict[str, float | None]:
-    agreement = Agreement()
-    for retriever, reranker in pairs:
-        agreement.add(retriever, reranker)
-    return agreement.report({"R@1": 0.3, "R@3": 0.5}, {"R@1": 0.6, "R@3": 0.0})
-
-
-def test_ratios_are_retriever_over_reranker_and_none_over_zero() -> None:
-    report = _agreement(({"a": 1.0}, {"a": 1.0}))
-    assert report["R@1"] == pytest.approx(0.5)
-    assert report["R@3"] is None
+    runs = ({str(query): pair[system] for query, pair in enumerate(pairs)} for system in (0, 1))
+    return agreement(*runs)
 
 
 def test_top1_agreement_is_the_share_of_queries_with_one_winner() -> None:

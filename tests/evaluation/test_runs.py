@@ -9,11 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rabtriever.errors import InputError
-from rabtriever.evaluation import read_run, write_run
+from rabtriever.evaluation import read_run
 from rabtriever.evaluation.runs import run_file, sort_run
 
 IDS = st.text("abß-_.7", min_size=1, max_size=4)
 SCORES = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def write_run(path: Path, run: dict, tag: str) -> None:
+    with run_file(path, tag) as write:
+        for query, scores in run.items():
+            write(query, scores)
 
 
 def test_a_run_is_written_rank_by_rank(tmp_path: Path) -> None:

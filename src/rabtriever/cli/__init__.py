@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -28,16 +29,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         module = import_module(f"rabtriever.cli.{name}")
-        summary = (module.__doc__ or "").splitlines()[0]
-        command = commands.add_parser(name, help=summary, description=module.__doc__)
+        command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
         module.add_arguments(command)
         command.add_argument("--json", action="store_true", help="print one JSON object")
         command.set_defaults(run=module.run)
     try:
-        args = parser.parse_args(rename_flags(sys.argv[1:] if argv is None else argv, commands.choices))
+        args = parser.parse_args(rename_flags(sys.argv[1:] if argv is None else argv))
     except SystemExit as stop:  # argparse's way to end: --help, --version, or a fault that it has printed
         return int(stop.code or 0)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves: for programmers
     try:
         args.run(args)
     except InputError as error:

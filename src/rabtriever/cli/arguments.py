@@ -1,11 +1,12 @@
-"""What commands have in common: flags from a config dataclass and back, the model, the data, the index."""
+"""What commands have in common: flags from a config dataclass and back, the model, the data, the index, the output."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_type_hints
 
@@ -14,21 +15,26 @@ from rabtriever.choices import BACKENDS, DTYPES
 if TYPE_CHECKING:
     from rabtriever.data import RetrievalData
     from rabtriever.index import Index
-    from rabtriever.llm.loading import LoadOptions
 
 Config = TypeVar("Config")
 
-# Until the next release: old flags still work, with a line on stderr. A command takes the first new one that it has.
-RENAMED_FLAGS: dict[str, tuple[str, ...]] = {
-    "--calibration": ("--calibration-queries",),
-    "--depth": ("--rerank-all-up-to",),
-    "--hard": ("--hard-negative-share",),
-    "--mse-weight": ("--embedding-weight",),
-    "--pairs": ("--pairs-per-query",),
-    "--per-task": ("--max-queries-per-dataset",),
-    "--pool": ("--documents-per-step",),
-    "--queries": ("--queries-per-step", "--max-labelled-queries"),
-    "--width": ("--hidden-units",),
+# Old flags work until the next release, with a line on stderr.
+RENAMED_FLAGS = {
+    "train": {
+        "--hard": "--hard-negative-share",
+        "--per-task": "--max-queries-per-dataset",
+        "--pool": "--documents-per-step",
+        "--queries": "--queries-per-step",
+    },
+    "distill": {
+        "--calibration": "--calibration-queries",
+        "--mse-weight": "--embedding-weight",
+        "--pairs": "--pairs-per-query",
+        "--per-task": "--max-queries-per-dataset",
+        "--queries": "--max-labelled-queries",
+        "--width": "--hidden-units",
+    },
+    "evaluate": {"--depth": "--rerank-all-up-to"},
 }
 
 
@@ -40,29 +46,24 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def rename_flags(argv: Sequence[str], commands: Mapping[str, argparse.ArgumentParser]) -> list[str]:
-    """Returns the arguments with old flags (:data:`RENAMED_FLAGS`) replaced by the command's new ones."""
-    command = next((argument for argument in argv if argument in commands), None)
-    flags = commands[command]._option_string_actions if command else {}
+def rename_flags(argv: Sequence[str]) -> list[str]:
+    """Returns the arguments with a command's old flags (:data:`RENAMED_FLAGS`) replaced by the new ones."""
+    renamed = RENAMED_FLAGS.get(argv[0], {}) if argv else {}
     result = []
     for argument in argv:
         name, equals, value = argument.partition("=")
-        new = next((flag for flag in RENAMED_FLAGS.get(name, ()) if flag in flags and name not in flags), None)
-        if new:
-            print(
-                f"rabtriever {command}: {name} is now {new}; the old flag goes with the next release", file=sys.stderr
-            )
-        result.append(f"{new}{equals}{value}" if new else argument)
+        if name in renamed:
+            message = f"{name} is now {renamed[name]}; the old flag goes with the next release"
+            print(f"rabtriever {argv[0]}: {message}", file=sys.stderr)
+        result.append(renamed.get(name, name) + equals + value)
     return result
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, config: type[Any]) -> None:
     """Adds one flag per field of a dataclass.
 
-    Args:
-        parser: Of the command.
-        config: Its fields are ``int``, ``float`` or ``str``, optional or not; their metadata hold ``help`` and, if only
-            some values are allowed, ``choices``.
+    Its fields are ``int``, ``float`` or ``str``, optional or not; their metadata hold ``help`` and, if only some values
+    are allowed, ``choices``.
     """
     hints = get_type_hints(config)
     for field in fields(config):
@@ -81,11 +82,7 @@ def add_config_arguments(parser: argparse.ArgumentParser, config: type[Any]) -> 
 
 
 def config_from_args(args: argparse.Namespace, config: type[Config]) -> Config:
-    """Returns the dataclass that the flags describe.
-
-    Raises:
-        InputError: a value out of its range.
-    """
+    """Returns the dataclass that the flags describe; raises InputError for a value out of its range."""
     return config(**{field.name: getattr(args, field.name) for field in fields(config)})  # type: ignore[arg-type]
 
 
@@ -93,19 +90,17 @@ def add_model_arguments(parser: argparse.ArgumentParser, model: str | None = Non
     """Adds ``--device``, ``--dtype``, ``--backend`` unless it is left out, and ``--model`` if its help is given."""
     if model:
         parser.add_argument("--model", help=model)
-    parser.add_argument(
-        "--device", type=_device, metavar="DEVICE", help="cpu, cuda, cuda:1, ... (default: cuda if any)"
-    )
+    device_help = "cpu, cuda, cuda:1, ... (default: cuda if any)"
+    parser.add_argument("--device", type=_device, metavar="DEVICE", help=device_help)
     parser.add_argument("--dtype", choices=DTYPES, help="of the LLM's weights (default: what the hardware multiplies)")
     if backend:
         parser.add_argument("--backend", choices=BACKENDS, help="what runs the LLM (default: auto)")
 
 
-def load_options(args: argparse.Namespace) -> LoadOptions:
+def load_options(args: argparse.Namespace) -> dict[str, Any]:
     """Returns what ``from_pretrained`` takes of these arguments; those that were not given are left out."""
-    given = {name: getattr(args, name, None) for name in ("device", "dtype", "backend")}
-    options: Any = {name: value for name, value in given.items() if value is not None}
-    return options  # type: ignore[no-any-return]
+    given = {name: getattr(args, name) for name in ("device", "dtype", "backend")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def add_index_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,20 +109,15 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser, "the retriever that made the index, if its folder has moved")
 
 
-def open_index(args: argparse.Namespace, **options: Any) -> Index:  # noqa: ANN401
-    """Returns the index of :func:`add_index_arguments` with its retriever loaded.
-
-    Raises:
-        InputError: no index there, which is found before a model is loaded, or no such model.
-    """
+def open_index(args: argparse.Namespace) -> Index:
+    """Returns the index with its retriever loaded; raises InputError without an index before a model is loaded."""
     from rabtriever.index import Index
-    from rabtriever.index.table import Table
 
-    table = Table.open(args.uri)
-    source = args.model or table.model_folder()
+    index = Index.open(args.uri)
+    source = args.model or index.table.model_folder()
     from rabtriever.retriever import Rabtriever
 
-    return Index.open(args.uri, Rabtriever.from_pretrained(source, **load_options(args)), **options)
+    return Index.open(args.uri, Rabtriever.from_pretrained(source, **load_options(args)))
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, summary: str) -> None:
@@ -139,14 +129,16 @@ def add_data_arguments(parser: argparse.ArgumentParser, summary: str) -> None:
 
 
 def read_data(args: argparse.Namespace) -> RetrievalData:
-    """Returns the data of :func:`add_data_arguments`; ``--seed`` draws the queries.
-
-    Raises:
-        InputError: a folder that is missing or malformed.
-    """
+    """Returns the data of :func:`add_data_arguments`; ``--seed`` draws the queries."""
     from rabtriever.data import concatenate, load_data
 
     return concatenate([load_data(source) for source in args.data], args.max_queries_per_dataset, args.seed)
+
+
+def print_result(args: argparse.Namespace, result: Any, text: str) -> None:  # noqa: ANN401
+    """Prints a command's result: as JSON with ``--json``, otherwise as text, if there is any."""
+    if args.json or text:
+        print(json.dumps(result, ensure_ascii=False) if args.json else text)
 
 
 def _device(name: str) -> str:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from rabtriever.cli.arguments import add_model_arguments, load_options
-from rabtriever.cli.evaluate import make_systems, print_report
+from rabtriever.cli.arguments import add_model_arguments, load_options, print_result
+from rabtriever.cli.evaluate import format_report, make_systems
 
 if TYPE_CHECKING:
     from rabtriever.data import RetrievalData
     from rabtriever.evaluation import System
 
-MODEL = "tools"
-SHOWN = 5
+SUMMARY = """
+{n_documents} tools and skills; no request shares a content word with its answer, so keyword search
+has nothing to hold on to; BM25 is here to show just that.
 
-NEXT_STEPS = """
+{report}
+
 With your own data (corpus.jsonl, queries.jsonl, qrels/train.tsv in a folder DATA):
   rabtriever train DATA --out teacher                         an LLM reranker, by LoRA
   rabtriever distill DATA --teacher teacher --out retriever   its judgement at the price of a vector lookup
@@ -29,10 +30,9 @@ Or with this model as it is: rabtriever index DATA --model {model} --out index""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
-    parser.add_argument(
-        "--model", default=MODEL, help="a retriever: a folder or a hub id (default: the one that ships)"
-    )
+    """Adds the command's arguments."""
+    model_help = "a retriever: a folder or a hub id (default: the one that ships)"
+    parser.add_argument("--model", default="tools", help=model_help)
     parser.add_argument("--reranker", action="store_true", help="evaluate the reranker as well (minutes on a CPU)")
     add_model_arguments(parser)
 
@@ -49,21 +49,14 @@ def run(args: argparse.Namespace) -> None:
     names = ["retriever", "bm25", *(["reranker"] if args.reranker else [])]
     systems = make_systems(names, data, retriever)
     if not args.json:
-        _show(data, systems)
+        _print_examples(data, systems)
     report = evaluate(data, systems, show_progress_bar=args.reranker)
-    if args.json:
-        print(json.dumps(report))
-        return
-    print(
-        f"{len(data.documents)} tools and skills; no request shares a content word with its answer, so keyword search"
-    )
-    print("has nothing to hold on to; BM25 is here to show just that.\n")
-    print_report(report)
-    print(NEXT_STEPS.format(model=args.model))
+    text = SUMMARY.format(n_documents=len(data.documents), report=format_report(report), model=args.model)
+    print_result(args, report, text)
 
 
-def _show(data: RetrievalData, systems: dict[str, System]) -> None:
-    texts = list(data.queries.values())[:SHOWN]
+def _print_examples(data: RetrievalData, systems: dict[str, System], n_queries: int = 5) -> None:
+    texts = list(data.queries.values())[:n_queries]
     rankings, lexical = systems["retriever"](texts), systems["bm25"](texts)
     for query, text, hits, shared in zip(data.queries, texts, rankings, lexical, strict=False):
         print(f"\n“{text}”")
@@ -71,4 +64,4 @@ def _show(data: RetrievalData, systems: dict[str, System]) -> None:
             mark = "*" if hit.id in data.qrels["test"][query] else " "
             print(f" {mark}{rank}  {hit.probability:6.1%}  {hit.text}")
         print(f"  BM25's pick: {shared[0].text if shared else 'nothing: no word in common'}")
-    print("\n(* the right one)\n")
+    print("\n(* the right one)")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rabtriever.cli.arguments import add_model_arguments, load_options
+from rabtriever.cli.arguments import add_model_arguments, load_options, print_result
 from rabtriever.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ RERANK_DEPTH = 100  # best hits that the reranker scores in a larger corpus
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
+    """Adds the command's arguments."""
     parser.add_argument("data", help="BEIR folder")
     parser.add_argument(
         "--model", required=True, help="a retriever (tools, a folder or a hub id), or a reranker to evaluate it alone"
@@ -50,13 +49,11 @@ def run(args: argparse.Namespace) -> None:
     wrong = [name for name in names if name not in SYSTEMS]
     if wrong:
         raise InputError(f"--systems {wrong[0]!r}: choose from {', '.join(SYSTEMS)}", param="systems")
-    if args.limit is not None and args.limit < 1:
-        raise InputError(f"--limit {args.limit}: give at least 1", param="limit")
     from rabtriever.data import load_data
     from rabtriever.evaluation import evaluate
 
     data = load_data(args.data)
-    data.labelled_queries(args.split)
+    data.labelled_queries(args.split, args.limit)  # checked before a model is loaded
     retriever = reranker = None
     if "retriever" in names:
         from rabtriever.retriever import Rabtriever
@@ -68,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
         reranker = GenerativeReranker.from_pretrained(args.model, **load_options(args))
     systems = make_systems(names, data, retriever, reranker, args.rerank_all_up_to)
     report = evaluate(data, systems, args.split, args.limit, args.seed, args.runs, show_progress_bar=True)
-    print(json.dumps(report)) if args.json else print_report(report)
+    print_result(args, report, format_report(report))
 
 
 def make_systems(
@@ -81,14 +78,8 @@ def make_systems(
     """Makes systems over a data set's documents, each a search of an index in memory.
 
     Each is asked for one hit more than the measures look at, as one may be the query's own document; retriever and
-    reranker, if both are named, for all that the reranker scores, so that their log-odds can be compared.
-
-    Args:
-        names: Of ``retriever``, ``reranker``, ``bm25``.
-        data: The documents.
-        retriever: Needed for ``retriever``.
-        reranker: Needed for ``reranker``; the retriever's own if None.
-        rerank_all_up_to: Largest corpus of which the reranker scores every document.
+    reranker, if both are named, for all that the reranker scores, so that their log-odds can be compared. Without
+    ``reranker``, the retriever's own is used.
     """
     from rabtriever.evaluation.lexical import lexical_index
     from rabtriever.evaluation.measures import MAX_CUTOFF
@@ -98,34 +89,37 @@ def make_systems(
     n_own = int(any(data.is_own_document(query, query) for query in data.queries))  # it costs no other its slot
     n_scored = len(documents) if len(documents) <= rerank_all_up_to else RERANK_DEPTH + n_own
     k = max(n_scored, MAX_CUTOFF + 1) if {"retriever", "reranker"} <= set(names) else MAX_CUTOFF + 1
-    found: dict[str, System] = {}
+    systems: dict[str, System] = {}
     if "retriever" in names:
         assert retriever is not None
         index = Index.build(None, retriever, documents, show_progress_bar=len(documents) > 1000)
-        found["retriever"] = partial(index.search, k=k)
+        systems["retriever"] = partial(index.search, k=k)
     if set(names) - {"retriever"}:
         lexical = lexical_index(documents)
-        found["bm25"] = partial(lexical.search, k=k, mode="bm25")
+        systems["bm25"] = partial(lexical.search, k=k, mode="bm25")
     if "reranker" in names:
         reranker = reranker or getattr(retriever, "reranker", None)
         options: dict[str, Any] = {"k": k, "reranker": reranker, "rerank": n_scored}
         if n_scored == len(documents):
-            found["reranker"] = partial(lexical.search, mode="exact", **options)  # all documents, at no cost
+            systems["reranker"] = partial(lexical.search, mode="exact", **options)  # all documents, at no cost
         else:
-            found["reranker"] = partial(found.get("retriever", found["bm25"]), **options)
-    return {name: found[name] for name in names}
+            systems["reranker"] = partial(systems.get("retriever", systems["bm25"]), **options)
+    return {name: systems[name] for name in names}
 
 
-def print_report(report: dict[str, Any]) -> None:
-    """Prints what :func:`rabtriever.evaluation.evaluate` returns as a table."""
+def format_report(report: dict[str, Any]) -> str:
+    """Returns what :func:`rabtriever.evaluation.evaluate` returned as a table."""
     measures = list(next(iter(report["systems"].values())))
     own = report["own_documents_left_out"]
-    print(f"{report['n_queries']} queries" + (f"; {own} of them are documents, left out of their own hits" * bool(own)))
-    print(f"{'':10s}" + "".join(f"{name:>14s}" for name in measures))
+    lines = [
+        f"{report['n_queries']} queries" + (f"; {own} of them are documents, left out of their own hits" * bool(own)),
+        " " * 10 + "".join(f"{name:>14s}" for name in measures),
+    ]
     for system, values in report["systems"].items():
-        cells = (f"{values[name]:14.1f}" if name == "ms_per_query" else f"{values[name]:14.3f}" for name in measures)
-        print(f"{system:10s}" + "".join(cells))
-    print(f"ms_per_query: {report['timing']}")
+        cells = (f"{values[name]:14.{1 if name == 'ms_per_query' else 3}f}" for name in measures)
+        lines.append(f"{system:10s}" + "".join(cells))
+    lines.append(f"ms_per_query: {report['timing']}")
     if report["fidelity"]:
         shares = (f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in report["fidelity"].items())
-        print("fidelity (retriever / reranker): " + ", ".join(shares))
+        lines.append("fidelity (retriever / reranker): " + ", ".join(shares))
+    return "\n".join(lines)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from rabtriever.cli.arguments import add_model_arguments, load_options, open_index
-from rabtriever.errors import InputError
+from rabtriever.cli.arguments import add_model_arguments, load_options, open_index, print_result
+from rabtriever.errors import ConflictError, InputError
 from rabtriever.persistence.folder import require_absent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
+    """Adds the command's arguments."""
     parser.add_argument("corpus", help="corpus.jsonl, or a BEIR folder")
     parser.add_argument(
         "--out", required=True, dest="uri", metavar="URI", help="folder or object-store URI of the index"
@@ -28,7 +27,10 @@ def run(args: argparse.Namespace) -> None:
         if not args.model:
             raise InputError("--model: name the retriever that encodes the documents, such as tools")
         if "://" not in args.uri:
-            require_absent(args.uri)
+            try:
+                require_absent(args.uri)
+            except ConflictError as error:
+                raise ConflictError(f"{error}; --update adds documents to an index") from None
     from rabtriever.data import read_corpus
 
     documents = read_corpus(args.corpus)
@@ -42,7 +44,5 @@ def run(args: argparse.Namespace) -> None:
 
         retriever = Rabtriever.from_pretrained(args.model, **load_options(args))
         index = Index.build(args.uri, retriever, documents, show_progress_bar=True)
-    if args.json:
-        print(json.dumps({"index": args.uri, "documents": len(index)}))
-    else:
-        print(f"{args.uri}: {len(index)} documents; next: rabtriever search {args.uri} QUERY")
+    text = f"{args.uri}: {len(index)} documents; next: rabtriever search {args.uri} QUERY"
+    print_result(args, {"index": args.uri, "documents": len(index)}, text)

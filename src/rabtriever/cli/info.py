@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
+
+from rabtriever.cli.arguments import print_result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
+    """Adds the command's arguments."""
     parser.add_argument("uri", help="an index of `rabtriever index`")
     parser.add_argument("--versions", action="store_true", help="list every version that can be opened")
 
@@ -20,6 +21,6 @@ def run(args: argparse.Namespace) -> None:
     if args.versions:
         versions = index.versions()
         lines = [f"{v['version']:6d}  {v['time'][:19]}  {v['documents']} documents" for v in versions]
-        return print(json.dumps(versions) if args.json else "\n".join(lines))
+        return print_result(args, versions, "\n".join(lines))
     info = index.info()
-    print(json.dumps(info) if args.json else "\n".join(f"{name:15s} {value}" for name, value in info.items()))
+    print_result(args, info, "\n".join(f"{name:15s} {value}" for name, value in info.items()))

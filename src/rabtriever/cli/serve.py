@@ -7,28 +7,24 @@ import json
 import os
 import sys
 
-from rabtriever.cli.arguments import add_config_arguments, add_model_arguments, config_from_args, load_options
+from rabtriever.cli.arguments import add_config_arguments, add_index_arguments, config_from_args, load_options
 from rabtriever.errors import InputError
 from rabtriever.serving.config import ServerConfig, ServerLimits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("uri", help="an index of `rabtriever index`")
-    add_model_arguments(parser, "the retriever that made the index, if its folder has moved")
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine alone)"
-    )
+    add_index_arguments(parser)
+    host_help = "address to listen at (default: 127.0.0.1, this machine alone)"
+    parser.add_argument("--host", default="127.0.0.1", help=host_help)
     parser.add_argument("--port", type=int, default=8080, help="port; 0 takes a free one (default: 8080)")
     keys = "file with lines `read KEY` or `write KEY`, the latter for both, of 16 characters or more; "
     keys += "also $RABTRIEVER_READ_KEYS and $RABTRIEVER_WRITE_KEYS"
     parser.add_argument("--keys", metavar="FILE", help=keys)
-    parser.add_argument(
-        "--insecure", action="store_true", help="serve everyone who can reach the address, without keys"
-    )
-    parser.add_argument(
-        "--cors", action="append", default=[], metavar="ORIGIN", help="let this origin's pages call; repeatable"
-    )
+    insecure_help = "serve everyone who can reach the address, without keys"
+    parser.add_argument("--insecure", action="store_true", help=insecure_help)
+    cors_help = "let this origin's pages call; repeatable"
+    parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help=cors_help)
     parser.add_argument("--workers", type=int, default=1, help="processes, each with the LLM in memory (default: 1)")
     add_config_arguments(parser, ServerLimits)
 
@@ -47,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     config = ServerConfig(
         uri=args.uri,
         model=args.model,
-        load_options=dict(load_options(args)),
+        load_options=load_options(args),
         keys=args.keys,
         insecure=args.insecure,
         loopback=on_loopback(args.host),

@@ -6,50 +6,37 @@ import argparse
 import json
 from pathlib import Path
 
-from rabtriever.cli.arguments import (
-    add_config_arguments,
-    add_data_arguments,
-    add_model_arguments,
-    config_from_args,
-    read_data,
-)
+from rabtriever.cli import arguments
 from rabtriever.errors import InputError
 from rabtriever.persistence.folder import require_absent
 from rabtriever.training.config import RerankerTrainingConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments."""
-    add_data_arguments(
-        parser, "BEIR folder: corpus.jsonl, queries.jsonl, qrels/train.tsv; several make one model for all"
-    )
+    """Adds the command's arguments."""
+    data_help = "BEIR folder: corpus.jsonl, queries.jsonl, qrels/train.tsv; several make one model for all"
+    arguments.add_data_arguments(parser, data_help)
     parser.add_argument("--out", required=True, help="folder to make; an interrupted run goes on with the same command")
-    parser.add_argument(
-        "--model",
-        default="smollm2",
-        help="`smollm2` (default), a hub id, a folder, a .gguf file, or a reranker or retriever to train further",
-    )
+    model_help = "`smollm2` (default), a hub id, a folder, a .gguf file, or a reranker or retriever to train further"
+    parser.add_argument("--model", default="smollm2", help=model_help)
     parser.add_argument("--prompt", help="JSON file with fields of the prompt template that differ from the default")
-    add_model_arguments(parser, backend=False)  # torch trains
-    add_config_arguments(parser, RerankerTrainingConfig)
+    arguments.add_model_arguments(parser, backend=False)  # torch trains
+    arguments.add_config_arguments(parser, RerankerTrainingConfig)
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    config = config_from_args(args, RerankerTrainingConfig)
+    config = arguments.config_from_args(args, RerankerTrainingConfig)
     require_absent(args.out)
     from rabtriever.llm.prompt import PromptTemplate
 
     prompt = PromptTemplate.from_dict(_read_object(args.prompt)) if args.prompt else None
-    data = read_data(args)
+    data = arguments.read_data(args)
     from rabtriever.training.train_reranker import train_reranker
 
     train_reranker(data, args.out, args.model, prompt=prompt, config=config, device=args.device, dtype=args.dtype)
-    if args.json:
-        print(json.dumps({"reranker": args.out}))
-    else:
-        command = f"rabtriever distill {' '.join(args.data)} --teacher {args.out} --out RETRIEVER"
-        print(f"{args.out}: a reranker; next: {command}")
+    hint = f"next: rabtriever distill {' '.join(args.data)} --teacher {args.out} --out RETRIEVER"
+    arguments.print_result(args, {"reranker": args.out}, f"{args.out}: a reranker; {hint}")
 
 
 def _read_object(path: str) -> dict[str, object]:

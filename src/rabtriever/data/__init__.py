@@ -1,4 +1,4 @@
-"""Documents, queries and judgements: types, BEIR folders, splits and unions of data sets."""
+"""Documents, queries and labels: types, BEIR folders, splits and unions of data sets."""
 
 from __future__ import annotations
 

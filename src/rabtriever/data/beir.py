@@ -17,16 +17,14 @@ _QRELS_HEADER = ("query-id", "corpus-id", "score")
 
 
 def load_data(source: str | Path) -> RetrievalData:
-    """Loads a BEIR folder into memory.
+    """Loads a BEIR folder into memory; the order is that of the files.
 
     Args:
-        source: Folder with ``corpus.jsonl``, ``queries.jsonl`` and, if there are judgements, ``qrels/<split>.tsv``.
-
-    Returns:
-        Its documents, queries and judgements; the order is that of the files.
+        source: Folder with ``corpus.jsonl``, ``queries.jsonl`` and, if there are labels, ``qrels/<split>.tsv``.
 
     Raises:
-        InputError: something is missing or malformed; the message names file and line number.
+        NotFoundError: a file is missing.
+        InputError: a file is malformed; the message names it and the line.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -42,17 +40,15 @@ def load_data(source: str | Path) -> RetrievalData:
 
 
 def read_corpus(path: str | Path) -> Iterator[Document]:
-    """Reads a corpus document by document; only its ids are held in memory.
+    """Reads a corpus document by document, in file order; only its ids are held in memory.
 
     Args:
         path: A JSONL file with ``_id``, ``text`` and optionally ``title`` and ``metadata`` a line, or a folder that
             holds it as ``corpus.jsonl``.
 
-    Returns:
-        The documents in file order.
-
     Raises:
-        InputError: the file is missing (at once), or a line is malformed (when it is reached).
+        NotFoundError: the file is missing (raised at once).
+        InputError: a line is malformed (raised when it is reached).
     """
     path = Path(path)
     return _documents(_existing(path / "corpus.jsonl" if path.is_dir() else path))
@@ -65,7 +61,7 @@ def _documents(path: Path) -> Iterator[Document]:
             _unique_id(row, location, seen),
             _string(row, "text", location),
             _string(row, "title", location),
-            _metadata(row, location),
+            _value(row, "metadata", dict, location),
         )
         if not document.content:
             raise InputError(f"{location}: title and text of document {document.id!r} are both blank: give one of them")
@@ -96,9 +92,7 @@ def _read_qrels(path: Path, queries: dict[str, str], documents: dict[str, Docume
     for location, line in lines:
         columns = line.split("\t")
         if len(columns) != 3:
-            raise InputError(
-                f"{location}: {len(columns)} tab-separated columns; there should be three, as in the header"
-            )
+            raise InputError(f"{location}: {len(columns)} tab-separated columns; give three, as in the header")
         query, document, score = columns
         if query not in queries:
             raise InputError(f"{location}: query {query!r} is not in queries.jsonl: add it there or drop the line")
@@ -106,9 +100,8 @@ def _read_qrels(path: Path, queries: dict[str, str], documents: dict[str, Docume
             raise InputError(f"{location}: document {document!r} is not in corpus.jsonl: add it there or drop the line")
         grade = _grade(score, location)
         if qrels.setdefault(query, {}).setdefault(document, grade) != grade:
-            raise InputError(
-                f"{location}: query {query!r} and document {document!r} have another score above: keep one"
-            )
+            pair = f"query {query!r} and document {document!r}"
+            raise InputError(f"{location}: {pair} have another score above: delete one of the lines")
     return qrels
 
 
@@ -116,9 +109,8 @@ def _grade(score: str, location: str) -> int:
     try:
         return int(score)
     except ValueError:
-        raise InputError(
-            f"{location}: score {score!r} is not an integer; 0 means not relevant, 1 and up relevant"
-        ) from None
+        meaning = "0 means not relevant, 1 and up relevant"
+        raise InputError(f"{location}: score {score!r} is not an integer; {meaning}") from None
 
 
 def _existing(path: Path) -> Path:
@@ -166,21 +158,17 @@ def _unique_id(row: dict[str, Any], location: str, seen: dict[str, str]) -> str:
 
 
 def _string(row: dict[str, Any], key: str, location: str) -> str:
-    """Returns the string at ``key``; a missing one or null is the empty string."""
-    value = row.get(key)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InputError(f"{location}: {key} is {value!r}; it should be a string")
+    text: str = _value(row, key, str, location)
     try:
-        value.encode()  # JSON can escape half a surrogate pair, which no tokenizer takes.
+        text.encode()  # JSON can escape half a surrogate pair, which no tokenizer takes.
     except UnicodeEncodeError:
         raise InputError(f"{location}: {key} holds half of a surrogate pair: write the character whole") from None
-    return value
+    return text
 
 
-def _metadata(row: dict[str, Any], location: str) -> dict[str, Any]:
-    value = row.get("metadata")
-    if value is not None and not isinstance(value, dict):
-        raise InputError(f"{location}: metadata is {value!r}; it should be a JSON object")
-    return value or {}
+def _value(row: dict[str, Any], key: str, kind: type, location: str) -> Any:  # noqa: ANN401
+    """Returns the value at ``key``, an empty one if it is missing or null."""
+    value = row.get(key)
+    if value is not None and not isinstance(value, kind):
+        raise InputError(f"{location}: {key} is {value!r}; it should be a {'string' if kind is str else 'JSON object'}")
+    return value or kind()

@@ -19,20 +19,13 @@ def train_dev_split(data: RetrievalData) -> RetrievalData:
     A hash of a query's text decides whether it is held out: about a tenth of the texts, the same ones whatever else is
     in the data set, in whatever order, at whatever limits, and whichever data sets are joined. So teacher and student,
     trained by different commands, have both never seen them. A train query whose text occurs in any other split, under
-    whatever id, is left out of ``train``. Splitting twice changes nothing.
-
-    Args:
-        data: Queries and judgements.
-
-    Returns:
-        The data with ``dev``, if there are two different labelled train queries, and a ``train`` that shares no text
-        with another split.
+    whatever id, is left out of ``train``. Splitting twice changes nothing. There is no ``dev`` without two different
+    labelled train queries.
     """
     if "train" not in data.qrels:
         return data
     others = {name: qrels for name, qrels in data.qrels.items() if name != "train"}
-    held_out = {_normalize(data.queries[query]) for qrels in others.values() for query in qrels}
-    train = _without(data.qrels["train"], held_out, data)
+    train = _without(data.qrels["train"], _held_out_texts(data), data)
     if not others.get("dev"):
         dev_texts = _dev_texts({_normalize(data.queries[query]) for query in train if data.is_labelled("train", query)})
         rest = _without(train, dev_texts, data)
@@ -47,31 +40,27 @@ def training_queries(
     """Returns the queries to train on, after :func:`train_dev_split`: labelled train queries and unlabelled ones.
 
     Args:
-        data: Queries and judgements.
-        max_labelled_queries: Most labelled queries, drawn at random; all if None. Unlabelled ones always stay.
-        seed: Seed of that draw.
+        data: Its queries whose text another split holds are left out.
+        max_labelled_queries: Most labelled queries, drawn at random by ``seed``; all if None. Unlabelled ones stay.
+        seed: Of that draw.
 
     Returns:
-        Query id -> its relevant documents, empty for an unlabelled query; in file order. No query has a text that
-        another split holds.
+        Query id -> its relevant documents, empty for an unlabelled query; in file order.
 
     Raises:
         InputError: no query is left.
     """
     labelled = {query for query in data.qrels.get("train", {}) if data.is_labelled("train", query)}
     sampled = data.positives("train", max_labelled_queries, seed) if labelled else {}
-    held_out = {
-        _normalize(data.queries[query]) for name, qrels in data.qrels.items() if name != "train" for query in qrels
-    }
+    held_out = _held_out_texts(data)
     queries = {
         query: sampled.get(query, [])
         for query, text in data.queries.items()
         if (query in sampled or query not in labelled) and _normalize(text) not in held_out
     }
     if not queries:
-        raise InputError(
-            f"{data.name}: no query to train on outside the held-out splits; add queries or qrels/train.tsv"
-        )
+        fault = "no query to train on outside the held-out splits"
+        raise InputError(f"{data.name}: {fault}; add queries or qrels/train.tsv")
     return queries
 
 
@@ -80,6 +69,12 @@ def dev_queries(data: RetrievalData, limit: int = MAX_DEV_QUERIES) -> dict[str, 
     if not any(data.is_labelled("dev", query) for query in data.qrels.get("dev", {})):
         return {}
     return data.positives("dev", limit)
+
+
+def _held_out_texts(data: RetrievalData) -> set[str]:
+    return {
+        _normalize(data.queries[query]) for split, qrels in data.qrels.items() if split != "train" for query in qrels
+    }
 
 
 def _without(qrels: Qrels, texts: set[str], data: RetrievalData) -> Qrels:

@@ -1,4 +1,4 @@
-"""Documents, data sets, judgements and rankings."""
+"""Documents, data sets, labels and rankings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from rabtriever.errors import InputError
 
 Qrels = dict[str, dict[str, int]]
-"""Query id -> document id -> grade; a grade above 0 is a positive judgement."""
+"""Query id -> document id -> grade; a grade above 0 means relevant."""
 
 Run = dict[str, dict[str, float]]
 """Query id -> document id -> score; higher is better."""
@@ -40,13 +40,13 @@ class Document:
 
 @dataclass(frozen=True)
 class RetrievalData:
-    """A corpus, its queries and their judgements.
+    """A corpus, its queries and their labels.
 
     Attributes:
         name: The folder's name.
         documents: Document id -> document, in corpus order.
         queries: Query id -> text, in file order; queries of all splits, labelled or not.
-        qrels: Split -> judgements; empty if there are none.
+        qrels: Split -> labels; empty if there are none.
     """
 
     name: str
@@ -55,27 +55,24 @@ class RetrievalData:
     qrels: dict[str, Qrels]
 
     def labelled_queries(self, split: str, limit: int | None = None, seed: int = 0) -> dict[str, str]:
-        """Returns the queries with a positive judgement in a split.
+        """Returns the queries with a relevant document in a split: query id -> text, in file order.
 
         Args:
-            split: Name of the judgements, such as ``test``.
-            limit: Most queries, drawn at random; with one seed, a smaller sample is part of a larger one.
-            seed: Seed of that draw.
-
-        Returns:
-            Query id -> text, in file order.
+            split: Such as ``test``.
+            limit: Most queries, drawn at random by ``seed``; a smaller sample is part of a larger one.
+            seed: Of that draw.
 
         Raises:
-            InputError: there is no such split, no positive judgement in it, or ``limit`` is below 1.
+            InputError: there is no such split, no relevant document in it, or ``limit`` is below 1.
         """
         if split not in self.qrels:
-            found = f"it has {', '.join(self.qrels)}" if self.qrels else "it has no judgements at all"
-            raise InputError(f"{self.name} has no split {split!r}: {found}", param="split")
+            existing = f"choose from {', '.join(self.qrels)}, or" if self.qrels else "it has no qrels at all;"
+            raise InputError(f"{self.name} has no split {split!r}: {existing} add qrels/{split}.tsv", param="split")
         if limit is not None and limit < 1:
             raise InputError(f"a limit of {limit} leaves no query of {self.name}: give at least 1", param="limit")
         labelled = [query for query in self.queries if self.is_labelled(split, query)]
         if not labelled:
-            raise InputError(f"split {split!r} of {self.name} has no query with a positive judgement: choose another")
+            raise InputError(f"split {split!r} of {self.name} has no query with a relevant document: choose another")
         if limit is not None and limit < len(labelled):
             # A prefix of one shuffle, not random.sample: so that samples are nested.
             shuffled = labelled.copy()
@@ -92,11 +89,11 @@ class RetrievalData:
         }
 
     def is_labelled(self, split: str, query: str) -> bool:
-        """Returns whether a split holds a positive judgement of a query."""
+        """Returns whether a split has a relevant document of a query."""
         return any(self.is_positive(split, query, document) for document in self.qrels[split].get(query, {}))
 
     def is_positive(self, split: str, query: str, document: str) -> bool:
-        """Returns whether a split judges a document relevant to a query, its own document left out."""
+        """Returns whether a split labels a document relevant to a query; a query's own document never is."""
         return self.qrels[split].get(query, {}).get(document, 0) > 0 and not self.is_own_document(query, document)
 
     def is_own_document(self, query: str, document: str) -> bool:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from rabtriever.evaluation.evaluate import System, evaluate
 from rabtriever.evaluation.measures import MEASURES, measure, measure_queries
-from rabtriever.evaluation.runs import read_run, write_run
+from rabtriever.evaluation.runs import read_run
 
-__all__ = ["MEASURES", "System", "evaluate", "measure", "measure_queries", "read_run", "write_run"]
+__all__ = ["MEASURES", "System", "evaluate", "measure", "measure_queries", "read_run"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,7 @@ from tqdm.auto import tqdm
 
 from rabtriever.data import RetrievalData, Run
 from rabtriever.errors import InputError
-from rabtriever.evaluation.agreement import Agreement
-from rabtriever.evaluation.measures import MAX_CUTOFF, measure
+from rabtriever.evaluation.measures import MAX_CUTOFF, agreement, measure
 from rabtriever.evaluation.runs import run_file
 
 if TYPE_CHECKING:
@@ -47,24 +47,25 @@ def evaluate(
     relevant (BEIR's rule for ArguAna and Quora): let systems return one hit more than the ten that are measured.
 
     Latency is that of a query the system has not seen: the first query is run once before the clock starts, a text that
-    occurs again is not timed, and the query cache behind an ``Index.search`` is cleared before each system's turn. So
-    the order of systems does not matter. Caches of other systems are their owners' affair.
+    occurs again is not timed, and the query cache behind an ``Index.search`` is cleared before each system's turn, so
+    that the order of systems does not matter.
 
     Args:
         data: Corpus, queries and labels.
         systems: Name -> system. Those named ``retriever`` and ``reranker`` are also compared with each other.
         split: Which labels.
-        limit: At most so many queries, drawn at random.
-        seed: Seed of that draw.
+        limit: At most so many queries, drawn at random by ``seed``.
+        seed: Of that draw.
         runs_dir: Folder for a TREC run of each system, ``<name>.trec``; all appear at the end or none. The scores of a
-            query are its log-odds if these fall from hit to hit, otherwise (BM25, fused rankings, ties) minus the
-            ranks, so that whoever sorts by score finds the system's order.
+            query are its log-odds if these fall from hit to hit, otherwise (BM25, ties) minus the ranks, so that
+            whoever sorts by score finds the system's order.
         show_progress_bar: Whether to show progress on stderr.
 
     Returns:
         ``{"n_queries": int, "own_documents_left_out": number of these queries that are documents of the corpus,
         "timing": what ms_per_query contains, "systems": {name: {measure: value, ..., "ms_per_query": float}},
-        "fidelity": result of Agreement.report}``; ``fidelity`` is empty without both a retriever and a reranker.
+        "fidelity": {measure: ratio retriever / reranker, None where the reranker has 0, ..., "top1_agreement": float,
+        "pearson": float}}``; ``fidelity`` is empty without both a retriever and a reranker.
 
     Raises:
         InputError: no system, no such split, log-odds that are not finite, a document that comes twice or is not in the
@@ -73,36 +74,39 @@ def evaluate(
     queries = data.labelled_queries(split, limit, seed)
     if not systems:
         raise InputError("no system to evaluate: give at least one")
-    runs: dict[str, Run] = {name: {} for name in systems}
+    scored: dict[str, Run] = {name: {} for name in systems}
     seconds: dict[str, list[float]] = {name: [] for name in systems}
     n_hits = 0
-    compared: dict[str, Run] = {"retriever": {}, "reranker": {}} if {"retriever", "reranker"} <= systems.keys() else {}
+    compared = {"retriever", "reranker"} if {"retriever", "reranker"} <= systems.keys() else set()
     with ExitStack() as stack:
         write = {name: stack.enter_context(run_file(_run_path(runs_dir, name), name)) for name in systems if runs_dir}
         for name, system in systems.items():
             for query, ranking, elapsed in _run_system(name, system, data, queries, show_progress_bar):
-                # Only what the measures look at is held in memory; runs go to disk whole.
-                runs[name][query] = _rank_scores(list(ranking)[:MAX_CUTOFF])
-                seconds[name] += elapsed
-                n_hits = max(n_hits, len(ranking))
                 if runs_dir:
                     write[name](query, _run_scores(ranking))
-                if name in compared:
-                    compared[name][query] = ranking
+                # Only what the report looks at is held in memory; runs go to disk whole.
+                scored[name][query] = ranking if name in compared else dict(islice(ranking.items(), MAX_CUTOFF))
+                seconds[name] += elapsed
+                n_hits = max(n_hits, len(ranking))
     qrels = {
         query: {d: grade for d, grade in data.qrels[split][query].items() if not data.is_own_document(query, d)}
         for query in queries
     }
-    quality = {name: measure(qrels, run) for name, run in runs.items()}
-    agreement = Agreement()
-    for query in queries if compared else ():
-        agreement.add(compared["retriever"][query], compared["reranker"][query])
+    # Ranks, not scores: the order of hits is the ranking, ties included.
+    quality = {name: measure(qrels, {q: _rank_scores(r) for q, r in run.items()}) for name, run in scored.items()}
+    fidelity: dict[str, float | None] = {}
+    if compared:
+        reference = quality["reranker"]
+        fidelity = {
+            name: value / reference[name] if reference[name] else None for name, value in quality["retriever"].items()
+        }
+        fidelity |= agreement(scored["retriever"], scored["reranker"])
     return {
         "n_queries": len(queries),
         "own_documents_left_out": sum(data.is_own_document(query, query) for query in queries),
         "timing": f"{TIMING}; at most {n_hits} hits",
         "systems": {name: quality[name] | {"ms_per_query": 1000 * median(seconds[name])} for name in systems},
-        "fidelity": agreement.report(quality["retriever"], quality["reranker"]) if compared else {},
+        "fidelity": fidelity,
     }
 
 
@@ -135,33 +139,26 @@ def _clear_query_cache(system: Any) -> None:  # noqa: ANN401
 
 def _checked_ranking(hits: Sequence[Hit], data: RetrievalData, name: str, query: str) -> dict[str, float]:
     """Returns document id -> log-odds, best first, without the query's own document."""
-    ranking: dict[str, float] = {}
+    subject, ranking = f"system {name!r}, query {query!r}: document", {}
     for hit in hits:
         if hit.id not in data.documents:
-            raise InputError(
-                f"system {name!r} ranked document {hit.id!r}, which {data.name} does not have: "
-                "let it search the corpus it is measured on"
-            )
+            raise InputError(f"{subject} {hit.id!r} is not in {data.name}: let it search the corpus it is measured on")
         if hit.id in ranking:
-            raise InputError(f"system {name!r}, query {query!r}: document {hit.id!r} comes twice: rank it once")
+            raise InputError(f"{subject} {hit.id!r} comes twice: rank it once")
         if not math.isfinite(hit.log_odds):
-            raise InputError(
-                f"system {name!r}, query {query!r}: the log-odds of document {hit.id!r} are {hit.log_odds}: "
-                "give finite ones"
-            )
+            raise InputError(f"{subject} {hit.id!r} has log-odds {hit.log_odds}: give finite ones")
         ranking[hit.id] = float(hit.log_odds)
     return {document: score for document, score in ranking.items() if not data.is_own_document(query, document)}
 
 
-def _rank_scores(ids: Sequence[str]) -> dict[str, float]:
+def _rank_scores(ids: Iterable[str]) -> dict[str, float]:
     return {document: -float(rank) for rank, document in enumerate(ids, start=1)}
 
 
 def _run_scores(ranking: dict[str, float]) -> dict[str, float]:
     """Returns scores that sort to the ranking: its log-odds if they strictly fall, minus the ranks otherwise."""
-    scores = list(ranking.values())
-    falling = all(better > worse for better, worse in zip(scores, scores[1:], strict=False))
-    return ranking if falling else _rank_scores(list(ranking))
+    falling = all(better > worse for better, worse in pairwise(ranking.values()))
+    return ranking if falling else _rank_scores(ranking)
 
 
 def _run_path(runs_dir: str | Path, name: str) -> Path:

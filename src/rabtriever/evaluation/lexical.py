@@ -13,15 +13,7 @@ from rabtriever.scoring.layout import ScoreLayout
 
 
 class ConstantRetriever:
-    """A retriever that gives every document log-odds 0, so that an index needs no model for BM25.
-
-    Attributes:
-        fingerprint: ``constant``.
-        layout: One column.
-        calibration: The identity.
-        name_or_path: None: nothing to load.
-        reranker: None.
-    """
+    """A retriever that gives every document log-odds 0, so that an index needs no model for BM25."""
 
     fingerprint = "constant"
     layout = ScoreLayout(n_inner=1)
@@ -39,16 +31,10 @@ class ConstantRetriever:
 
 
 def lexical_index(documents: Iterable[Document]) -> Index:
-    """Makes a temporary index without a model.
+    """Makes a temporary index without a model; raises InputError without documents, or if two have one id.
 
     ``search(..., mode="bm25")`` ranks by Lance's BM25 over title and text (k1 = 1.2, b = 0.75; English stop words left
     out, words stemmed by Porter's second English stemmer) and finds only documents that share a word with the query.
     ``mode="exact"`` finds all documents in the order of insertion, for a reranker to order.
-
-    Args:
-        documents: What to search.
-
-    Raises:
-        InputError: no documents, or two of one id.
     """
     return Index.build(None, ConstantRetriever(), documents)

@@ -1,26 +1,24 @@
-"""Quality of a ranking, by ir_measures."""
+"""Quality of a ranking, by ir_measures, and agreement of two."""
 
 from __future__ import annotations
+
+import numpy as np
 
 from rabtriever.data import Qrels, Run
 from rabtriever.errors import InputError
 from rabtriever.evaluation.runs import sort_run
 
 MEASURES = {"R@1": "R@1", "R@3": "R@3", "R@10": "R@10", "MRR@10": "RR@10", "nDCG@10": "nDCG@10"}
-"""Our names of the measures -> what ir_measures calls them."""
+"""Names in reports -> ir_measures' names."""
 
-MAX_CUTOFF = 10
-"""No measure looks deeper."""
+MAX_CUTOFF = 10  # no measure looks deeper
 
 
 def measure(qrels: Qrels, run: Run) -> dict[str, float]:
-    """Computes the mean of every measure over the queries of ``qrels``.
+    """Computes the mean of every measure over the queries of ``qrels``; arguments as in :func:`measure_queries`.
 
-    Arguments and errors are those of :func:`measure_queries`. A query's own document, if the corpus holds its queries,
-    must be in neither: :func:`rabtriever.evaluation.evaluate` leaves it out, here only ids are known.
-
-    Returns:
-        ``R@1``, ``R@3``, ``R@10``, ``MRR@10`` and ``nDCG@10``, each in [0, 1].
+    A query's own document, if the corpus holds its queries, must be in neither argument:
+    :func:`rabtriever.evaluation.evaluate` leaves it out.
     """
     rows = measure_queries(qrels, run).values()
     return {name: sum(row[name] for row in rows) / len(rows) for name in MEASURES}
@@ -52,8 +50,34 @@ def measure_queries(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
         for query in qrels
         if run.get(query)
     }
-    names = {ir_measures.parse_measure(theirs): name for name, theirs in MEASURES.items()}
+    names = {ir_measures.parse_measure(measure): name for name, measure in MEASURES.items()}
     rows = {query: dict.fromkeys(MEASURES, 0.0) for query in qrels}
     for value in ir_measures.iter_calc(list(names), qrels, ranks):
         rows[value.query_id][names[value.measure]] = float(value.value)
     return rows
+
+
+def agreement(retriever: Run, reranker: Run) -> dict[str, float | None]:
+    """Returns how closely a retriever follows its reranker; they need not have scored the same documents of a query.
+
+    Args:
+        retriever: Query id -> document id -> log-odds, best first.
+        reranker: The same.
+
+    Returns:
+        ``top1_agreement``, the share of queries on which both rank the same document first; ``pearson``, the
+        correlation of their log-odds over all pairs that both scored, None where it is undefined.
+    """
+    firsts = [(next(iter(retriever[query]), None), next(iter(reranker[query]), None)) for query in retriever]
+    pairs = [
+        (score, reranker[query][document])
+        for query, scores in retriever.items()
+        for document, score in scores.items()
+        if document in reranker[query]
+    ]
+    x, y = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+    defined = len(pairs) > 1 and np.ptp(x) > 0 and np.ptp(y) > 0
+    return {
+        "top1_agreement": sum(a is not None and a == b for a, b in firsts) / len(firsts),
+        "pearson": float(np.corrcoef(x, y)[0, 1]) if defined else None,
+    }

@@ -12,32 +12,19 @@ from rabtriever.data import Run
 from rabtriever.errors import InputError
 
 
-def write_run(path: str | Path, run: Run, tag: str) -> None:
-    """Writes a TREC run: ranks from 1, scores at full precision.
-
-    Args:
-        path: File to write; an existing one is replaced.
-        run: Query id -> document id -> score.
-        tag: Name of the system, without white space.
-
-    Raises:
-        InputError: A score is not finite, or an id has white space in it, which the format cannot hold.
-    """
-    with run_file(path, tag) as write:
-        for query, scores in run.items():
-            write(query, scores)
-
-
 @contextmanager
 def run_file(path: str | Path, tag: str) -> Iterator[Callable[[str, Mapping[str, float]], None]]:
-    """Opens a TREC run to write query by query; the file appears once all is well.
+    """Opens a TREC run to write query by query: ranks from 1, scores at full precision.
+
+    The file appears, in place of an existing one, once all is well.
 
     Args:
-        path: As for ``write_run``.
-        tag: As for ``write_run``.
+        path: File to write.
+        tag: Name of the system, without white space.
 
     Yields:
-        Function that writes the scores of one query: ``write(query_id, {document id: score})``.
+        Function that writes the scores of one query: ``write(query_id, {document id: score})``. It raises InputError if
+        a score is not finite, or an id has white space in it, which the format cannot hold.
     """
     path = Path(path)
     partial = path.with_name(f"{path.name}.partial")
@@ -51,16 +38,10 @@ def run_file(path: str | Path, tag: str) -> Iterator[Callable[[str, Mapping[str,
 
 
 def read_run(path: str | Path) -> Run:
-    """Reads a TREC run; its scores rank, its rank column is ignored, as in trec_eval.
-
-    Args:
-        path: File to read.
-
-    Returns:
-        Query id -> document id -> score, in file order.
+    """Reads a TREC run as query id -> document id -> score; its rank column is ignored, as in trec_eval.
 
     Raises:
-        InputError: The file is missing, or a line is malformed; the line number is named.
+        InputError: the file is missing, or a line is malformed; the line number is named.
     """
     path = Path(path)
     if not path.is_file():
@@ -85,7 +66,7 @@ def sort_run(scores: Mapping[str, float]) -> list[str]:
     """Returns the document ids, best first; ties go to the greater id, as in trec_eval.
 
     Raises:
-        InputError: A score is NaN or infinite.
+        InputError: a score is NaN or infinite.
     """
     for document, score in scores.items():
         _finite(score, f"the score of document {document!r} is {score}, which")
