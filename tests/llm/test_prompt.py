@@ -36,7 +36,7 @@ def test_a_template_that_begins_with_the_start_token_gets_no_second_one(tokenize
 def test_texts_are_counted_and_truncated_by_their_own_tokens(tokenizer):
     prompt = Prompt(PromptTemplate(document_tokens=2, query_tokens=2), tokenizer)
     assert prompt.count_tokens("document", ["rain", "show me the city"]) == [1, 4]
-    assert prompt.truncate("document", ["rain", " show me the city"], 2) == ["rain", "show me"]
+    assert prompt.truncate_documents(["rain", " show me the city"], 2) == ["rain", "show me"]
     assert prompt.n_truncated == {"document": 0, "query": 0}
 
 
