@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from rabtriever.errors import InputError, TextError
 
 if TYPE_CHECKING:
@@ -210,3 +212,9 @@ class Prompt:
                 f"choice {text!r} is {pieces} after the cue {cue!r}; choose a text that adds exactly one token"
             )
         return added[0]
+
+
+def deduplicate(sequences: Sequence[Sequence[int]]) -> tuple[list[tuple[int, ...]], np.ndarray]:
+    """Returns the distinct sequences of token ids, and each sequence's position among them, int64 (n,)."""
+    position_of = {sequence: i for i, sequence in enumerate(dict.fromkeys(map(tuple, sequences)))}
+    return list(position_of), np.array([position_of[tuple(sequence)] for sequence in sequences], np.int64)
