@@ -34,10 +34,9 @@ class NotFiniteError(InputError):
 
 
 class KVCache(Protocol):
-    """Keys and values of documents, in an engine's own format."""
+    """Keys and values of documents, in an engine's own format; ``lengths``, int64 (n,), are their tokens."""
 
     lengths: Tensor
-    """int64 (n,), tokens of each document."""
 
     @property
     def nbytes(self) -> int:
@@ -48,16 +47,10 @@ class KVCache(Protocol):
 
 
 class Engine(Protocol):
-    """An implementation of the LLM.
+    """An implementation of the LLM."""
 
-    Attributes:
-        name: As ``backend=`` names it.
-        token_budget: Tokens of a batch.
-        kv_bytes_per_token: Memory of a token's keys and values.
-    """
-
-    name: str
-    token_budget: int
+    name: str  # as ``backend=`` names it
+    token_budget: int  # of a batch
     kv_bytes_per_token: int
 
     @property
@@ -86,10 +79,6 @@ class Backbone:
         config: The LLM's configuration.
         create_engine: Creates the engine when it is first needed.
         kv_cache_bytes: Memory for keys and values of documents that serve further calls; 0 caches none.
-
-    Attributes:
-        hidden_size: H, width of the states.
-        token_counts: Tokens of all pairs so far: ``computed``, and ``without_cache``, the sum of the pairs' lengths.
     """
 
     def __init__(
@@ -97,6 +86,7 @@ class Backbone:
     ) -> None:
         self.config, self._create_engine = config.get_text_config(), create_engine
         self.hidden_size = int(self.config.hidden_size)
+        # Tokens of all pairs so far: "computed", and "without_cache", the sum of the pairs' lengths.
         self.token_counts: Counter[str] = Counter()
         self._lock = Lock()  # several threads may compute
         self._engine: Engine | None = None
@@ -123,7 +113,7 @@ class Backbone:
         progress: str | None = None,
         batch_size: int | None = None,
     ) -> Tensor:
-        """Computes one state per sequence, in the order given.
+        """Computes one state per sequence of token ids, in the order given: float32 (n, H), on the CPU.
 
         Args:
             sequences: Token ids, each at least one.
@@ -131,9 +121,6 @@ class Backbone:
                 attention sink (a sequence of one token keeps it).
             progress: Label of the progress bar on stderr; None shows none.
             batch_size: Maximum number of sequences in a batch; None: the engine's token budget alone limits it.
-
-        Returns:
-            float32 (n, H) on the CPU.
 
         Raises:
             NotFiniteError: a state is NaN or infinite.
@@ -155,18 +142,12 @@ class Backbone:
         pairs: Tensor,
         progress: str | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Computes the last token's state of ``documents[d] + queries[q]`` for each pair (q, d), batch by batch.
+        """Computes the last token's state of ``documents[d] + queries[q]`` for each pair (q, d), int64 (n, 2).
 
         Each document is computed once; its keys and values are cached for further calls.
 
-        Args:
-            documents: Token ids of document segments.
-            queries: Token ids of query segments.
-            pairs: int64 (n, 2) of (query, document) positions.
-            progress: Label of the progress bar on stderr; None shows none.
-
         Yields:
-            Rows of ``pairs``, int64 (b,), and their states, float32 (b, H), on the CPU.
+            Batch by batch, rows of ``pairs``, int64 (b,), and their states, float32 (b, H), on the CPU.
 
         Raises:
             NotFiniteError: a state is NaN or infinite; its position is the pair's.
@@ -219,13 +200,13 @@ class Backbone:
         all_new = len(missing) == len(documents)
         if all_new and cacheable_bytes <= 0:
             return prefilled
-        parts = iter(prefilled.split())
-        caches = [next(parts) if cache is None else cache for cache in caches]
-        for document, cache in zip(documents, caches, strict=True):
+        parts: Iterator[KVCache] = iter(prefilled.split())
+        whole = [next(parts) if cache is None else cache for cache in caches]
+        for document, cache in zip(documents, whole, strict=True):
             cacheable_bytes -= cache.nbytes
             if cacheable_bytes >= 0:
                 self._kv_cache.put(document, cache, cache.nbytes)
-        return prefilled if all_new else self.engine.join(caches)
+        return prefilled if all_new else cast(KVCache, self.engine.join(whole))
 
     def _count(self, **tokens: int) -> None:
         with self._lock:

@@ -28,11 +28,7 @@ class CachedConfig(SimpleNamespace):
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
-    """Loads a configuration, from ``<cache folder>/configs`` if transformers has read the same file before.
-
-    Raises:
-        OSError, ValueError: no file, or not one that transformers can read.
-    """
+    """Loads a configuration, from ``<cache folder>/configs`` if transformers has read the same file before."""
     content = (folder / "config.json").read_bytes() + version("transformers").encode()
     path = cache_dir() / "configs" / f"{hashlib.sha256(content).hexdigest()}.json"
     with suppress(OSError, ValueError, TypeError):
@@ -48,11 +44,7 @@ def load_config(folder: Path) -> PreTrainedConfig:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Loads a tokenizer; one that needs no code of its own without looking for the LLM's.
-
-    Raises:
-        OSError, ValueError: no file, or not one that transformers can read.
-    """
+    """Loads a tokenizer; one that needs no code of its own without looking for the LLM's."""
     settings = folder / "tokenizer_config.json"
     declared = json.loads(settings.read_text()).get("tokenizer_class") if settings.is_file() else None
     if declared in GENERIC_TOKENIZERS and (folder / "tokenizer.json").is_file():

@@ -29,9 +29,6 @@ def choose_backend(config: PreTrainedConfig, device: str, backend: str, *, dtype
         backend: ``torch``, ``int8``, or ``auto``: int8 for LLMs that it can run, on a CPU with AVX-512
             VNNI, else torch.
         dtype_given: Whether the caller asked for a data type, which int8 does not have: ``auto`` is then torch.
-
-    Raises:
-        InputError: no such backend, or it cannot run this LLM here.
     """
     if backend not in BACKENDS:
         raise InputError(f"backend {backend!r}: choose from {', '.join(BACKENDS)}", param="backend")

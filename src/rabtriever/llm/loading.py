@@ -60,11 +60,7 @@ class LoadedLLM:
 
     @property
     def model(self) -> PreTrainedModel:
-        """The LLM in evaluation mode, adapter merged, weights frozen; loaded at the first access.
-
-        Raises:
-            InputError: its files do not fit each other.
-        """
+        """The LLM in evaluation mode, adapter merged, weights frozen; loaded at the first access."""
         with self._lock:
             if self._model is None:
                 self._model = self._load()
@@ -164,11 +160,7 @@ def load_llm(
 
 
 def load_base(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads an LLM in float32 on the CPU, without an adapter, and its tokenizer: for training.
-
-    Raises:
-        InputError: nothing that can be loaded is at ``source``.
-    """
+    """Loads an LLM in float32 on the CPU, without an adapter, and its tokenizer: for training."""
     files = find_model(source)
     _, tokenizer = load_config(source, files)
     return load_model(source, files, torch.float32), tokenizer
@@ -181,11 +173,7 @@ def choice_direction(model: PreTrainedModel, choice_ids: tuple[int, int]) -> tor
 
 
 def choose_device(device: str | None) -> str:
-    """Returns the device to compute on; CUDA where there is one if None.
-
-    Raises:
-        InputError: this machine or this build of torch has no such device.
-    """
+    """Returns the device to compute on; CUDA where there is one if None."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(1, device=device)

@@ -95,20 +95,12 @@ class Prompt:
     n_truncated: dict[str, int] = field(default_factory=lambda: {"document": 0, "query": 0})
 
     def __post_init__(self) -> None:
-        """Tokenises the fixed parts once and resolves the choices in context.
-
-        Raises:
-            InputError: a choice is not exactly one token after the cue.
-        """
+        """Tokenises the fixed parts once and resolves the choices in context."""
         self._segments = {name: self._split(name) for name in ("document", "query")}
         self.choice_ids = (self._choice(self.template.yes), self._choice(self.template.no))
 
     def document_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the document segments, which the reranker and the encoder read alike.
-
-        Raises:
-            TextError: a document of zero tokens.
-        """
+        """Returns the document segments, which the reranker and the encoder read alike."""
         fields, budget = self._tokenize_field("document", texts), self.template.document_tokens
         self._count_truncated("document", fields, budget)
         head, tail, _ = self._segments["document"]
@@ -121,9 +113,6 @@ class Prompt:
         Args:
             texts: Queries.
             with_bos: Whether they begin with the LLM's start token, as the encoder reads them, without a document.
-
-        Raises:
-            TextError: a query of zero tokens.
         """
         fields, budget = self._tokenize_field("query", texts), self.template.query_tokens
         self._count_truncated("query", fields, budget)
@@ -132,19 +121,11 @@ class Prompt:
         return [head + ids[-budget:] + tail for ids in fields]
 
     def count_tokens(self, name: str, texts: Sequence[str]) -> list[int]:
-        """Returns the number of tokens of each ``document`` or ``query`` before truncation.
-
-        Raises:
-            TextError: a text of zero tokens.
-        """
+        """Returns the number of tokens of each ``document`` or ``query`` before truncation."""
         return [len(ids) for ids in self._tokenize_field(name, texts)]
 
     def truncate_documents(self, texts: Sequence[str], max_tokens: int) -> list[str]:
-        """Returns the texts, those of more than ``max_tokens`` tokens truncated to their first ones.
-
-        Raises:
-            TextError: a text of zero tokens.
-        """
+        """Returns the texts, those of more than ``max_tokens`` tokens truncated to their first ones."""
         return [
             str(self.tokenizer.decode(ids[:max_tokens])).strip() or text if len(ids) > max_tokens else text
             for text, ids in zip(texts, self._tokenize_field("document", texts), strict=True)

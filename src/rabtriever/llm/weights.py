@@ -20,22 +20,14 @@ if TYPE_CHECKING:
 
 
 def load_config(source: str, files: ModelFiles) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
-    """Loads the configuration and tokenizer, and checks that the files of weights are whole.
-
-    Raises:
-        InputError: a file is broken.
-    """
+    """Loads the configuration and tokenizer, and checks that the files of weights are whole."""
     with _readable(source):
         next(_tensors(files.folder), None)
         return config_cache.load_config(files.folder), config_cache.load_tokenizer(files.folder)
 
 
 def load_model(source: str, files: ModelFiles, dtype: torch.dtype) -> PreTrainedModel:
-    """Loads the model on the CPU.
-
-    Raises:
-        InputError: a file is broken.
-    """
+    """Loads the model on the CPU."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -51,11 +43,7 @@ def load_model(source: str, files: ModelFiles, dtype: torch.dtype) -> PreTrained
 
 
 def merge_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """Merges a PEFT adapter into a model.
-
-    Raises:
-        InputError: the adapter was made for another model.
-    """
+    """Merges a PEFT adapter into a model."""
     from peft import PeftModel
 
     with warnings.catch_warnings():
