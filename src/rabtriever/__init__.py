@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from rabtriever.index import Hit, Index
     from rabtriever.index.search import SearchOptions
     from rabtriever.llm.prompt import PromptTemplate
-    from rabtriever.rerankers.generative import GenerativeReranker
-    from rabtriever.rerankers.loading import load_reranker
+    from rabtriever.rerankers.generative import GenerativeReranker, load_reranker
     from rabtriever.retriever import Rabtriever
     from rabtriever.training.config import DistillConfig, RerankerTrainingConfig
     from rabtriever.training.distill import distill
@@ -63,8 +62,7 @@ _MODULES = {
     "index.index": ("Index",),
     "index.search": ("SearchOptions",),
     "llm.prompt": ("PromptTemplate",),
-    "rerankers.generative": ("GenerativeReranker",),
-    "rerankers.loading": ("load_reranker",),
+    "rerankers.generative": ("GenerativeReranker", "load_reranker"),
     "retriever": ("Rabtriever",),
     "training.config": ("DistillConfig", "RerankerTrainingConfig"),
     "training.distill": ("distill",),

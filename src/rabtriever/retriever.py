@@ -19,7 +19,7 @@ from rabtriever.encoders.base import Encoder, Kind
 from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.errors import InputError, TextError
 from rabtriever.llm.backbone import MAX_KV_CACHE_BYTES
-from rabtriever.llm.loading import LoadOptions
+from rabtriever.llm.loading import LoadOptions, hub_options
 from rabtriever.llm.prompted import PromptedLLM
 from rabtriever.persistence.folder import read_config, save_model
 from rabtriever.persistence.hub import find_retriever, upload_model
@@ -88,20 +88,15 @@ class Rabtriever:
             name_or_path: ``tools`` (the model that ships), a folder that :meth:`save_pretrained` or
                 `rabtriever distill` wrote, or a hub id ``owner/name``.
             revision: Branch, tag or commit of a hub id; the main branch if None.
-            query_cache: Number of queries whose encodings are cached; 0 caches none.
-            document_cache: Number of documents whose latents are cached.
+            query_cache: See the class.
+            document_cache: See the class.
             kv_cache_bytes: Memory for the reranker's document caches.
             **options: ``device``, ``dtype`` and ``backend`` of the LLM; ``token`` and ``local_files_only`` of the hub.
 
         Raises:
             InputError: no retriever there.
         """
-        folder = find_retriever(
-            name_or_path,
-            revision=revision,
-            token=options.get("token"),
-            local_files_only=options.get("local_files_only", False),
-        )
+        folder = find_retriever(name_or_path, revision=revision, **hub_options(options))
         config = read_config(folder)
         predictor, calibrations = load_predictor(folder, config), config.get("calibration", {})
         llm = PromptedLLM.from_folder(folder, kv_cache_bytes=kv_cache_bytes, **options)
@@ -129,18 +124,7 @@ class Rabtriever:
         Raises:
             InputError: ``folder`` exists, or there is no reranker to save.
         """
-        if self.reranker is None:
-            raise InputError("save_pretrained: the retriever has no reranker, whose LLM encodes its texts")
-        loaded, template = self.reranker.llm.loaded, self.reranker.llm.template
-        config = {
-            "llm": loaded.source,
-            **({"llm_revision": loaded.revision} if loaded.revision else {}),
-            "prompt": template.to_dict(),
-            "encoder": self.encoder.to_config(),
-            "predictor": self.predictor.to_config(),
-            "calibration": {"retriever": asdict(self.calibration), "reranker": asdict(self.reranker.calibration)},
-        }
-        save_model(folder, {**config, **(notes or {})}, self.predictor.state_dict(), loaded.adapter, log)
+        self._save(folder, notes, log)
         self.name_or_path = str(Path(folder).expanduser().resolve())
 
     def push_to_hub(
@@ -166,11 +150,7 @@ class Rabtriever:
             InputError: the hub refuses or cannot be reached, or the LLM is a folder of this machine.
         """
         with tempfile.TemporaryDirectory() as temporary:
-            folder, name = Path(temporary) / "model", self.name_or_path
-            try:
-                self.save_pretrained(folder)
-            finally:
-                self.name_or_path = name
+            self._save(folder := Path(temporary) / "model")
             return upload_model(folder, repo_id, private=private, token=token, commit_message=commit_message)
 
     def encode_query(
@@ -209,33 +189,26 @@ class Rabtriever:
         return self._encode("document", inputs, batch_size, show_progress_bar, convert_to_tensor)
 
     def similarity(self, queries: np.ndarray | Tensor, documents: np.ndarray | Tensor) -> np.ndarray:
-        """Scores every query against every document.
+        """Returns the log-odds float32 (n, k) of every query and document.
 
         Args:
             queries: float32 (n, dim) or (dim,) from :meth:`encode_query`.
             documents: float32 (k, dim) or (dim,) from :meth:`encode_document`.
-
-        Returns:
-            float32 (n, k) log-odds.
         """
         return score_latents(np.atleast_2d(np.asarray(queries)), np.atleast_2d(np.asarray(documents)), self.layout)
 
     def rank(self, query: str, documents: Iterable[str], top_k: int | None = None) -> list[dict[str, int | float]]:
         """Ranks documents from the most to the least probable, by the retriever alone.
 
-        Args:
-            query: The query.
-            documents: Candidate texts.
-            top_k: How many to return; all if None.
-
         Returns:
-            ``[{"corpus_id": position in documents, "score": probability}, ...]``; ties keep their order.
+            ``[{"corpus_id": position in documents, "score": probability}, ...]``, the ``top_k`` best or all; ties
+            keep their order.
 
         Raises:
             InputError: ``top_k`` below 1, or a text of zero tokens.
         """
-        texts = list(documents)
-        return self.calibration.rank(self.similarity(self.encode_query(query), self.encode_document(texts))[0], top_k)
+        log_odds = self.similarity(self.encode_query(query), self.encode_document(list(documents)))
+        return self.calibration.rank(log_odds[0], top_k)
 
     def cached_query(self, text: str) -> np.ndarray | None:
         """Returns a query's encoding float32 (dim,) if it is cached."""
@@ -253,6 +226,23 @@ class Rabtriever:
     teacher = renamed("reranker")
     source = renamed("name_or_path")
     known = renamed("cached_query", lambda self: {"query": self._query_cache, "document": self._document_cache})
+
+    def _save(
+        self, folder: str | Path, notes: Mapping[str, Any] | None = None, log: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        if self.reranker is None:
+            raise InputError("save_pretrained: the retriever has no reranker, whose LLM encodes its texts")
+        loaded = self.reranker.llm.loaded
+        config = {
+            "llm": loaded.source,
+            **({"llm_revision": loaded.revision} if loaded.revision else {}),
+            "prompt": self.reranker.llm.template.to_dict(),
+            "encoder": self.encoder.to_config(),
+            "predictor": self.predictor.to_config(),
+            "calibration": {"retriever": asdict(self.calibration), "reranker": asdict(self.reranker.calibration)},
+            **(notes or {}),
+        }
+        save_model(folder, config, self.predictor.state_dict(), loaded.adapter, log)
 
     def _encode(
         self,
@@ -274,8 +264,8 @@ class Rabtriever:
                 latents = self._latents(kind, missing, batch_size, show_progress_bar)
             except TextError as error:
                 raise error.at(texts.index(missing[error.position])) from None
-            for text, row in zip(missing, latents, strict=True):
-                rows[text] = row.copy()  # a view would hold all rows in memory
+            for text, latent in zip(missing, latents, strict=True):
+                rows[text] = latent.copy()  # a view would hold all latents in memory
                 if len(text) <= MAX_CACHED_TEXT_LENGTH:
                     cache.put(text, rows[text])
         result = np.stack([rows[text] for text in texts]) if texts else np.empty((0, self.dim), np.float32)
@@ -288,7 +278,6 @@ class Rabtriever:
             latents = self._fold.query(self.encoder.encode_queries(texts, batch_size, show_progress_bar))
         else:
             latents = self._fold.document(self.encoder.encode_documents(texts, batch_size, show_progress_bar))
-        bad = np.flatnonzero(~np.isfinite(latents).all(axis=1))
-        if len(bad):
-            raise TextError(kind, int(bad[0]), texts[bad[0]], "has NaN or infinite numbers in its encoding")
+        if bad := np.flatnonzero(~np.isfinite(latents).all(axis=1)).tolist():
+            raise TextError(kind, bad[0], texts[bad[0]], "has NaN or infinite numbers in its encoding")
         return latents

@@ -45,7 +45,7 @@ def test_only_texts_that_occur_in_pairs_are_tokenised(reranker, monkeypatch):
     monkeypatch.setattr(
         type(reranker.llm.prompt),
         "_tokenize_field",
-        lambda self, name, texts, space: seen.extend(texts) or tokenize(self, name, texts, space),
+        lambda self, name, texts: seen.extend(texts) or tokenize(self, name, texts),
     )
     reranker.score(QUERIES, [*DOCUMENTS, " "], np.array([(1, 2), (1, 0)]))
     assert sorted(seen) == sorted([QUERIES[1], DOCUMENTS[0], DOCUMENTS[2]])

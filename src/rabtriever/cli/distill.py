@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
     config = arguments.config_from_args(args, DistillConfig)
     require_absent(args.out)
     data = arguments.read_data(args)
-    from rabtriever.rerankers.loading import load_reranker
+    from rabtriever.rerankers.generative import load_reranker
     from rabtriever.training.distill import distill
 
     distill(data, load_reranker(args.teacher, **arguments.load_options(args)), args.out, config)

@@ -11,6 +11,7 @@ import numpy as np
 from rabtriever.encoders.base import Kind
 from rabtriever.errors import TextError
 from rabtriever.llm.backbone import NOT_FINITE, NotFiniteError, Pooling
+from rabtriever.llm.prompt import deduplicate
 from rabtriever.llm.prompted import PromptedLLM
 
 
@@ -24,25 +25,22 @@ class LLMEncoder:
     """
 
     def __init__(self, llm: PromptedLLM, pooling: Pooling = "mean") -> None:
-        self.llm, self.pooling = llm, pooling
-        self.hidden_size = llm.hidden_size
+        self.llm, self.pooling, self.hidden_size = llm, pooling, llm.hidden_size
         self.fingerprint = hashlib.sha256(f"{llm.fingerprint}/{pooling}".encode()).hexdigest()
 
     def encode_queries(
         self, texts: Sequence[str], batch_size: int | None = None, show_progress_bar: bool = False
     ) -> np.ndarray:
-        """Returns the states float32 (n, H) of queries.
-
-        Raises:
-            TextError: a query of zero tokens, or one whose state is NaN or infinite.
-        """
-        return self._encode("query", texts, batch_size, show_progress_bar)
+        """Returns the states float32 (n, H) of queries."""
+        ids = self.llm.prompt.query_ids(texts, with_bos=True)
+        return self._encode("query", texts, ids, batch_size, "encoding queries" if show_progress_bar else None)
 
     def encode_documents(
         self, texts: Sequence[str], batch_size: int | None = None, show_progress_bar: bool = False
     ) -> np.ndarray:
-        """Returns the states float32 (n, H) of documents; errors as in :meth:`encode_queries`."""
-        return self._encode("document", texts, batch_size, show_progress_bar)
+        """Returns the states float32 (n, H) of documents."""
+        ids = self.llm.prompt.document_ids(texts)
+        return self._encode("document", texts, ids, batch_size, "encoding documents" if show_progress_bar else None)
 
     def count_tokens(self, kind: Kind, texts: Sequence[str]) -> list[int]:
         """Returns the number of tokens of each text before truncation."""
@@ -50,32 +48,25 @@ class LLMEncoder:
 
     def max_tokens(self, kind: Kind) -> int:
         """Returns the prompt's budget."""
-        template = self.llm.template
-        return template.query_tokens if kind == "query" else template.document_tokens
+        return self.llm.template.query_tokens if kind == "query" else self.llm.template.document_tokens
 
     def truncate_documents(self, texts: Sequence[str], max_tokens: int) -> list[str]:
-        """Returns the texts, those of more than ``max_tokens`` tokens truncated to their first ones.
-
-        Raises:
-            InputError: a text of zero tokens.
-        """
+        """Returns the texts, those of more than ``max_tokens`` tokens truncated to their first ones."""
         return self.llm.prompt.truncate_documents(texts, max_tokens)
 
     def to_config(self) -> dict[str, Any]:
         """Returns the JSON values of ``rabtriever.json`` that load the encoder again."""
         return {"kind": "llm", "pooling": self.pooling}
 
-    def _encode(self, kind: Kind, texts: Sequence[str], batch_size: int | None, show_progress_bar: bool) -> np.ndarray:
-        prompt = self.llm.prompt
-        ids = prompt.query_ids(texts, with_bos=True) if kind == "query" else prompt.document_ids(texts)
+    def _encode(
+        self, kind: Kind, texts: Sequence[str], ids: list[list[int]], batch_size: int | None, progress: str | None
+    ) -> np.ndarray:
         # Equal sequences are encoded once: side by side in a batch they could differ in the last digits.
-        row_of = {sequence: row for row, sequence in enumerate(dict.fromkeys(map(tuple, ids)))}
-        rows = [row_of[tuple(sequence)] for sequence in ids]
-        label = f"encoding {'queries' if kind == 'query' else 'documents'}" if show_progress_bar else None
+        distinct, row_of = deduplicate(ids)
         try:
-            states = self.llm.backbone.states(list(row_of), self.pooling, label, batch_size)
+            states = self.llm.backbone.states(distinct, self.pooling, progress, batch_size)
         except NotFiniteError as error:
-            position = rows.index(error.position)
+            position = row_of.tolist().index(error.position)
             raise TextError(kind, position, texts[position], NOT_FINITE) from None
-        result: np.ndarray = states.numpy()[rows]
+        result: np.ndarray = states.numpy()[row_of]
         return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 Pooling = Literal["last", "mean"]
-MAX_PREFILL_BYTES = 2**28  # keys and values of a block of documents, which are computed and used together
+MAX_PREFILL_BYTES = 2**28  # keys and values of a block of documents
 MAX_PREFILL_TOKENS = 2**14  # tokens of a block
 MAX_KV_CACHE_BYTES = 2**30  # keys and values that are cached for further calls
 NOT_FINITE = "makes the LLM's hidden state NaN or infinite; load the LLM in float32"
@@ -34,12 +34,7 @@ class NotFiniteError(InputError):
 
 
 class KVCache(Protocol):
-    """Keys and values of documents, in an engine's own format.
-
-    Attributes:
-        lengths: int64 (n,), tokens of each document.
-        nbytes: Memory in bytes.
-    """
+    """Keys and values of documents, in an engine's own format; ``lengths``, int64 (n,), are their tokens."""
 
     lengths: Tensor
 
@@ -52,16 +47,10 @@ class KVCache(Protocol):
 
 
 class Engine(Protocol):
-    """An implementation of the LLM.
+    """An implementation of the LLM."""
 
-    Attributes:
-        name: As ``backend=`` names it.
-        token_budget: Tokens of a batch.
-        kv_bytes_per_token: Memory of a token's keys and values.
-    """
-
-    name: str
-    token_budget: int
+    name: str  # as ``backend=`` names it
+    token_budget: int  # of a batch
     kv_bytes_per_token: int
 
     @property
@@ -90,10 +79,6 @@ class Backbone:
         config: The LLM's configuration.
         create_engine: Creates the engine when it is first needed.
         kv_cache_bytes: Memory for keys and values of documents that serve further calls; 0 caches none.
-
-    Attributes:
-        hidden_size: H, width of the states.
-        token_counts: Tokens of all pairs so far: ``computed``, and ``without_cache``, the sum of the pairs' lengths.
     """
 
     def __init__(
@@ -101,6 +86,7 @@ class Backbone:
     ) -> None:
         self.config, self._create_engine = config.get_text_config(), create_engine
         self.hidden_size = int(self.config.hidden_size)
+        # Tokens of all pairs so far: "computed", and "without_cache", the sum of the pairs' lengths.
         self.token_counts: Counter[str] = Counter()
         self._lock = Lock()  # several threads may compute
         self._engine: Engine | None = None
@@ -116,7 +102,7 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Where the engine computes."""
+        """Device that the engine computes on."""
         return self.engine.device
 
     @torch.inference_mode()
@@ -127,7 +113,7 @@ class Backbone:
         progress: str | None = None,
         batch_size: int | None = None,
     ) -> Tensor:
-        """Computes one state per sequence, in the order given.
+        """Computes one state per sequence of token ids, in the order given: float32 (n, H), on the CPU.
 
         Args:
             sequences: Token ids, each at least one.
@@ -135,9 +121,6 @@ class Backbone:
                 attention sink (a sequence of one token keeps it).
             progress: Label of the progress bar on stderr; None shows none.
             batch_size: Maximum number of sequences in a batch; None: the engine's token budget alone limits it.
-
-        Returns:
-            float32 (n, H) on the CPU.
 
         Raises:
             NotFiniteError: a state is NaN or infinite.
@@ -148,8 +131,7 @@ class Backbone:
             for batch in token_batches(lengths, self.engine.token_budget, batch_size):
                 result[batch] = self.engine.encode([sequences[i] for i in batch], pooling).cpu()
                 bar.update(len(batch))
-        if (row := _first_not_finite(result)) is not None:
-            raise NotFiniteError(row)
+        _check_finite(result, torch.arange(len(result)))
         return result
 
     @torch.inference_mode()
@@ -160,27 +142,24 @@ class Backbone:
         pairs: Tensor,
         progress: str | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Computes the last token's state of ``documents[d] + queries[q]`` for each pair (q, d), batch by batch.
+        """Computes the last token's state of ``documents[d] + queries[q]`` for each pair (q, d), int64 (n, 2).
 
         Each document is computed once; its keys and values are cached for further calls.
 
-        Args:
-            documents: Token ids of document segments.
-            queries: Token ids of query segments.
-            pairs: int64 (n, 2) of (query, document) positions.
-            progress: Label of the progress bar on stderr; None shows none.
-
         Yields:
-            Rows of ``pairs``, int64 (b,), and their states, float32 (b, H), on the CPU.
+            Batch by batch, rows of ``pairs``, int64 (b,), and their states, float32 (b, H), on the CPU.
 
         Raises:
-            NotFiniteError: a state is NaN or infinite.
+            NotFiniteError: a state is NaN or infinite; its position is the pair's.
         """
         used, document_of = torch.unique(pairs[:, 1], return_inverse=True)
+        segments = [tuple(documents[d]) for d in used.tolist()]
         remaining_bytes = self._kv_cache.max_weight
+        # A block's documents are computed and used together.
+        block_tokens = max(1, min(MAX_PREFILL_BYTES // self.engine.kv_bytes_per_token, MAX_PREFILL_TOKENS))
         with tqdm(total=len(pairs), desc=progress, disable=progress is None) as bar:
-            for block in self._blocks([len(documents[d]) for d in used.tolist()]):
-                cache = self._document_cache([tuple(documents[d]) for d in used[block].tolist()], remaining_bytes)
+            for block in token_batches(list(map(len, segments)), block_tokens):
+                cache = self._document_cache([segments[i] for i in block], remaining_bytes)
                 remaining_bytes -= self.engine.kv_bytes_per_token * int(cache.lengths.sum())
                 row_of_document = torch.full((len(used),), -1)
                 row_of_document[block] = torch.arange(len(block))
@@ -192,19 +171,14 @@ class Backbone:
                 self._count(computed=sum(sizes), without_cache=sum(sizes) + int(lengths.sum()))
                 for batch in token_batches(sizes, self.engine.token_budget):
                     rows = selected[batch]
-                    segments = [queries[q] for q in pairs[rows, 0].tolist()]
-                    states = self.engine.encode_with_prefix(cache, row_of_document[document_of[rows]], segments).cpu()
-                    if (bad := _first_not_finite(states)) is not None:
-                        raise NotFiniteError(int(rows[bad]))
+                    asked = [queries[q] for q in pairs[rows, 0].tolist()]
+                    states = self.engine.encode_with_prefix(cache, row_of_document[document_of[rows]], asked).cpu()
+                    _check_finite(states, rows)
                     yield rows, states
                     bar.update(len(batch))
 
     def check_length(self, tokens: int) -> None:
-        """Raises if prompts can be longer than the LLM reads.
-
-        Raises:
-            InputError: ``tokens`` exceeds its positions or its sliding attention window.
-        """
+        """Raises InputError if prompts of ``tokens`` exceed the LLM's positions or its sliding attention window."""
         limit = min(sliding_window(self.config) or tokens, self.config.max_position_embeddings)
         if tokens > limit:
             raise InputError(
@@ -217,32 +191,26 @@ class Backbone:
         At most ``cacheable_bytes`` of them are cached: in a call larger than the cache, the last documents would drive
         out the first, and none would serve the next call.
         """
-        found = [self._kv_cache.get(document) for document in documents]
-        missing = [document for document, cache in zip(documents, found, strict=True) if cache is None]
+        caches = [self._kv_cache.get(document) for document in documents]
+        missing = [document for document, cache in zip(documents, caches, strict=True) if cache is None]
         if not missing:
-            joined: KVCache = self.engine.join(found)
-            return joined
+            return cast(KVCache, self.engine.join(caches))
         prefilled: KVCache = self.engine.prefill(missing)
         self._count(computed=sum(map(len, missing)))
-        if len(missing) == len(documents) and cacheable_bytes <= 0:
+        all_new = len(missing) == len(documents)
+        if all_new and cacheable_bytes <= 0:
             return prefilled
-        parts = iter(prefilled.split())
-        caches = [next(parts) if cache is None else cache for cache in found]
-        for document, cache in zip(documents, caches, strict=True):
+        parts: Iterator[KVCache] = iter(prefilled.split())
+        whole = [next(parts) if cache is None else cache for cache in caches]
+        for document, cache in zip(documents, whole, strict=True):
             cacheable_bytes -= cache.nbytes
             if cacheable_bytes >= 0:
                 self._kv_cache.put(document, cache, cache.nbytes)
-        return prefilled if len(missing) == len(documents) else self.engine.join(caches)
+        return prefilled if all_new else cast(KVCache, self.engine.join(whole))
 
     def _count(self, **tokens: int) -> None:
         with self._lock:
             self.token_counts.update(tokens)
-
-    def _blocks(self, lengths: Sequence[int]) -> Iterator[Tensor]:
-        """Yields positions of documents whose caches fit in ``MAX_PREFILL_BYTES``, at most ``MAX_PREFILL_TOKENS``."""
-        budget = max(1, min(MAX_PREFILL_BYTES // self.engine.kv_bytes_per_token, MAX_PREFILL_TOKENS))
-        for batch in token_batches(lengths, budget):
-            yield torch.tensor(batch)
 
 
 def sliding_window(config: PreTrainedConfig) -> int | None:
@@ -255,14 +223,11 @@ def sliding_window(config: PreTrainedConfig) -> int | None:
 def token_batches(lengths: Sequence[int], budget: int, max_size: int | None = None) -> Iterator[list[int]]:
     """Yields positions in batches, longest first (so that memory peaks at once).
 
-    Args:
-        lengths: Tokens of each sequence.
-        budget: Maximum number of tokens in a batch, padding included; a longer sequence is a batch of its own.
-        max_size: Maximum number of sequences in a batch.
+    A batch has at most ``budget`` tokens, padding included, and ``max_size`` sequences; a sequence longer than the
+    budget is a batch of its own.
     """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batch: list[int] = []
-    for position in order:
+    for position in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if batch and ((len(batch) + 1) * lengths[batch[0]] > budget or len(batch) == max_size):
             yield batch
             batch = []
@@ -271,6 +236,7 @@ def token_batches(lengths: Sequence[int], budget: int, max_size: int | None = No
         yield batch
 
 
-def _first_not_finite(states: Tensor) -> int | None:
-    rows = (~states.isfinite().all(dim=1)).nonzero()
-    return int(rows[0]) if len(rows) else None
+def _check_finite(states: Tensor, positions: Tensor) -> None:
+    bad = positions[~states.isfinite().all(dim=1)]
+    if len(bad):
+        raise NotFiniteError(int(bad[0]))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
-from uuid import uuid4
+from typing import TYPE_CHECKING, cast
 
 from rabtriever.caching import cache_dir
+from rabtriever.persistence.folder import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -29,33 +28,23 @@ class CachedConfig(SimpleNamespace):
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
-    """Loads a configuration, from ``<cache folder>/configs`` if transformers has read the same file before.
-
-    Raises:
-        OSError: no file, or not one that transformers can read.
-        ValueError: the same.
-    """
+    """Loads a configuration, from ``<cache folder>/configs`` if transformers has read the same file before."""
     content = (folder / "config.json").read_bytes() + version("transformers").encode()
     path = cache_dir() / "configs" / f"{hashlib.sha256(content).hexdigest()}.json"
-    try:
+    with suppress(OSError, ValueError, TypeError):
         return cast("PreTrainedConfig", CachedConfig(**json.loads(path.read_text())))
-    except (OSError, ValueError, TypeError):
-        pass
     from transformers import AutoConfig
 
     config: PreTrainedConfig = AutoConfig.from_pretrained(folder)
     if config.get_text_config() is config and not config.attribute_map:  # else more than values must be cached
-        _write(path, config.to_dict())
+        with suppress(OSError, TypeError):  # not writable, or a value that JSON does not have
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, config.to_dict())
     return config
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Loads a tokenizer; one that needs no code of its own without looking for the LLM's.
-
-    Raises:
-        OSError: no file, or not one that transformers can read.
-        ValueError: the same.
-    """
+    """Loads a tokenizer; one that needs no code of its own without looking for the LLM's."""
     settings = folder / "tokenizer_config.json"
     declared = json.loads(settings.read_text()).get("tokenizer_class") if settings.is_file() else None
     if declared in GENERIC_TOKENIZERS and (folder / "tokenizer.json").is_file():
@@ -66,14 +55,3 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     return tokenizer
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    temporary = path.with_suffix(f".{uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(values))
-        os.replace(temporary, path)
-    except (OSError, TypeError):  # not writable, or a value that JSON does not have
-        with suppress(OSError):
-            temporary.unlink()

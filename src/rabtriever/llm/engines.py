@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rabtriever.llm.backbone import Engine
     from rabtriever.llm.loading import LoadedLLM
 
-SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")  # by the int8 engine
 
 
 def choose_backend(config: PreTrainedConfig, device: str, backend: str, *, dtype_given: bool) -> str:
@@ -29,29 +29,21 @@ def choose_backend(config: PreTrainedConfig, device: str, backend: str, *, dtype
         backend: ``torch``, ``int8``, or ``auto``: int8 for LLMs that it can run, on a CPU with AVX-512
             VNNI, else torch.
         dtype_given: Whether the caller asked for a data type, which int8 does not have: ``auto`` is then torch.
-
-    Raises:
-        InputError: no such backend, or it cannot run this LLM here.
     """
     if backend not in BACKENDS:
         raise InputError(f"backend {backend!r}: choose from {', '.join(BACKENDS)}", param="backend")
     if backend == "torch" or (backend == "auto" and dtype_given):
         return "torch"
     obstacle = why_not_int8(config, device)
-    if backend == "int8":
-        if obstacle:
-            raise InputError(f"backend 'int8': {obstacle}; use 'torch'", param="backend")
-        return "int8"
-    return "torch" if obstacle or not has_vnni() else "int8"
+    if backend == "auto":
+        return "int8" if obstacle is None and has_vnni() else "torch"
+    if obstacle:
+        raise InputError(f"backend 'int8': {obstacle}; use 'torch'", param="backend")
+    return "int8"
 
 
 def create_engine(llm: LoadedLLM, shared_prefixes: Sequence[Sequence[int]] = ()) -> Engine:
-    """Creates the engine of ``llm.backend``.
-
-    Args:
-        llm: The LLM.
-        shared_prefixes: Token ids that many texts begin with.
-    """
+    """Creates the engine of ``llm.backend``; ``shared_prefixes`` are token ids that many texts begin with."""
     if llm.backend == "int8":
         from rabtriever.llm.int8.engine import Int8Engine
         from rabtriever.llm.int8.weight_cache import WeightCache

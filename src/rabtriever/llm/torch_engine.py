@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,18 +19,10 @@ Layers = list[tuple[Tensor, Tensor]]  # keys and values (n, heads, longest, head
 
 
 class TorchKVCache:
-    """Key/value caches of document segments.
-
-    Args:
-        layers: Per layer, keys and values (n, heads, longest, head size).
-        lengths: int64 (n,) tokens of each document.
-        means: float32 (n, H), what :meth:`TorchEngine.encode` returns for them with ``mean``.
-    """
+    """Keys and values of document segments, and ``means`` (n, H): what ``encode`` returns for them with ``mean``."""
 
     def __init__(self, layers: Layers, lengths: Tensor, means: Tensor) -> None:
-        self.layers = layers
-        self.lengths = lengths
-        self.means = means
+        self.layers, self.lengths, self.means = layers, lengths, means
         self.nbytes = sum(keys.nbytes + values.nbytes for keys, values in layers)
 
     def split(self) -> list[TorchKVCache]:
@@ -72,39 +63,42 @@ class TorchEngine:
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        device: torch.device = self.model.device
-        return device
+        return self.model.device
 
     def encode(self, sequences: Sequence[Sequence[int]], pooling: Pooling = "last") -> Tensor:
         """Returns one state per sequence: float32 (n, H), on the model's device."""
-        batches = list(token_batches([len(sequence) for sequence in sequences], TOKEN_BUDGET))
-        order = torch.tensor([i for batch in batches for i in batch]).argsort().to(self.device)
-        return torch.cat([self._encode([sequences[i] for i in batch], pooling) for batch in batches])[order]
+        batches, order = self._batches(sequences)
+        states = []
+        for ids, lengths in batches:
+            hidden = self.decoder(input_ids=ids, attention_mask=_mask(lengths, ids.shape[1]), use_cache=False)
+            states.append(pool(hidden.last_hidden_state.float(), lengths, pooling))
+        return torch.cat(states)[order]
 
     def prefill(self, documents: Sequence[Sequence[int]]) -> TorchKVCache:
         """Returns the keys and values of document segments, right-padded."""
-        lengths = torch.tensor([len(document) for document in documents])
-        batches = list(token_batches(lengths.tolist(), TOKEN_BUDGET))  # of similar lengths, so little is padded
-        caches: list[Any] = []
-        means = []
-        for batch in batches:
-            ids, n_tokens = self._pad([documents[i] for i in batch])
-            cache = DynamicCache()
-            mask = _mask(n_tokens, ids.shape[1])
-            hidden = self.decoder(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
-            caches.append(cache)
-            means.append(pool(hidden.last_hidden_state.float(), n_tokens, "mean"))
-        order = torch.tensor([i for batch in batches for i in batch]).argsort().to(self.device)
-        layers = [[(layer.keys, layer.values) for layer in cache.layers] for cache in caches]
-        joined = self._join_layers(layers, int(lengths.max()))
-        joined = [(keys[order], values[order]) for keys, values in joined]
-        return TorchKVCache(joined, lengths.to(self.device), torch.cat(means)[order])
+        batches, order = self._batches(documents)
+        caches = []
+        for ids, lengths in batches:
+            past = DynamicCache()
+            mask = _mask(lengths, ids.shape[1])
+            hidden = self.decoder(input_ids=ids, attention_mask=mask, past_key_values=past, use_cache=True)
+            layers: Layers = [(layer.keys, layer.values) for layer in past.layers]  # type: ignore[union-attr,misc]
+            caches.append(TorchKVCache(layers, lengths, pool(hidden.last_hidden_state.float(), lengths, "mean")))
+        joined = self.join(caches)
+        layers = [(keys[order], values[order]) for keys, values in joined.layers]
+        return TorchKVCache(layers, joined.lengths[order], joined.means[order])
 
     def join(self, caches: Sequence[TorchKVCache]) -> TorchKVCache:
         """Returns several documents' caches as one, right-padded."""
         lengths = torch.cat([cache.lengths for cache in caches])
-        layers = self._join_layers([cache.layers for cache in caches], int(lengths.max()))
-        return TorchKVCache(layers, lengths, torch.cat([cache.means for cache in caches]))
+        width = _padded_size(int(lengths.max()), self._pad_cache_to)
+
+        def join(parts: Sequence[Tensor]) -> Tensor:
+            return torch.cat([F.pad(part, (0, 0, 0, width - part.shape[2])) for part in parts])
+
+        layers = zip(*(cache.layers for cache in caches), strict=True)  # the same layer of each cache
+        joined = [(join(keys), join(values)) for keys, values in (zip(*layer, strict=True) for layer in layers)]
+        return TorchKVCache(joined, lengths, torch.cat([cache.means for cache in caches]))
 
     def encode_with_prefix(self, cache: TorchKVCache, rows: Tensor, queries: Sequence[Sequence[int]]) -> Tensor:
         """Returns the last token's state of each query segment after document ``rows[i]``: float32 (n, H).
@@ -126,22 +120,11 @@ class TorchEngine:
         )
         return pool(hidden.last_hidden_state, lengths, "last").float()
 
-    def _join_layers(self, caches: Sequence[Layers], longest: int) -> Layers:
-        """Returns the layers of several caches, padded to one size."""
-        width = _padded_size(longest, self._pad_cache_to)
-
-        def join(parts: list[Tensor]) -> Tensor:
-            return torch.cat([F.pad(part, (0, 0, 0, width - part.shape[2])) for part in parts])
-
-        return [
-            (join([keys for keys, _ in same]), join([values for _, values in same]))
-            for same in zip(*caches, strict=True)
-        ]
-
-    def _encode(self, sequences: list[Sequence[int]], pooling: Pooling) -> Tensor:
-        ids, lengths = self._pad(sequences)
-        hidden = self.decoder(input_ids=ids, attention_mask=_mask(lengths, ids.shape[1]), use_cache=False)
-        return pool(hidden.last_hidden_state.float(), lengths, pooling)
+    def _batches(self, sequences: Sequence[Sequence[int]]) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """Returns padded batches (:meth:`_pad`) of similar lengths, and what restores the order of their rows."""
+        batches = list(token_batches([len(sequence) for sequence in sequences], TOKEN_BUDGET))
+        order = torch.tensor([i for batch in batches for i in batch]).argsort().to(self.device)
+        return [self._pad([sequences[i] for i in batch]) for batch in batches], order
 
     def _pad(self, sequences: Sequence[Sequence[int]], limit: int | None = None) -> tuple[Tensor, Tensor]:
         """Returns right-padded ids (n, width) and lengths (n,); padding is masked."""

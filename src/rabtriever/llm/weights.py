@@ -1,9 +1,10 @@
-"""An LLM's weights: from files to a model, with a PEFT adapter merged, or a few rows of them."""
+"""A model folder's files read: configuration, tokenizer, model with a PEFT adapter merged, or a few rows of weights."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,38 +18,24 @@ from rabtriever.llm.sources import ADAPTER_WEIGHTS, ModelFiles
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)  # what transformers raises of broken files
-
 
 def load_config(source: str, files: ModelFiles) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
-    """Loads the configuration and tokenizer, and checks that the files of weights are whole.
-
-    Raises:
-        InputError: a file is broken.
-    """
-    try:
-        for _ in _tensors(files.folder):
-            break
+    """Loads the configuration and tokenizer, and checks that the files of weights are whole."""
+    with _readable(source):
+        next(_tensors(files.folder), None)
         return config_cache.load_config(files.folder), config_cache.load_tokenizer(files.folder)
-    except UNREADABLE as error:
-        raise _unreadable(source, error) from error
 
 
 def load_model(source: str, files: ModelFiles, dtype: torch.dtype) -> PreTrainedModel:
-    """Loads the model on the CPU.
-
-    Raises:
-        InputError: a file is broken.
-    """
+    """Loads the model on the CPU."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # it takes a quarter of a second
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(files.folder, dtype=dtype)
-    except UNREADABLE as error:
-        raise _unreadable(source, error) from error
+        with _readable(source):
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(files.folder, dtype=dtype)
     finally:
         if bar:
             logging.enable_progress_bar()
@@ -56,11 +43,7 @@ def load_model(source: str, files: ModelFiles, dtype: torch.dtype) -> PreTrained
 
 
 def merge_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """Merges a PEFT adapter into a model.
-
-    Raises:
-        InputError: the adapter was made for another model.
-    """
+    """Merges a PEFT adapter into a model."""
     from peft import PeftModel
 
     with warnings.catch_warnings():
@@ -95,12 +78,14 @@ def read_output_rows(
 def _tensors(folder: Path) -> Iterator[tuple[str, Any]]:
     """Yields the name of each saved tensor and the open file that holds it; every file's header is checked first."""
     files = [safe_open(path, "pt") for path in sorted(folder.glob("*.safetensors"))]
-    for file in files:
-        for name in file.keys():  # noqa: SIM118
-            yield name, file
+    return ((name, file) for file in files for name in file.keys())  # noqa: SIM118
 
 
-def _unreadable(source: str, error: BaseException) -> InputError:
-    return InputError(
-        f"{source}: no model could be loaded ({first_line(error)}); give a folder, a .gguf file or a hub id"
-    )
+@contextmanager
+def _readable(source: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # what transformers raises of broken files
+        raise InputError(
+            f"{source}: no model could be loaded ({first_line(error)}); give a folder, a .gguf file or a hub id"
+        ) from error

@@ -26,7 +26,7 @@ class Reranker(Protocol):
     """A model that scores (query, document) pairs jointly.
 
     Attributes:
-        fingerprint: Identifies weights and prompt.
+        fingerprint: Identifies everything that changes a score.
         calibration: Log-odds to probabilities.
     """
 

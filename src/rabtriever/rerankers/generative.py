@@ -14,8 +14,8 @@ from typing_extensions import Unpack
 
 from rabtriever.errors import InputError, TextError, shorten
 from rabtriever.llm.backbone import NOT_FINITE, NotFiniteError
-from rabtriever.llm.loading import LoadOptions, load_llm
-from rabtriever.llm.prompt import PromptTemplate
+from rabtriever.llm.loading import LoadOptions, hub_options, load_llm
+from rabtriever.llm.prompt import PromptTemplate, deduplicate
 from rabtriever.llm.prompted import PromptedLLM
 from rabtriever.persistence.folder import read_config
 from rabtriever.persistence.hub import resolve_model
@@ -43,23 +43,8 @@ class GenerativeReranker:
     def from_pretrained(
         cls, name_or_path: str | Path, *, revision: str | None = None, **options: Unpack[LoadOptions]
     ) -> GenerativeReranker:
-        """Loads a reranker, the reranker in a retriever's folder, or an LLM as it is with the default prompt.
-
-        Args:
-            name_or_path: ``tools`` (the model that ships), a folder or hub id of ours, or what
-                :func:`rabtriever.llm.loading.load_llm` takes.
-            revision: Branch, tag or commit of a hub id; the main branch if None.
-            **options: ``device``, ``dtype`` and ``backend`` of the LLM; ``token`` and ``local_files_only`` of the hub.
-
-        Raises:
-            InputError: no model there.
-        """
-        folder = resolve_model(
-            name_or_path,
-            revision=revision,
-            token=options.get("token"),
-            local_files_only=options.get("local_files_only", False),
-        )
+        """Loads a reranker; arguments and errors as in :func:`load_reranker`."""
+        folder = resolve_model(name_or_path, revision=revision, **hub_options(options))
         if folder is None:
             return cls(PromptedLLM(load_llm(str(name_or_path), revision=revision, **options), PromptTemplate()))
         calibration = read_config(folder).get("calibration", {}).get("reranker", {})
@@ -68,24 +53,19 @@ class GenerativeReranker:
     def describe(self) -> dict[str, Any]:
         """Returns, JSON-ready, its ``llm``, ``backend``, ``prompt_hash``, and ``choices`` with their token ids."""
         prompt = json.dumps(self.llm.template.to_dict(), sort_keys=True)
-        tokens = zip(("yes", "no"), self.llm.prompt.choice_ids, strict=True)
+        tokens, decode = zip(("yes", "no"), self.llm.prompt.choice_ids, strict=True), self.llm.loaded.tokenizer.decode
         return {
             "llm": Path(self.llm.loaded.source).name,
             "backend": self.llm.loaded.backend,
             "prompt_hash": hashlib.sha256(prompt.encode()).hexdigest(),
-            "choices": {
-                name: {"id": token, "text": self.llm.loaded.tokenizer.decode([token])} for name, token in tokens
-            },
+            "choices": {name: {"id": token, "text": decode([token])} for name, token in tokens},
         }
 
     def predict(self, pairs: Iterable[tuple[str, str]]) -> np.ndarray:
-        """Returns the probability that each document is relevant to its query.
+        """Returns the probability float32 (n,) that each document is relevant to its query.
 
         Args:
             pairs: (query, document) texts.
-
-        Returns:
-            float32 (n,).
 
         Raises:
             InputError: something that is not a pair, or an error of :meth:`score`.
@@ -100,13 +80,9 @@ class GenerativeReranker:
     def rank(self, query: str, documents: Iterable[str], top_k: int | None = None) -> list[dict[str, int | float]]:
         """Ranks documents from the most to the least probable.
 
-        Args:
-            query: The query.
-            documents: Candidate texts.
-            top_k: How many to return; all if None.
-
         Returns:
-            ``[{"corpus_id": position in documents, "score": probability}, ...]``; ties keep their order.
+            ``[{"corpus_id": position in documents, "score": probability}, ...]``, the ``top_k`` best or all; ties
+            keep their order.
 
         Raises:
             InputError: ``top_k`` below 1, or a text of zero tokens.
@@ -115,8 +91,7 @@ class GenerativeReranker:
 
     def log_odds(self, queries: Sequence[str], documents: Sequence[str], show_progress_bar: bool = False) -> np.ndarray:
         """Returns the log-odds of every query and document, float32 (n, k); errors as in :meth:`score`."""
-        rows, columns = np.divmod(np.arange(len(queries) * len(documents)), max(1, len(documents)))
-        pairs = np.stack([rows, columns], axis=1)
+        pairs = np.indices((len(queries), len(documents))).reshape(2, -1).T
         scores = self.score(queries, documents, pairs, show_progress_bar=show_progress_bar)
         return scores.log_odds.reshape(len(queries), len(documents))
 
@@ -135,46 +110,58 @@ class GenerativeReranker:
             queries: Texts.
             documents: Texts.
             pairs: int64 (n, 2) of (query, document) positions.
-            with_states: Whether to return the context embeddings z*(q, d), (n, H), too; without them, memory does
-                not grow with n H.
+            with_states: Whether to return z*(q, d), too; without them, memory does not grow with n H.
             show_progress_bar: Whether to show progress on stderr.
 
         Raises:
             TextError: a text of zero tokens, or a pair whose state is NaN or infinite.
         """
         sides = np.asarray(pairs, np.int64).reshape(-1, 2).T
-        (query_rows, query_of), (document_rows, document_of) = (np.unique(side, return_inverse=True) for side in sides)
-        query_ids, query_index = _unique(self._tokenize("query", queries, query_rows))
-        document_ids, document_index = _unique(self._tokenize("document", documents, document_rows))
+        query_ids, query_of = self._tokenize("query", queries, sides[0])
+        document_ids, document_of = self._tokenize("document", documents, sides[1])
         # Equal pairs are scored once: side by side in a batch they could differ in the last digits.
-        indices = np.stack([query_index[query_of], document_index[document_of]], axis=1)
-        distinct, row_of = np.unique(indices, axis=0, return_inverse=True)
+        distinct, row_of = np.unique(np.stack([query_of, document_of], axis=1), axis=0, return_inverse=True)
+        batches = self.llm.backbone.pair_states(
+            document_ids, query_ids, torch.from_numpy(distinct), "scoring pairs" if show_progress_bar else None
+        )
         log_odds = torch.empty(len(distinct))
         states = torch.empty(len(distinct), self.llm.hidden_size) if with_states else None
-        label = "scoring pairs" if show_progress_bar else None
         try:
-            for rows, batch in self.llm.backbone.pair_states(
-                document_ids, query_ids, torch.from_numpy(distinct), label
-            ):
+            for rows, batch in batches:
                 log_odds[rows] = batch @ self.llm.choice_direction
                 if states is not None:
                     states[rows] = batch
         except NotFiniteError as error:
-            q, d = sides[:, np.flatnonzero(row_of == error.position)[0]].tolist()
+            q, d = sides[:, row_of.tolist().index(error.position)].tolist()
             query = f"with query {q} {shorten(queries[q])}"
             raise TextError("document", d, documents[d], f"{query} {NOT_FINITE}") from None
         return Scores(log_odds.numpy()[row_of], None if states is None else states.numpy()[row_of])
 
-    def _tokenize(self, kind: str, texts: Sequence[str], rows: np.ndarray) -> list[list[int]]:
+    def _tokenize(
+        self, kind: str, texts: Sequence[str], positions: np.ndarray
+    ) -> tuple[list[tuple[int, ...]], np.ndarray]:
+        """Returns the distinct token ids of the texts at ``positions`` (n,), and each position's row of them, (n,)."""
+        used, row_of = np.unique(positions, return_inverse=True)
         tokenize = self.llm.prompt.query_ids if kind == "query" else self.llm.prompt.document_ids
         try:
-            return tokenize([texts[i] for i in rows])
+            distinct, rows = deduplicate(tokenize([texts[i] for i in used]))
         except TextError as error:
-            raise error.at(int(rows[error.position])) from None
+            raise error.at(int(used[error.position])) from None
+        return distinct, rows[row_of]
 
 
+def load_reranker(
+    name_or_path: str | Path, *, revision: str | None = None, **options: Unpack[LoadOptions]
+) -> GenerativeReranker:
+    """Loads a reranker.
 
-def _unique(sequences: list[list[int]]) -> tuple[list[tuple[int, ...]], np.ndarray]:
-    """Returns the distinct sequences, and each sequence's position among them, int64 (n,)."""
-    position_of = {sequence: i for i, sequence in enumerate(dict.fromkeys(map(tuple, sequences)))}
-    return list(position_of), np.array([position_of[tuple(sequence)] for sequence in sequences], np.int64)
+    Args:
+        name_or_path: ``tools`` (the model that ships), a folder of `rabtriever train` or `rabtriever distill`, a hub id
+            ``owner/name`` of such a model, or an LLM, which is used as it is with the default prompt.
+        revision: Branch, tag or commit of a hub id; the main branch if None.
+        **options: ``device``, ``dtype`` and ``backend`` of the LLM; ``token`` and ``local_files_only`` of the hub.
+
+    Raises:
+        InputError: no model there.
+    """
+    return GenerativeReranker.from_pretrained(name_or_path, revision=revision, **options)

@@ -25,9 +25,7 @@ class Calibration:
 
     def probability(self, log_odds: np.ndarray | float) -> np.ndarray:
         """Returns the probabilities of log-odds, float64 of the same shape."""
-        scaled = np.asarray(log_odds, dtype=np.float64) / self.temperature + self.offset
-        result: np.ndarray = 1 / (1 + np.exp(-np.clip(scaled, -500, 500)))
-        return result
+        return _sigmoid(np.asarray(log_odds, dtype=np.float64) / self.temperature + self.offset)
 
     def rank(self, log_odds: np.ndarray, top_k: int | None = None) -> list[dict[str, int | float]]:
         """Ranks documents by the log-odds float (n,) of one query.
@@ -45,11 +43,7 @@ class Calibration:
         return [{"corpus_id": int(i), "score": float(probabilities[i])} for i in order]
 
     def convert(self, log_odds: np.ndarray, source: Calibration) -> np.ndarray:
-        """Expresses another model's log-odds on this calibration's scale: the same probability, comparable numbers.
-
-        Args:
-            log_odds: float (n,) of the other model.
-            source: The other model's calibration.
+        """Expresses another model's log-odds on this calibration's scale, so that both models' numbers compare.
 
         Returns:
             float32 (n,) with ``self.probability(result) == source.probability(log_odds)``.
@@ -64,11 +58,8 @@ class Calibration:
         Args:
             log_odds: float (n,).
             labels: bool (n,), whether the document is relevant.
-            prior: What a few labels change little; the identity if None.
-
-        Returns:
-            The scaling; the prior if there are no pairs, only one kind of label, or if log-odds do not increase
-            with relevance.
+            prior: What a few labels change little, and the result if there are no pairs, only one kind of label, or
+                if log-odds do not increase with relevance; the identity if None.
         """
         x, y = np.asarray(log_odds, dtype=np.float64), np.asarray(labels, dtype=np.float64)
         prior = prior or cls()
@@ -83,7 +74,7 @@ class Calibration:
 
         values = start
         for _ in range(100):
-            p = 1 / (1 + np.exp(-np.clip(values @ inputs, -500, 500)))
+            p = _sigmoid(values @ inputs)
             slope = inputs @ (p - y) + pull * (values - start)
             curvature = (inputs * (p * (1 - p))) @ inputs.T + np.diag(pull)
             step = np.linalg.solve(curvature, slope)
@@ -93,3 +84,8 @@ class Calibration:
             if np.abs(step).max() <= 1e-9:
                 break
         return cls(float(1 / values[0]), float(values[1])) if values[0] > 1e-3 else prior
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    result: np.ndarray = 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
+    return result

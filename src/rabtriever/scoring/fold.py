@@ -15,15 +15,14 @@ b2)``:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from rabtriever.scoring.layout import ScoreLayout
 
 
-@dataclass(frozen=True)
-class Affine:
+class Affine(NamedTuple):
     """States (n, H) to hidden units (n, m), both float32."""
 
     weight: np.ndarray
@@ -34,40 +33,36 @@ class Affine:
         return states @ self.weight + self.bias
 
 
-@dataclass(frozen=True)
-class Fold:
+class Fold(NamedTuple):
     """The folded predictor.
 
     Attributes:
         query_map: Query states to the scaled a', positive units first.
         document_map: Document states to the scaled b', in the same order.
         layout: What the columns of both sides mean: all inner (``quadratic``) or all ReLU (``mlp``).
-        n_positive_units: How many units, the first ones, have a positive v_j.
+        signs: float32 (m,), the sign of each unit's v_j.
         constant: c.
     """
 
     query_map: Affine
     document_map: Affine
     layout: ScoreLayout
-    n_positive_units: int
+    signs: np.ndarray
     constant: float
 
     def query(self, states: np.ndarray) -> np.ndarray:
         """Returns the latents float32 (n, width + 1) of query states float32 (n, H)."""
         units = self.query_map(states)
-        if self.layout.n_relu:
-            return _with_bias(units, np.full(len(units), self.constant, dtype=np.float32))
-        signs = self._signs()
-        return _with_bias(2 * signs * units, np.square(units) @ signs + np.float32(self.constant))
+        bias = self._bias(units) + np.float32(self.constant)
+        return _with_bias(2 * self.signs * units if self.layout.n_inner else units, bias)
 
     def document(self, states: np.ndarray) -> np.ndarray:
         """Returns the latents float32 (n, width + 1) of document states float32 (n, H)."""
         units = self.document_map(states)
-        bias = np.zeros(len(units), np.float32) if self.layout.n_relu else np.square(units) @ self._signs()
-        return _with_bias(units, bias)
+        return _with_bias(units, self._bias(units))
 
-    def _signs(self) -> np.ndarray:
-        return np.where(np.arange(self.layout.width) < self.n_positive_units, np.float32(1), np.float32(-1))
+    def _bias(self, units: np.ndarray) -> np.ndarray:
+        return np.square(units) @ self.signs if self.layout.n_inner else np.zeros(len(units), np.float32)
 
 
 def score_latents(queries: np.ndarray, documents: np.ndarray, layout: ScoreLayout) -> np.ndarray:

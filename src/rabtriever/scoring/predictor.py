@@ -98,55 +98,22 @@ class Predictor(nn.Module):
         getattr(self, f"{side}_scale").copy_(scale.clamp_min(0.1 * scale.mean()).clamp_min(1e-6))
 
     def forward(self, z_q: Tensor, z_d: Tensor) -> Tensor:
-        """Predicts context embeddings.
-
-        Args:
-            z_q: float32 (..., H) query states.
-            z_d: float32 (..., H) document states, broadcastable with ``z_q``.
-
-        Returns:
-            float32 (..., H), the estimate z^ of the teacher's z*(q, d).
-        """
-        hidden = self._activation(self.query_hidden(z_q) + self.document_hidden(z_d))
+        """Returns z^, the estimate of the teacher's z*(q, d), from states that broadcast: all float32 (..., H)."""
+        hidden = self._activation(self._query_hidden(z_q) + self._document_hidden(z_d))
         return self.output_mean + self.output_scale * self.output(hidden)
 
-    def query_hidden(self, z_q: Tensor) -> Tensor:
-        """Returns the query side of the first layer: a (..., m)."""
-        return self.query(self.dropout((z_q - self.query_mean) / self.query_scale))
-
-    def document_hidden(self, z_d: Tensor) -> Tensor:
-        """Returns the document side of the first layer with its bias: b (..., m)."""
-        return self.document(self.dropout((z_d - self.document_mean) / self.document_scale))
-
-    def fold_output_layer(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """Folds the second layer into w: returns v (m,) and the constant c of ``log-odds = v . act(a + b) + c``."""
-        w, scale, mean = (value.to(dtype) for value in (self.choice_direction, self.output_scale, self.output_mean))
-        scaled = scale * w
-        return self.output.weight.to(dtype).T @ scaled, w @ mean + scaled @ self.output.bias.to(dtype)
-
-    def _activation(self, units: Tensor) -> Tensor:
-        return units.square() if self.kind == "quadratic" else torch.relu(units)
-
     def log_odds(self, z_q: Tensor, z_d: Tensor) -> Tensor:
-        """Scores every query against every document, differentiably, without computing z^.
-
-        Args:
-            z_q: float32 (n, H).
-            z_d: float32 (k, H).
-
-        Returns:
-            float32 (n, k).
-        """
-        v, constant = self.fold_output_layer()
-        queries = self.query_hidden(z_q)[:, None]
+        """Returns the log-odds float32 (n, k) of states (n, H) and (k, H), differentiably, without computing z^."""
+        v, constant = self._fold_output_layer()
+        queries = self._query_hidden(z_q)[:, None]
         blocks = z_d.split(DOCUMENTS_PER_BLOCK)
-        scores = [self._activation(queries + self.document_hidden(block)) @ v for block in blocks]
+        scores = [self._activation(queries + self._document_hidden(block)) @ v for block in blocks]
         return torch.cat(scores, dim=1) + constant
 
     @torch.no_grad()
     def fold(self) -> Fold:
         """Folds predictor and w into one affine map per side."""
-        v, constant = self.fold_output_layer(torch.float64)
+        v, constant = self._fold_output_layer(torch.float64)
         order = torch.argsort(v <= 0, stable=True)
         inner = self.kind == "quadratic"
         size = v.abs()[order].sqrt() if inner else v.abs()[order]
@@ -159,34 +126,39 @@ class Predictor(nn.Module):
             return Affine(weight.T.float().numpy(), bias.float().numpy())
 
         n_positive = int((v > 0).sum())
-        layout = ScoreLayout(len(v)) if inner else ScoreLayout(0, n_positive, len(v) - n_positive)
         return Fold(
             query_map=side(self.query, self.query_mean, self.query_scale),
             document_map=side(self.document, self.document_mean, self.document_scale),
-            layout=layout,
-            n_positive_units=n_positive,
+            layout=ScoreLayout(len(v)) if inner else ScoreLayout(0, n_positive, len(v) - n_positive),
+            signs=v[order].sign().float().numpy(),
             constant=float(constant),
         )
 
+    def _query_hidden(self, z_q: Tensor) -> Tensor:
+        return self.query(self.dropout((z_q - self.query_mean) / self.query_scale))
+
+    def _document_hidden(self, z_d: Tensor) -> Tensor:
+        return self.document(self.dropout((z_d - self.document_mean) / self.document_scale))
+
+    def _fold_output_layer(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """Folds the second layer into w: returns v (m,) and the constant c of ``log-odds = v . act(a + b) + c``."""
+        w, scale, mean = (value.to(dtype) for value in (self.choice_direction, self.output_scale, self.output_mean))
+        scaled = scale * w
+        return self.output.weight.to(dtype).T @ scaled, w @ mean + scaled @ self.output.bias.to(dtype)
+
+    def _activation(self, units: Tensor) -> Tensor:
+        return units.square() if self.kind == "quadratic" else torch.relu(units)
+
 
 def load_predictor(folder: Path, config: Mapping[str, Any]) -> Predictor:
-    """Loads the predictor of a retriever's folder.
-
-    Args:
-        folder: The folder.
-        config: Its ``rabtriever.json``.
-
-    Raises:
-        InputError: the folder holds no retriever, or a broken one.
-    """
+    """Loads the predictor of a retriever's folder with the values of its ``rabtriever.json``."""
     if "predictor" not in config:
         raise InputError(
             f"{folder}: a reranker, not a retriever; make one with `rabtriever distill --teacher {folder}`"
         )
     weights = load_weights(folder)
     try:
-        shape = config["predictor"]
-        predictor = Predictor(shape["hidden_size"], shape["hidden_units"], kind=shape["kind"])
+        predictor = Predictor(**config["predictor"])
         predictor.load_state_dict(weights)
         config["encoder"]["pooling"]
     except (RuntimeError, KeyError, TypeError) as error:

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from rabtriever.errors import InputError
-from rabtriever.llm import gguf
-from rabtriever.llm.gguf import convert_gguf
-from rabtriever.llm.sources import find_model
+from rabtriever.llm import sources
+from rabtriever.llm.sources import convert_gguf, find_model
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +28,7 @@ def save(_: Path, folder: Path) -> None:
 
 def test_a_file_is_converted_once(file, monkeypatch):
     calls = []
-    monkeypatch.setattr(gguf, "_save_converted", lambda *args: calls.append(args) or save(*args))
+    monkeypatch.setattr(sources, "_save_converted", lambda *args: calls.append(args) or save(*args))
     folder = convert_gguf(file)
     assert convert_gguf(file) == folder and len(calls) == 1
     file.write_bytes(b"other weights")
@@ -43,7 +42,7 @@ def test_of_two_first_starts_the_slower_uses_the_folder_of_the_faster(file, cach
         both.wait(10)  # neither may find the other's folder when it begins
         save(path, folder)
 
-    monkeypatch.setattr(gguf, "_save_converted", slow)
+    monkeypatch.setattr(sources, "_save_converted", slow)
     with ThreadPoolExecutor(2) as pool:
         folders = set(pool.map(convert_gguf, [file, file]))
     assert len(folders) == 1 and (folders.pop() / "config.json").is_file()
@@ -57,7 +56,7 @@ def test_a_conversion_that_fails_leaves_nothing(file, cache):
 
 
 def test_a_gguf_model_is_identified_by_its_file_and_not_by_the_conversion(file, monkeypatch):
-    monkeypatch.setattr(gguf, "_save_converted", save)
+    monkeypatch.setattr(sources, "_save_converted", save)
     assert find_model(str(file)).weights == [file]
     monkeypatch.setattr("rabtriever.llm.sources.alias_file", lambda: file)
     assert find_model("smollm2") == find_model(str(file))
