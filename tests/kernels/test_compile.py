@@ -67,3 +67,31 @@ def test_folders_long_unused_are_removed(run, tmp_path):
         os.utime(folder, (0, time.time() - days * 86_400))
     run(1)
     assert [folder.exists() for folder in folders] == [False, True]
+
+
+TWICE = """
+import re
+import numpy as np
+from rabtriever.kernels.compile import njit
+from rabtriever.llm.int8.elementwise import silu_gate
+
+
+@njit()
+def twice(rows, codes, scales):
+    silu_gate(rows, 32, 2, scales, 2, codes, scales)
+    silu_gate(rows, 32, 1, scales, 2, codes, scales)
+
+
+twice(np.ones((2, 64), np.float32), np.empty((2, 32), np.uint8), np.ones(2, np.float32))
+functions = re.findall("^define .*", twice.inspect_llvm(twice.signatures[0]), re.M)
+print([name for name in functions if "silu_gate" in name], any("twice" in name for name in functions))
+"""
+
+
+def test_a_caller_has_no_copy_of_a_function_that_cached_code_would_call_instead(tmp_path, monkeypatch):
+    # A process that compiled both calls the original, one that loads the caller its copy: sums then differ in the last
+    # bits, codes of eight bits by one, and log-odds by up to 0.3.
+    (tmp_path / "twice.py").write_text(TWICE)
+    monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path))
+    done = subprocess.run([sys.executable, tmp_path / "twice.py"], capture_output=True, text=True)
+    assert done.stdout == "[] True\n", done.stderr
