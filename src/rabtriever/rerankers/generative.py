@@ -173,7 +173,6 @@ class GenerativeReranker:
             raise error.at(int(rows[error.position])) from None
 
 
-
 def _unique(sequences: list[list[int]]) -> tuple[list[tuple[int, ...]], np.ndarray]:
     """Returns the distinct sequences, and each sequence's position among them, int64 (n,)."""
     position_of = {sequence: i for i, sequence in enumerate(dict.fromkeys(map(tuple, sequences)))}
