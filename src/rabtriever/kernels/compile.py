@@ -33,8 +33,8 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        # Not inlined, a caller loaded from the cache would run its own copy of a function, and one that was just compiled
-        # the function's: each optimised in its own way, whose sums differ in the last bits.
+        # Not inlined, a caller loaded from the cache would run its own copy of a function, and one that was just
+        # compiled the function's: each optimised in its own way, whose sums differ in the last bits.
         dispatcher = numba.njit(forceinline=True, **options)(function)
         if compiled_folder() is not None:
             dispatcher._cache = _Cache(function)
