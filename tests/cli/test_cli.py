@@ -113,6 +113,7 @@ def test_search_takes_every_option(index, capsys):
         found = answer(capsys, "search", "index", "please show rain", *options)["hits"]
         assert [hit["id"] for hit in found] == [hit["id"] for hit in hits]
     assert {hit["id"] for hit in answer(capsys, "search", "index", "lamp", "--mode", "bm25")["hits"]} == {"lamp"}
+    assert main(["search", "index", "zebra", "--mode", "bm25"]) == 0 and capsys.readouterr().out == ""  # no blank line
     hits = answer(capsys, "search", "index", "find the lamp", "--rerank", "2")["hits"]
     assert sum(hit["reranked"] for hit in hits) == 2
 
