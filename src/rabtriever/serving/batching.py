@@ -24,7 +24,7 @@ MAX_SLICE_TOKENS = 256  # document tokens that the LLM reads before other reques
 
 @dataclass(eq=False)
 class _Pending:
-    """Texts to encode or vectors to retrieve for, and those who wait for the result and the seconds that it took."""
+    """Queries to encode, or to retrieve for if they have vectors, and the futures that get the result and seconds."""
 
     texts: Sequence[str]
     tokens: int = 0
@@ -34,14 +34,15 @@ class _Pending:
 
     @property
     def abandoned(self) -> bool:
+        """Whether nobody waits any more."""
         return all(future.cancelled() for future in self.futures)
 
 
 class _Batcher:
     """A queue from which at most ``PARALLEL_BATCHES`` batches are run at a time."""
 
-    def __init__(self, stage: str, metrics: Metrics) -> None:
-        self._stage, self._metrics = stage, metrics
+    def __init__(self, stage: str, metrics: Metrics, *pools: WorkerPool) -> None:
+        self._stage, self._metrics, self._pools = stage, metrics, pools
         self._queue: dict[Any, Any] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -76,6 +77,11 @@ class _Batcher:
                     future.set_result((result, seconds))
             self._metrics.stages.labels(self._stage).observe(seconds)
 
+    def close(self) -> None:
+        """Ends the threads."""
+        for pool in self._pools:
+            pool.close()
+
 
 class QueryBatcher(_Batcher):
     """Encodes queries together: those that arrive while others are encoded are the next batch, up to a token budget.
@@ -91,10 +97,9 @@ class QueryBatcher(_Batcher):
     """
 
     def __init__(self, encode: Callable[[Sequence[str]], np.ndarray], max_tokens: int, metrics: Metrics) -> None:
-        super().__init__("encode", metrics)
+        half_cores = thread_pool(PARALLEL_BATCHES, max(1, available_cores() // PARALLEL_BATCHES))
+        super().__init__("encode", metrics, WorkerPool("encode"), WorkerPool(half_cores))
         self._encode, self._max_tokens = encode, max_tokens
-        self._all_cores = WorkerPool("encode")
-        self._half_cores = WorkerPool(thread_pool(PARALLEL_BATCHES, max(1, available_cores() // PARALLEL_BATCHES)))
         self._in_progress: dict[str, _Pending] = {}
 
     async def __call__(self, text: str, tokens: int) -> tuple[np.ndarray, float]:
@@ -104,7 +109,8 @@ class QueryBatcher(_Batcher):
 
     def _next_batch(self) -> Coroutine[Any, Any, None]:
         waiting: dict[str, _Pending] = {text: query for text, query in self._queue.items() if not query.abandoned}
-        pool = self._all_cores if not self._tasks and len(waiting) == 1 else self._half_cores
+        all_cores, half_cores = self._pools
+        pool = all_cores if not self._tasks and len(waiting) == 1 else half_cores
         share = sum(query.tokens for query in waiting.values()) / (PARALLEL_BATCHES - len(self._tasks))
         batch, total = dict[str, _Pending](), 0
         for text, query in waiting.items():
@@ -126,11 +132,6 @@ class QueryBatcher(_Batcher):
         for text in batch:
             del self._in_progress[text]
 
-    def close(self) -> None:
-        """Ends the threads."""
-        self._all_cores.close()
-        self._half_cores.close()
-
 
 class ScanBatcher(_Batcher):
     """Retrieves together for requests that are ready at the same time and search in the same way.
@@ -143,8 +144,8 @@ class ScanBatcher(_Batcher):
     """
 
     def __init__(self, retrieve: Retrieve, metrics: Metrics) -> None:
-        super().__init__("scan", metrics)
-        self._retrieve, self._pool = retrieve, WorkerPool("scan", PARALLEL_BATCHES)
+        super().__init__("scan", metrics, WorkerPool("scan", PARALLEL_BATCHES))
+        self._retrieve = retrieve
 
     async def __call__(
         self, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions
@@ -160,16 +161,12 @@ class ScanBatcher(_Batcher):
 
     async def _scan_batch(self, batch: list[_Pending], options: SearchOptions) -> None:
         if batch:
-            await self._run(batch, self._pool, self._retrieve_all, batch, options)
+            await self._run(batch, self._pools[0], self._retrieve_all, batch, options)
 
     def _retrieve_all(self, batch: list[_Pending], options: SearchOptions) -> list[list[list[Hit]]]:
         texts = [text for scan in batch for text in scan.texts]
         hits = iter(self._retrieve(texts, np.concatenate([scan.vectors for scan in batch]), options))
         return [list(islice(hits, len(scan.texts))) for scan in batch]
-
-    def close(self) -> None:
-        """Ends the threads."""
-        self._pool.close()
 
 
 class TokenCounts(NamedTuple):

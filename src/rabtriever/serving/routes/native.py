@@ -14,19 +14,11 @@ from rabtriever.data import Document
 from rabtriever.index.search import SearchOptions
 from rabtriever.serving.errors import APIError, content_type, first_validation_error
 from rabtriever.serving.routes import Service, error_responses
-from rabtriever.serving.schemas.native import (
-    DocumentsRequest,
-    DocumentsResponse,
-    NewDocument,
-    SearchHit,
-    SearchRequest,
-    SearchResponse,
-    Timings,
-)
+from rabtriever.serving.schemas import native as schemas
 
 router = APIRouter()
 Id = Annotated[str, Path(min_length=1, max_length=1000, description="The document's id; it may hold slashes.")]
-SCHEMA = DocumentsRequest.model_json_schema()
+SCHEMA = schemas.DocumentsRequest.model_json_schema()
 SCHEMA["properties"]["documents"]["items"] = SCHEMA.pop("$defs")["NewDocument"]
 MAX_LINE_BYTES = 2**23
 LINES = {"type": "string", "description": "One object a line, as in `documents`."}
@@ -34,17 +26,14 @@ CONTENT: dict[str, Any] = {"application/json": {"schema": SCHEMA}, "application/
 
 
 @router.post("/v1/search", tags=["search"], response_model_exclude_none=True, responses=error_responses(415, 422))
-async def search(body: SearchRequest, service: Service) -> SearchResponse:
+async def search(body: schemas.SearchRequest, service: Service) -> schemas.SearchResponse:
     """Finds the best documents of the index for a query, or for each of several."""
     options = SearchOptions(body.k, body.where, body.mode, body.rerank, body.threshold)
     result = await service.search(body.queries or [body.query or ""], options)
-    found = [[SearchHit.model_construct(**vars(hit)) for hit in hits] for hits in result.hits]
-    return SearchResponse(
-        hits=found[0] if body.queries is None else None,
-        results=None if body.queries is None else found,
-        timings=Timings(**{stage: round(value, 3) for stage, value in result.milliseconds.items()}),
-        truncated=result.counts.truncated,
-    )
+    found = [[schemas.SearchHit.model_construct(**vars(hit)) for hit in hits] for hits in result.hits]
+    timings = schemas.Timings(**{stage: round(value, 3) for stage, value in result.milliseconds.items()})
+    shape: dict[str, Any] = {"hits": found[0]} if body.queries is None else {"results": found}
+    return schemas.SearchResponse(**shape, timings=timings, truncated=result.counts.truncated)
 
 
 @router.post(
@@ -57,7 +46,7 @@ async def add(
     request: Request,
     service: Service,
     upsert: Annotated[bool, Query(description="The same as in the body; for uploads.")] = True,
-) -> DocumentsResponse:
+) -> schemas.DocumentsResponse:
     """Adds documents, or replaces those of the same ids, in one transaction.
 
     All of them can be found when this is answered; on an error, none. An upload of any size has the content type
@@ -72,7 +61,7 @@ async def add(
         written = await service.write(lambda: (one.document() for one in parsed.documents), parsed.upsert and upsert)
     else:
         raise APIError(415, "send application/json, or application/x-ndjson with a document on each line")
-    return DocumentsResponse(written=written, documents=await service.count())
+    return schemas.DocumentsResponse(written=written, documents=await service.count())
 
 
 @router.get("/v1/documents/{id:path}", tags=["documents"], responses=error_responses(404, 422))
@@ -89,9 +78,9 @@ async def delete(id: Id, service: Service) -> None:
     await service.delete(id)
 
 
-def _parse(raw: bytes) -> DocumentsRequest:
+def _parse(raw: bytes) -> schemas.DocumentsRequest:
     try:
-        return DocumentsRequest.model_validate_json(raw)
+        return schemas.DocumentsRequest.model_validate_json(raw)
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_input=False)) from None
 
@@ -106,7 +95,7 @@ def _lines(body: BinaryIO) -> Iterator[Document]:
         if not line.strip():
             continue
         try:
-            document = NewDocument.model_validate_json(line).document()
+            document = schemas.NewDocument.model_validate_json(line).document()
         except ValidationError as error:
             param, message = first_validation_error(error.errors(include_input=False))
             raise APIError(422, f"line {number}: {param}: {message}", param) from None
