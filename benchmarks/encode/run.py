@@ -119,7 +119,7 @@ def floors(retriever: Rabtriever) -> dict[str, Any]:
         from rabtriever.llm.int8.gang import run_in_threads
         from rabtriever.llm.int8.weights import pack_layers, quantize_rows
 
-        packed = tuple(pack_layers([quantize_rows(b)]))
+        packed = tuple(pack_layers([quantize_rows(b)], 1))
         codes, threads = np.full((size, size), 128, np.uint8), torch.get_num_threads()
         out, share = np.empty((size, packed[2].shape[1]), np.float32), size // threads
         ways["int8"] = lambda: run_in_threads(

@@ -90,7 +90,7 @@ def train(data: RetrievalData, out: Path, settings: Settings) -> None:
         model.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)
         (folder / ADAPTER / "README.md").unlink(missing_ok=True)
         (folder / "train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
-        write_config(folder, {"llm": "smollm2", "prompt": prompt.template.to_dict(), "data": data.name})
+        write_config(folder, {"llm": "smollm2", "prompt": prompt.template.to_dict(), "data": data.name}, out.name)
 
 
 class BiEncoder:

@@ -304,7 +304,7 @@ def _one_panel(codes, weights, offsets, scales, out):
 def test_the_product_of_bytes_is_exact(rows, columns, seed):
     rng = np.random.default_rng(seed)
     weight = rng.integers(-127, 128, (rows, columns)).astype(np.int8)
-    weights, offsets, scales = pack_layers([(torch.from_numpy(weight), torch.full((rows,), 0.5))])
+    weights, offsets, scales = pack_layers([(torch.from_numpy(weight), torch.full((rows,), 0.5))], 1)
     codes = rng.integers(0, 256, (8, 4 * weights.shape[2])).astype(np.uint8)
     out = np.empty((8, PANEL_COLUMNS), np.float32)
     _one_panel(codes, weights[0], offsets[0], scales[0], out)

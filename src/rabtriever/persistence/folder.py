@@ -13,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from rabtriever.errors import ConflictError, InputError, NotFoundError, first_line
-from rabtriever.persistence.model_card import write_model_card
+from rabtriever.persistence.model_card import CARD, model_card
 
 CONFIG = "rabtriever.json"
 ADAPTER = "adapter"
@@ -49,15 +49,13 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-def write_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Writes a model's configuration, without absolute paths: an LLM's path becomes relative to the model's.
+def write_config(folder: Path, config: dict[str, Any], name: str) -> None:
+    """Writes a model's configuration and its card, without absolute paths: an LLM's becomes relative to the model's.
 
     Args:
         folder: The model's, with its adapter in it if it has one.
         config: JSON values, ``llm`` and ``prompt`` among them.
-
-    Returns:
-        What was written.
+        name: What the card's snippet loads the model by.
     """
     if os.path.isabs(llm := config["llm"]):
         relative = Path(os.path.relpath(llm, folder.resolve())).as_posix()
@@ -70,7 +68,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         config = {**config, "adapter": True}
     config = {"format": FORMAT, **config}
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return config
+    (folder / CARD).write_text(model_card(config, name), encoding="utf-8")
 
 
 def save_model(
@@ -80,10 +78,10 @@ def save_model(
     adapter: Path | None = None,
     log: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Writes a retriever's folder with its model card, completely or not at all.
+    """Writes a retriever's folder completely or not at all.
 
     Args:
-        path: To make.
+        path: The new folder.
         config: For :func:`write_config`.
         predictor: The predictor's weights, name -> torch tensor.
         adapter: The LLM's adapter, to copy.
@@ -96,20 +94,16 @@ def save_model(
 
     with atomic_folder(path) as folder:
         if adapter is not None:
-            shutil.copytree(adapter, folder / ADAPTER, ignore=shutil.ignore_patterns("README.md"))  # peft's names paths
+            shutil.copytree(adapter, folder / ADAPTER, ignore=shutil.ignore_patterns(CARD))  # peft's names paths
         save_file(predictor, folder / PREDICTOR)
-        write_model_card(folder, write_config(folder, config), Path(path).name)
+        write_config(folder, config, Path(path).name)
         if log:
             lines = "".join(json.dumps(line) + "\n" for line in log)
             (folder / "distill_log.jsonl").write_text(lines, encoding="utf-8")
 
 
 def load_weights(folder: Path) -> dict[str, Any]:
-    """Returns the weights of a retriever's predictor, name -> torch tensor.
-
-    Raises:
-        InputError: their file is missing or broken.
-    """
+    """Returns the weights of a retriever's predictor, name -> torch tensor; an InputError names a faulty file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -129,11 +123,7 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
 
 
 def require_absent(path: str | Path) -> None:
-    """Raises if something other than an empty folder exists at ``path``.
-
-    Raises:
-        ConflictError: it does.
-    """
+    """Raises ConflictError if something other than an empty folder exists at ``path``."""
     path = Path(path).expanduser()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ConflictError(f"{path}: exists already; give another --out or remove it")
@@ -141,11 +131,7 @@ def require_absent(path: str | Path) -> None:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary folder that is renamed to ``path`` when all went well.
-
-    Raises:
-        ConflictError: ``path`` exists.
-    """
+    """Yields a temporary folder that is renamed to ``path`` when all went well; as :func:`require_absent`."""
     require_absent(path)
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)

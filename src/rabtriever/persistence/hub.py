@@ -6,17 +6,13 @@ from pathlib import Path
 
 from rabtriever.errors import InputError, NotFoundError, first_line
 from rabtriever.persistence.folder import ADAPTER, CONFIG, read_config
-from rabtriever.persistence.model_card import write_model_card
+from rabtriever.persistence.model_card import CARD, model_card
 
 SHIPPED = ("tools",)
 
 
 def resolve_model(
-    name_or_path: str | Path,
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
+    name_or_path: str | Path, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
 ) -> Path | None:
     """Finds a model of ours, downloading it if it is on the hub.
 
@@ -45,12 +41,7 @@ def resolve_model(
 def find_retriever(
     name_or_path: str | Path, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
 ) -> Path:
-    """Returns the folder of a retriever, found as :func:`resolve_model` does.
-
-    Raises:
-        NotFoundError: no model of ours by that name.
-        InputError: the hub refuses.
-    """
+    """Returns the folder of a retriever, found as :func:`resolve_model` does; raises NotFoundError if there is none."""
     folder = resolve_model(name_or_path, revision=revision, token=token, local_files_only=local_files_only)
     if folder is None:
         tried = "of rabtriever on the hub or in its cache" if is_hub_id(str(name_or_path)) else f"there (no {CONFIG})"
@@ -61,11 +52,7 @@ def find_retriever(
 
 
 def shipped_model(name: str) -> Path:
-    """Returns the folder of a model that ships: in an installed wheel, or in a checkout.
-
-    Raises:
-        NotFoundError: it is in neither.
-    """
+    """Returns the folder of a model that ships: in an installed wheel, or in a checkout; else raises NotFoundError."""
     package = Path(__file__).parents[1]
     for root in (package, package.parents[1]):
         if (root / "models" / name / CONFIG).is_file():
@@ -83,10 +70,7 @@ def is_hub_id(name: str) -> bool:
 def upload_model(
     folder: Path, repo_id: str, *, private: bool | None, token: str | None, commit_message: str | None
 ) -> str:
-    """Uploads a model's folder to a repository of the hub, which is made if it does not exist.
-
-    Returns:
-        The URL of the commit.
+    """Uploads a model's folder to a repository of the hub, made if it does not exist; returns the commit's URL.
 
     Raises:
         InputError: the hub refuses or cannot be reached, or the LLM is a folder, which nobody else has.
@@ -101,7 +85,7 @@ def upload_model(
     try:
         api = HfApi(token=token)
         name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id  # with the owner, if none was given
-        write_model_card(folder, config, name)
+        (folder / CARD).write_text(model_card(config, name), encoding="utf-8")
         commit = api.upload_folder(repo_id=name, folder_path=folder, commit_message=commit_message)
     except Exception as error:  # the network makes it fail in many ways
         raise InputError(
@@ -114,7 +98,7 @@ def _download(name: str, revision: str | None, token: str | None, local_files_on
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    patterns = [CONFIG, "README.md", "*.safetensors", "*.jsonl", f"{ADAPTER}/*"]
+    patterns = [CONFIG, CARD, "*.safetensors", "*.jsonl", f"{ADAPTER}/*"]
     try:
         # First this file alone: a repository without it is an LLM's, which transformers downloads.
         hf_hub_download(name, CONFIG, revision=revision, token=token, local_files_only=local_files_only)

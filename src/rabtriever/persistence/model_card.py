@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 CARD = "README.md"
 ALIASES = {"smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "Apache-2.0")}  # hub ids and licences
+TRAINING_KEYS = ("training", "teacher_calls", "training_before", "teacher")
 
 RETRIEVER_SNIPPET = """from rabtriever import Document, Index, Rabtriever
 
@@ -27,21 +27,15 @@ for hit in reranker.rank("I knocked my soda over", ["Fetches the kitchen sponge.
 """
 
 
-def write_model_card(folder: Path, config: Mapping[str, Any], name: str) -> None:
-    """Writes a model's card.
+def model_card(config: Mapping[str, Any], name: str) -> str:
+    """Returns a model's card as Markdown.
 
     Args:
-        folder: The model's.
         config: Its configuration as it is saved, without absolute paths. Besides what a model must have, it may hold
             ``data`` (names of data sets, joined by ``+``), ``datasets`` (of each: ``name``, ``license``, ``url``),
             ``license``, ``language``, ``measures`` (row -> measure -> value), ``training`` and ``teacher``.
         name: What the snippet loads the model by.
     """
-    (folder / CARD).write_text(model_card(config, name), encoding="utf-8")
-
-
-def model_card(config: Mapping[str, Any], name: str) -> str:
-    """Returns a model's card as Markdown; arguments as in :func:`write_model_card`."""
     retriever = "predictor" in config
     kind = "retriever" if retriever else "reranker"
     what = (
@@ -50,6 +44,7 @@ def model_card(config: Mapping[str, Any], name: str) -> str:
         if retriever
         else "Reads a document and a query together and answers whether the document is right."
     )
+    training = {key: config[key] for key in TRAINING_KEYS if key in config}
     snippet = (RETRIEVER_SNIPPET if retriever else RERANKER_SNIPPET).format(name=json.dumps(name))
     parts = [
         _front_matter(config, retriever),
@@ -60,7 +55,7 @@ def model_card(config: Mapping[str, Any], name: str) -> str:
         f"## Prompt\nPart of the model. The answers are {json.dumps(config['prompt']['yes'])} and "
         f"{json.dumps(config['prompt']['no'])}.\n```\n{config['prompt']['document']}{config['prompt']['query']}\n```",
         f"## Limits\n{_limits(config, retriever)}",
-        f"## Training\n```json\n{json.dumps(_training(config), indent=2, ensure_ascii=False)}\n```",
+        f"## Training\n```json\n{json.dumps(training, indent=2, ensure_ascii=False)}\n```",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -87,35 +82,28 @@ def _data(config: Mapping[str, Any]) -> str:
     ]
     llm = config["llm"]
     if _is_local(config):
-        rows.append(
-            f"- LLM: the folder `{llm}`, as seen from this one; the model cannot be loaded without it. Keep both where "
-            "they are, or correct `llm` in rabtriever.json."
+        source = (
+            f"the folder `{llm}`, as seen from this one; the model cannot be loaded without it. Keep both where they are, "
+            "or correct `llm` in rabtriever.json."
         )
-    elif llm in ALIASES:
-        rows.append("- LLM: {} ({})".format(*ALIASES[llm]))
     else:
-        rows.append(f"- LLM: {llm}, under its own licence")
-    rows.append(f"- This model: {config.get('license', 'no licence stated')}")
-    return "\n".join(rows)
+        source = "{} ({})".format(*ALIASES[llm]) if llm in ALIASES else f"{llm}, under its own licence"
+    license = config.get("license", "no licence stated")
+    return "\n".join([*rows, f"- LLM: {source}", f"- This model: {license}"])
 
 
 def _limits(config: Mapping[str, Any], retriever: bool) -> str:
     prompt = config["prompt"]
-    rows = [
+    rows = (
         f"- Of a document, the first {prompt['document_tokens']} tokens are read; of a query, the last "
-        f"{prompt['query_tokens']}.",
-        "- Languages and topics other than those of the training data were not measured.",
-    ]
-    if retriever:
-        rows.append(
-            "- On documents unlike those it was trained on, it ranks worse than its reranker, and probabilities are "
-            "less reliable than the order: search with `rerank=10`, or distil on your own documents."
-        )
-    return "\n".join(rows)
-
-
-def _training(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: config[key] for key in ("training", "teacher_calls", "training_before", "teacher") if key in config}
+        f"{prompt['query_tokens']}.\n"
+        "- Languages and topics other than those of the training data were not measured."
+    )
+    own = (
+        "\n- On documents unlike those it was trained on, it ranks worse than its reranker, and probabilities are "
+        "less reliable than the order: search with `rerank=10`, or distil on your own documents."
+    )
+    return rows + own if retriever else rows
 
 
 def _datasets(config: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -130,7 +118,7 @@ def _table(measures: Mapping[str, Mapping[str, Any]]) -> str:
     columns = list(dict.fromkeys(column for values in measures.values() for column in values))
     rows = [["", *columns], ["---"] * (len(columns) + 1)]
     for name, values in measures.items():
-        rows.append([name, *("" if column not in values else f"{values[column]:.3f}" for column in columns)])
+        rows.append([name, *(f"{values[column]:.3f}" if column in values else "" for column in columns)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -19,7 +19,7 @@ from rabtriever.errors import InputError
 from rabtriever.llm.loading import choose_device, native_dtype
 from rabtriever.llm.prompt import Prompt, PromptTemplate
 from rabtriever.persistence.folder import ADAPTER, atomic_folder, require_absent, write_config, write_json
-from rabtriever.persistence.model_card import CARD, write_model_card
+from rabtriever.persistence.model_card import CARD
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.scoring.predictor import Predictor
 from rabtriever.training.batches import BatchDataset
@@ -109,7 +109,7 @@ def _train(
         model.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)
         (folder / ADAPTER / CARD).unlink(missing_ok=True)  # an empty form
         shutil.copy(partial / LOG, folder / LOG)
-        write_model_card(folder, write_config(folder, record), out.name)
+        write_config(folder, record, out.name)
     shutil.rmtree(partial)
 
 

@@ -13,37 +13,26 @@ from rabtriever.llm.int8.matmul import TILE_COLUMNS, TILE_ROWS, from_half, multi
 
 @njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
 def apply_rope_and_store_kv(
-    qkv: Any,
-    columns: Any,
-    count: Any,
-    in_scales: Any,
-    bias: Any,
-    norms: Any,
-    epsilon: Any,
-    rope: Any,
-    positions: Any,
-    store: Any,
-    cache_rows: Any,
+    qkv: Any, first: Any, in_scales: Any, bias: Any, norms: Any, epsilon: Any, batch: Any, layer: Any
 ) -> None:
     """Scales, adds the bias, perhaps normalises and rotates by position; stores keys and values.
 
     Args:
-        qkv: float32 (n, at least ``columns``), to be multiplied by ``in_scales`` (n,). Changed: queries are in it.
-        columns: (heads + 2 * key heads) * size.
-        count: Rows to take.
+        qkv: float32 (n, at least columns), to be multiplied by ``in_scales``. Changed: queries are in it.
+        first: The first row's number in the :class:`forward.Batch`.
+        in_scales: float32 (rows to take,).
         bias: float32 (columns,).
         norms: float32 (2, size), RMS norm weights of queries and keys, or (0, size) where there are none.
         epsilon: Of the RMS norms.
-        rope: float32 (2, positions, size / 2), cosine and sine.
-        positions: int64 (n,).
-        store: uint16 (rows, 2 * key heads * size), float16's bits.
-        cache_rows: int64 (n,), each token's row of ``store``.
+        batch: Has the positions, their cosines and sines, and the store.
+        layer: Number of the layer.
     """
+    store, rope, columns = batch.store[layer % len(batch.store)], batch.rope, len(bias)
     kv_width, size = store.shape[1], 2 * rope.shape[2]
     half, stored = size // 2, columns - kv_width
     raw = np.empty(size, np.float32)
-    for i in range(count):
-        scale, position = in_scales[i], positions[i]
+    for i in range(len(in_scales)):
+        scale, position, cache_row = in_scales[i], batch.positions[first + i], batch.cache_rows[first + i]
         for c in range(columns):
             qkv[i, c] = qkv[i, c] * scale + bias[c]
         for at in range(0, columns - kv_width // 2, size):
@@ -56,25 +45,12 @@ def apply_rope_and_store_kv(
             for d in range(half):
                 qkv[i, at + half + d] = raw[half + d] * rope[0, position, d] + raw[d] * rope[1, position, d]
         for c in range(kv_width):
-            store[cache_rows[i], c] = to_half(qkv[i, stored + c])  # type: ignore[call-arg]
+            store[cache_row, c] = to_half(qkv[i, stored + c])  # type: ignore[call-arg]
 
 
 @njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
 def attention(  # noqa: C901 (loops, not cases)
-    queries: Any,
-    offset: Any,
-    count: Any,
-    starts: Any,
-    past: Any,
-    past_starts: Any,
-    past_lengths: Any,
-    store: Any,
-    cache_rows: Any,
-    heads: Any,
-    key_heads: Any,
-    size: Any,
-    codes: Any,
-    scales: Any,
+    queries: Any, offset: Any, count: Any, batch: Any, layer: Any, shape: Any, codes: Any, scales: Any
 ) -> None:
     """Computes causal attention of each text over its past and itself, quantised.
 
@@ -82,22 +58,18 @@ def attention(  # noqa: C901 (loops, not cases)
     compared runs from register to register, and keys and values are read as they lie.
 
     Args:
-        queries: float32 (at least ``count``, at least heads * size) from :func:`apply_rope_and_store_kv`, of the rows
-            from ``offset`` on.
-        offset: The first row, of all n.
+        queries: float32 (at least ``count``, at least heads * size) from :func:`apply_rope_and_store_kv`.
+        offset: The first row's number in the :class:`forward.Batch`.
         count: Rows to take.
-        starts: int64 (texts + 1,), where each text's rows begin.
-        past: uint16 (rows, 2 * key heads * size), keys and values of what was read before.
-        past_starts: int64 (texts,), the first of a text's rows of ``past``.
-        past_lengths: int64 (texts,), how many those are.
-        store: uint16 (rows, 2 * key heads * size), those of this call's tokens.
-        cache_rows: int64 (n,), each row's row of ``store``.
-        heads: Number of query heads.
-        key_heads: Number of key heads.
-        size: Of a head.
+        batch: Has keys and values.
+        layer: Number of the layer.
+        shape: (heads, key heads, size of a head, ...).
         codes: uint8 (at least ``count``, at least heads * size) to fill.
         scales: float32 (at least ``count``,) to fill.
     """
+    heads, key_heads, size = shape[:3]
+    starts, past_starts, past_lengths, cache_rows = batch.ends, batch.past_starts, batch.past_lengths, batch.cache_rows
+    past, store = batch.past[layer], batch.store[layer % len(batch.store)]
     width, group = heads * size, heads // key_heads
     longest = 0
     for text in range(len(past_starts)):
@@ -105,20 +77,9 @@ def attention(  # noqa: C901 (loops, not cases)
     longest = (longest + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
     padded_size = (size + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
     keys, values = np.zeros((longest, size), np.float32), np.zeros((longest, padded_size), np.float32)
-    scaled_queries, outputs = (
-        np.zeros((size, TILE_COLUMNS), np.float32),
-        np.empty((padded_size, TILE_COLUMNS), np.float32),
-    )
-    scores, fractions, bits = (
-        np.empty((longest, TILE_COLUMNS), np.float32),
-        np.empty(TILE_COLUMNS, np.float32),
-        np.empty(TILE_COLUMNS, np.int32),
-    )
-    maxima, totals, last_keys = (
-        np.empty(TILE_COLUMNS, np.float32),
-        np.empty(TILE_COLUMNS, np.float32),
-        np.empty(TILE_COLUMNS, np.int32),
-    )
+    scaled_queries = np.zeros((size, TILE_COLUMNS), np.float32)
+    scores, outputs = np.empty((longest, TILE_COLUMNS), np.float32), np.empty((padded_size, TILE_COLUMNS), np.float32)
+    totals, last_keys = np.empty(TILE_COLUMNS, np.float32), np.empty(TILE_COLUMNS, np.int32)
     result = np.empty((longest, width), np.float32)
     sharpness = LOG2_E / np.sqrt(np.float32(size))
     for text in range(len(past_starts)):
@@ -142,7 +103,7 @@ def attention(  # noqa: C901 (loops, not cases)
                 reach = last_keys[TILE_COLUMNS - 1] + 1
                 for key in range(0, reach, TILE_ROWS):
                     multiply(keys, key, scaled_queries, scores, key, size, False)  # type: ignore[call-arg]
-                _softmax(scores, last_keys, maxima, totals, fractions, bits, bits.view(np.float32))
+                _softmax(scores, last_keys, totals)
                 for d in range(0, size, TILE_ROWS):
                     multiply(values, d, scores, outputs, d, reach, True)  # type: ignore[call-arg]
                 for r in range(min(TILE_COLUMNS, rows - tile)):
@@ -176,8 +137,11 @@ def _load_kv(store: Any, row: Any, head: Any, size: Any, keys: Any, values: Any,
 
 
 @njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
-def _softmax(scores: Any, last_keys: Any, maxima: Any, totals: Any, fractions: Any, bits: Any, powers: Any) -> None:
+def _softmax(scores: Any, last_keys: Any, totals: Any) -> None:
     """Computes softmax down each column's rows up to its last key, in place, but for the division by ``totals``."""
+    maxima, fractions = np.empty(TILE_COLUMNS, np.float32), np.empty(TILE_COLUMNS, np.float32)
+    bits = np.empty(TILE_COLUMNS, np.int32)
+    powers = bits.view(np.float32)
     reach = last_keys[TILE_COLUMNS - 1] + 1
     for key in range(last_keys[0] + 1, reach):
         for r in range(TILE_COLUMNS):

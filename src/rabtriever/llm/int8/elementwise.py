@@ -57,7 +57,7 @@ def silu_gate(gate_up: Any, size: Any, count: Any, in_scales: Any, block: Any, c
         gate_up: float32 (n, at least 2 * size), to be multiplied by ``in_scales`` (n,).
         size: Units.
         count: Rows to take.
-        block: A exp2_fraction of two; units ``16 * b + lane`` of so many neighbouring b are mixed.
+        block: A power of two; units ``16 * b + lane`` of so many neighbouring b are mixed.
         codes: uint8 (n, at least size) to fill.
         scales: float32 (n,) to fill.
     """

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rabtriever.llm.int8.forward import forward
+from rabtriever.llm.int8.forward import Batch, Layers, forward
 from rabtriever.llm.int8.gang import run_in_threads
 from rabtriever.llm.int8.matmul import TILE_ROWS
 from rabtriever.llm.int8.prefixes import SharedPrefix, compute_prefix
 from rabtriever.llm.int8.rotation import hadamard_block_size, orthogonal
 from rabtriever.llm.int8.weight_cache import WeightCache
-from rabtriever.llm.int8.weights import LINEARS, Int8Weights, convert
+from rabtriever.llm.int8.weights import Int8Weights, convert
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,31 +57,6 @@ class PackedKVCache:
         ]
 
 
-@dataclass
-class Batch:
-    """Packed texts that are read in one call.
-
-    Attributes:
-        ids: int64 (n,).
-        ends: int64 (texts + 1,), 0 and where each text ends.
-        positions: int64 (n,), in each text, its cached tokens included.
-        past: What was read of each text before.
-        store: uint16 (layers or 2, rows, 2 * key heads * head size), where keys and values go.
-        cache_rows: int64 (n,), each token's row of ``store``.
-        last: Whether only each text's last state is wanted.
-        rope: float32 (2, positions, head size / 2), at least as many as are needed.
-    """
-
-    ids: Tensor
-    ends: np.ndarray
-    positions: np.ndarray
-    past: PackedKVCache
-    store: np.ndarray
-    cache_rows: np.ndarray
-    last: bool
-    rope: np.ndarray
-
-
 class Int8Engine:
     """Computes int8 products and float32 between them; see :class:`rabtriever.llm.backbone.Engine`.
 
@@ -107,6 +82,11 @@ class Int8Engine:
         self.rotation = rotation.double()
         self.inverse_rotation = rotation.T * torch.from_numpy(weights.final_norm)
         self.rope = self._rope(MIN_POSITIONS)
+        block, epsilon = hadamard_block_size(shape.units), np.float32(shape.epsilon)
+        self.layers = Layers(
+            *(weights.qkv, weights.out, weights.gate_up, weights.down, weights.bias, weights.norms),
+            shape=(shape.heads, shape.key_heads, shape.head_size, shape.units, block, epsilon),
+        )
         none = SharedPrefix((), np.empty((len(weights.bias), 0, self.kv_width), np.uint16), torch.empty(0, hidden_size))
         self.shared_prefixes = [*sorted(prefixes, key=lambda prefix: -len(prefix.tokens)), none]
 
@@ -210,51 +190,30 @@ class Int8Engine:
         store = past.rows
         if cache_rows is None:  # a layer's are forgotten after the next: a thread may be so far ahead
             store, cache_rows = np.empty((2, len(ids), self.kv_width), np.uint16), np.arange(len(ids))
-        batch = Batch(ids, ends, positions, past, store, cache_rows, last, rope)
+        past_starts, past_lengths = past.starts.numpy(), past.lengths.numpy()
+        batch = Batch(ends, positions, past.rows, past_starts, past_lengths, store, cache_rows, rope, last)
         threads = max(1, min(torch.get_num_threads(), len(ids) // MIN_ROWS_PER_THREAD))
         cuts, sharing = _split_rows(ends, threads), 1
         if cuts is None:
             cuts, sharing = [len(ids) * i // threads for i in range(threads + 1)], threads
         barrier = np.zeros(2, np.int64)
         try:
-            parts = run_in_threads(threads, lambda i: self._run(batch, cuts[i], cuts[i + 1], sharing, barrier))
+            parts = run_in_threads(threads, lambda i: self._run(ids, batch, cuts[i], cuts[i + 1], sharing, barrier))
         except BaseException:  # an interruption: those who began need not wait for those who will not
             barrier[1] = 1
             raise
         return torch.from_numpy(np.concatenate(parts)), ends
 
     @torch.inference_mode()
-    def _run(self, batch: Batch, first: int, end: int, threads: int, barrier: np.ndarray) -> np.ndarray:
+    def _run(self, ids: Tensor, batch: Batch, first: int, end: int, threads: int, barrier: np.ndarray) -> np.ndarray:
         """Takes a thread's rows through all layers."""
         try:
-            update = (self.embeddings[batch.ids[first:end]].double() @ self.rotation).float().numpy()
-            hidden = np.zeros((-(-(end - first) // TILE_ROWS) * TILE_ROWS, update.shape[1]), np.float32)
-            weights, shape, past = self.weights, self.weights.shape, batch.past
-            count = forward(
-                hidden,
-                update,
-                first,
-                *(getattr(weights, name) for name in LINEARS),
-                weights.bias,
-                weights.norms,
-                (shape.heads, shape.key_heads, shape.head_size, shape.units, hadamard_block_size(shape.units)),
-                np.float32(shape.epsilon),
-                batch.rope,
-                batch.positions[first:end],
-                batch.ends,
-                past.rows,
-                past.starts.numpy(),
-                past.lengths.numpy(),
-                batch.store,
-                batch.cache_rows,
-                batch.last,
-                threads,
-                barrier,
-            )
+            update = (self.embeddings[ids[first:end]].double() @ self.rotation).float().numpy()
+            hidden = np.zeros((-(-len(update) // TILE_ROWS) * TILE_ROWS, update.shape[1]), np.float32)
+            return hidden[: forward(hidden, update, first, self.layers, batch, threads, barrier)]
         except BaseException:
             barrier[1] = 1  # nobody waits for who will not come
             raise
-        return hidden[:count]
 
     def _rope(self, positions: int) -> np.ndarray:
         """Returns the cosine and sine of each position: float32 (2, positions, head size / 2)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
@@ -18,63 +18,63 @@ SPINS_BEFORE_YIELD = 2000  # loads of the counter before a waiting thread lets o
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 
 
+class Layers(NamedTuple):
+    """Weights of all layers, as in :class:`rabtriever.llm.int8.weights.Int8Weights`, and their shape.
+
+    ``shape`` is (heads, key heads, head size, units of the MLP, block of :func:`elementwise.silu_gate`, epsilon).
+    """
+
+    qkv: Any
+    out: Any
+    gate_up: Any
+    down: Any
+    bias: Any
+    norms: Any
+    shape: Any
+
+
+class Batch(NamedTuple):
+    """Packed texts that are read in one call.
+
+    Attributes:
+        ends: int64 (texts + 1,), 0 and where each text ends.
+        positions: int64 (n,), in each text, its cached tokens included.
+        past: uint16 (layers, rows, 2 * key heads * head size), keys and values of what was read before, float16's bits.
+        past_starts: int64 (texts,), the first row of each text in ``past``.
+        past_lengths: int64 (texts,), the rows of each text in ``past``.
+        store: uint16 (layers or 2, rows, 2 * key heads * head size), where keys and values of the n tokens go.
+        cache_rows: int64 (n,), each token's row of ``store``.
+        rope: float32 (2, positions, head size / 2), cosine and sine.
+        last: Whether only each text's last state is wanted.
+    """
+
+    ends: Any
+    positions: Any
+    past: Any
+    past_starts: Any
+    past_lengths: Any
+    store: Any
+    cache_rows: Any
+    rope: Any
+    last: Any
+
+
 @njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
-def forward(
-    hidden: Any,
-    update: Any,
-    first: Any,
-    qkv: Any,
-    out: Any,
-    gate_up: Any,
-    down: Any,
-    bias: Any,
-    norms: Any,
-    shape: Any,
-    epsilon: Any,
-    rope: Any,
-    positions: Any,
-    ends: Any,
-    past: Any,
-    past_starts: Any,
-    past_lengths: Any,
-    store: Any,
-    cache_rows: Any,
-    last: Any,
-    threads: Any,
-    barrier: Any,
-) -> Any:
-    """Computes all layers and the final norm of one thread's rows.
+def forward(hidden: Any, update: Any, first: Any, layers: Any, batch: Any, threads: Any, barrier: Any) -> Any:
+    """Computes all layers and the final norm of one thread's rows; returns how many rows of ``hidden`` hold states.
 
     Args:
         hidden: float32 (n padded to TILE_ROWS, H), zeros. Changed.
         update: float32 (n, H), the embedded tokens, rotated.
         first: The first of the rows, among all threads'.
-        qkv: Codes, offsets and scales (:class:`rabtriever.llm.int8.weights.Int8Weights`).
-        out: Of this linear map.
-        gate_up: Of this linear map.
-        down: Of this linear map.
-        bias: float32 (layers, columns of qkv).
-        norms: float32 (layers, 2 or 0, head size).
-        shape: (heads, key heads, head size, units of the MLP, block of :func:`elementwise.silu_gate`).
-        epsilon: Of the norms.
-        rope: float32 (2, positions, head size / 2).
-        positions: int64 (n,).
-        ends: int64 (texts + 1,), 0 and where each text ends, among all threads' rows.
-        past: uint16 (layers, rows, 2 * key heads * head size).
-        past_starts: int64 (texts,), the first row of each text in ``past``.
-        past_lengths: int64 (texts,), the rows of each text in ``past``.
-        store: uint16 (layers or 2, rows, 2 * key heads * head size), for keys and values of all threads' rows.
-        cache_rows: int64 (all threads' rows,), each one's row of ``store``.
-        last: Whether each text's last state is enough.
+        layers: The LLM's :class:`Layers`.
+        batch: The :class:`Batch` of all threads.
         threads: How many share the rows.
         barrier: int64 (2,), zeros: arrivals, and whether a thread failed.
-
-    Returns:
-        Number of rows of ``hidden`` that hold states.
     """
-    heads, key_heads, size, units, block = shape
-    count, columns = len(update), (heads + 2 * key_heads) * size
-    padded = len(hidden)
+    qkv, out, gate_up, down, bias, norms, shape = layers
+    units, block, epsilon = shape[3:]
+    count, padded = len(update), len(hidden)
     attention_codes = np.full((padded, 4 * out[0].shape[2]), 128, np.uint8)
     norm_codes = np.full((padded, 4 * qkv[0].shape[2]), 128, np.uint8)
     mlp_codes = np.full((ROWS_PER_CHUNK, 4 * down[0].shape[2]), 128, np.uint8)
@@ -83,34 +83,15 @@ def forward(
     gate_up_out = np.empty((ROWS_PER_CHUNK, gate_up[2].shape[1]), np.float32)
     scales, update_scales = np.empty(padded, np.float32), np.ones(padded, np.float32)
     update_out[:count, : update.shape[1]] = update
-    own_rows = cache_rows[first : first + count]
     for layer in range(len(bias)):
-        layer_store = store[layer % len(store)]
         add_and_normalise(hidden, count, update_out, update_scales, epsilon, norm_codes, scales)
         product(norm_codes, count, qkv, layer, qkv_out)
-        apply_rope_and_store_kv(
-            qkv_out, columns, count, scales, bias[layer], norms[layer], epsilon, rope, positions, layer_store, own_rows
-        )
+        apply_rope_and_store_kv(qkv_out, first, scales[:count], bias[layer], norms[layer], epsilon, batch, layer)
         if threads > 1 and not _wait_at_barrier(barrier, (layer + 1) * threads):
             return 0
-        attention(
-            qkv_out,
-            first,
-            count,
-            ends,
-            past[layer],
-            past_starts,
-            past_lengths,
-            layer_store,
-            cache_rows,
-            heads,
-            key_heads,
-            size,
-            attention_codes,
-            update_scales,
-        )
-        if last and layer == len(bias) - 1:
-            count = _keep_last(first, count, ends, hidden, attention_codes, update_scales)
+        attention(qkv_out, first, count, batch, layer, shape, attention_codes, update_scales)
+        if batch.last and layer == len(bias) - 1:
+            count = _move_last_rows(first, count, batch.ends, hidden, attention_codes, update_scales)
         product(attention_codes, count, out, layer, update_out)
         add_and_normalise(hidden, count, update_out, update_scales, epsilon, norm_codes, scales)
         for start in range(0, count, ROWS_PER_CHUNK):
@@ -132,15 +113,15 @@ def product(codes: Any, count: Any, weights: Any, layer: Any, out: Any) -> None:
 
 
 @njit(nogil=True, error_model="numpy")
-def _keep_last(first: Any, count: Any, ends: Any, hidden: Any, codes: Any, scales: Any) -> Any:
+def _move_last_rows(first: Any, count: Any, ends: Any, hidden: Any, codes: Any, scales: Any) -> Any:
     """Moves the rows of texts' last tokens to the front; returns their number."""
-    kept = 0
+    n_rows = 0
     for end in ends[1:]:
         row = end - 1 - first
         if 0 <= row < count:
-            hidden[kept], codes[kept], scales[kept] = hidden[row], codes[row], scales[row]
-            kept += 1
-    return kept
+            hidden[n_rows], codes[n_rows], scales[n_rows] = hidden[row], codes[row], scales[row]
+            n_rows += 1
+    return n_rows
 
 
 @njit(nogil=True, error_model="numpy")

@@ -18,7 +18,6 @@ class GangPool:
         self.lock, self.pool, self.size = Lock(), ThreadPoolExecutor(1), 0
 
     def run(self, count: int, work: Callable[[int], Any]) -> list[Any]:
-        """Runs ``work(number)`` in ``count`` threads at once: they may wait for each other."""
         with self.lock:
             if count > self.size:
                 old, self.pool, self.size = self.pool, thread_pool(count), count
@@ -28,14 +27,9 @@ class GangPool:
 
 
 def run_in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
-    """Runs ``work(number)`` in ``count`` threads at once: they may wait for each other.
+    """Runs ``work(number)``, from 0 on, in ``count`` threads that may wait for each other; returns what they return.
 
-    Args:
-        count: Number of threads; 1 uses the caller's.
-        work: What to do; numbers begin at 0.
-
-    Returns:
-        Their results, by number.
+    A single one is the caller's thread.
     """
     return [work(0)] if count == 1 else _gang.run(count, work)
 

@@ -29,7 +29,7 @@ def hadamard(size: int) -> Tensor:
     """Returns Hadamard's matrix divided by sqrt(size), a power of two: float32 (size, size)."""
     matrix = torch.ones(1, 1)
     while len(matrix) < size:
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+        matrix = torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), matrix)
     return matrix / math.sqrt(size)
 
 

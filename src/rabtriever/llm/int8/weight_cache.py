@@ -39,12 +39,7 @@ class WeightCache:
 
     Its arrays are mapped into memory, so that processes share them and only what is read is loaded. A folder that
     cannot be read or written is as good as none. When all folders hold more than ``MAX_CACHE_BYTES``, the least
-    recently used are removed; a process that has one mapped keeps it.
-
-    Args:
-        weights_hash: Of the loaded LLM, adapter included.
-        config: The LLM's, of its text model.
-        dtype: Data type that the weights were brought to.
+    recently used are removed; a process that has one mapped goes on.
     """
 
     def __init__(self, weights_hash: str, config: Any, dtype: Any) -> None:
@@ -68,11 +63,11 @@ class WeightCache:
         temporary = self.folder.parent / f".{uuid.uuid4().hex}"
         try:
             temporary.mkdir(parents=True)
+            arrays = {name: getattr(weights, name) for name in ARRAYS}
             for name in LINEARS:
-                for part, array in zip(PARTS, getattr(weights, name), strict=True):
-                    np.save(temporary / f"{name}-{part}.npy", array, allow_pickle=False)
-            for name in ARRAYS:
-                np.save(temporary / f"{name}.npy", getattr(weights, name), allow_pickle=False)
+                arrays |= dict(zip([f"{name}-{part}" for part in PARTS], getattr(weights, name), strict=True))
+            for name, array in arrays.items():
+                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
             (temporary / "shape.json").write_text(json.dumps(asdict(weights.shape)))
             if self.load() is None:  # else another process was faster
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -85,12 +80,7 @@ class WeightCache:
         return self.load() or weights
 
     def arrays(self, name: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """Returns small arrays that belong to the weights, from the folder or computed and written to it.
-
-        Args:
-            name: File name; it must identify what ``compute`` returns for these weights.
-            compute: Computes the arrays.
-        """
+        """Returns small arrays that ``name`` identifies among these weights', from the folder or computed and cached."""
         path = self.folder / f"{name}.npz"
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -111,13 +101,10 @@ class WeightCache:
         return np.load(self.folder / f"{name}.npy", "c", allow_pickle=False).view(np.ndarray)
 
     def _remove_oldest(self) -> None:
-        def size(folder: Path) -> int:
-            return sum(file.stat().st_size for file in folder.iterdir())
-
         folders = [folder for folder in self.folder.parent.iterdir() if folder.is_dir()]
-        total = sum(map(size, folders))
+        sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders}
         for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime):
-            if total <= MAX_CACHE_BYTES or folder == self.folder:
+            if sum(sizes.values()) <= MAX_CACHE_BYTES or folder == self.folder:
                 return
-            total -= size(folder)
+            del sizes[folder]
             shutil.rmtree(folder, ignore_errors=True)
