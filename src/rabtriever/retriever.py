@@ -128,12 +128,7 @@ class Rabtriever:
         self.name_or_path = str(Path(folder).expanduser().resolve())
 
     def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        commit_message: str | None = None,
+        self, repo_id: str, *, private: bool | None = None, token: str | None = None, commit_message: str | None = None
     ) -> str:
         """Uploads the retriever and its reranker to the Hugging Face hub.
 

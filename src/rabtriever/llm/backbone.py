@@ -73,12 +73,8 @@ class Engine(Protocol):
 class Backbone:
     """Runs a causal LLM on token ids and returns hidden states after its final norm.
 
-    lm_head applies to these states directly, and so to a predictor's estimates of them.
-
-    Args:
-        config: The LLM's configuration.
-        create_engine: Creates the engine when it is first needed.
-        kv_cache_bytes: Memory for keys and values of documents that serve further calls; 0 caches none.
+    lm_head applies to these states directly, and so to a predictor's estimates of them. The engine is created when it is
+    first needed; ``kv_cache_bytes`` is memory for keys and values of documents that serve further calls.
     """
 
     def __init__(
@@ -120,7 +116,7 @@ class Backbone:
             pooling: ``last``: the last token's state; ``mean``: the mean over all but the first token, which is an
                 attention sink (a sequence of one token keeps it).
             progress: Label of the progress bar on stderr; None shows none.
-            batch_size: Maximum number of sequences in a batch; None: the engine's token budget alone limits it.
+            batch_size: Maximum number of sequences in a batch, beside the engine's token budget.
 
         Raises:
             NotFiniteError: a state is NaN or infinite.
@@ -181,9 +177,8 @@ class Backbone:
         """Raises InputError if prompts of ``tokens`` exceed the LLM's positions or its sliding attention window."""
         limit = min(sliding_window(self.config) or tokens, self.config.max_position_embeddings)
         if tokens > limit:
-            raise InputError(
-                f"prompt: up to {tokens} tokens, the LLM reads {limit}; lower document_tokens or query_tokens"
-            )
+            advice = "lower document_tokens or query_tokens"
+            raise InputError(f"prompt: up to {tokens} tokens, the LLM reads {limit}; {advice}")
 
     def _document_cache(self, documents: Sequence[tuple[int, ...]], cacheable_bytes: int) -> KVCache:
         """Returns the keys and values of documents, computing those that are not cached.

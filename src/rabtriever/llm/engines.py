@@ -23,23 +23,21 @@ SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")  # by the int8 en
 def choose_backend(config: PreTrainedConfig, device: str, backend: str, *, dtype_given: bool) -> str:
     """Returns the name of the engine that will run an LLM.
 
-    Args:
-        config: The LLM's configuration.
-        device: Where it will run.
-        backend: ``torch``, ``int8``, or ``auto``: int8 for LLMs that it can run, on a CPU with AVX-512
-            VNNI, else torch.
-        dtype_given: Whether the caller asked for a data type, which int8 does not have: ``auto`` is then torch.
+    ``auto`` is int8 for LLMs that it can run, on a CPU with AVX-512 VNNI, else torch; also torch where the caller asked
+    for a data type, which int8 does not have.
     """
     if backend not in BACKENDS:
         raise InputError(f"backend {backend!r}: choose from {', '.join(BACKENDS)}", param="backend")
     if backend == "torch" or (backend == "auto" and dtype_given):
         return "torch"
     obstacle = why_not_int8(config, device)
-    if backend == "auto":
-        return "int8" if obstacle is None and has_vnni() else "torch"
+    if obstacle and backend == "auto":
+        return "torch"
     if obstacle:
         raise InputError(f"backend 'int8': {obstacle}; use 'torch'", param="backend")
-    return "int8"
+    from rabtriever.kernels.llvm import VNNI  # imports numba, which a machine that only runs CUDA need not have
+
+    return "int8" if VNNI or backend == "int8" else "torch"
 
 
 def create_engine(llm: LoadedLLM, shared_prefixes: Sequence[Sequence[int]] = ()) -> Engine:
@@ -55,13 +53,6 @@ def create_engine(llm: LoadedLLM, shared_prefixes: Sequence[Sequence[int]] = ())
     from rabtriever.llm.torch_engine import TorchEngine
 
     return TorchEngine(llm.model)
-
-
-def has_vnni() -> bool:
-    """Returns whether this CPU multiplies bytes by AVX-512 VNNI."""
-    from rabtriever.kernels.llvm import VNNI  # imports numba, which a machine that only runs CUDA need not have
-
-    return VNNI
 
 
 def why_not_int8(config: PreTrainedConfig, device: str) -> str | None:

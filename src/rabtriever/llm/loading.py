@@ -30,31 +30,18 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class LoadedLLM:
-    """A causal LLM whose files were found and checked; its weights are read when ``model`` is first needed.
-
-    Attributes:
-        config: Its configuration.
-        tokenizer: Its tokenizer.
-        source: What to load again: an alias, a hub id or an absolute path.
-        files: Its files on this machine.
-        weights_hash: Of its weights and settings and the adapter's; it does not depend on device or data type.
-        device: Where ``model`` computes.
-        dtype: Data type of its weights.
-        adapter: Folder of the PEFT adapter that is merged into ``model``, if any.
-        backend: Name of the engine that runs it (:mod:`rabtriever.llm.engines`).
-        revision: Branch, tag or commit of a hub id, if one was given.
-    """
+    """A causal LLM whose files were found and checked; its weights are read when ``model`` is first needed."""
 
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
-    source: str
+    source: str  # what to load again: an alias, a hub id or an absolute path
     files: ModelFiles
-    weights_hash: str
-    device: str
-    dtype: torch.dtype
-    adapter: Path | None
-    backend: str
-    revision: str | None
+    weights_hash: str  # of weights and settings, the adapter's too; it does not depend on device or data type
+    device: str  # of ``model``
+    dtype: torch.dtype  # of the weights of ``model``
+    adapter: Path | None  # folder of the PEFT adapter that is merged into ``model``
+    backend: str  # name of the engine (:mod:`rabtriever.llm.engines`)
+    revision: str | None  # branch, tag or commit of a hub id, if one was given
     _model: PreTrainedModel | None = field(default=None, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
@@ -118,11 +105,7 @@ def hub_options(options: LoadOptions) -> dict[str, Any]:
 
 
 def load_llm(
-    source: str,
-    adapter: str | Path | None = None,
-    *,
-    revision: str | None = None,
-    **options: Unpack[LoadOptions],
+    source: str, adapter: str | Path | None = None, *, revision: str | None = None, **options: Unpack[LoadOptions]
 ) -> LoadedLLM:
     """Loads an LLM's configuration and tokenizer, and its weights when they are first needed.
 
@@ -140,9 +123,8 @@ def load_llm(
     if adapter is None and (Path(source) / ADAPTER_CONFIG).is_file():
         adapter, source = Path(source), adapter_base(Path(source))
     source = str(Path(source).expanduser().resolve()) if is_path(source) else source  # saved models outlive the folder
-    adapter = None if adapter is None else Path(adapter)
     if adapter is not None:
-        check_adapter(adapter)
+        check_adapter(adapter := Path(adapter))
     files = find_model(source, revision=revision, **hub_options(options))
     config, tokenizer = load_config(source, files)
     return LoadedLLM(

@@ -37,11 +37,7 @@ class PromptTemplate:
     query_tokens: int = 224
 
     def __post_init__(self) -> None:
-        """Checks the fields.
-
-        Raises:
-            InputError: a value of a wrong type, a placeholder missing or doubled, a blank choice, a budget below one.
-        """
+        """Raises InputError for a wrong type, a placeholder missing or doubled, a blank choice, a budget below one."""
         for name, value in asdict(self).items():
             kind = int if name.endswith("_tokens") else str
             if type(value) is not kind:
@@ -84,10 +80,8 @@ class _Segment(NamedTuple):
 class Prompt:
     """A template bound to a tokenizer: text in, token ids out.
 
-    Attributes:
-        template: The template.
-        tokenizer: The LLM's tokenizer.
-        n_truncated: Numbers of documents and queries that lost tokens to their budget so far.
+    Blank texts and texts of zero tokens raise TextError with their position. ``n_truncated`` counts the documents and
+    queries that lost tokens to their budget.
     """
 
     template: PromptTemplate
@@ -110,9 +104,7 @@ class Prompt:
     def query_ids(self, texts: Sequence[str], *, with_bos: bool = False) -> list[list[int]]:
         """Returns the query segments, ending in the answer cue.
 
-        Args:
-            texts: Queries.
-            with_bos: Whether they begin with the LLM's start token, as the encoder reads them, without a document.
+        With ``with_bos`` they begin with the LLM's start token, as the encoder reads them, without a document.
         """
         fields, budget = self._tokenize_field("query", texts), self.template.query_tokens
         self._count_truncated("query", fields, budget)
@@ -180,10 +172,7 @@ class Prompt:
         return list(self.tokenizer(list(texts), add_special_tokens=False, verbose=False, **options)["input_ids"])
 
     def _choice(self, text: str) -> int:
-        """Returns the id that ``text`` adds after the answer cue.
-
-        The whole cue is tokenised with and without the choice, since a word's id depends on the text before it.
-        """
+        """Returns the id that ``text`` adds after the answer cue, since a word's id depends on the text before it."""
         cue = self.template.query.split("{query}")[1]
         before, after = self._ids([cue, cue + text]) if cue else ([], self._ids([text])[0])
         added = after[len(before) :]

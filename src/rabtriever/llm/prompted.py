@@ -20,16 +20,9 @@ from rabtriever.persistence.folder import ADAPTER, read_config
 class PromptedLLM:
     """A loaded LLM and the prompt it is used with. The weights are loaded when a text is first encoded.
 
-    Args:
-        loaded: The LLM.
-        template: The prompt; part of the model, never a call option.
-        kv_cache_bytes: Memory for the keys and values of documents that serve further calls.
-
-    Attributes:
-        prompt: The template with the LLM's tokenizer: texts to token ids.
-        backbone: Token ids to states.
-        hidden_size: H, width of the states.
-        fingerprint: Identifies weights, adapter and prompt.
+    ``prompt`` turns texts into token ids, ``backbone`` these into states of ``hidden_size`` numbers; ``fingerprint``
+    identifies weights, adapter and prompt. Prompts longer than the LLM reads, or a choice that is not one token, are an
+    InputError.
     """
 
     def __init__(self, loaded: LoadedLLM, template: PromptTemplate, kv_cache_bytes: int = MAX_KV_CACHE_BYTES) -> None:

@@ -26,12 +26,9 @@ NOT_SETTINGS = {"_name_or_path", "base_model_name_or_path", "transformers_versio
 
 
 class ModelFiles(NamedTuple):
-    """An LLM on this machine's disk.
+    """An LLM on this machine's disk: the folder that transformers loads, and the files that identify its weights.
 
-    Attributes:
-        folder: What transformers loads.
-        weights: The files that identify its weights: the GGUF file itself if there is one, since the conversion's
-            bytes depend on the libraries that made it.
+    These are the GGUF file itself if there is one, since the conversion's bytes depend on the libraries that made it.
     """
 
     folder: Path

@@ -40,11 +40,8 @@ class TorchKVCache:
 class TorchEngine:
     """Computes with transformers' own code; see :class:`rabtriever.llm.backbone.Engine`.
 
-    Args:
-        model: A causal LLM of transformers (Llama, Qwen2, Qwen3, Gemma 3, Mistral, ...). It may be in training mode;
-            gradients flow unless the caller switches them off.
-        pad: Whether batches are padded to multiples of fixed sizes, so that a text's state hardly depends on the other
-            texts of its batch.
+    The model may be in training mode; gradients flow unless the caller switches them off. With ``pad``, batches are
+    padded to multiples of fixed sizes, so that a text's state hardly depends on the other texts of its batch.
     """
 
     name = "torch"
