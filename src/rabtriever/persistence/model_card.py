@@ -83,8 +83,8 @@ def _data(config: Mapping[str, Any]) -> str:
     llm = config["llm"]
     if _is_local(config):
         source = (
-            f"the folder `{llm}`, as seen from this one; the model cannot be loaded without it. Keep both where they are, "
-            "or correct `llm` in rabtriever.json."
+            f"the folder `{llm}`, as seen from this one; the model cannot be loaded without it. Keep both where they "
+            "are, or correct `llm` in rabtriever.json."
         )
     else:
         source = "{} ({})".format(*ALIASES[llm]) if llm in ALIASES else f"{llm}, under its own licence"

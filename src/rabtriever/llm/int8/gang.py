@@ -18,6 +18,7 @@ class GangPool:
         self.lock, self.pool, self.size = Lock(), ThreadPoolExecutor(1), 0
 
     def run(self, count: int, work: Callable[[int], Any]) -> list[Any]:
+        """Runs ``work(number)`` in ``count`` threads at once; returns the results by number."""
         with self.lock:
             if count > self.size:
                 old, self.pool, self.size = self.pool, thread_pool(count), count

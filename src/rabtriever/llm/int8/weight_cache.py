@@ -79,7 +79,7 @@ class WeightCache:
         return self.load() or weights
 
     def arrays(self, name: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """Returns small arrays that ``name`` identifies among these weights', from the folder or computed and cached."""
+        """Returns small arrays, which ``name`` identifies among these weights', cached or computed."""
         path = self.folder / f"{name}.npz"
         try:
             with np.load(path, allow_pickle=False) as file:
