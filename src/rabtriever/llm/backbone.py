@@ -73,8 +73,8 @@ class Engine(Protocol):
 class Backbone:
     """Runs a causal LLM on token ids and returns hidden states after its final norm.
 
-    lm_head applies to these states directly, and so to a predictor's estimates of them. The engine is created when it is
-    first needed; ``kv_cache_bytes`` is memory for keys and values of documents that serve further calls.
+    lm_head applies to these states directly, and so to a predictor's estimates of them. The engine is created when
+    it is first needed; ``kv_cache_bytes`` is memory for keys and values of documents that serve further calls.
     """
 
     def __init__(
