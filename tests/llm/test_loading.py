@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -38,6 +39,22 @@ def test_an_adapter_is_merged_and_names_its_base(llm_folder, adapter):
         assert llm.weights_hash != plain.weights_hash
     assert plain.weights_hash == load_llm(str(llm_folder), dtype=torch.bfloat16).weights_hash
     assert not any(weight.requires_grad for weight in plain.model.parameters())
+
+
+def test_a_setting_beside_the_same_weights_is_another_model(llm_folder, adapter, tmp_path):
+    base, (folder, _) = shutil.copytree(llm_folder, tmp_path / "base"), adapter
+
+    def hash_with(path, **changed):
+        values = json.loads(path.read_text())
+        path.write_text(json.dumps({**values, **changed}))
+        return load_llm(str(base), folder, device="cpu").weights_hash
+
+    config, lora = base / "config.json", folder / "adapter_config.json"
+    whole = hash_with(config)
+    assert hash_with(config, transformers_version="0") == hash_with(lora, base_model_name_or_path=None) == whole
+    scaled = hash_with(lora, lora_alpha=1)
+    rope = {"rope_type": "default", "rope_theta": 77.0}
+    assert len({whole, scaled, hash_with(config, rope_parameters=rope)}) == 3
 
 
 def test_an_adapter_is_merged_in_float32_whatever_the_data_type(llm_folder, adapter):
