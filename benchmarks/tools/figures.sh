@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The model that ships with the default backend: the figures of README.md and those that docs/results.md has of it.
 # usage: benchmarks/tools/figures.sh BEIR_FOLDERS      (rabtriever and python from the environment)
+# Copy new figures to README.md and to "measures" in models/tools/rabtriever.json; its README.md is made from that.
 set -euo pipefail
 data=$1 here=$(dirname "$0")
 results="$here/../results" record="python $here/../record.py"
