@@ -193,7 +193,7 @@ def test_info_says_what_the_index_holds(index, retriever):
 
 def test_an_index_in_an_object_store(retriever, tmp_path, monkeypatch):
     monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "cache"))
-    uri = f"file://{tmp_path}/store"
+    uri = f"file-object-store://{tmp_path}/store"
     index = Index.build(uri, retriever, DOCUMENTS)
     index.delete(["d0"])
     index.upsert([Document("d1", "bread")])
@@ -202,3 +202,12 @@ def test_an_index_in_an_object_store(retriever, tmp_path, monkeypatch):
     assert list((tmp_path / "cache").rglob("segment.json")) and not list((tmp_path / "store").rglob("segment.json"))
     with pytest.raises(ConflictError, match="holds tables already"):
         Index.create(uri, retriever)
+
+
+def test_a_home_folder_and_a_file_uri_are_local_folders_with_a_lock(retriever, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    index = Index.build("~/store", retriever, DOCUMENTS)
+    same = Index.open(f"file://{tmp_path}/store", retriever)
+    assert (tmp_path / "store").is_dir() and texts(same) == texts(index)
+    with index.table.writing(), pytest.raises(BusyError):
+        same.add([Document("new", "bread")])

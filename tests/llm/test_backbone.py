@@ -263,3 +263,19 @@ def test_token_batches_cover_everything_within_budget(lengths, budget):
     batches = list(token_batches(lengths, budget))
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget for batch in batches)
+
+
+def test_a_batch_of_pairs_gathers_no_more_caches_than_fit_in_memory(reranker, monkeypatch):
+    llm = reranker.llm
+    documents = llm.prompt.document_ids(DOCUMENTS[:1])
+    queries = llm.prompt.query_ids(["rain"] * 9)
+    pairs = torch.tensor([[q, 0] for q in range(9)])
+    expected = pair_states(llm, documents, queries, pairs)
+    sizes, encode = [], llm.backbone.engine.encode_with_prefix
+    monkeypatch.setattr(
+        llm.backbone.engine, "encode_with_prefix", lambda c, rows, q: (sizes.append(len(q)), encode(c, rows, q))[1]
+    )
+    bytes_per_document = len(documents[0]) * llm.backbone.engine.kv_bytes_per_token
+    monkeypatch.setattr(module, "MAX_PREFILL_BYTES", 4 * bytes_per_document)
+    torch.testing.assert_close(pair_states(llm, documents, queries, pairs), expected, atol=1e-5, rtol=1e-5)
+    assert sizes == [4, 4, 1]

@@ -167,3 +167,22 @@ def test_slices_keep_the_order_and_the_budget():
     assert [i for part in parts for i in range(100)[part]] == list(range(100))
     assert all(len(sizes[part]) == 1 or sum(sizes[part]) <= MAX_SLICE_TOKENS for part in parts)
     assert list(slices([])) == []
+
+
+def test_a_text_that_is_asked_for_while_its_batch_begins_is_encoded_once():
+    async def later(encode, text):
+        await asyncio.sleep(0)
+        return await encode(text, 1)
+
+    async def work():
+        encoder = Encoder()
+        encode = batcher(encoder)
+        for _ in range(8):
+            encoder.gate.release()
+        tasks = [encode("A", 1), later(encode, "A"), later(encode, "B"), later(encode, "C")]
+        await asyncio.wait_for(asyncio.gather(*tasks), 5)
+        assert [text for batch in encoder.batches for text in batch].count("A") == 1
+        row, _ = await asyncio.wait_for(encode("B", 1), 5)  # nothing of the batches is left behind
+        assert row.tolist() == [1] and not encode._in_progress
+
+    asyncio.run(work())

@@ -24,7 +24,7 @@ from rabtriever.index.hits import Hit
 from rabtriever.index.schema import ModelInfo
 from rabtriever.index.search import SearchKeywords, SearchOptions, cut_hits, rerank_hits, retrieve
 from rabtriever.index.snapshot import id_filter
-from rabtriever.index.table import Table
+from rabtriever.index.table import Table, normalized_uri
 from rabtriever.index.view import EXACT_UP_TO
 from rabtriever.persistence.folder import atomic_folder
 
@@ -75,10 +75,10 @@ class Index:
         """Makes an index of these documents, completely or not at all; ``uri`` as in :meth:`create`.
 
         Raises:
-            ConflictError: something exists at ``uri``.
-            InputError: no documents, or a bad one (see :meth:`add`).
+            ConflictError, InputError: something exists at ``uri``; no documents, or a bad one (see :meth:`add`).
         """
-        if uri is None or "://" in str(uri):
+        uri = None if uri is None else normalized_uri(uri)
+        if uri is None or "://" in uri:
             index = cls.create(uri, retriever)
             try:
                 index._fill(documents, show_progress_bar)

@@ -29,6 +29,12 @@ DOCUMENT_CACHE_CHARS = 2**24  # characters of documents that stay in memory afte
 LANCE_ERRORS = (RuntimeError, OSError, ValueError)
 
 
+def normalized_uri(uri: str | Path) -> str:
+    """Returns a local folder, ``~`` and ``file://`` included, as a path; another URI as it is."""
+    uri = str(uri).removeprefix("file://")
+    return uri if "://" in uri else str(Path(uri).expanduser())
+
+
 class Table:
     """A Lance table of documents and latents, its changes and its versions; ``model`` made the latents."""
 
@@ -40,6 +46,7 @@ class Table:
     @classmethod
     def create(cls, uri: str, model: ModelInfo) -> Table:
         """Makes an empty table; raises ConflictError if something exists at ``uri``."""
+        uri = normalized_uri(uri)
         if "://" not in uri and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
             raise ConflictError(f"{uri}: exists already; give another folder or remove it")
         connection = _connect(uri)
@@ -50,6 +57,7 @@ class Table:
     @classmethod
     def open(cls, uri: str) -> Table:
         """Opens a table; errors as of :meth:`rabtriever.Index.open`."""
+        uri = normalized_uri(uri)
         if "://" not in uri and not Path(uri).is_dir():
             raise NotFoundError(f"{uri}: no such index; make one with `rabtriever index`")
         connection = _connect(uri)

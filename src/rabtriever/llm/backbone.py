@@ -165,7 +165,9 @@ class Backbone:
                 selected = selected[torch.argsort(lengths, stable=True)]
                 sizes = [len(queries[q]) for q in pairs[selected, 0].tolist()]
                 self._count(computed=sum(sizes), without_cache=sum(sizes) + int(lengths.sum()))
-                for batch in token_batches(sizes, self.engine.token_budget):
+                # An engine may gather a copy of the cache for each query of a batch.
+                longest = max(1, int(cache.lengths.max())) * self.engine.kv_bytes_per_token
+                for batch in token_batches(sizes, self.engine.token_budget, max(1, MAX_PREFILL_BYTES // longest)):
                     rows = selected[batch]
                     asked = [queries[q] for q in pairs[rows, 0].tolist()]
                     states = self.engine.encode_with_prefix(cache, row_of_document[document_of[rows]], asked).cpu()

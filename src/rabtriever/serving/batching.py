@@ -119,18 +119,20 @@ class QueryBatcher(_Batcher):
                 break
             batch[text] = query
         self._queue = {text: query for text, query in waiting.items() if text not in batch}
+        self._in_progress |= batch  # now, not when the task begins: a request in between would queue a text again
         return self._encode_batch(batch, pool)
 
     async def _encode_batch(self, batch: dict[str, _Pending], pool: WorkerPool) -> None:
         if not batch:
             return
         self._metrics.batch.observe(len(batch))
-        self._in_progress |= batch
         for query in batch.values():
             self._metrics.stages.labels("queue").observe(perf_counter() - query.since)
-        await self._run(list(batch.values()), pool, self._encode, list(batch))
-        for text in batch:
-            del self._in_progress[text]
+        try:
+            await self._run(list(batch.values()), pool, self._encode, list(batch))
+        finally:
+            for text in batch:
+                del self._in_progress[text]
 
 
 class ScanBatcher(_Batcher):
