@@ -1,10 +1,12 @@
 """What the tiny models of the tests have in common."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rabtriever.data import RetrievalData
 from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.llm.backbone import MAX_KV_CACHE_BYTES
 from rabtriever.llm.loading import load_llm
@@ -38,3 +40,18 @@ def make_retriever(reranker: GenerativeReranker, **caches: int) -> Rabtriever:
     for side in ("query", "document", "output"):
         predictor.fit_normalization(side, torch.randn(50, llm.hidden_size) * 2 + 1)
     return Rabtriever(LLMEncoder(llm), predictor, reranker=reranker, **caches)
+
+
+def write_beir(folder: Path, data: RetrievalData) -> Path:
+    """Writes a data set as a BEIR folder."""
+    (folder / "qrels").mkdir(parents=True)
+    rows = {
+        "corpus": [{"_id": d.id, "title": d.title, "text": d.text} for d in data.documents.values()],
+        "queries": [{"_id": query, "text": text} for query, text in data.queries.items()],
+    }
+    for name, lines in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for split, qrels in data.qrels.items():
+        lines = [f"{q}\t{d}\t{grade}\n" for q, grades in qrels.items() for d, grade in grades.items()]
+        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+    return folder

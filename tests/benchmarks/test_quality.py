@@ -18,6 +18,7 @@ from quality.ablations import DIVERGENCES, POLICIES, documents_kl, forward_kl, m
 from quality.biencoder import Settings as BiEncoderSettings
 from quality.jobs import Job, jobs
 from quality.measuring import Bench, expected_calibration_error, paired_test
+from tiny import write_beir
 
 from rabtriever.training.config import DistillConfig, RerankerTrainingConfig
 
@@ -150,19 +151,6 @@ def test_divergences_are_those_of_the_distributions():
 def test_bm25s_finds_common_words_and_survives_texts_without_any():
     assert BM25S(["turns on the light", "finds a way"]).scores("a light in the dark").argmax() == 0
     assert BM25S(["the", "a"]).scores("the light").tolist() == [0, 0]
-
-
-def write_beir(folder, data):
-    (folder / "qrels").mkdir(parents=True)
-    rows = {
-        "corpus": [{"_id": key, "title": d.title, "text": d.text} for key, d in data.documents.items()],
-        "queries": [{"_id": key, "text": text} for key, text in data.queries.items()],
-    }
-    for name, lines in rows.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for split, qrels in data.qrels.items():
-        lines = [f"{q}\t{d}\t{grade}\n" for q, grades in qrels.items() for d, grade in grades.items()]
-        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
 
 
 def test_students_are_made_measured_and_compared_and_a_finished_row_is_not_made_again(

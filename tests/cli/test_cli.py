@@ -4,25 +4,12 @@ import sys
 
 import pytest
 import torch
+from tiny import write_beir
 
 from rabtriever.cli import COMMANDS, main
 from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.retriever import Rabtriever
 from rabtriever.training import hard_negatives
-
-
-def write_beir(folder, data):
-    (folder / "qrels").mkdir(parents=True)
-    lines = [{"_id": d.id, "title": d.title, "text": d.text} for d in data.documents.values()]
-    (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    lines = [{"_id": query, "text": text} for query, text in data.queries.items()]
-    (folder / "queries.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for split, qrels in data.qrels.items():
-        rows = [
-            f"{query}\t{document}\t{grade}\n" for query, right in qrels.items() for document, grade in right.items()
-        ]
-        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(rows))
-    return str(folder)
 
 
 @pytest.fixture

@@ -4,23 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from tiny import write_beir
 
 from rabtriever.cli import evaluate as command
 from rabtriever.cli import main
 from rabtriever.data import Document, RetrievalData
 
 MEASURES = {"R@1", "R@3", "R@10", "MRR@10", "nDCG@10"}
-
-
-def write_beir(folder, data):
-    (folder / "qrels").mkdir(parents=True)
-    lines = [{"_id": d.id, "title": d.title, "text": d.text} for d in data.documents.values()]
-    (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    lines = [{"_id": query, "text": text} for query, text in data.queries.items()]
-    (folder / "queries.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for split, qrels in data.qrels.items():
-        rows = [f"{q}\t{d}\t{grade}\n" for q, grades in qrels.items() for d, grade in grades.items()]
-        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(rows))
 
 
 @pytest.fixture

@@ -94,20 +94,20 @@ def evaluate(
     }
     # Ranks, not scores: the order of hits is the ranking, ties included.
     quality = {name: measure(qrels, {q: _rank_scores(r) for q, r in run.items()}) for name, run in scored.items()}
-    fidelity: dict[str, float | None] = {}
-    if compared:
-        reference = quality["reranker"]
-        fidelity = {
-            name: value / reference[name] if reference[name] else None for name, value in quality["retriever"].items()
-        }
-        fidelity |= agreement(scored["retriever"], scored["reranker"])
     return {
         "n_queries": len(queries),
         "own_documents_left_out": sum(data.is_own_document(query, query) for query in queries),
         "timing": f"{TIMING}; at most {n_hits} hits",
         "systems": {name: quality[name] | {"ms_per_query": 1000 * median(seconds[name])} for name in systems},
-        "fidelity": fidelity,
+        "fidelity": _fidelity(quality, scored) if compared else {},
     }
+
+
+def _fidelity(quality: Mapping[str, Mapping[str, float]], scored: Mapping[str, Run]) -> dict[str, float | None]:
+    """Returns the retriever's measures over the reranker's, and how far their rankings agree."""
+    pairs = {name: (value, quality["reranker"][name]) for name, value in quality["retriever"].items()}
+    ratios = {name: value / reference if reference else None for name, (value, reference) in pairs.items()}
+    return {**ratios, **agreement(scored["retriever"], scored["reranker"])}
 
 
 def _run_system(
