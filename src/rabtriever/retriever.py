@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -16,60 +17,78 @@ from typing_extensions import Unpack
 from rabtriever.caching import LRUCache
 from rabtriever.deprecation import renamed
 from rabtriever.encoders.base import Encoder, Kind
-from rabtriever.encoders.llm import LLMEncoder
+from rabtriever.encoders.loading import load_encoder, restore_encoder
 from rabtriever.errors import InputError, TextError
 from rabtriever.llm.backbone import MAX_KV_CACHE_BYTES
 from rabtriever.llm.loading import LoadOptions, hub_options
-from rabtriever.llm.prompted import PromptedLLM
 from rabtriever.persistence.folder import read_config, save_model
 from rabtriever.persistence.hub import find_retriever, upload_model
-from rabtriever.rerankers.generative import GenerativeReranker
+from rabtriever.rerankers.base import Reranker
+from rabtriever.rerankers.loading import has_reranker, restore_reranker
 from rabtriever.scoring.calibration import Calibration
-from rabtriever.scoring.fold import score_latents
-from rabtriever.scoring.predictor import Predictor, load_predictor
+from rabtriever.scoring.fold import Fold, score_latents
+from rabtriever.scoring.fusion import Fusion
+from rabtriever.scoring.predictor import TRAINED_ON, Predictor, load_predictor
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from rabtriever.rerankers.generative import GenerativeReranker
 
 MAX_CACHED_TEXT_LENGTH = 4096  # characters
 
 
 class Rabtriever:
-    """A retriever distilled from a generative reranker (arXiv 2604.23336).
+    """A retriever: an encoder's similarity, corrected by a predictor that was distilled (arXiv 2604.23336).
 
     Args:
         encoder: Texts to embeddings, frozen.
-        predictor: The trained predictor over its embeddings.
+        predictor: The trained predictor over its embeddings; None: the encoder's similarity alone.
         calibration: Log-odds to probabilities; the identity if None.
-        reranker: Scorer of the best documents, for searches that ask for it.
+        reranker: Scorer of the best documents, for searches that ask for it, or a function that loads it then.
+        fusion: Weights of similarity and correction; if None, the correction alone, or the similarity without a predictor.
+        trained_on: int64, :func:`rabtriever.scoring.fusion.text_keys` of the documents that the predictor was trained on.
         query_cache: Number of queries whose encodings are cached; 0 caches none.
         document_cache: Number of documents whose latents are cached.
 
     Attributes:
         layout: Meaning of the latents' columns.
-        dim: Number of columns of a latent, bias included.
+        dim: Number of columns of a latent, gain and bias included.
         fingerprint: Identifies everything that changes a log-odds.
         name_or_path: Folder it was loaded from or saved to.
+
+    Raises:
+        InputError: no predictor, and an encoder without a similarity.
     """
 
     def __init__(
         self,
         encoder: Encoder,
-        predictor: Predictor,
+        predictor: Predictor | None = None,
         calibration: Calibration | None = None,
-        reranker: GenerativeReranker | None = None,
+        reranker: Reranker | Callable[[], Reranker] | None = None,
         *,
+        fusion: Fusion | None = None,
+        trained_on: np.ndarray | None = None,
         query_cache: int = 10_000,
         document_cache: int = 0,
     ) -> None:
-        self.encoder, self.predictor, self.reranker = encoder, predictor.eval(), reranker
+        self.encoder, self.predictor, self._reranker = encoder, predictor.eval() if predictor else None, reranker
         self.calibration = calibration or Calibration()
+        self.fusion = fusion or (Fusion() if predictor else Fusion.zero_shot())
+        self.trained_on = np.empty(0, np.int64) if trained_on is None else np.sort(trained_on)
+        if self.fusion.beta and not encoder.has_similarity:
+            raise InputError("encoder: an LLM's states have no similarity to rank by; distil a predictor for it first")
         self.name_or_path: str | None = None
-        self._fold = predictor.fold()
-        self.layout, self.dim = self._fold.layout, self._fold.layout.width + 1
+        folded = predictor.fold() if predictor else None
+        self._fold = Fold(encoder.hidden_size, folded, self.fusion.beta, self.fusion.offset)
+        self.layout, self.dim = self._fold.layout, self._fold.layout.dim
         self._query_cache: LRUCache[str, np.ndarray] = LRUCache(query_cache)
         self._document_cache: LRUCache[str, np.ndarray] = LRUCache(document_cache)
-        self.fingerprint = hashlib.sha256(f"{encoder.fingerprint}/{predictor.weights_hash()}".encode()).hexdigest()
+        fused = {**asdict(self.fusion), "rerank": None}  # which changes no latent
+        parts = [encoder.fingerprint, predictor.weights_hash() if predictor else None, fused]
+        described = json.dumps([*parts, hashlib.sha256(self.trained_on.tobytes()).hexdigest()], sort_keys=True)
+        self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
 
     @classmethod
     def from_pretrained(
@@ -82,7 +101,7 @@ class Rabtriever:
         kv_cache_bytes: int = MAX_KV_CACHE_BYTES,
         **options: Unpack[LoadOptions],
     ) -> Rabtriever:
-        """Loads a retriever and its reranker.
+        """Loads a retriever; its reranker is loaded when a search asks for it.
 
         Args:
             name_or_path: ``tools`` (the model that ships), a folder that :meth:`save_pretrained` or
@@ -91,25 +110,65 @@ class Rabtriever:
             query_cache: See the class.
             document_cache: See the class.
             kv_cache_bytes: Memory for the reranker's document caches.
-            **options: ``device``, ``dtype`` and ``backend`` of the LLM; ``token`` and ``local_files_only`` of the hub.
+            **options: ``device``, ``dtype`` and ``backend`` of encoder and reranker; ``token`` and ``local_files_only``
+                of the hub.
 
         Raises:
             InputError: no retriever there.
         """
         folder = find_retriever(name_or_path, revision=revision, **hub_options(options))
         config = read_config(folder)
-        predictor, calibrations = load_predictor(folder, config), config.get("calibration", {})
-        llm = PromptedLLM.from_folder(folder, kv_cache_bytes=kv_cache_bytes, **options)
+        if "encoder" not in config:
+            hint = f"make one with `rabtriever distill DATA --teacher {folder}`"
+            raise InputError(f"{folder}: a reranker, not a retriever; {hint}")
+        calibrations = {name: Calibration(**values) for name, values in config.get("calibration", {}).items()}
+        encoder, reranker = _load_models(folder, config, calibrations.get("reranker"), kv_cache_bytes, options)
+        predictor, trained_on = load_predictor(folder, config)
         retriever = cls(
-            LLMEncoder(llm, config["encoder"]["pooling"]),
+            encoder,
             predictor,
-            Calibration(**calibrations.get("retriever", {})),
-            GenerativeReranker(llm, Calibration(**calibrations.get("reranker", {}))),
+            calibrations.get("retriever"),
+            reranker,
+            fusion=Fusion(**config["fusion"]),
+            trained_on=trained_on,
             query_cache=query_cache,
             document_cache=document_cache,
         )
         retriever.name_or_path = str(folder)
         return retriever
+
+    @classmethod
+    def from_encoder(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        query_cache: int = 10_000,
+        document_cache: int = 0,
+        **options: Any,  # noqa: ANN401
+    ) -> Rabtriever:
+        """Makes an untrained retriever, whose ranking is the encoder's.
+
+        Args:
+            name: What :func:`rabtriever.encoders.loading.load_encoder` takes: ``minilm``, ``mpnet``, a hub id or a
+                folder of a sentence-transformers model.
+            revision: Branch, tag or commit of a hub id; the main branch if None.
+            query_cache: See the class.
+            document_cache: See the class.
+            **options: Of ``load_encoder``.
+
+        Raises:
+            InputError: no such encoder, or an LLM, which has no similarity before a predictor is distilled.
+        """
+        encoder = load_encoder(name, revision=revision, **options)
+        return cls(encoder, query_cache=query_cache, document_cache=document_cache)
+
+    @property
+    def reranker(self) -> Reranker | None:
+        """Scorer of the best hits, loaded at the first access; None if the retriever has none."""
+        if callable(self._reranker):
+            self._reranker = self._reranker()
+        return self._reranker
 
     def save_pretrained(
         self, folder: str | Path, notes: Mapping[str, Any] | None = None, log: Sequence[Mapping[str, Any]] = ()
@@ -205,6 +264,11 @@ class Rabtriever:
         log_odds = self.similarity(self.encode_query(query), self.encode_document(list(documents)))
         return self.calibration.rank(log_odds[0], top_k)
 
+    @property
+    def rerank_share(self) -> float:
+        """Share of a reranker's log-odds in the score of a hit that it read."""
+        return self.fusion.rerank
+
     def cached_query(self, text: str) -> np.ndarray | None:
         """Returns a query's encoding float32 (dim,) if it is cached."""
         return self._query_cache.get(text)
@@ -225,19 +289,22 @@ class Rabtriever:
     def _save(
         self, folder: str | Path, notes: Mapping[str, Any] | None = None, log: Sequence[Mapping[str, Any]] = ()
     ) -> None:
-        if self.reranker is None:
-            raise InputError("save_pretrained: the retriever has no reranker, whose LLM encodes its texts")
-        loaded = self.reranker.llm.loaded
+        reranker, encoder = self.reranker, self.encoder.to_config()
+        model = reranker.to_config() if reranker else {}
         config = {
-            "llm": loaded.source,
-            **({"llm_revision": loaded.revision} if loaded.revision else {}),
-            "prompt": self.reranker.llm.template.to_dict(),
-            "encoder": self.encoder.to_config(),
-            "predictor": self.predictor.to_config(),
-            "calibration": {"retriever": asdict(self.calibration), "reranker": asdict(self.reranker.calibration)},
+            **model,
+            "encoder": {name: value for name, value in encoder.items() if model.get(name) != value},
+            **({"predictor": self.predictor.to_config()} if self.predictor else {}),
+            "fusion": asdict(self.fusion),
+            "calibration": {
+                "retriever": asdict(self.calibration),
+                **({"reranker": asdict(reranker.calibration)} if reranker else {}),
+            },
             **(notes or {}),
         }
-        save_model(folder, config, self.predictor.state_dict(), loaded.adapter, log)
+        weights = {TRAINED_ON: torch.from_numpy(self.trained_on)} if len(self.trained_on) else {}
+        weights |= self.predictor.state_dict() if self.predictor else {}
+        save_model(folder, config, weights, reranker.adapter if reranker else None, log)
 
     def _encode(
         self,
@@ -272,7 +339,26 @@ class Rabtriever:
         if kind == "query":
             latents = self._fold.query(self.encoder.encode_queries(texts, batch_size, show_progress_bar))
         else:
-            latents = self._fold.document(self.encoder.encode_documents(texts, batch_size, show_progress_bar))
+            states, gains = self.encoder.encode_documents(texts, batch_size, show_progress_bar), 1.0
+            if self.predictor:
+                gains = self.fusion.gains(texts, self.trained_on)
+            latents = self._fold.document(states, gains)
         if bad := np.flatnonzero(~np.isfinite(latents).all(axis=1)).tolist():
             raise TextError(kind, bad[0], texts[bad[0]], "has NaN or infinite numbers in its encoding")
         return latents
+
+
+def _load_models(
+    folder: Path, config: Mapping[str, Any], calibration: Calibration | None, kv_cache_bytes: int, options: LoadOptions
+) -> tuple[Encoder, Reranker | Callable[[], Reranker] | None]:
+    """Loads a retriever's encoder, and its reranker or what loads it."""
+
+    def load_reranker() -> Reranker | None:
+        return restore_reranker(folder, config, calibration, kv_cache_bytes, options)
+
+    if config["encoder"]["kind"] == "llm" and "llm" not in config["encoder"]:  # the paper's: one LLM for both
+        from rabtriever.encoders.llm import LLMEncoder
+
+        reranker = cast("GenerativeReranker", load_reranker())
+        return LLMEncoder(reranker.llm, config["encoder"]["pooling"]), reranker
+    return restore_encoder(config["encoder"], options), load_reranker if has_reranker(config) else None

@@ -16,12 +16,14 @@ class Encoder(Protocol):
     Attributes:
         hidden_size: H, width of the embeddings.
         fingerprint: Identifies everything that changes an embedding.
+        has_similarity: Whether the inner product of two embeddings was trained as their similarity.
 
     A text that has no finite embedding raises :class:`rabtriever.errors.TextError` with its position.
     """
 
     hidden_size: int
     fingerprint: str
+    has_similarity: bool
 
     def encode_queries(
         self, texts: Sequence[str], batch_size: int | None = None, show_progress_bar: bool = False
@@ -41,6 +43,9 @@ class Encoder(Protocol):
 
     def truncate_documents(self, texts: Sequence[str], max_tokens: int) -> list[str]:
         """Returns the texts, those of more than ``max_tokens`` tokens truncated to their first ones."""
+
+    def describe(self) -> dict[str, Any]:
+        """Returns, JSON-ready, the model's ``name`` and what runs it, its ``backend``."""
 
     def to_config(self) -> dict[str, Any]:
         """Returns the JSON values of ``rabtriever.json`` that load the encoder again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ class LLMEncoder:
             query as the query segment without a document before it.
         pooling: ``mean`` of a segment's states without the first token, or the ``last`` state.
     """
+
+    has_similarity = False  # hidden states of an LLM that was trained to predict the next token
 
     def __init__(self, llm: PromptedLLM, pooling: Pooling = "mean") -> None:
         self.llm, self.pooling, self.hidden_size = llm, pooling, llm.hidden_size
@@ -54,9 +57,13 @@ class LLMEncoder:
         """Returns the texts, those of more than ``max_tokens`` tokens truncated to their first ones."""
         return self.llm.prompt.truncate_documents(texts, max_tokens)
 
+    def describe(self) -> dict[str, Any]:
+        """Returns, JSON-ready, the LLM's ``name`` and its ``backend``."""
+        return {"name": Path(self.llm.loaded.source).name, "backend": self.llm.loaded.backend}
+
     def to_config(self) -> dict[str, Any]:
         """Returns the JSON values of ``rabtriever.json`` that load the encoder again."""
-        return {"kind": "llm", "pooling": self.pooling}
+        return {"kind": "llm", "pooling": self.pooling, **self.llm.to_config()}
 
     def _encode(
         self, kind: Kind, texts: Sequence[str], ids: list[list[int]], batch_size: int | None, progress: str | None

@@ -20,6 +20,7 @@ class ConstantRetriever:
     calibration = Calibration()
     name_or_path: str | None = None
     reranker = None
+    rerank_share = 1.0
 
     def encode_query(self, inputs: Sequence[str]) -> np.ndarray:
         """Returns zeros, float32 (n, 2)."""

@@ -27,6 +27,7 @@ class Retriever(Protocol):
     layout: ScoreLayout
     calibration: Calibration
     name_or_path: str | None
+    rerank_share: float
 
     @property
     def reranker(self) -> Reranker | None:

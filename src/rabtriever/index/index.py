@@ -257,7 +257,7 @@ class Index:
         hits = self.retrieve(texts, encode_queries(self.retriever, texts), asked)
         if asked.rerank is not None:
             reranker = reranker or self.retriever.reranker
-            hits = rerank_hits(texts, hits, asked.rerank, reranker, self.retriever.calibration)
+            hits = rerank_hits(texts, hits, asked.rerank, reranker, self.retriever)
         hits = cut_hits(hits, asked)
         return hits[0] if isinstance(queries, str) else hits
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from rabtriever.choices import MODES
 from rabtriever.errors import InputError, TextError, shorten
+from rabtriever.index.encoding import Retriever
 from rabtriever.index.hits import Hit, Ranking
 from rabtriever.index.snapshot import Snapshot
 from rabtriever.index.view import View
@@ -136,16 +137,16 @@ class RerankPlan:
         self._row_of_pair = {pair: row for row, pair in enumerate(ids)}
         self.pairs = np.array([(q, rows[text]) for q, text in ids], np.int64).reshape(-1, 2)
 
-    def apply(self, log_odds: np.ndarray, reranker: Calibration, calibration: Calibration) -> list[list[Hit]]:
+    def apply(self, log_odds: np.ndarray, reranker: Calibration, retriever: Retriever) -> list[list[Hit]]:
         """Orders all hits by one score: the reranker's log-odds, where it gave any, on the retriever's scale.
 
-        Both models' log-odds stand for probabilities. Hits that the reranker did not score keep the retriever's; those
-        of equal texts have equal scores.
+        Both models' log-odds stand for probabilities; a hit that the reranker scored has their sum, weighted by the
+        retriever's ``rerank_share``. Others keep the retriever's. Ties stay in the order they came in.
 
         Args:
             log_odds: float32 (p,), the reranker's.
             reranker: The reranker's calibration.
-            calibration: The retriever's, by which all probabilities are computed. Ties stay in the order they came in.
+            retriever: Its calibration gives all probabilities.
 
         Raises:
             InputError: a score that is NaN or infinite; the message names the query and the document's id.
@@ -155,15 +156,15 @@ class RerankPlan:
             bad = not_finite[0]
             pair = f"document {self.ids[bad]!r}, query {shorten(self.queries[self.pairs[bad, 0]])}"
             raise InputError(f"{pair}: the reranker's log-odds are NaN or infinite; check its weights", position=bad)
-        converted = calibration.convert(log_odds, reranker)
-        probabilities = calibration.probability(converted)
+        converted, share = retriever.calibration.convert(log_odds, reranker), retriever.rerank_share
         result = []
         for q, of_query in enumerate(self._hits):
             scored = []
             for hit in of_query:
                 row = self._row_of_pair.get((q, hit.text))
                 if row is not None:
-                    value, probability = float(converted[row]), float(probabilities[row])
+                    value = share * float(converted[row]) + (1 - share) * hit.log_odds
+                    probability = float(retriever.calibration.probability(value))
                     hit = replace(hit, log_odds=value, probability=probability, reranked=True)
                 scored.append(hit)
             result.append(sorted(scored, key=lambda hit: -hit.log_odds))
@@ -175,9 +176,9 @@ def rerank_hits(
     hits: Sequence[Sequence[Hit]],
     depth: int,
     reranker: Reranker | None,
-    calibration: Calibration,
+    retriever: Retriever,
 ) -> list[list[Hit]]:
-    """Reranks the hits of some queries; arguments as of :class:`RerankPlan`, and the retriever's calibration.
+    """Reranks the hits of some queries; arguments as of :class:`RerankPlan`, and the retriever that found them.
 
     Raises:
         InputError: no reranker, or a pair of which it makes NaN; the message names the query and the document's id.
@@ -195,7 +196,7 @@ def rerank_hits(
         row = int(np.flatnonzero(plan.pairs[:, 1] == error.position)[0])
         message = f"document {plan.ids[row]!r}: {shorten(error.text)} {error.fault}"
         raise InputError(message, position=row) from None
-    return plan.apply(log_odds, reranker.calibration, calibration)
+    return plan.apply(log_odds, reranker.calibration, retriever)
 
 
 def cut_hits(hits: Sequence[Sequence[Hit]], options: SearchOptions) -> list[list[Hit]]:

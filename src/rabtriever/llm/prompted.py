@@ -6,6 +6,7 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from typing_extensions import Unpack
@@ -43,6 +44,11 @@ class PromptedLLM:
         adapter = folder / ADAPTER if (folder / ADAPTER).is_dir() else None
         loaded = load_llm(config["llm"], adapter, revision=config.get("llm_revision"), **options)
         return cls(loaded, PromptTemplate.from_dict(config["prompt"]), kv_cache_bytes)
+
+    def to_config(self) -> dict[str, Any]:
+        """Returns the JSON values of ``rabtriever.json`` that name the LLM and its prompt."""
+        revision = {"llm_revision": self.loaded.revision} if self.loaded.revision else {}
+        return {"llm": self.loaded.source, **revision, "prompt": self.template.to_dict()}
 
     @cached_property
     def choice_direction(self) -> Tensor:

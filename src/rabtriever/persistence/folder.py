@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from rabtriever.persistence.model_card import CARD, model_card
 CONFIG = "rabtriever.json"
 ADAPTER = "adapter"
 PREDICTOR = "predictor.safetensors"
-FORMAT = 2
+ENCODER = "encoder"
+MODEL_KEYS = ("llm", "cross_encoder", "name")  # whose values name a model: an alias, a hub id or a path
+FORMAT = 3
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """Returns a model's configuration; ``llm`` is an alias, a hub id or an absolute path.
+    """Returns a model's configuration; models in it are aliases, hub ids or absolute paths.
 
     Raises:
         NotFoundError: no model of ours there.
@@ -37,9 +39,11 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = config["format"]
         if version == FORMAT:
-            config["prompt"]
-            if config["llm"].startswith("."):
-                config["llm"] = str(path.parent.resolve().joinpath(config["llm"]).resolve())
+            if "encoder" in config:
+                config["encoder"]["kind"], config["fusion"], config["calibration"]
+            else:
+                config["llm"], config["prompt"]
+            config = _map_paths(config, lambda name: _absolute(name, path.parent))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a model configuration ({error}); train the model again") from error
     if version != FORMAT:
@@ -50,16 +54,14 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def write_config(folder: Path, config: dict[str, Any], name: str) -> None:
-    """Writes a model's configuration and its card, without absolute paths: an LLM's becomes relative to the model's.
+    """Writes a model's configuration and its card, without absolute paths: they become relative to the model's.
 
     Args:
         folder: The model's, with its adapter in it if it has one.
-        config: JSON values, ``llm`` and ``prompt`` among them.
+        config: JSON values, as :func:`read_config` returns them.
         name: What the card's snippet loads the model by.
     """
-    if os.path.isabs(llm := config["llm"]):
-        relative = Path(os.path.relpath(llm, folder.resolve())).as_posix()
-        config = {**config, "llm": relative if relative.startswith(".") else f"./{relative}"}
+    config = _map_paths(config, lambda path: _relative(path, folder))
     adapter = folder / ADAPTER / "adapter_config.json"
     if adapter.is_file():
         settings = json.loads(adapter.read_text(encoding="utf-8"))
@@ -76,6 +78,7 @@ def save_model(
     config: dict[str, Any],
     predictor: dict[str, Any],
     adapter: Path | None = None,
+    encoder: Path | None = None,
     log: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Writes a retriever's folder completely or not at all.
@@ -83,8 +86,9 @@ def save_model(
     Args:
         path: The new folder.
         config: For :func:`write_config`.
-        predictor: The predictor's weights, name -> torch tensor.
+        predictor: The predictor's weights, name -> torch tensor; none of an untrained retriever.
         adapter: The LLM's adapter, to copy.
+        encoder: The folder of an encoder that belongs to the model, to copy.
         log: Lines of its training.
 
     Raises:
@@ -95,7 +99,11 @@ def save_model(
     with atomic_folder(path) as folder:
         if adapter is not None:
             shutil.copytree(adapter, folder / ADAPTER, ignore=shutil.ignore_patterns(CARD))  # peft's names paths
-        save_file(predictor, folder / PREDICTOR)
+        if encoder is not None:
+            shutil.copytree(encoder, folder / ENCODER)
+            config = {**config, "encoder": {**config["encoder"], "name": f"./{ENCODER}"}}
+        if predictor:
+            save_file(predictor, folder / PREDICTOR)
         write_config(folder, config, Path(path).name)
         if log:
             lines = "".join(json.dumps(line) + "\n" for line in log)
@@ -113,6 +121,24 @@ def load_weights(folder: Path) -> dict[str, Any]:
         return load_file(folder / PREDICTOR)
     except SafetensorError as error:
         raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
+
+
+def _map_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """Returns a configuration with the names of its models changed."""
+    changed = {key: change(config[key]) for key in MODEL_KEYS if isinstance(config.get(key), str)}
+    encoder = {"encoder": _map_paths(config["encoder"], change)} if isinstance(config.get("encoder"), dict) else {}
+    return {**config, **changed, **encoder}
+
+
+def _absolute(name: str, folder: Path) -> str:
+    return str(folder.resolve().joinpath(name).resolve()) if name.startswith(".") else name
+
+
+def _relative(name: str, folder: Path) -> str:
+    if not os.path.isabs(name):
+        return name
+    relative = Path(os.path.relpath(name, folder.resolve())).as_posix()
+    return relative if relative.startswith(".") else f"./{relative}"
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -28,10 +29,18 @@ class Reranker(Protocol):
     Attributes:
         fingerprint: Identifies everything that changes a score.
         calibration: Log-odds to probabilities.
+        adapter: Folder of weights that a saved model must hold besides what ``to_config`` names; None if there are none.
     """
 
     fingerprint: str
     calibration: Calibration
+    adapter: Path | None
+
+    def describe(self) -> dict[str, Any]:
+        """Returns, JSON-ready, what it is: an LLM's ``llm``, ``backend``, ``prompt_hash`` and ``choices``."""
+
+    def to_config(self) -> dict[str, Any]:
+        """Returns the JSON values of ``rabtriever.json`` that load the reranker again."""
 
     def score(
         self,

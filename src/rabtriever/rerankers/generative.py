@@ -37,7 +37,7 @@ class GenerativeReranker:
     def __init__(self, llm: PromptedLLM, calibration: Calibration | None = None) -> None:
         self.llm = llm
         self.calibration = calibration or Calibration()
-        self.fingerprint = llm.fingerprint
+        self.fingerprint, self.adapter = llm.fingerprint, llm.loaded.adapter
 
     @classmethod
     def from_pretrained(
@@ -49,6 +49,10 @@ class GenerativeReranker:
             return cls(PromptedLLM(load_llm(str(name_or_path), revision=revision, **options), PromptTemplate()))
         calibration = read_config(folder).get("calibration", {}).get("reranker", {})
         return cls(PromptedLLM.from_folder(folder, **options), Calibration(**calibration))
+
+    def to_config(self) -> dict[str, Any]:
+        """Returns the JSON values of ``rabtriever.json`` that load the reranker again."""
+        return self.llm.to_config()
 
     def describe(self) -> dict[str, Any]:
         """Returns, JSON-ready, its ``llm``, ``backend``, ``prompt_hash``, and ``choices`` with their token ids."""

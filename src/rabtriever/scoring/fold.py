@@ -1,10 +1,12 @@
-"""The predictor folded into lm_head: a document becomes m + 1 numbers, and a score needs no weights.
+"""Similarity and predictor folded into one score: a document becomes a few hundred numbers, and a score needs no weights.
 
 Ranking needs only ``w . z^`` with ``w = w_yes - w_no``, lm_head's two rows. The predictor is ``z^ = mean + scale *
 (W2 act(a + b) + b2)`` with ``a = U q``, ``b = V d + b1``. With ``v = W2^T (scale * w)`` and ``c = w . (mean + scale *
 b2)``:
 
-    log-odds(q, d) = sum_j v_j act(a_j + b_j) + c
+    log-odds(q, d) = beta <q, d> + gain_d (sum_j v_j act(a_j + b_j) + c) + offset
+
+The similarity is an inner product of ``sqrt(beta) q`` and ``sqrt(beta) d``; gain_d is a number stored with the document.
 
 *mlp*, act = ReLU: positively homogeneous, so abs(v_j) moves inside: ``v_j relu(a_j + b_j) = sign(v_j) relu(|v_j| a_j +
 |v_j| b_j)``. Units are ordered by the sign of v_j, so that a :class:`ScoreLayout` is all that scoring must know.
@@ -33,60 +35,78 @@ class Affine(NamedTuple):
         return states @ self.weight + self.bias
 
 
-class Fold(NamedTuple):
+class FoldedPredictor(NamedTuple):
     """The folded predictor.
 
     Attributes:
         query_map: Query states to the scaled a', positive units first.
         document_map: Document states to the scaled b', in the same order.
-        layout: What the columns of both sides mean: all inner (``quadratic``) or all ReLU (``mlp``).
         signs: float32 (m,), the sign of each unit's v_j.
+        squares: Whether act is the square.
         constant: c.
     """
 
     query_map: Affine
     document_map: Affine
-    layout: ScoreLayout
     signs: np.ndarray
+    squares: bool
     constant: float
 
+
+class Fold:
+    """Maps states to latents, of which :func:`score_latents` computes the log-odds.
+
+    Args:
+        hidden_size: H, width of the states.
+        predictor: None: the encoder's similarity alone.
+        beta: Weight of the similarity; 0 leaves its columns out.
+        offset: Added to every score.
+
+    Attributes:
+        layout: What the latents' columns mean.
+    """
+
+    def __init__(
+        self, hidden_size: int, predictor: FoldedPredictor | None, beta: float = 0.0, offset: float = 0.0
+    ) -> None:
+        self.predictor, self._offset = predictor, np.float32(offset)
+        self._root = np.float32(np.sqrt(beta))
+        n_similarity, signs = hidden_size if beta else 0, predictor.signs if predictor else np.empty(0)
+        n_positive = int((signs > 0).sum())
+        if predictor and predictor.squares:
+            self.layout = ScoreLayout(n_similarity + len(signs))
+        else:
+            self.layout = ScoreLayout(n_similarity, n_positive, len(signs) - n_positive)
+
     def query(self, states: np.ndarray) -> np.ndarray:
-        """Returns the latents float32 (n, width + 1) of query states float32 (n, H)."""
-        units = self.query_map(states)
-        bias = self._bias(units) + np.float32(self.constant)
-        return _with_bias(2 * self.signs * units if self.layout.n_inner else units, bias)
+        """Returns the latents float32 (n, layout.dim) of query states float32 (n, H)."""
+        gain, parts = np.zeros(len(states), np.float32), self._similarity(states)
+        if self.predictor:
+            units, signs = self.predictor.query_map(states), self.predictor.signs
+            gain = gain + np.float32(self.predictor.constant)
+            if self.predictor.squares:
+                gain, units = gain + np.square(units) @ signs, 2 * signs * units
+            parts.append(units)
+        return _join(parts, gain, np.full(len(states), self._offset))
 
-    def document(self, states: np.ndarray) -> np.ndarray:
-        """Returns the latents float32 (n, width + 1) of document states float32 (n, H)."""
-        units = self.document_map(states)
-        return _with_bias(units, self._bias(units))
+    def document(self, states: np.ndarray, gains: np.ndarray | float = 1.0) -> np.ndarray:
+        """Returns the latents float32 (n, layout.dim) of document states float32 (n, H), with their gains (n,)."""
+        parts, bias = self._similarity(states), np.zeros(len(states), np.float32)
+        gains = np.broadcast_to(np.float32(gains), len(states))
+        if self.predictor:
+            units = self.predictor.document_map(states)
+            if self.predictor.squares:
+                bias, units = gains * (np.square(units) @ self.predictor.signs), gains[:, None] * units
+            parts.append(units)
+        return _join(parts, gains, bias)
 
-    def _bias(self, units: np.ndarray) -> np.ndarray:
-        return np.square(units) @ self.signs if self.layout.n_inner else np.zeros(len(units), np.float32)
+    def _similarity(self, states: np.ndarray) -> list[np.ndarray]:
+        return [self._root * states] if self._root else []
 
 
 def score_latents(queries: np.ndarray, documents: np.ndarray, layout: ScoreLayout) -> np.ndarray:
-    """Returns the log-odds of every query and document, float32 (n, k): the reference that every kernel must equal.
-
-    Args:
-        queries: float32 (n, width + 1).
-        documents: float32 (k, width + 1).
-        layout: What the columns mean (:class:`ScoreLayout` states the equation).
-    """
-    inner, relu = np.split(documents[:, :-1], [layout.n_inner], axis=1)
-    result = np.empty((len(queries), len(documents)), np.float32)
-    products, hidden = np.empty(inner.shape, np.float32), np.empty(relu.shape, np.float32)
-    for row, query in zip(result, queries, strict=True):
-        # Row by row and in float64, so that a document's score does not depend on the other documents.
-        np.multiply(inner, query[: layout.n_inner], out=products)
-        np.maximum(np.add(relu, query[layout.n_inner : -1], out=hidden), 0, out=hidden)
-        units = products.sum(axis=1, dtype=np.float64) if layout.n_inner else np.zeros(len(documents))
-        if layout.n_relu:
-            units += hidden[:, : layout.n_positive].sum(axis=1, dtype=np.float64)
-            units -= hidden[:, layout.n_positive :].sum(axis=1, dtype=np.float64)
-        row[:] = units + documents[:, -1] + query[-1]
-    return result
+    raise NotImplementedError
 
 
-def _with_bias(units: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    return np.concatenate([units, bias[:, None]], axis=1, dtype=np.float32)
+def _join(parts: list[np.ndarray], gain: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    return np.concatenate([*parts, gain[:, None], bias[:, None]], axis=1, dtype=np.float32)

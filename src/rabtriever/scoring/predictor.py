@@ -11,15 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rabtriever.errors import InputError, first_line
 from rabtriever.persistence.folder import load_weights
-from rabtriever.scoring.fold import Affine, Fold
-from rabtriever.scoring.layout import ScoreLayout
+from rabtriever.scoring.fold import Affine, FoldedPredictor
 
 KINDS = ("mlp", "quadratic")
+TRAINED_ON = "trained_on"  # beside the weights: keys of the documents
 DOCUMENTS_PER_BLOCK = 512  # whose hidden units are in memory at a time
 
 
@@ -27,12 +28,14 @@ class Predictor(nn.Module):
     """Two layers over the query's state, with the document's state as the latent (arXiv 2604.23336, section 3).
 
     Args:
-        hidden_size: H, width of the encoder's states and of the context embeddings.
+        hidden_size: H, width of the encoder's states.
         hidden_units: m; an index stores as many numbers per document.
         dropout: Share of each side's inputs that is zeroed in training mode.
         kind: ``mlp`` (ReLU, the paper's) or ``quadratic`` (square; its score is an inner product).
-        choice_direction: float32 (H,), w = w_yes - w_no of the teacher's lm_head; saved with the weights. Zeros if
-            None, to be overwritten by ``load_state_dict``.
+        choice_direction: float32 (output_size,), w = w_yes - w_no of the teacher's lm_head; saved with the weights.
+            Zeros if None, to be overwritten by ``load_state_dict``.
+        output_size: Width of the context embeddings z^; H if None. 1 with w = 1 where no teacher has any: z^ is then
+            the correction itself.
     """
 
     choice_direction: Tensor
@@ -50,23 +53,25 @@ class Predictor(nn.Module):
         dropout: float = 0.0,
         kind: str = "mlp",
         choice_direction: Tensor | None = None,
+        output_size: int | None = None,
     ) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, output_size = kind, output_size or hidden_size
         self.dropout = nn.Dropout(dropout)
         self.query = nn.Linear(hidden_size, hidden_units, bias=False)
         self.document = nn.Linear(hidden_size, hidden_units)
-        self.output = nn.Linear(hidden_units, hidden_size)
-        self.register_buffer("choice_direction", torch.zeros(hidden_size))
+        self.output = nn.Linear(hidden_units, output_size)
+        self.register_buffer("choice_direction", torch.zeros(output_size))
         if choice_direction is not None:
             self.choice_direction.copy_(choice_direction)
-        for name in ("query", "document", "output"):
-            self.register_buffer(f"{name}_mean", torch.zeros(hidden_size))
-            self.register_buffer(f"{name}_scale", torch.ones(hidden_size))
+        for name, size in (("query", hidden_size), ("document", hidden_size), ("output", output_size)):
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_scale", torch.ones(size))
 
     def to_config(self) -> dict[str, str | int]:
         """Returns the JSON values of ``rabtriever.json`` that :func:`load_predictor` needs."""
-        return {"kind": self.kind, "hidden_size": self.hidden_size, "hidden_units": self.hidden_units}
+        sizes = {"hidden_size": self.hidden_size, "hidden_units": self.hidden_units, "output_size": self.output_size}
+        return {"kind": self.kind, **sizes}
 
     def weights_hash(self) -> str:
         """Returns a hash of the kind and all weights and buffers."""
@@ -85,8 +90,13 @@ class Predictor(nn.Module):
         """Number of hidden units, m."""
         return self.query.out_features
 
+    @property
+    def output_size(self) -> int:
+        """Width of z^."""
+        return self.output.out_features
+
     def fit_normalization(self, side: str, states: Tensor) -> None:
-        """Sets the mean and scale of ``query`` or ``document`` inputs, or of the ``output``, from a sample (n, H).
+        """Sets the mean and scale of ``query`` or ``document`` inputs, or of the ``output``, from a sample of them.
 
         They are affine and per side, so the fold stays exact.
         """
@@ -111,12 +121,12 @@ class Predictor(nn.Module):
         return torch.cat(scores, dim=1) + constant
 
     @torch.no_grad()
-    def fold(self) -> Fold:
+    def fold(self) -> FoldedPredictor:
         """Folds predictor and w into one affine map per side."""
         v, constant = self._fold_output_layer(torch.float64)
         order = torch.argsort(v <= 0, stable=True)
-        inner = self.kind == "quadratic"
-        size = v.abs()[order].sqrt() if inner else v.abs()[order]
+        squares = self.kind == "quadratic"
+        size = v.abs()[order].sqrt() if squares else v.abs()[order]
 
         def side(layer: nn.Linear, mean: Tensor, scale: Tensor) -> Affine:
             weight = layer.weight.double()[order] * size[:, None] / scale.double()
@@ -125,12 +135,11 @@ class Predictor(nn.Module):
                 bias = bias + size * layer.bias.double()[order]
             return Affine(weight.T.float().numpy(), bias.float().numpy())
 
-        n_positive = int((v > 0).sum())
-        return Fold(
+        return FoldedPredictor(
             query_map=side(self.query, self.query_mean, self.query_scale),
             document_map=side(self.document, self.document_mean, self.document_scale),
-            layout=ScoreLayout(len(v)) if inner else ScoreLayout(0, n_positive, len(v) - n_positive),
             signs=v[order].sign().float().numpy(),
+            squares=squares,
             constant=float(constant),
         )
 
@@ -150,17 +159,26 @@ class Predictor(nn.Module):
         return units.square() if self.kind == "quadratic" else torch.relu(units)
 
 
-def load_predictor(folder: Path, config: Mapping[str, Any]) -> Predictor:
-    """Loads the predictor of a retriever's folder with the values of its ``rabtriever.json``."""
+def load_predictor(folder: Path, config: Mapping[str, Any]) -> tuple[Predictor | None, np.ndarray | None]:
+    """Loads the predictor of a retriever's folder and the keys of the documents that it was trained on.
+
+    Args:
+        folder: The retriever's.
+        config: The values of its ``rabtriever.json``.
+
+    Returns:
+        None and None of an untrained retriever.
+
+    Raises:
+        InputError: the weights are missing or broken.
+    """
     if "predictor" not in config:
-        raise InputError(
-            f"{folder}: a reranker, not a retriever; make one with `rabtriever distill --teacher {folder}`"
-        )
+        return None, None
     weights = load_weights(folder)
+    trained_on = weights.pop(TRAINED_ON, None)
     try:
         predictor = Predictor(**config["predictor"])
         predictor.load_state_dict(weights)
-        config["encoder"]["pooling"]
     except (RuntimeError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
-    return predictor
+    return predictor, None if trained_on is None else trained_on.numpy()

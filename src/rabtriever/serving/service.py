@@ -89,7 +89,7 @@ class SearchService:
                 with self._reranks.acquire():
                     sizes = await self._models.count_tokens("document", plan.documents)
                     log_odds = await self._models.rerank(plan.queries, plan.documents, plan.pairs, sizes)
-                hits = plan.apply(log_odds, reranker.calibration, self.retriever.calibration)
+                hits = plan.apply(log_odds, reranker.calibration, self.retriever)
             stages["rerank"] = perf_counter() - started
         milliseconds = {stage: 1000 * seconds for stage, seconds in stages.items()}
         return SearchResult(cut_hits(hits, options), counts, milliseconds)

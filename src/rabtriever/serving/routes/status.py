@@ -51,14 +51,15 @@ async def ready(service: Service) -> dict[str, str]:
 async def info(service: Service) -> dict[str, Any]:
     """Returns the model, its prompt and choices, limits, and the size and version of the index."""
     retriever, encoder = service.retriever, service.retriever.encoder
-    described = retriever.reranker.describe() if retriever.reranker else {}
+    described: dict[str, Any] = retriever.reranker.describe() if retriever.reranker else {}
     return {
         "version": __version__,
         "model": {
             "name": Path(retriever.name_or_path).name if retriever.name_or_path else None,
+            "encoder": encoder.describe(),
             "llm": described.get("llm"),
             "fingerprint": retriever.fingerprint,
-            "predictor": retriever.predictor.kind,
+            "predictor": retriever.predictor.kind if retriever.predictor else None,
             "dimensions": retriever.dim,
             "backend": described.get("backend"),
             "scorers": ["retriever", "reranker"] if retriever.reranker else ["retriever"],
