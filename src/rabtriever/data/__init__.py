@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rabtriever.data.beir import load_data, read_corpus
 from rabtriever.data.mixture import concatenate
-from rabtriever.data.splits import dev_queries, train_dev_split, training_queries
+from rabtriever.data.splits import dev_queries, held_out_queries, train_dev_split, training_queries
 from rabtriever.data.types import Document, Qrels, RetrievalData, Run
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Run",
     "concatenate",
     "dev_queries",
+    "held_out_queries",
     "load_data",
     "read_corpus",
     "train_dev_split",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import replace
 
 from rabtriever.data.types import Qrels, RetrievalData
 from rabtriever.errors import InputError
 
 DEV_SHARE = 0.1  # of the texts of labelled train queries
+MAX_HELD_OUT_QUERIES = 300  # without labels
 MAX_DEV_QUERIES = 500  # that measures and calibrations use; all of the dev split is held out
 
 
@@ -69,6 +71,12 @@ def dev_queries(data: RetrievalData, limit: int = MAX_DEV_QUERIES) -> dict[str, 
     if not any(data.is_labelled("dev", query) for query in data.qrels.get("dev", {})):
         return {}
     return data.positives("dev", limit)
+
+
+def held_out_queries(data: RetrievalData, queries: Mapping[str, object], limit: int = MAX_HELD_OUT_QUERIES) -> set[str]:
+    """Returns about a tenth of unlabelled ``queries``, ``limit`` at most, to measure on: by their texts, like ``dev``."""
+    texts = _dev_texts({_normalize(data.queries[query]) for query in queries})
+    return set([query for query in queries if _normalize(data.queries[query]) in texts][:limit])
 
 
 def _held_out_texts(data: RetrievalData) -> set[str]:

@@ -16,6 +16,7 @@ class Encoder(Protocol):
     Attributes:
         hidden_size: H, width of the embeddings.
         fingerprint: Identifies everything that changes an embedding.
+        numerics: Identifies what computes, such as backend, data type and device: rounding depends on it.
         has_similarity: Whether the inner product of two embeddings was trained as their similarity.
 
     A text that has no finite embedding raises :class:`rabtriever.errors.TextError` with its position.
@@ -23,6 +24,7 @@ class Encoder(Protocol):
 
     hidden_size: int
     fingerprint: str
+    numerics: str
     has_similarity: bool
 
     def encode_queries(

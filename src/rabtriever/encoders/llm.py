@@ -29,6 +29,7 @@ class LLMEncoder:
 
     def __init__(self, llm: PromptedLLM, pooling: Pooling = "mean") -> None:
         self.llm, self.pooling, self.hidden_size = llm, pooling, llm.hidden_size
+        self.numerics = llm.numerics
         self.fingerprint = hashlib.sha256(f"{llm.fingerprint}/{pooling}".encode()).hexdigest()
 
     def encode_queries(

@@ -17,6 +17,8 @@ from rabtriever.llm.loading import LoadedLLM, LoadOptions, load_llm
 from rabtriever.llm.prompt import Prompt, PromptTemplate
 from rabtriever.persistence.folder import ADAPTER, read_config
 
+ENGINE_VERSION = 1  # to be raised with every change to an engine or a prompt that changes states
+
 
 class PromptedLLM:
     """A loaded LLM and the prompt it is used with. The weights are loaded when a text is first encoded.
@@ -44,6 +46,12 @@ class PromptedLLM:
         adapter = folder / ADAPTER if (folder / ADAPTER).is_dir() else None
         loaded = load_llm(config["llm"], adapter, revision=config.get("llm_revision"), **options)
         return cls(loaded, PromptTemplate.from_dict(config["prompt"]), kv_cache_bytes)
+
+    @property
+    def numerics(self) -> str:
+        """Identifies what computes the states: backend, data type, kind of device, version of the engines."""
+        loaded = self.loaded
+        return f"{loaded.backend}/{loaded.dtype}/{loaded.device.partition(':')[0]}/{ENGINE_VERSION}"
 
     def to_config(self) -> dict[str, Any]:
         """Returns the JSON values of ``rabtriever.json`` that name the LLM and its prompt."""

@@ -28,11 +28,15 @@ class Reranker(Protocol):
 
     Attributes:
         fingerprint: Identifies everything that changes a score.
+        numerics: Identifies what computes, such as backend, data type and device: rounding depends on it.
+        has_states: Whether it has context embeddings.
         calibration: Log-odds to probabilities.
         adapter: Folder of weights that a saved model must hold besides what ``to_config`` names; None if there are none.
     """
 
     fingerprint: str
+    numerics: str
+    has_states: bool
     calibration: Calibration
     adapter: Path | None
 

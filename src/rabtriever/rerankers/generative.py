@@ -34,10 +34,12 @@ class GenerativeReranker:
         calibration: Log-odds to probabilities; the identity if None.
     """
 
+    has_states = True
+
     def __init__(self, llm: PromptedLLM, calibration: Calibration | None = None) -> None:
         self.llm = llm
         self.calibration = calibration or Calibration()
-        self.fingerprint, self.adapter = llm.fingerprint, llm.loaded.adapter
+        self.fingerprint, self.numerics, self.adapter = llm.fingerprint, llm.numerics, llm.loaded.adapter
 
     @classmethod
     def from_pretrained(

@@ -2,237 +2,254 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rabtriever.data import RetrievalData, dev_queries, train_dev_split, training_queries
-from rabtriever.encoders.llm import LLMEncoder
+from rabtriever.data import RetrievalData
+from rabtriever.encoders.base import Encoder
 from rabtriever.errors import InputError
-from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
-from rabtriever.scoring.calibration import Calibration
+from rabtriever.scoring.fusion import ZERO_SHOT_BETA, text_keys
 from rabtriever.scoring.predictor import Predictor
+from rabtriever.training.cached_teacher import CachedTeacher
 from rabtriever.training.callbacks import TrainingCallback
 from rabtriever.training.config import DistillConfig
-from rabtriever.training.encoded_data import EncodedData, EncodedQueries, index_queries
-from rabtriever.training.losses import embedding_error, label_loss, log_odds_error, reverse_kl
-from rabtriever.training.metrics import collapse_metrics, dev_recall, fresh_pair_pearson, rank_dev_documents
+from rabtriever.training.encoded_data import EncodedData, encode_data
+from rabtriever.training.losses import embedding_error, label_loss, list_loss, log_odds_error, reverse_kl
+from rabtriever.training.metrics import collapse_metrics, dev_recall, fresh_pair_pearson
 from rabtriever.training.sampling import EXPLORATION_DEPTH, rank_documents, sample_pairs, shuffled_batches
-from rabtriever.training.schedule import CALIBRATION_DEPTH, Schedule
-from rabtriever.training.teacher_cache import TeacherCache
+from rabtriever.training.schedule import Schedule
+from rabtriever.training.selection import choose_gain, fit_calibrations, label_by_teacher
+from rabtriever.training.student import Student
+from rabtriever.training.targets import Targets
+from rabtriever.training.teacher import FUSED_ENCODER_WEIGHT, Teacher
 
-PAIRS_PER_STEP, LABELLED_QUERIES_PER_STEP = 256, 64
+PAIRS_PER_STEP, QUERIES_PER_STEP = 256, 64
+PATIENCE = 3  # rounds without a better student until training ends
 
 
 class Distiller:
     """Trains a predictor in rounds: the student ranks, the teacher scores some of what it ranked, the predictor learns.
 
-    Override :meth:`sample_pairs` to change which pairs the teacher scores and :meth:`compute_losses` to change what is
+    Override :meth:`sample_pairs` to change which pairs rerankers read and :meth:`compute_losses` to change what is
     learnt.
 
     Args:
-        encoder: Makes the embeddings of queries and documents; frozen. They are as wide as the teacher's.
-        teacher: The reranker; frozen.
-        config: Options; ``pooling`` is the encoder's.
+        encoder: Makes the embeddings of queries and documents; frozen.
+        teacher: Encoders and rerankers; frozen.
+        config: Options.
         callbacks: Receive the metrics of each round.
 
     Attributes:
         data: The data set of the training.
-        predictor: The student.
-        pairs: int64 (p, 2) of (train query, document), scored so far.
-        targets: float32 (p, H), the teacher's context embeddings of them.
-        teacher_calls: Pairs of the budget that are spent, calibration included; those in the cache count, too.
-        new_teacher_calls: Those of them that were not in the cache.
+        student: The encoder's similarity and the predictor in training.
+        targets: What the teacher has said so far.
+        cached_teacher: The teacher behind its caches; counts its ``calls`` and the ``new_calls`` among them.
         log: Metrics of each round.
     """
 
     def __init__(
         self,
-        encoder: LLMEncoder,
-        teacher: GenerativeReranker,
+        encoder: Encoder,
+        teacher: Teacher,
         config: DistillConfig | None = None,
         callbacks: Sequence[TrainingCallback] = (),
     ) -> None:
-        if encoder.hidden_size != teacher.llm.hidden_size:
-            raise InputError(f"encoder: embeddings of {encoder.hidden_size} numbers, the teacher's have another width")
         self.encoder, self.teacher, self.callbacks = encoder, teacher, callbacks
-        self.config = config = config or DistillConfig()
+        self.config = config = (config or DistillConfig()).resolve(encoder.has_similarity)
         self.weights = {
             "loss/embedding": config.embedding_weight,
             "loss/log_odds": config.log_odds_weight,
             "loss/kl": config.kl_weight,
+            "loss/list": config.list_weight,
             "loss/labels": config.label_weight,
         }
 
     def train(self, data: RetrievalData) -> Rabtriever:
-        """Trains a retriever, whose reranker is the teacher with the calibration that was fitted.
+        """Trains a retriever, whose reranker is the teacher's with the calibration that was fitted.
+
+        Over an encoder with a similarity, the untrained retriever competes with every round's, and keeps ties.
 
         Raises:
             InputError: there is nothing to train on.
         """
-        rounds = self.config.rounds
         with torch.random.fork_rng(range(torch.cuda.device_count())):  # the caller's random numbers stay as they are
             torch.manual_seed(self.config.seed)
             self._prepare(data)
-            batches = shuffled_batches(len(self.data.train), self.schedule.queries_per_round, self.generator)
-            for round_ in range(1, rounds + 1):
-                metrics = self._query_teacher(next(batches)) | self._fit(self.schedule.steps_per_round)
-                if round_ == rounds:
-                    metrics |= self._fit(self.schedule.decay_steps)
-                    student_calibration, teacher_calibration = self._fit_calibrations()
-                self._report(round_, metrics)
-        reranker = GenerativeReranker(self.teacher.llm, teacher_calibration)
-        return Rabtriever(self.encoder, self.predictor.cpu(), student_calibration, reranker)
+            self._train_rounds()
+            return self._make_retriever()
 
     def sample_pairs(self, queries: Tensor) -> Tensor:
-        """Samples the pairs that the teacher scores for train queries int64 (n,); those beyond the budget are cut off.
+        """Samples the pairs that rerankers read for train queries int64 (n,); those beyond the budget are cut off.
 
         Returns:
-            int64 (m, 2) of (query, document): none that was scored before, no query with its own document.
+            int64 (m, 2) of (query, document): none that was read before, no query with its own document.
         """
-        train, count = self.data.train, self.schedule.pairs_per_query
-        excluded, depth = torch.cat([train.own_pairs, self.pairs]), max(EXPLORATION_DEPTH, count)
+        train, count, pairs = self.data.train, self.schedule.pairs_per_query, self.targets.pairs
+        excluded, depth = torch.cat([train.own_pairs, pairs]), max(EXPLORATION_DEPTH, count)
         log_odds, documents = rank_documents(self.preferences, queries, len(self.data.documents), depth, excluded)
-        scored = set(map(tuple, self.pairs.tolist()))
-        positives = [[d for d in train.positives[q] if (q, d) not in scored] for q in queries.tolist()]
-        pairs = sample_pairs(log_odds, documents, positives, count, self.config, self.generator)
-        return torch.stack([queries[pairs[:, 0]], pairs[:, 1]], dim=1)
+        read = set(map(tuple, pairs.tolist()))
+        positives = [[d for d in train.positives[q] if (q, d) not in read] for q in queries.tolist()]
+        sampled = sample_pairs(log_odds, documents, positives, count, self.config, self.generator)
+        return torch.stack([queries[sampled[:, 0]], sampled[:, 1]], dim=1)
 
     def preferences(self, queries: Tensor) -> Tensor:
-        """Returns what the policy ranks documents by, float (n, k): the student's log-odds, once it has learnt."""
-        if not len(self.pairs):  # to random weights, the same few documents would be best for every query
+        """Returns what the policy ranks documents by, float (n, k): the student's log-odds, once they mean something."""
+        if not self.student.beta and not len(self.targets.pairs):
+            # To random weights, the same few documents would be best for every query.
             return torch.rand(len(queries), len(self.data.documents), generator=self.generator)
-        return self.predictor.log_odds(self.data.train.states[queries], self.data.z_d)
-
-    def sample_batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns query, document and the teacher's z* of random scored pairs; no pair before any was scored."""
-        size = PAIRS_PER_STEP if len(self.pairs) else 0
-        rows = torch.randint(max(1, len(self.pairs)), (size,), generator=self.generator)
-        return self.pairs[rows, 0], self.pairs[rows, 1], self.targets[rows]
+        return self.student.log_odds(self.data.train.states[queries], self.data.z_d)
 
     def compute_losses(self) -> dict[str, Tensor]:
-        """Computes the losses on a batch of scored pairs and of labelled queries, by their names in ``weights``."""
-        q, d, target = self.sample_batch()
-        losses: dict[str, Tensor] = {}
-        if len(target):
-            predicted, w = self.predictor(self.data.train.states[q], self.data.z_d[d]), self.predictor.choice_direction
-            losses["loss/embedding"] = embedding_error(predicted, target, self.predictor.output_scale)
-            losses["loss/log_odds"] = log_odds_error(predicted @ w, target @ w)
-            if self.config.kl_weight:
-                losses["loss/kl"] = reverse_kl(predicted @ w, target @ w)
-        return {"loss/labels": self.compute_label_loss(), **losses}
+        """Computes the losses on a batch, by their names in ``weights``; those without weight or data are left out."""
+        losses = self.compute_pair_losses() if len(self.targets.pairs) and self.targets.states.shape[1] else {}
+        if self.config.list_weight and len(self.listed):
+            losses["loss/list"] = self.compute_list_loss()
+        if self.config.label_weight and len(self.labelled):
+            rows = self.labelled[torch.randint(len(self.labelled), (QUERIES_PER_STEP,), generator=self.generator)]
+            losses["loss/labels"] = label_loss(self.score, self.data.train.select(rows), self.data.z_d, self.generator)
+        return losses
 
-    def compute_label_loss(self) -> Tensor:
-        """Returns :func:`label_loss` of random labelled queries; 0 without labels or their weight."""
-        if not self.config.label_weight or not len(self.labelled):
-            return self.data.z_d.new_zeros(())
-        rows = torch.randint(len(self.labelled), (LABELLED_QUERIES_PER_STEP,), generator=self.generator)
-        return label_loss(self.predictor, self.data.train.select(self.labelled[rows]), self.data.z_d, self.generator)
+    def compute_pair_losses(self) -> dict[str, Tensor]:
+        """Computes the paper's losses on random pairs that a reranker with context embeddings read."""
+        rows = torch.randint(len(self.targets.pairs), (PAIRS_PER_STEP,), generator=self.generator)
+        (q, d), target, predictor = self.targets.pairs[rows].T, self.targets.states[rows], self.student.predictor
+        size = target.shape[1]  # z^ may have one more number, what other teachers add
+        predicted = predictor(self.data.train.states[q], self.data.z_d[d])[:, :size]
+        w = predictor.choice_direction[:size]
+        losses = {"loss/embedding": embedding_error(predicted, target, predictor.output_scale[:size])}
+        losses["loss/log_odds"] = log_odds_error(predicted @ w, target @ w)
+        if self.config.kl_weight:
+            losses["loss/kl"] = reverse_kl(predicted @ w, target @ w)
+        return losses
+
+    def compute_list_loss(self) -> Tensor:
+        """Returns the cross-entropy with the teacher's softmax over the documents of random queries."""
+        rows = self.listed[torch.randint(len(self.listed), (QUERIES_PER_STEP,), generator=self.generator)]
+        documents = self.targets.candidates(rows, len(self.data.z_d), self.generator)
+        teacher, own = self.targets.lists(rows, documents), self.data.train.own_documents[rows][:, None] == documents
+        return list_loss(self.score(self.data.train.states[rows], self.data.z_d[documents]), teacher, own)
+
+    def score(self, z_q: Tensor, z_d: Tensor) -> Tensor:
+        """Returns the student's log-odds (n, k) as it is trained: a share of the documents counts as new."""
+        return self.student.log_odds(z_q, z_d, generator=self.generator)
 
     def _prepare(self, data: RetrievalData) -> None:
         """Encodes the data and makes a new student."""
-        config, llm = self.config, self.teacher.llm
+        config, over_encoder = self.config, self.encoder.has_similarity
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.cache = TeacherCache(self.teacher)
-        self.data = self._encode(train_dev_split(data))
-        self.labelled = self.data.train.labelled
-        sizes = len(self.data.train), len(self.data.documents), len(self.data.dev)
-        self.schedule = Schedule.of(config, *sizes)
-        if not self.schedule.training_calls and not len(self.labelled):
+        self.data = encode_data(data, self.encoder, config.max_labelled_queries or None, config.seed)
+        train, self.labelled = self.data.train, self.data.train.labelled
+        teacher = self.teacher
+        if over_encoder and not teacher.encoders:  # what no reranker has read is judged by the student's own encoder
+            teacher = replace(teacher, encoders=[(self.encoder, FUSED_ENCODER_WEIGHT)])
+        self.cached_teacher = CachedTeacher(teacher, self.data.documents)
+        calls = config.teacher_calls if teacher.rerankers and config.learns_from_teacher else 0
+        self.schedule = Schedule.of(config, *self.data.sizes, calls)
+        if not self.schedule.training_calls and not len(self.labelled) and not self.teacher.encoders:
             raise InputError(
                 f"{data.name}: no labelled train query and no teacher call leave nothing to learn from; raise one",
                 param="teacher_calls",
             )
-        device = self.data.z_d.device
-        self.teacher_calls = self.new_teacher_calls = 0
+        self.targets = Targets(self.cached_teacher.similarities(train.texts) if over_encoder else [])
+        if not len(self.data.dev.labelled):
+            dev = label_by_teacher(self.data.dev, self.cached_teacher, self.schedule.calibrated_queries)
+            self.data = replace(self.data, dev=dev)
         self.log: list[dict[str, Any]] = []
-        self.pairs = torch.empty(0, 2, dtype=torch.long)
-        self.targets = torch.empty(0, llm.hidden_size, device=device)
-        shape = llm.hidden_size, config.hidden_units, config.dropout, config.predictor
-        self.predictor = Predictor(*shape, llm.choice_direction).eval().to(device)
-        self.predictor.fit_normalization("query", self.data.train.states)
-        self.predictor.fit_normalization("document", self.data.z_d)
+        w = self.cached_teacher.choice_direction(extra=over_encoder)
+        shape = self.encoder.hidden_size, config.hidden_units, config.dropout, config.predictor
+        predictor = Predictor(*shape, w, len(w)).eval()
+        predictor.fit_normalization("query", train.states)
+        predictor.fit_normalization("document", self.data.z_d)
+        self.student = Student(predictor, ZERO_SHOT_BETA if over_encoder else 0.0).eval()
         self.optimizer = torch.optim.AdamW(
-            self.predictor.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            self.student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self.learning_rate = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: self.schedule.learning_rate_factor(step, config.rounds)
-        )
+        self.learning_rate = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.schedule.learning_rate_factor)
 
-    def _encode(self, data: RetrievalData) -> EncodedData:
-        """Encodes documents and queries, on the device of the teacher."""
-        device, documents = self.teacher.llm.backbone.device, [d.content for d in data.documents.values()]
+    @property
+    def listed(self) -> Tensor:
+        """Train queries of which the teacher has lists, int64 (n,): all, or those of which a reranker read documents."""
+        if self.teacher.encoders:
+            return torch.arange(len(self.data.train))
+        return self.targets.pairs[:, 0].unique()
 
-        def encode(queries: Mapping[str, Sequence[str]]) -> EncodedQueries:
-            states = self.cache.states(self.encoder, "query", [data.queries[query] for query in queries])
-            return index_queries(data, queries, states.to(device), list(data.documents))
-
-        z_d = self.cache.states(self.encoder, "document", documents).to(device)
-        train = training_queries(data, self.config.max_labelled_queries or None, self.config.seed)
-        return EncodedData(documents, z_d, encode(train), encode(dev_queries(data)))
+    def _train_rounds(self) -> None:
+        """Trains in rounds, and ends when several in a row bring no better student; the best one stays."""
+        best, best_recall, unchanged, started = deepcopy(self.student.state_dict()), self._dev_recall(), 0, time.time()
+        batches = shuffled_batches(len(self.data.train), self.schedule.queries_per_round, self.generator)
+        for round_ in range(1, self.config.rounds + 1):
+            metrics = self._query_teacher(next(batches)) | self._fit(self.schedule.steps_per_round)
+            late = bool(self.config.minutes) and time.time() - started > 60 * self.config.minutes
+            last = round_ == self.config.rounds or unchanged >= PATIENCE or late
+            if last:
+                self.schedule = self.schedule.decay_from(round_)
+                metrics |= self._fit(self.schedule.decay_steps)
+            self._report(round_, metrics)
+            recall = self._dev_recall()
+            if recall > best_recall or not self.student.beta:
+                best, best_recall, unchanged = deepcopy(self.student.state_dict()), recall, 0
+            else:
+                unchanged += 1
+            if last:
+                break
+        self.student.load_state_dict(best)
 
     def _query_teacher(self, queries: Tensor) -> dict[str, float]:
-        """Adds pairs of these queries with the teacher's outputs; returns how well the student foresaw them."""
-        remaining = self.schedule.training_calls - self.teacher_calls
-        pairs = self.sample_pairs(queries)[:remaining] if remaining > 0 else self.pairs[:0]
+        """Lets rerankers read pairs of these queries; returns how well the student foresaw the result."""
+        remaining = self.schedule.training_calls - self.cached_teacher.calls
+        pairs = self.sample_pairs(queries)[:remaining] if remaining > 0 else self.targets.pairs[:0]
         if not len(pairs):
             return {}
-        first, targets = not len(self.pairs), self._context_embeddings(self.data.train, pairs)
-        self.pairs, self.targets = torch.cat([self.pairs, pairs]), torch.cat([self.targets, targets])
-        if first:  # an untrained student foresees nothing
-            self.predictor.fit_normalization("output", targets)
+        first = not len(self.targets.pairs)
+        log_odds, states = self.cached_teacher.read(self.data.train.texts, pairs)
+        self.targets.add(pairs, log_odds, states)
+        if not states.shape[1]:
             return {}
-        return fresh_pair_pearson(self.predictor, self.data, pairs, targets)
-
-    def _context_embeddings(self, queries: EncodedQueries, pairs: Tensor) -> Tensor:
-        states, n_new = self.cache.context_embeddings(queries.texts, self.data.documents, pairs)
-        self.teacher_calls += len(pairs)
-        self.new_teacher_calls += n_new
-        return states.to(self.data.z_d.device)
+        predictor = self.student.predictor
+        if first:  # an untrained student foresees nothing
+            predictor.fit_output_normalization(states)
+            return {}
+        return fresh_pair_pearson(predictor, self.data, pairs, states)
 
     def _fit(self, n_steps: int) -> dict[str, float]:
-        """Trains the predictor for some steps; returns the means of the losses."""
+        """Trains the student for some steps; returns the means of the losses."""
         sums: Counter[str] = Counter()
-        self.predictor.train()
+        self.student.train()
         for _ in range(n_steps):
             losses = self.compute_losses()
             self.optimizer.zero_grad()
             torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum().backward()
-            torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
             self.optimizer.step()
             self.learning_rate.step()
             sums.update({name: loss.item() for name, loss in losses.items()})
-        self.predictor.eval()
+        self.student.eval()
         return {name: value / n_steps for name, value in sums.items()}
 
-    def _fit_calibrations(self) -> tuple[Calibration, Calibration]:
-        """Fits the student's and the teacher's calibration on the student's best documents of dev queries."""
-        dev, n_queries = self.data.dev, min(self.config.calibration_queries, len(self.data.dev))
-        queries = torch.linspace(0, len(dev) - 1, n_queries).long()
-        log_odds, documents = rank_dev_documents(self.predictor, self.data, queries, CALIBRATION_DEPTH)
-        pairs, ranked = torch.stack([queries[:, None].expand_as(documents), documents], dim=2), ~log_odds.isneginf()
+    def _dev_recall(self) -> float:
+        return dev_recall(self.student.log_odds, self.data).get("dev/R@1", 0.0)
 
-        def labels(of: Tensor) -> np.ndarray:
-            return np.array([document in dev.positives[query] for query, document in of.tolist()], dtype=bool)
-
-        # The student's log-odds estimate the teacher's, and so do its probabilities.
-        prior = self.teacher.calibration if len(self.pairs) else Calibration()
-        student = Calibration.fit(log_odds[ranked].numpy(), labels(pairs[ranked]), prior)
-        rows = torch.linspace(0, n_queries - 1, self.schedule.calibrated_queries).long()
-        scored = pairs[rows][ranked[rows]]
-        teachers = self._context_embeddings(dev, scored) @ self.predictor.choice_direction
-        return student, Calibration.fit(teachers.cpu().numpy(), labels(scored), self.teacher.calibration)
+    def _make_retriever(self) -> Rabtriever:
+        """Returns the retriever with what dev queries confirm of the correction, and calibrated probabilities."""
+        fusion = choose_gain(self.student, self.data, self.config.new_document_gain)
+        student, reranker = fit_calibrations(self.student, fusion, self.data, self.cached_teacher, self.schedule)
+        predictor = self.student.predictor if fusion.gain else None
+        trained_on = text_keys(self.data.documents) if fusion.beta else None
+        return Rabtriever(self.encoder, predictor, student, reranker, fusion=fusion, trained_on=trained_on)
 
     def _report(self, round_: int, metrics: dict[str, float]) -> None:
         """Adds metrics of the student to those of a round, logs them and calls the callbacks."""
-        metrics |= collapse_metrics(self.predictor, self.data, self.pairs, self.targets)
-        metrics |= dev_recall(self.predictor, self.data)
-        metrics |= {"teacher_calls": self.teacher_calls, "new_teacher_calls": self.new_teacher_calls}
+        metrics |= collapse_metrics(self.student.predictor, self.data, self.targets)
+        metrics |= dev_recall(self.student.log_odds, self.data)
+        metrics |= {"teacher_calls": self.cached_teacher.calls, "new_teacher_calls": self.cached_teacher.new_calls}
         self.log.append({"round": round_, **metrics})
         for callback in self.callbacks:
             callback.on_log(round_, metrics)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rabtriever.data import RetrievalData
+from rabtriever.data import RetrievalData, dev_queries, held_out_queries, train_dev_split, training_queries
+from rabtriever.encoders.base import Encoder
+from rabtriever.training.teacher_cache import TeacherCache
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,41 @@ class EncodedData:
         documents: Texts.
         z_d: float32 (k, H), their embeddings.
         train: Labelled and unlabelled queries.
-        dev: Labelled queries that are never trained on; there may be none.
+        dev: Queries that are never trained on: labelled ones, or else a few without labels, for the teacher to label.
     """
 
     documents: list[str]
     z_d: Tensor
     train: EncodedQueries
     dev: EncodedQueries
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Numbers of train queries, documents and dev queries."""
+        return len(self.train), len(self.documents), len(self.dev)
+
+
+def encode_data(data: RetrievalData, encoder: Encoder, max_labelled_queries: int | None, seed: int) -> EncodedData:
+    """Splits a data set and encodes it; states come from the cache where they can.
+
+    Where no dev query is labelled, a tenth of the train queries, 300 at most, is held out, if the
+    encoder has a similarity, so that an untrained retriever can compete.
+
+    Raises:
+        InputError: no query to train on.
+    """
+    data, cache = train_dev_split(data), TeacherCache(encoder)
+    documents, ids = [document.content for document in data.documents.values()], list(data.documents)
+
+    def encode(queries: Mapping[str, Sequence[str]]) -> EncodedQueries:
+        states = cache.states("query", [data.queries[query] for query in queries])
+        return index_queries(data, queries, states, ids)
+
+    train, dev = training_queries(data, max_labelled_queries, seed), dev_queries(data)
+    if not dev and encoder.has_similarity:
+        held_out = held_out_queries(data, train)
+        train, dev = {q: d for q, d in train.items() if q not in held_out}, {query: [] for query in held_out}
+    return EncodedData(documents, cache.states("document", documents), encode(train), encode(dev))
 
 
 def index_queries(

@@ -1,4 +1,4 @@
-"""Outputs of the frozen LLM on disk: a pair is scored once, a text encoded once, however often a training is run."""
+"""Outputs of frozen models on disk: a pair is scored once, a text encoded once, however often a training is run."""
 
 from __future__ import annotations
 
@@ -19,56 +19,62 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from rabtriever.caching import cache_dir
-from rabtriever.encoders.base import Kind
-from rabtriever.encoders.llm import LLMEncoder
+from rabtriever.encoders.base import Encoder, Kind
 from rabtriever.errors import InputError
-from rabtriever.llm.prompted import PromptedLLM
-from rabtriever.rerankers.generative import GenerativeReranker
+from rabtriever.rerankers.base import Reranker
 
 VECTORS_PER_SHARD = 1024  # an interruption loses fewer
-ENGINE_VERSION = 1  # to be raised with every change to an engine or a prompt that changes states
 
 
 class TeacherCache:
-    """Context embeddings of a teacher, and states of encoders, on disk.
+    """States of an encoder, or log-odds and context embeddings of a reranker, on disk.
 
-    A hash of everything that changes the numbers names the folder: weights, adapter and prompt, backend, data type,
-    kind of device and version of the engines. A hash of the texts names the vector. In memory are only the names.
+    A hash of everything that changes the numbers, the model's ``fingerprint`` and ``numerics``, names the folder. A hash
+    of the texts names the vector. In memory are only the names.
 
     Args:
-        teacher: The reranker.
+        model: The encoder or reranker.
         folder: Folder of all caches; by default ``states`` in :func:`rabtriever.caching.cache_dir`.
 
     Raises:
         InputError: a file of the cache is broken.
     """
 
-    def __init__(self, teacher: GenerativeReranker, folder: str | Path | None = None) -> None:
-        self.teacher = teacher
-        self.folder = Path(folder or cache_dir() / "states") / _key(*_identity(teacher.llm)).hex()
+    def __init__(self, model: Encoder | Reranker, folder: str | Path | None = None) -> None:
+        self.model = model
+        self.folder = Path(folder or cache_dir() / "states") / _key(model.fingerprint, model.numerics).hex()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._rows: dict[bytes, tuple[Path, int]] = {}  # key -> shard and row
         for shard in sorted(self.folder.glob("*.safetensors")):
             self._add(shard, _read(shard, "keys"))
 
-    def context_embeddings(self, queries: Sequence[str], documents: Sequence[str], pairs: Tensor) -> tuple[Tensor, int]:
-        """Returns z*(q, d), float32 (n, H), of pairs int64 (n, 2) of positions, and how many had to be scored."""
+    def states(self, kind: Kind, texts: Sequence[str]) -> Tensor:
+        """Returns an encoder's states of queries or documents, float32 (n, H)."""
+        encoder = cast(Encoder, self.model)
+        encode = encoder.encode_queries if kind == "query" else encoder.encode_documents
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        keys, label = [_key(kind, text) for text in texts], f"{encoder.describe()['name']}: {kind} states"
+        vectors, _ = self._fetch(keys, order, lambda rows: encode([texts[i] for i in rows]), label)
+        return vectors.reshape(len(texts), encoder.hidden_size)
+
+    def scores(self, queries: Sequence[str], documents: Sequence[str], pairs: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Scores pairs int64 (n, 2) of positions by a reranker.
+
+        Returns:
+            Log-odds float32 (n,); context embeddings z*(q, d) float32 (n, H), or (n, 0) of a reranker without them; how
+            many pairs were not cached.
+        """
+        reranker = cast(Reranker, self.model)
         keys = [_key("pair", queries[q], documents[d]) for q, d in pairs.tolist()]
 
         def compute(rows: list[int]) -> np.ndarray:
-            scores = self.teacher.score(queries, documents, pairs[rows].numpy(), with_states=True)
-            return cast(np.ndarray, scores.states)
+            scores = reranker.score(queries, documents, pairs[rows].numpy(), with_states=reranker.has_states)
+            log_odds = scores.log_odds[:, None]
+            return log_odds if scores.states is None else np.concatenate([log_odds, scores.states], axis=1)
 
         # Pairs of one document side by side: a shard then takes few documents.
-        return self._fetch(keys, pairs[:, 1].argsort(stable=True).tolist(), compute, "teacher calls")
-
-    def states(self, encoder: LLMEncoder, kind: Kind, texts: Sequence[str]) -> Tensor:
-        """Returns an encoder's states of queries or documents, float32 (n, H)."""
-        identity = [*_identity(encoder.llm), encoder.pooling, kind]
-        encode = encoder.encode_queries if kind == "query" else encoder.encode_documents
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        keys = [_key(*identity, text) for text in texts]
-        return self._fetch(keys, order, lambda rows: encode([texts[i] for i in rows]), f"{kind} states")[0]
+        vectors, n_new = self._fetch(keys, pairs[:, 1].argsort(stable=True).tolist(), compute, "teacher calls")
+        return vectors[:, 0], vectors[:, 1:], n_new
 
     def _fetch(
         self, keys: list[bytes], order: list[int], compute: Callable[[list[int]], np.ndarray], label: str
@@ -80,12 +86,15 @@ class TeacherCache:
                 rows = missing[start : start + VECTORS_PER_SHARD]
                 self._write([keys[i] for i in rows], compute(rows))
                 bar.update(len(rows))
-        result = np.empty((len(keys), self.teacher.llm.hidden_size), np.float32)
         by_shard: dict[Path, list[int]] = defaultdict(list)
         for i, key in enumerate(keys):
             by_shard[self._rows[key][0]].append(i)
+        result = np.empty((len(keys), 0), np.float32)
         for shard, positions in by_shard.items():
-            result[positions] = _read(shard, "vectors")[[self._rows[keys[i]][1] for i in positions]]
+            vectors = _read(shard, "vectors")
+            if not result.shape[1]:
+                result = np.empty((len(keys), vectors.shape[1]), np.float32)
+            result[positions] = vectors[[self._rows[keys[i]][1] for i in positions]]
         return torch.from_numpy(result), len(missing)
 
     def _write(self, keys: list[bytes], vectors: np.ndarray) -> None:
@@ -108,13 +117,6 @@ def _read(shard: Path, name: str) -> np.ndarray:
             return cast(np.ndarray, file.get_tensor(name))
     except (SafetensorError, OSError) as error:
         raise InputError(f"{shard}: not a readable cache file ({error}); delete it") from error
-
-
-def _identity(llm: PromptedLLM) -> list[str]:
-    """Returns everything that changes an LLM's states of given texts."""
-    loaded = llm.loaded
-    device = llm.backbone.device.type
-    return [llm.fingerprint, loaded.backend, str(loaded.model.dtype), device, str(ENGINE_VERSION)]
 
 
 def _key(*parts: str) -> bytes:

@@ -1,0 +1,69 @@
+"""The teacher behind its caches, over one corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rabtriever.encoders.base import Kind
+from rabtriever.rerankers.generative import GenerativeReranker
+from rabtriever.training.teacher import Teacher
+from rabtriever.training.teacher_cache import TeacherCache
+
+Similarities = list[tuple[float, Tensor, Tensor]]
+"""Of each encoder: its weight, its states of queries (n, H) and of documents (k, H)."""
+
+
+class CachedTeacher:
+    """Scores a corpus; what was scored before comes from disk.
+
+    Args:
+        teacher: Encoders and rerankers.
+        documents: Texts of the corpus.
+
+    Attributes:
+        calls: Pairs that a reranker was asked for, cached ones among them.
+        new_calls: Pairs that were not cached.
+    """
+
+    def __init__(self, teacher: Teacher, documents: Sequence[str]) -> None:
+        self.teacher, self.documents = teacher, documents
+        self._encoders = [(TeacherCache(encoder), weight) for encoder, weight in teacher.encoders]
+        self._rerankers = [(TeacherCache(reranker), weight) for reranker, weight in teacher.rerankers]
+        self.calls = self.new_calls = 0
+
+    def similarities(self, queries: Sequence[str]) -> Similarities:
+        """Returns the encoders' states of queries and of all documents."""
+
+        def states(kind: Kind, texts: Sequence[str]) -> list[Tensor]:
+            return [cache.states(kind, texts) for cache, _ in self._encoders]
+
+        of_both = zip(self._encoders, states("query", queries), states("document", self.documents), strict=True)
+        return [(weight, q, d) for (_, weight), q, d in of_both]
+
+    def read(self, queries: Sequence[str], pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """Lets all rerankers read pairs int64 (n, 2) of positions.
+
+        Returns:
+            Weighted sum of their log-odds, float32 (n,); z* of the one that has context embeddings, float32 (n, H), or
+            (n, 0).
+        """
+        log_odds, states = torch.zeros(len(pairs)), torch.empty(len(pairs), 0)
+        for cache, weight in self._rerankers:
+            scores, found, n_new = cache.scores(queries, self.documents, pairs)
+            log_odds = log_odds + weight * scores
+            states = states if states.shape[1] else found
+            self.new_calls += n_new
+        self.calls += len(pairs)
+        return log_odds, states
+
+    def choice_direction(self, extra: bool) -> Tensor:
+        """Returns what maps z^ to log-odds, float32: weight (w_yes - w_no) of the reranker that has context embeddings.
+
+        With ``extra``, or without such a reranker, one more number of z^ counts once: what the others add.
+        """
+        models = ((one, weight) for one, weight in self.teacher.rerankers if isinstance(one, GenerativeReranker))
+        parts = [weight * one.llm.choice_direction.cpu() for one, weight in models][:1]
+        return torch.cat([*parts, torch.ones(1)] if extra or not parts else parts)

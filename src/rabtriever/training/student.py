@@ -1,0 +1,58 @@
+"""The student in training: an encoder's similarity and the predictor's correction of it, as tensors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from rabtriever.scoring.fusion import Fusion
+from rabtriever.scoring.predictor import Predictor
+
+NEW_DOCUMENT_SHARE = 0.3  # of the documents whose correction counts half in a step
+NEW_DOCUMENT_GAIN = 0.5
+
+
+class Student(nn.Module):
+    """Scores as a retriever will: ``beta <e_q, e_d> + gain_d (w . z^(q, d))``.
+
+    In a training step a share of the documents counts as new, with half of the correction, so that the similarity stays
+    good for documents that come later.
+
+    Args:
+        predictor: The correction.
+        beta: Weight of the similarity at the start; 0: there is none.
+    """
+
+    def __init__(self, predictor: Predictor, beta: float = 0.0) -> None:
+        super().__init__()
+        self.predictor = predictor
+        self.log_beta = nn.Parameter(torch.tensor(math.log(beta))) if beta else None
+        if beta:  # untrained, it is the encoder's ranking
+            nn.init.zeros_(predictor.output.weight)
+            nn.init.zeros_(predictor.output.bias)
+
+    @property
+    def beta(self) -> float:
+        """Weight of the similarity."""
+        return 0.0 if self.log_beta is None else self.log_beta.exp().item()
+
+    def log_odds(
+        self, z_q: Tensor, z_d: Tensor, gain: Tensor | float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Returns the log-odds float32 (n, k) of states (n, H) and (k, H).
+
+        Args:
+            z_q: Query states.
+            z_d: Document states.
+            gain: gain_d, one for all or (k,).
+            generator: If given, draws the documents that count as new.
+        """
+        correction = self.predictor.log_odds(z_q, z_d)
+        if self.log_beta is None:
+            return correction
+        if generator is not None:
+            new = torch.rand(len(z_d), generator=generator) < NEW_DOCUMENT_SHARE
+            gain = gain * torch.where(new, NEW_DOCUMENT_GAIN, 1.0).to(z_d.device)
+        return self.log_beta.exp() * (z_q @ z_d.T) + gain * correction

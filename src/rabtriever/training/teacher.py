@@ -1,0 +1,73 @@
+"""Who teaches: encoders, which score all documents of a query at once, and rerankers, which read pairs; weighed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rabtriever.encoders.base import Encoder
+from rabtriever.encoders.loading import load_encoder
+from rabtriever.encoders.sentence import is_sentence_model
+from rabtriever.errors import InputError
+from rabtriever.rerankers.base import Reranker
+from rabtriever.rerankers.loading import load_reranker
+
+ENCODER_WEIGHT = 60.0  # of encoders alone: log-odds of a cosine of 1, shared by all of them
+FUSED_ENCODER_WEIGHT = 30.0  # beside rerankers, whose log-odds count once
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A weighted sum of models.
+
+    ``log-odds(q, d) = sum over encoders of weight <e_q, e_d> + sum over rerankers of weight (w . z*(q, d))``; what no
+    reranker has read is estimated (:meth:`rabtriever.training.targets.Targets.lists`).
+
+    Attributes:
+        encoders: Models with a similarity, each with its weight. They score all documents of a query at once.
+        rerankers: Models that read pairs, each with its weight.
+
+    Raises:
+        InputError: neither, or an encoder without a similarity.
+    """
+
+    encoders: Sequence[tuple[Encoder, float]] = ()
+    rerankers: Sequence[tuple[Reranker, float]] = ()
+
+    def __post_init__(self) -> None:
+        """Checks that somebody teaches."""
+        if not self.encoders and not self.rerankers:
+            raise InputError("teacher: neither an encoder nor a reranker; name at least one", param="teacher")
+        for encoder, _ in self.encoders:
+            if not encoder.has_similarity:
+                name = encoder.describe()["name"]
+                raise InputError(f"teacher {name}: its states have no similarity; let it read pairs", param="teacher")
+
+    @classmethod
+    def of(cls, encoders: Sequence[Encoder] = (), rerankers: Sequence[Reranker] = ()) -> Teacher:
+        """Returns a teacher with the default weights, which were measured without labels."""
+        total = FUSED_ENCODER_WEIGHT if rerankers else ENCODER_WEIGHT
+        return cls([(one, total / len(encoders)) for one in encoders], [(one, 1 / len(rerankers)) for one in rerankers])
+
+
+def load_teacher(names: Sequence[str], preset: str | None = None, task: str | None = None, **options: Any) -> Teacher:  # noqa: ANN401
+    """Loads the models of a teacher.
+
+    Args:
+        names: Of each: a sentence-transformers model (an encoder), a CrossEncoder, an LLM or a model of ours (a
+            reranker), or a remote reranker's source.
+        preset: Prompt of the LLMs (:mod:`rabtriever.llm.presets`).
+        task: Task sentence of that prompt.
+        **options: ``device``, ``dtype``, ``backend``, ``token``, ``local_files_only``.
+
+    Raises:
+        InputError: a name of nothing that can be loaded.
+    """
+    encoders: list[Encoder] = []
+    rerankers: list[Reranker] = []
+    for name in names:
+        if is_sentence_model(name):
+            encoders.append(load_encoder(name, **options))
+        else:
+            rerankers.append(load_reranker(name, preset=preset, task=task, **options))
+    return Teacher.of(encoders, rerankers)
