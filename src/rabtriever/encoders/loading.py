@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rabtriever.encoders.base import Encoder
-from rabtriever.encoders.sentence import SentenceEncoder, is_sentence_model
+from rabtriever.encoders.sentence import SentenceEncoder
+from rabtriever.encoders.sentence_files import is_sentence_model
 
 if TYPE_CHECKING:
     from rabtriever.llm.loading import LoadOptions

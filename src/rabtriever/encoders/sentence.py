@@ -40,6 +40,8 @@ class SentenceEncoder:
         to_load: Arguments of :meth:`from_pretrained` that load it again.
     """
 
+    has_similarity = True
+
     def __init__(
         self,
         model: SentenceModel,
@@ -51,6 +53,7 @@ class SentenceEncoder:
     ) -> None:
         self.model, self.backend, self.reason, self.device = model, backend, reason, device
         self.hidden_size, self.fingerprint = model.dimension, model.fingerprint
+        self.numerics = f"{backend}/{dtype}/{device.partition(':')[0]}"
         tokenizer, max_length = load_tokenizer(model)
         kinds: tuple[Kind, Kind] = ("query", "document")
         self.tokenizers = {k: SentenceTokenizer(k, model.prompts[k], tokenizer, max_length) for k in kinds}
@@ -143,7 +146,7 @@ class SentenceEncoder:
     def describe(self) -> dict[str, Any]:
         """Returns what encodes, as JSON values: the model, what computes it and why, and how texts are read."""
         return {
-            "encoder": self.model.source,
+            "name": self.model.source,
             "backend": self.backend,
             "reason": self.reason,
             "device": self.device,

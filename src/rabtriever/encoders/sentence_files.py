@@ -21,6 +21,7 @@ ACCEPTED = f"give {', '.join(ALIASES)}, a hub id or a folder that sentence-trans
 QUERY_PROMPTS = ("query", "Retrieval-query")  # names under which models keep their prompts, the first that is there
 DOCUMENT_PROMPTS = ("document", "passage", "Retrieval-document", "corpus")
 SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")
+MODULES = "modules.json"
 OTHER_RUNTIMES = ("onnx/*", "openvino/*", "*.onnx")
 
 
@@ -133,6 +134,21 @@ def find_sentence_model(
         folder = Path(name).expanduser().resolve()
         return _read(str(folder), folder)
     return _read(name, _download(ALIASES.get(name, name), revision, token, local_files_only))
+
+
+def is_sentence_model(
+    name: str | Path, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
+) -> bool:
+    """Returns whether a name means a sentence-transformers model: an alias, or a folder or repository with its modules."""
+    if name in ALIASES or is_path(str(name)):
+        return name in ALIASES or (Path(name).expanduser() / MODULES).is_file()
+    from huggingface_hub import hf_hub_download
+
+    try:
+        hf_hub_download(str(name), MODULES, revision=revision, token=token, local_files_only=local_files_only)
+    except Exception:  # no such file or repository, or no network: whoever loads it as something else says so
+        return False
+    return True
 
 
 def pooling_modes(module: Module) -> list[str]:

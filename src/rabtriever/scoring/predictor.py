@@ -96,16 +96,17 @@ class Predictor(nn.Module):
         return self.output.out_features
 
     def fit_normalization(self, side: str, states: Tensor) -> None:
-        """Sets the mean and scale of ``query`` or ``document`` inputs, or of the ``output``, from a sample of them.
+        """Sets the mean and scale of ``query`` or ``document`` inputs, or of the ``output``, from a sample (n, size).
 
-        They are affine and per side, so the fold stays exact.
+        They are affine and per side, so the fold stays exact. Of a z^ with more dimensions the rest stay as they are.
         """
         scale = states.std(0, correction=0)
         if not scale.any():  # of a single state
             scale = torch.ones_like(scale)
-        getattr(self, f"{side}_mean").copy_(states.mean(0))
+        size = len(scale)
+        getattr(self, f"{side}_mean")[:size] = states.mean(0)
         # Dimensions of almost no variance are not scaled up to the variance of the others.
-        getattr(self, f"{side}_scale").copy_(scale.clamp_min(0.1 * scale.mean()).clamp_min(1e-6))
+        getattr(self, f"{side}_scale")[:size] = scale.clamp_min(0.1 * scale.mean()).clamp_min(1e-6)
 
     def forward(self, z_q: Tensor, z_d: Tensor) -> Tensor:
         """Returns z^, the estimate of the teacher's z*(q, d), from states that broadcast: all float32 (..., H)."""

@@ -215,7 +215,7 @@ class Distiller:
             return {}
         predictor = self.student.predictor
         if first:  # an untrained student foresees nothing
-            predictor.fit_output_normalization(states)
+            predictor.fit_normalization("output", states)
             return {}
         return fresh_pair_pearson(predictor, self.data, pairs, states)
 

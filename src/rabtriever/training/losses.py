@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rabtriever.scoring.predictor import Predictor
 from rabtriever.training.encoded_data import EncodedQueries
 
 MAX_CANDIDATES = 1024  # documents of a softmax over labels
@@ -82,10 +83,27 @@ def embedding_error(predicted: Tensor, target: Tensor, scale: Tensor) -> Tensor:
     return ((predicted - target) / scale).square().mean()
 
 
-def label_loss(predictor: Predictor, queries: EncodedQueries, z_d: Tensor, generator: torch.Generator) -> Tensor:
+def list_loss(student: Tensor, teacher: Tensor, left_out: Tensor) -> Tensor:
+    """Computes the cross-entropy of the student's softmax over documents with the teacher's.
+
+    Args:
+        student: Log-odds float (n, k) of queries and documents.
+        teacher: The same.
+        left_out: bool (n, k), pairs of a query and its own document.
+
+    Returns:
+        Scalar, mean over queries.
+    """
+    shares = teacher.masked_fill(left_out, float("-inf")).softmax(1)
+    return -(shares * student.masked_fill(left_out, -1e9).log_softmax(1)).sum(1).mean()
+
+
+def label_loss(
+    score: Callable[[Tensor, Tensor], Tensor], queries: EncodedQueries, z_d: Tensor, generator: torch.Generator
+) -> Tensor:
     """Computes the softmax cross-entropy of labelled queries over all documents (a sample of them, if very many).
 
-    Documents z_d are float32 (k, H). A query's own document is no negative. The loss is 0 if no query is labelled.
+    ``score`` maps states of queries (n, H) and documents (k, H) to log-odds (n, k). Documents z_d are float32 (k, H). A query's own document is no negative. The loss is 0 if no query is labelled.
     """
     queries = queries.select(queries.labelled)
     if not len(queries):
@@ -99,5 +117,5 @@ def label_loss(predictor: Predictor, queries: EncodedQueries, z_d: Tensor, gener
     positive = torch.zeros(len(queries), len(candidates), dtype=torch.bool)
     positive[rows, torch.searchsorted(candidates, relevant)] = True
     own = queries.own_documents[:, None] == candidates
-    log_odds = predictor.log_odds(queries.states, z_d[candidates.to(z_d.device)])
+    log_odds = score(queries.states, z_d[candidates.to(z_d.device)])
     return listwise(log_odds.masked_fill(own.to(log_odds.device), float("-inf")), positive.to(log_odds.device))

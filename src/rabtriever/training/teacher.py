@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rabtriever.encoders.base import Encoder
 from rabtriever.encoders.loading import load_encoder
-from rabtriever.encoders.sentence import is_sentence_model
+from rabtriever.encoders.sentence_files import is_sentence_model
 from rabtriever.errors import InputError
 from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.loading import load_reranker
