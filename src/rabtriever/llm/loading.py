@@ -134,7 +134,7 @@ def load_llm(
         files=files,
         weights_hash=hash_model(files, adapter),
         device=device,
-        dtype=native_dtype(device) if dtype is None else _parse_dtype(dtype),
+        dtype=native_dtype(device) if dtype is None else parse_dtype(dtype),
         adapter=adapter,
         backend=choose_backend(config, device, options.get("backend") or "auto", dtype_given=dtype is not None),
         revision=revision,
@@ -179,7 +179,8 @@ def native_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def _parse_dtype(name: torch.dtype | str) -> torch.dtype:
+def parse_dtype(name: torch.dtype | str) -> torch.dtype:
+    """Returns a data type by its name; an InputError lists the names."""
     if isinstance(name, torch.dtype):
         return name
     if name not in DTYPES:

@@ -1,0 +1,70 @@
+"""Tiny random sentence-transformers models, saved as folders."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": {"num_attention_heads": 4},
+    "mpnet": {"num_attention_heads": 4},
+    "gemma3_text": {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "use_bidirectional_attention": True,
+    },
+    "qwen3": {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8},
+}
+
+
+def save_sentence_model(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    architecture: str = "bert",
+    *,
+    pooling: Any = "mean",
+    include_prompt: bool = True,
+    dense: tuple[int, ...] = (),
+    normalize: bool = True,
+    max_length: int = 32,
+    config: dict[str, Any] | None = None,
+    **options: Any,
+) -> Path:
+    """Saves a model; ``dense`` are the widths of its Dense layers, ``options`` SentenceTransformer's."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    shape |= {"max_position_embeddings": 64, "pad_token_id": 1, **CONFIGS[architecture], **(config or {})}
+    torch.manual_seed(0)
+    model = AutoModel.from_config(AutoConfig.for_model(architecture, **shape))
+    for weight in model.parameters():
+        # The default initialisation is so small that all texts look alike.
+        torch.nn.init.normal_(weight, std=0.3) if weight.dim() > 1 else weight.data.add_(
+            0.2 * torch.randn(weight.shape)
+        )
+    plain = folder.with_name(f"{folder.name}-plain")
+    model.save_pretrained(plain)
+    with_ends = copy.deepcopy(tokenizer)
+    with_ends.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    with_ends.pad_token = "</s>"
+    with_ends.save_pretrained(plain)
+    transformer = Transformer(str(plain), max_seq_length=max_length)
+    steps: list[Any] = [transformer, Pooling(32, pooling, include_prompt=include_prompt)]
+    width = steps[1].pooling_output_dimension
+    for size in dense:
+        steps.append(Dense(width, size, bias=False, activation_function=torch.nn.Identity()))
+        width = size
+    SentenceTransformer(modules=[*steps, *([Normalize()] if normalize else [])], **options).save(str(folder))
+    return folder
