@@ -15,7 +15,8 @@ from typing_extensions import Unpack
 from rabtriever.errors import InputError, TextError, shorten
 from rabtriever.llm.backbone import NOT_FINITE, NotFiniteError
 from rabtriever.llm.loading import LoadOptions, hub_options, load_llm
-from rabtriever.llm.prompt import PromptTemplate, deduplicate
+from rabtriever.llm.presets import make_template
+from rabtriever.llm.prompt import deduplicate
 from rabtriever.llm.prompted import PromptedLLM
 from rabtriever.persistence.folder import read_config
 from rabtriever.persistence.hub import resolve_model
@@ -43,12 +44,24 @@ class GenerativeReranker:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, *, revision: str | None = None, **options: Unpack[LoadOptions]
+        cls,
+        name_or_path: str | Path,
+        *,
+        preset: str | None = None,
+        task: str | None = None,
+        document_name: str | None = None,
+        query_name: str | None = None,
+        revision: str | None = None,
+        **options: Unpack[LoadOptions],
     ) -> GenerativeReranker:
         """Loads a reranker; arguments and errors as in :func:`load_reranker`."""
         folder = resolve_model(name_or_path, revision=revision, **hub_options(options))
+        names = {k: v for k, v in (("document_name", document_name), ("query_name", query_name)) if v}
         if folder is None:
-            return cls(PromptedLLM(load_llm(str(name_or_path), revision=revision, **options), PromptTemplate()))
+            loaded = load_llm(str(name_or_path), revision=revision, **options)
+            return cls(PromptedLLM(loaded, make_template(preset or "plain", loaded.tokenizer, task, **names)))
+        if preset or task:
+            raise InputError(f"{name_or_path}: was saved with its prompt; leave out the preset and the task")
         calibration = read_config(folder).get("calibration", {}).get("reranker", {})
         return cls(PromptedLLM.from_folder(folder, **options), Calibration(**calibration))
 
@@ -157,7 +170,14 @@ class GenerativeReranker:
 
 
 def load_reranker(
-    name_or_path: str | Path, *, revision: str | None = None, **options: Unpack[LoadOptions]
+    name_or_path: str | Path,
+    *,
+    preset: str | None = None,
+    task: str | None = None,
+    document_name: str | None = None,
+    query_name: str | None = None,
+    revision: str | None = None,
+    **options: Unpack[LoadOptions],
 ) -> GenerativeReranker:
     """Loads a reranker.
 
@@ -170,4 +190,12 @@ def load_reranker(
     Raises:
         InputError: no model there.
     """
-    return GenerativeReranker.from_pretrained(name_or_path, revision=revision, **options)
+    return GenerativeReranker.from_pretrained(
+        name_or_path,
+        preset=preset,
+        task=task,
+        document_name=document_name,
+        query_name=query_name,
+        revision=revision,
+        **options,
+    )
