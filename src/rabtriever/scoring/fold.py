@@ -105,7 +105,27 @@ class Fold:
 
 
 def score_latents(queries: np.ndarray, documents: np.ndarray, layout: ScoreLayout) -> np.ndarray:
-    raise NotImplementedError
+    """Returns the log-odds of every query and document, float32 (n, k): the reference that every kernel must equal.
+
+    Args:
+        queries: float32 (n, dim).
+        documents: float32 (k, dim).
+        layout: What the columns mean (:class:`ScoreLayout` states the equation).
+    """
+    inner, relu = np.split(documents[:, :-2], [layout.n_inner], axis=1)
+    result = np.empty((len(queries), len(documents)), np.float32)
+    products, hidden = np.empty(inner.shape, np.float32), np.empty(relu.shape, np.float32)
+    for row, query in zip(result, queries, strict=True):
+        # Row by row and in float64, so that a document's score does not depend on the other documents.
+        np.multiply(inner, query[: layout.n_inner], out=products)
+        np.maximum(np.add(relu, query[layout.n_inner : -2], out=hidden), 0, out=hidden)
+        similarity = products.sum(axis=1, dtype=np.float64) if layout.n_inner else np.zeros(len(documents))
+        units = np.full(len(documents), query[-2], np.float64)
+        if layout.n_relu:
+            units += hidden[:, : layout.n_positive].sum(axis=1, dtype=np.float64)
+            units -= hidden[:, layout.n_positive :].sum(axis=1, dtype=np.float64)
+        row[:] = similarity + documents[:, -2] * units + documents[:, -1] + query[-1]
+    return result
 
 
 def _join(parts: list[np.ndarray], gain: np.ndarray, bias: np.ndarray) -> np.ndarray:

@@ -33,6 +33,11 @@ class ScoreLayout:
         """Number of columns without the bias."""
         return self.n_inner + self.n_relu
 
+    @property
+    def dim(self) -> int:
+        """Number of columns with gain and bias."""
+        return self.width + 2
+
     def to_dict(self) -> dict[str, int]:
         """Returns JSON-ready values."""
         return asdict(self)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rabtriever.encoders.base import Kind
+from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.generative import GenerativeReranker
+from rabtriever.scoring.calibration import Calibration
 from rabtriever.training.teacher import Teacher
 from rabtriever.training.teacher_cache import TeacherCache
 
@@ -58,6 +63,23 @@ class CachedTeacher:
             self.new_calls += n_new
         self.calls += len(pairs)
         return log_odds, states
+
+    @property
+    def calibration(self) -> Calibration:
+        """The first reranker's; the identity without one."""
+        return self.teacher.rerankers[0][0].calibration if self.teacher.rerankers else Calibration()
+
+    def calibrated_reranker(self, queries: Sequence[str], pairs: Tensor, labels: np.ndarray) -> Reranker | None:
+        """Returns a copy of the first reranker, calibrated on labelled pairs int64 (n, 2); None without one."""
+        if not self._rerankers:
+            return None
+        cache, _ = self._rerankers[0]
+        reranker = copy(cast(Reranker, cache.model))
+        if len(pairs):
+            log_odds, _, n_new = cache.scores(queries, self.documents, pairs)
+            reranker.calibration = Calibration.fit(log_odds.numpy(), labels, reranker.calibration)
+            self.calls, self.new_calls = self.calls + len(pairs), self.new_calls + n_new
+        return reranker
 
     def choice_direction(self, extra: bool) -> Tensor:
         """Returns what maps z^ to log-odds, float32: weight (w_yes - w_no) of the reranker that has context embeddings.

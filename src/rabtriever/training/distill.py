@@ -1,4 +1,4 @@
-"""Distilling a reranker into a retriever, from data and names to a saved model."""
+"""Distilling teachers into a retriever, from data and names to a saved model."""
 
 from __future__ import annotations
 
@@ -6,65 +6,88 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from typing_extensions import Unpack
 
 from rabtriever.data import RetrievalData
+from rabtriever.encoders.base import Encoder
 from rabtriever.encoders.llm import LLMEncoder
-from rabtriever.errors import StorageError
-from rabtriever.llm.backbone import Pooling
+from rabtriever.encoders.loading import load_encoder
+from rabtriever.errors import InputError, StorageError
 from rabtriever.llm.loading import LoadOptions
 from rabtriever.persistence.folder import CONFIG, read_config, require_absent
+from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 from rabtriever.training.callbacks import JsonlLogger, TrainingCallback
 from rabtriever.training.config import DistillConfig
 from rabtriever.training.distiller import Distiller
+from rabtriever.training.teacher import Teacher, load_teacher
 
 __all__ = ["Distiller", "distill"]
+
+OWN_LLM = "teacher"  # as an encoder's name: the teacher's LLM
 
 
 def distill(
     data: RetrievalData,
-    teacher: GenerativeReranker | str | Path,
+    teacher: Teacher | str | Path | Sequence[str | Path],
     out: str | Path | None = None,
     config: DistillConfig | None = None,
     *,
+    encoder: Encoder | str | Path = "minilm",
+    preset: str | None = None,
+    task: str | None = None,
     callbacks: Sequence[TrainingCallback] = (),
     **options: Unpack[LoadOptions],
 ) -> Rabtriever:
-    """Distils a reranker into a retriever over the reranker's own LLM.
+    """Distils teachers into a retriever over an encoder.
 
-    The teacher's outputs are cached on disk, so repeating an interrupted call pays for nothing twice. Without qrels all
-    queries are used and only the teacher teaches. Metrics are logged as lines of JSON to stderr.
+    The teachers' outputs are cached on disk, so repeating an interrupted call pays for nothing twice. Without qrels all
+    queries are used and only the teachers teach. Metrics are logged as lines of JSON to stderr.
 
     Args:
         data: Documents and queries; qrels if there are any.
-        teacher: A reranker, which is not changed, or what :meth:`GenerativeReranker.from_pretrained` takes.
+        teacher: Who teaches, or the names of models (:func:`rabtriever.training.teacher.load_teacher`).
         out: Folder to save the retriever in; None saves nothing.
         config: Options; the defaults if None.
+        encoder: What the retriever stands on: an encoder or its name (:func:`rabtriever.encoders.loading.load_encoder`);
+            ``teacher``: the teacher's own LLM, as in the paper.
+        preset: Prompt of LLMs among the teachers that are named.
+        task: Task sentence of that prompt.
         callbacks: Receive the metrics of each round, too.
-        **options: ``device``, ``dtype`` and ``backend`` of a teacher that is named.
+        **options: ``device``, ``dtype`` and ``backend`` of models that are named.
 
     Returns:
-        The retriever; its reranker is the teacher with the calibration that was fitted.
+        The retriever; its reranker is the teachers' first one with the calibration that was fitted.
 
     Raises:
-        InputError: ``out`` exists or cannot be made, there is no such teacher, or nothing to train on.
+        InputError: ``out`` exists or cannot be made, there is no such model, or nothing to train on.
     """
-    config = config or DistillConfig()
     if out is not None:
         _check_folder(Path(out).expanduser())
-    if not isinstance(teacher, GenerativeReranker):
-        teacher = GenerativeReranker.from_pretrained(teacher, **options)
-    encoder = LLMEncoder(teacher.llm, cast(Pooling, config.pooling))
-    distiller = Distiller(encoder, teacher, config, [JsonlLogger(), *callbacks])
+    if not isinstance(teacher, Teacher):
+        names = [teacher] if isinstance(teacher, str | Path) else list(teacher)
+        teacher = load_teacher([str(name) for name in names], preset, task, **options)
+    if not isinstance(encoder, str | Path):
+        chosen = encoder
+    else:
+        chosen = _own_encoder(teacher) if encoder == OWN_LLM else load_encoder(encoder, **options)
+    distiller = Distiller(chosen, teacher, config, [JsonlLogger(), *callbacks])
     retriever = distiller.train(data)
     if out is not None:
-        notes = {"data": data.name, "training": asdict(config), "teacher_calls": distiller.teacher_calls}
-        retriever.save_pretrained(out, {**notes, **_teacher_notes(teacher)}, distiller.log)
+        notes = {"data": data.name, "training": asdict(distiller.config), **_teacher_notes(teacher)}
+        calls = {"teacher_calls": distiller.cached_teacher.calls}
+        retriever.save_pretrained(out, {**notes, **calls}, distiller.log)
     return retriever
+
+
+def _own_encoder(teacher: Teacher) -> LLMEncoder:
+    for reranker, _ in teacher.rerankers:
+        if isinstance(reranker, GenerativeReranker):
+            return LLMEncoder(reranker.llm)
+    raise InputError("encoder 'teacher': no LLM among the teachers; name another encoder", param="encoder")
 
 
 def _check_folder(folder: Path) -> None:
@@ -77,10 +100,19 @@ def _check_folder(folder: Path) -> None:
         raise StorageError(f"{folder}: cannot be made ({error.strerror}); give another --out") from error
 
 
-def _teacher_notes(teacher: GenerativeReranker) -> dict[str, Any]:
-    """Returns how a teacher was trained, if the folder of its adapter says so."""
-    adapter = teacher.llm.loaded.adapter
-    if adapter is None or not (adapter.parent / CONFIG).is_file():
-        return {}
-    saved = read_config(adapter.parent)
-    return {"teacher": {name: saved[name] for name in ("data", "training", "training_before") if name in saved}}
+def _teacher_notes(teacher: Teacher) -> dict[str, Any]:
+    """Returns who taught with which weights, and how a reranker of ours was trained, if its folder says so."""
+    models = [*teacher.encoders, *teacher.rerankers]
+    notes: dict[str, Any] = {"teachers": [{**_named(model), "weight": weight} for model, weight in models]}
+    for reranker, _ in teacher.rerankers:
+        folder = reranker.adapter.parent if reranker.adapter else None
+        if folder and (folder / CONFIG).is_file():
+            saved = read_config(folder)
+            trained = {name: saved[name] for name in ("data", "training", "training_before") if name in saved}
+            notes["teacher"] = trained
+    return notes
+
+
+def _named(model: Encoder | Reranker) -> dict[str, Any]:
+    described = model.describe()
+    return {"name": Path(str(described.get("name") or described.get("llm"))).name}

@@ -159,7 +159,7 @@ class Distiller:
                 param="teacher_calls",
             )
         self.targets = Targets(self.cached_teacher.similarities(train.texts) if over_encoder else [])
-        if not len(self.data.dev.labelled):
+        if not self.data.has_labels:
             dev = label_by_teacher(self.data.dev, self.cached_teacher, self.schedule.calibrated_queries)
             self.data = replace(self.data, dev=dev)
         self.log: list[dict[str, Any]] = []
@@ -172,7 +172,9 @@ class Distiller:
         self.optimizer = torch.optim.AdamW(
             self.student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self.learning_rate = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.schedule.learning_rate_factor)
+        self.learning_rate = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: self.schedule.learning_rate_factor(step)  # whose end may come early
+        )
 
     @property
     def listed(self) -> Tensor:
@@ -190,7 +192,7 @@ class Distiller:
             late = bool(self.config.minutes) and time.time() - started > 60 * self.config.minutes
             last = round_ == self.config.rounds or unchanged >= PATIENCE or late
             if last:
-                self.schedule = self.schedule.decay_from(round_)
+                self.schedule = self.schedule.end_after(round_)
                 metrics |= self._fit(self.schedule.decay_steps)
             self._report(round_, metrics)
             recall = self._dev_recall()
@@ -240,7 +242,8 @@ class Distiller:
     def _make_retriever(self) -> Rabtriever:
         """Returns the retriever with what dev queries confirm of the correction, and calibrated probabilities."""
         fusion = choose_gain(self.student, self.data, self.config.new_document_gain)
-        student, reranker = fit_calibrations(self.student, fusion, self.data, self.cached_teacher, self.schedule)
+        calibrated = self.data, self.cached_teacher, self.schedule, self.config.calibration_queries
+        student, reranker = fit_calibrations(self.student, fusion, *calibrated)
         predictor = self.student.predictor if fusion.gain else None
         trained_on = text_keys(self.data.documents) if fusion.beta else None
         return Rabtriever(self.encoder, predictor, student, reranker, fusion=fusion, trained_on=trained_on)

@@ -60,12 +60,14 @@ class EncodedData:
         z_d: float32 (k, H), their embeddings.
         train: Labelled and unlabelled queries.
         dev: Queries that are never trained on: labelled ones, or else a few without labels, for the teacher to label.
+        has_labels: Whether people labelled ``dev``.
     """
 
     documents: list[str]
     z_d: Tensor
     train: EncodedQueries
     dev: EncodedQueries
+    has_labels: bool
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -93,7 +95,8 @@ def encode_data(data: RetrievalData, encoder: Encoder, max_labelled_queries: int
     if not dev and encoder.has_similarity:
         held_out = held_out_queries(data, train)
         train, dev = {q: d for q, d in train.items() if q not in held_out}, {query: [] for query in held_out}
-    return EncodedData(documents, cache.states("document", documents), encode(train), encode(dev))
+    z_d = cache.states("document", documents)
+    return EncodedData(documents, z_d, encode(train), encode(dev), any(map(len, dev.values())))
 
 
 def index_queries(

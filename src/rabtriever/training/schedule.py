@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rabtriever.training.config import DistillConfig
 
@@ -21,6 +21,7 @@ class Schedule:
         calibrated_queries: Dev queries whose best documents the teacher scores for its calibration.
         queries_per_round: Train queries whose documents are ranked anew in a round.
         pairs_per_query: Pairs of such a query.
+        rounds: How often the student ranks anew.
         steps_per_round: Optimiser steps after each round's teacher calls.
         decay_steps: Further steps after the last round's.
     """
@@ -29,29 +30,39 @@ class Schedule:
     calibrated_queries: int
     queries_per_round: int
     pairs_per_query: int
+    rounds: int
     steps_per_round: int
     decay_steps: int
 
     @classmethod
-    def of(cls, config: DistillConfig, n_queries: int, n_documents: int, n_dev_queries: int) -> Schedule:
-        """Returns the sizes for a data set; ``teacher_calls`` is never exceeded, calibration included."""
-        budget = config.teacher_calls if config.learns_from_teacher else 0
+    def of(cls, config: DistillConfig, n_queries: int, n_documents: int, n_dev_queries: int, budget: int) -> Schedule:
+        """Returns the sizes for a data set; the ``budget`` of teacher calls is never exceeded, calibration included."""
         depth = min(CALIBRATION_DEPTH, n_documents)
         calibrated = min(config.calibration_queries, n_dev_queries, int(MAX_CALIBRATION_SHARE * budget) // depth)
         calls = budget - calibrated * depth
         pairs = min(n_documents, max(config.pairs_per_query, math.ceil(calls / config.rounds / n_queries)))
         queries = min(n_queries, max(1, math.ceil(calls / config.rounds / pairs)))
         decay = round(DECAY_SHARE * config.steps)
-        return cls(calls, calibrated, queries, pairs, max(1, (config.steps - decay) // config.rounds), decay)
+        steps = max(1, (config.steps - decay) // config.rounds)
+        return cls(calls, calibrated, queries, pairs, config.rounds, steps, decay)
 
-    def learning_rate_factor(self, step: int, rounds: int) -> float:
+    @property
+    def total_steps(self) -> int:
+        """Steps of a training that no early stop ends."""
+        return self.rounds * self.steps_per_round + self.decay_steps
+
+    def end_after(self, rounds: int) -> Schedule:
+        """Returns the schedule of a training that ends after so many rounds."""
+        return replace(self, rounds=rounds)
+
+    def learning_rate_factor(self, step: int) -> float:
         """Returns the share of the peak learning rate at a step.
 
         It is constant through all rounds, so that the last round's calls teach as much as the first's, and decays by a
         cosine afterwards, over all pairs.
         """
-        start = self.steps_per_round * rounds
-        warmup = max(1, round(WARMUP_SHARE * (start + self.decay_steps)))
+        start = self.steps_per_round * self.rounds
+        warmup = max(1, round(WARMUP_SHARE * self.total_steps))
         if step < start or not self.decay_steps:
             return min(1.0, (step + 1) / warmup)
         return 0.5 * (1 + math.cos(math.pi * (step - start) / self.decay_steps))

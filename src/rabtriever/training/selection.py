@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from rabtriever.rerankers.base import Reranker
 from rabtriever.scoring.calibration import Calibration
-from rabtriever.scoring.fusion import Fusion
+from rabtriever.scoring.fusion import ZERO_SHOT_RERANK, Fusion
 from rabtriever.training.cached_teacher import CachedTeacher
 from rabtriever.training.encoded_data import EncodedData, EncodedQueries
 from rabtriever.training.metrics import dev_recall, rank_dev_documents
@@ -50,14 +51,43 @@ def choose_gain(student: Student, data: EncodedData, new_document_gain: float) -
     """
     if not student.beta:
         return Fusion()
-    if not len(data.dev):
-        return Fusion(student.beta, 1.0, new_document_gain, rerank=RERANK_SHARE)
-    recalls = {gain: dev_recall(lambda q, d, g=gain: student.log_odds(q, d, g), data)["dev/R@1"] for gain in GAINS}
-    gain = max(GAINS, key=recalls.__getitem__)
-    return Fusion(student.beta, gain, new_document_gain * gain, rerank=RERANK_SHARE)
+    recalls = {}
+    for gain in GAINS if len(data.dev) else ():
+        recalls[gain] = dev_recall(partial(student.log_odds, gain=gain), data)["dev/R@1"]
+    gain = max(recalls, key=recalls.__getitem__, default=1.0)
+    return Fusion(student.beta, gain, new_document_gain * gain, rerank=ZERO_SHOT_RERANK)
 
 
 def fit_calibrations(
-    student: Student, fusion: Fusion, data: EncodedData, teacher: CachedTeacher, schedule: Schedule
+    student: Student, fusion: Fusion, data: EncodedData, teacher: CachedTeacher, schedule: Schedule, n_queries: int
 ) -> tuple[Calibration, Reranker | None]:
-    """Fits the student's calibration and its reranker's on the student's best documents of dev queries."""
+    """Fits probabilities on the student's best documents of dev queries.
+
+    Args:
+        student: The trained student.
+        fusion: With the gain of the correction.
+        data: Its ``dev`` has the labels; those that the teacher gave make probabilities that it would agree.
+        teacher: Its first reranker reads some of these documents, if the labels are people's.
+        schedule: How many dev queries that are.
+        n_queries: Most dev queries to use.
+
+    Returns:
+        The student's calibration; the teacher's first reranker with its own.
+    """
+    dev, n_queries = data.dev, min(n_queries, len(data.dev))
+    queries = torch.linspace(0, len(dev) - 1, n_queries).long()
+    log_odds, documents = rank_dev_documents(
+        partial(student.log_odds, gain=fusion.gain), data, queries, CALIBRATION_DEPTH
+    )
+    pairs, ranked = torch.stack([queries[:, None].expand_as(documents), documents], dim=2), ~log_odds.isneginf()
+
+    def labels(of: Tensor) -> np.ndarray:
+        return np.array([document in dev.positives[query] for query, document in of.tolist()], dtype=bool)
+
+    prior = teacher.calibration if teacher.calls and not student.beta else Calibration()
+    if student.beta and n_queries:  # its log-odds count from the encoder's, whose zero means nothing
+        prior = Calibration(1.0, -float(log_odds[ranked].mean()))
+    calibration = Calibration.fit(log_odds[ranked].numpy(), labels(pairs[ranked]), prior)
+    rows = torch.linspace(0, n_queries - 1, min(n_queries, schedule.calibrated_queries)).long()
+    scored = pairs[rows][ranked[rows]] if data.has_labels else pairs.new_empty(0, 2)
+    return calibration, teacher.calibrated_reranker(dev.texts, scored, labels(scored))

@@ -11,7 +11,7 @@ from rabtriever.encoders.loading import load_encoder
 from rabtriever.encoders.sentence_files import is_sentence_model
 from rabtriever.errors import InputError
 from rabtriever.rerankers.base import Reranker
-from rabtriever.rerankers.loading import load_reranker
+from rabtriever.rerankers.generative import load_reranker
 
 ENCODER_WEIGHT = 60.0  # of encoders alone: log-odds of a cosine of 1, shared by all of them
 FUSED_ENCODER_WEIGHT = 30.0  # beside rerankers, whose log-odds count once
