@@ -47,7 +47,7 @@ class Rabtriever:
 
     Attributes:
         layout: Meaning of the latents' columns.
-        dim: Number of columns of a latent, bias included.
+        dim: Numbers of a latent, gain and bias included.
         fingerprint: Identifies everything that changes a log-odds.
         name_or_path: Folder it was loaded from or saved to.
     """
@@ -66,7 +66,7 @@ class Rabtriever:
         self.calibration = calibration or Calibration()
         self.name_or_path: str | None = None
         self._fold = predictor.fold()
-        self.layout, self.dim = self._fold.layout, self._fold.layout.width + 1
+        self.layout, self.dim = self._fold.layout, self._fold.layout.dim
         self._query_cache: LRUCache[str, np.ndarray] = LRUCache(query_cache)
         self._document_cache: LRUCache[str, np.ndarray] = LRUCache(document_cache)
         self.fingerprint = hashlib.sha256(f"{encoder.fingerprint}/{predictor.weights_hash()}".encode()).hexdigest()
@@ -165,7 +165,7 @@ class Rabtriever:
             convert_to_tensor: Whether to return a torch tensor instead of a NumPy array.
 
         Returns:
-            float32 (dim,) of one query, (n, dim) of several; the last column is the bias.
+            float32 (dim,) of one query, (n, dim) of several; the last columns are gain and bias (:class:`ScoreLayout`).
 
         Raises:
             TextError: a query that is no text, has zero tokens, or whose encoding is NaN or infinite.

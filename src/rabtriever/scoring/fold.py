@@ -1,4 +1,4 @@
-"""The predictor folded into lm_head: a document becomes m + 1 numbers, and a score needs no weights.
+"""The predictor folded into lm_head: a document becomes m + 2 numbers, and a score needs no weights.
 
 Ranking needs only ``w . z^`` with ``w = w_yes - w_no``, lm_head's two rows. The predictor is ``z^ = mean + scale *
 (W2 act(a + b) + b2)`` with ``a = U q``, ``b = V d + b1``. With ``v = W2^T (scale * w)`` and ``c = w . (mean + scale *
@@ -51,15 +51,16 @@ class Fold(NamedTuple):
     constant: float
 
     def query(self, states: np.ndarray) -> np.ndarray:
-        """Returns the latents float32 (n, width + 1) of query states float32 (n, H)."""
+        """Returns the latents float32 (n, dim) of query states float32 (n, H)."""
         units = self.query_map(states)
-        bias = self._bias(units) + np.float32(self.constant)
-        return _with_bias(2 * self.signs * units if self.layout.n_inner else units, bias)
+        if self.layout.n_inner:
+            return _latents(2 * self.signs * units, 0, self._bias(units) + np.float32(self.constant))
+        return _latents(units, self.constant, self._bias(units))
 
     def document(self, states: np.ndarray) -> np.ndarray:
-        """Returns the latents float32 (n, width + 1) of document states float32 (n, H)."""
+        """Returns the latents float32 (n, dim) of document states float32 (n, H)."""
         units = self.document_map(states)
-        return _with_bias(units, self._bias(units))
+        return _latents(units, 1, self._bias(units))
 
     def _bias(self, units: np.ndarray) -> np.ndarray:
         return np.square(units) @ self.signs if self.layout.n_inner else np.zeros(len(units), np.float32)
@@ -69,24 +70,23 @@ def score_latents(queries: np.ndarray, documents: np.ndarray, layout: ScoreLayou
     """Returns the log-odds of every query and document, float32 (n, k): the reference that every kernel must equal.
 
     Args:
-        queries: float32 (n, width + 1).
-        documents: float32 (k, width + 1).
+        queries: float32 (n, dim).
+        documents: float32 (k, dim).
         layout: What the columns mean (:class:`ScoreLayout` states the equation).
     """
-    inner, relu = np.split(documents[:, :-1], [layout.n_inner], axis=1)
+    inner, relu, gain, bias = np.split(documents, [layout.n_inner, layout.width, layout.width + 1], axis=1)
     result = np.empty((len(queries), len(documents)), np.float32)
     products, hidden = np.empty(inner.shape, np.float32), np.empty(relu.shape, np.float32)
     for row, query in zip(result, queries, strict=True):
         # Row by row and in float64, so that a document's score does not depend on the other documents.
         np.multiply(inner, query[: layout.n_inner], out=products)
-        np.maximum(np.add(relu, query[layout.n_inner : -1], out=hidden), 0, out=hidden)
-        units = products.sum(axis=1, dtype=np.float64) if layout.n_inner else np.zeros(len(documents))
-        if layout.n_relu:
-            units += hidden[:, : layout.n_positive].sum(axis=1, dtype=np.float64)
-            units -= hidden[:, layout.n_positive :].sum(axis=1, dtype=np.float64)
-        row[:] = units + documents[:, -1] + query[-1]
+        np.maximum(np.add(relu, query[layout.n_inner : layout.width], out=hidden), 0, out=hidden)
+        units = hidden[:, : layout.n_positive].sum(axis=1, dtype=np.float64)
+        units -= hidden[:, layout.n_positive :].sum(axis=1, dtype=np.float64)
+        units += query[-2]
+        row[:] = products.sum(axis=1, dtype=np.float64) + gain[:, 0] * units + bias[:, 0] + query[-1]
     return result
 
 
-def _with_bias(units: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    return np.concatenate([units, bias[:, None]], axis=1, dtype=np.float32)
+def _latents(units: np.ndarray, gain: float, bias: np.ndarray) -> np.ndarray:
+    return np.concatenate([units, np.full((len(units), 1), gain), bias[:, None]], axis=1, dtype=np.float32)
