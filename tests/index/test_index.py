@@ -64,7 +64,7 @@ def test_retrieve_is_the_first_half_of_search(index, retriever):
     queries = ["rain", "cook bread"]
     options = SearchOptions(k=2)
     assert index.retrieve(queries, retriever.encode_query(queries), options) == index.search(queries, k=2)
-    with pytest.raises(InputError, match=r"query latents \(2, 16\): expected \(2, 17\)"):
+    with pytest.raises(InputError, match=r"query latents \(2, 17\): expected \(2, 18\)"):
         index.retrieve(queries, retriever.encode_query(queries)[:, :-1], options)
 
 
@@ -245,10 +245,10 @@ class Lengths:
     )
 
     def encode_query(self, inputs):
-        return np.float32([[1, 0]] * len(inputs))
+        return np.float32([[1, 0, 0]] * len(inputs))
 
     def encode_document(self, inputs):
-        return np.float32([[len(text), 0] for text in inputs])
+        return np.float32([[len(text), 1, 0] for text in inputs])
 
 
 def test_any_retriever_will_do(tmp_path):

@@ -27,11 +27,12 @@ INNER, RELU, MIXED = ScoreLayout(16), ScoreLayout(0, 5, 11), ScoreLayout(7, 5, 6
 
 
 def make(n, layout, seed, integers=False):
-    """Queries (5, m + 1), documents (n, m + 1), and the mask of a segment whose documents are all live."""
+    """Queries (5, dim), documents (n, dim), and the mask of a segment whose documents are all live."""
     rng = np.random.default_rng(seed)
-    spread = rng.gamma(0.5, 2, layout.width + 1)
-    arrays = [rng.standard_normal((rows, layout.width + 1)) * spread for rows in (5, n)]
+    spread = rng.gamma(0.5, 2, layout.dim)
+    arrays = [rng.standard_normal((rows, layout.dim)) * spread for rows in (5, n)]
     arrays = [np.float32(rng.integers(-2, 3, array.shape) if integers else array) for array in arrays]
+    arrays[1][:, -2] = rng.choice([0, 1, 4], n) if integers else rng.gamma(0.5, 2, n) * (rng.random(n) > 0.2)
     live = np.zeros(-(-n // 64) * 64, np.uint8)
     live[:n] = 1
     return *arrays, live
@@ -63,7 +64,8 @@ def test_quantized_scores_err_by_no_more_than_the_bound(n, layout, precision, se
 
 def test_int8_is_close_and_float16_closer():
     layout = ScoreLayout(0, 60, 68)
-    queries, latents, live = make(5000, layout, 0)
+    queries, latents, _ = make(5000, layout, 0)
+    latents[:, -2] = 1
     spread = score_latents(queries, latents, layout).std()
     errors = {
         precision: QuantizedLatents.encode(latents, layout, precision).quantize(queries).error.max()
@@ -75,7 +77,8 @@ def test_int8_is_close_and_float16_closer():
 @pytest.mark.parametrize("layout", [ScoreLayout(8), ScoreLayout(0, 3, 5), ScoreLayout(4, 3, 2)])
 def test_a_search_with_few_candidates_asks_for_more(layout):
     queries, latents, live = make(600, layout, 0)
-    latents = np.repeat(latents[:2], 300, axis=0) + np.float32(1e-6) * latents  # their codes cannot tell them apart
+    latents = np.repeat(latents[:2], 300, axis=0) + np.float32(1e-6) * latents
+    latents[:, -2] = np.repeat(latents[:2, -2], 300)  # their codes cannot tell them apart
     codes = QuantizedLatents.encode(latents, layout, "int8")
     for row, (positions, _) in zip(
         score_latents(queries, latents, layout), scan(queries, codes, latents, live, 3), strict=True
@@ -119,17 +122,35 @@ def test_without_the_instruction_for_bytes_the_kernel_is_the_same(monkeypatch, l
 
     def scores():
         @njit
-        def run(blocks, quantized, bias, found, top):
-            kernels.block_scores(blocks, quantized, bias, 0, 1, 2, found, top)
+        def run(blocks, quantized, gain, bias, found, top):
+            kernels.block_scores(blocks, quantized, gain, bias, 0, 1, 2, found, top)
 
         found, top = np.empty((2, 64), np.float32), np.empty(2, np.float32)
-        run(codes.blocks, quantized, codes.bias, found, top)
+        run(codes.blocks, quantized, codes.gain, codes.bias, found, top)
         np.testing.assert_array_equal(top, found.max(1))
         return found
 
     before = scores()
     monkeypatch.setattr(llvm, "VNNI", False)
     np.testing.assert_array_equal(scores(), before)
+
+
+@pytest.mark.parametrize("precision", sorted(PRECISIONS))
+def test_a_gain_of_nothing_leaves_the_inner_product_alone(precision):
+    queries, latents, live = make(300, MIXED, 0)
+    latents[:, -2] = 0
+    inner, plain = ScoreLayout(MIXED.n_inner), np.r_[: MIXED.n_inner, MIXED.width, MIXED.width + 1]
+    codes = [
+        QuantizedLatents.encode(latents, MIXED, precision),
+        QuantizedLatents.encode(latents[:, plain], inner, precision),
+    ]
+    mixed, alone = (
+        scan(queries, codes[0], latents, live, 300),
+        scan(queries[:, plain], codes[1], latents[:, plain], live, 300),
+    )
+    for a, b in zip(mixed, alone, strict=True):
+        np.testing.assert_array_equal(a.ordinals, b.ordinals)
+        np.testing.assert_array_equal(a.log_odds, b.log_odds)
 
 
 def test_importing_the_scan_imports_no_numba():

@@ -10,7 +10,7 @@ import pytest
 
 from rabtriever.data import Document
 from rabtriever.errors import BusyError, ConflictError, CorruptIndexError, InputError, NotFoundError, StorageError
-from rabtriever.index import Index
+from rabtriever.index import Index, schema
 
 DOCUMENTS = [
     Document(f"d{i}", f"find the {word}", word.title()) for i, word in enumerate("rain wind city hotel".split())
@@ -89,15 +89,26 @@ def test_latents_made_elsewhere_are_taken(index, retriever, tmp_path):
     assert [hit.log_odds for hit in found] == pytest.approx([hit.log_odds for hit in expected], abs=1e-4)
     wrong = latents.copy()
     wrong[1, 3] = np.nan
+    negative = latents.copy()
+    negative[1, -2] = -0.5
     for bad, message in (
         (wrong, "'f1' is NaN or infinite"),
+        (negative, "'f1': gain -0.5; give one of 0 or more"),
         (latents[:1], "give each document one latent"),
-        (latents[:, :5], "one latent of 17 numbers"),
+        (latents[:, :5], "one latent of 18 numbers"),
         (np.repeat(latents, 2, 0), "more latents than documents"),
     ):
         with pytest.raises(InputError, match=message):
             index.add([Document("f0", "x"), Document("f1", "y")], latents=bad)
     assert len(index) == 6
+
+
+def test_an_index_of_another_release_is_refused(index, retriever, tmp_path, monkeypatch):
+    monkeypatch.setattr(schema, "FORMAT", schema.FORMAT - 1)
+    Index.build(tmp_path / "old", retriever, DOCUMENTS)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="an index of another release; index the documents again"):
+        Index.open(tmp_path / "old", retriever)
 
 
 WRITER = """

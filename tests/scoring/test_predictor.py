@@ -81,14 +81,14 @@ def test_every_weight_and_buffer_is_in_the_hash():
 @given(sizes=st.tuples(*[st.integers(0, 5)] * 3), n=st.integers(0, 3), k=st.integers(0, 4), seed=st.integers(0, 2**20))
 def test_scores_of_mixed_layouts_follow_the_equation(sizes, n, k, seed):
     rng, layout = np.random.default_rng(seed), ScoreLayout(*sizes)
-    queries, documents = (rng.normal(size=(rows, layout.width + 1)).astype(np.float32) for rows in (n, k))
+    queries, documents = (rng.normal(size=(rows, layout.dim)).astype(np.float32) for rows in (n, k))
     expected = np.zeros((n, k))
     inner, relu = layout.n_inner, layout.n_inner + layout.n_positive
     for i, a in enumerate(queries.astype(float)):
         for j, b in enumerate(documents.astype(float)):
-            expected[i, j] = a[-1] + b[-1] + sum(a[:inner] * b[:inner])
-            expected[i, j] += sum(max(0, a[t] + b[t]) for t in range(inner, relu))
-            expected[i, j] -= sum(max(0, a[t] + b[t]) for t in range(relu, layout.width))
+            gained = a[-2] + sum(max(0, a[t] + b[t]) for t in range(inner, relu))
+            gained -= sum(max(0, a[t] + b[t]) for t in range(relu, layout.width))
+            expected[i, j] = sum(a[:inner] * b[:inner]) + b[-2] * gained + a[-1] + b[-1]
     found = score_latents(queries, documents, layout)
     assert found.shape == (n, k) and found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
@@ -98,5 +98,5 @@ def test_scores_of_mixed_layouts_follow_the_equation(sizes, n, k, seed):
 
 def test_a_layout_counts_its_columns():
     layout = ScoreLayout(3, 2, 4)
-    assert layout.n_relu == 6 and layout.width == 9
+    assert layout.n_relu == 6 and layout.width == 9 and layout.dim == 11
     assert ScoreLayout(**layout.to_dict()) == layout

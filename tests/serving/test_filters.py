@@ -37,6 +37,7 @@ def test_comparisons_of_columns_pass_and_lance_reads_them(standing, where):
             "1; SELECT 1",
             "latent IS NULL",
             "bias > 0",
+            "gain > 0",
         ),
         *(
             "id IN (SELECT id FROM documents)",

@@ -23,11 +23,11 @@ class ConstantRetriever:
     rerank_share = 1.0
 
     def encode_query(self, inputs: Sequence[str]) -> np.ndarray:
-        """Returns zeros, float32 (n, 2)."""
-        return np.zeros((len(inputs), self.layout.width + 1), np.float32)
+        """Returns zeros, float32 (n, dim)."""
+        return np.zeros((len(inputs), self.layout.dim), np.float32)
 
     def encode_document(self, inputs: Sequence[str]) -> np.ndarray:
-        """Returns zeros, float32 (n, 2)."""
+        """Returns zeros, float32 (n, dim)."""
         return self.encode_query(inputs)
 
 

@@ -17,7 +17,7 @@ def cluster(latents: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """Returns each document's cluster, int64 (n,), numbered without gaps.
 
     Args:
-        latents: float32 (n, width), without the bias.
+        latents: float32 (n, width), without gain and bias.
         count: About how many clusters are wanted; empty ones are left out.
         seed: Of the choice of the first centres.
     """

@@ -76,7 +76,7 @@ def _mount(snapshot: Snapshot, segments: Segments, previous: View | None, compac
         missing[part.ordinals[part.ordinals >= 0]] = False
     absent = np.flatnonzero(missing)
     if len(absent):
-        latents = segments.temporary_array((len(absent), snapshot.layout.width + 1))
+        latents = segments.temporary_array((len(absent), snapshot.layout.dim))
         for ordinals, of_batch in snapshot.latents(absent):
             latents[np.searchsorted(absent, ordinals)] = of_batch
         made = segments.make(keys[absent], latents)

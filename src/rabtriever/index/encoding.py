@@ -34,14 +34,14 @@ class Retriever(Protocol):
         """Scorer of the best hits if a search asks for one."""
 
     def encode_query(self, inputs: Sequence[str]) -> Any:  # noqa: ANN401
-        """Returns latents float32 (n, width + 1)."""
+        """Returns latents float32 (n, dim)."""
 
     def encode_document(self, inputs: Sequence[str]) -> Any:  # noqa: ANN401
-        """Returns latents float32 (n, width + 1)."""
+        """Returns latents float32 (n, dim)."""
 
 
 def encode_queries(retriever: Retriever, texts: Sequence[str]) -> np.ndarray:
-    """Returns the latents float32 (n, width + 1) of queries; an error names the query's text."""
+    """Returns the latents float32 (n, dim) of queries; an error names the query's text."""
     try:
         latents: np.ndarray = retriever.encode_query(texts)
     except TextError as error:
@@ -57,13 +57,13 @@ def encode_batches(
     existing_ids: Callable[[Sequence[str]], set[str]],
     show_progress_bar: bool,
 ) -> Iterator[tuple[list[Document], np.ndarray]]:
-    """Yields batches of documents with their latents, float32 (n, width + 1).
+    """Yields batches of documents with their latents, float32 (n, dim).
 
     Equal texts have equal latents, although an encoder's last digits depend on the texts it reads beside one.
 
     Args:
         documents: A stream; but for their ids, memory stays constant.
-        latents: Their latents, float32 (width + 1,) each; encoded by the retriever if None.
+        latents: Their latents, float32 (dim,) each; encoded by the retriever if None.
         retriever: The retriever that makes these latents.
         existing_ids: Returns those of some ids that must not be added again.
         show_progress_bar: Whether to show progress on stderr.
@@ -80,11 +80,15 @@ def encode_batches(
             if given is None:
                 values = _encode(batch, retriever, reused)
             else:
-                values = _stack(batch, list(islice(given, len(batch))), retriever.layout.width + 1)
+                values = _stack(batch, list(islice(given, len(batch))), retriever.layout.dim)
             not_finite = np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()
             if not_finite:
                 name = batch[not_finite[0]].id
                 raise InputError(f"add: the latent of document {name!r} is NaN or infinite", param="document")
+            negative = np.flatnonzero(values[:, -2] < 0).tolist()
+            if negative:
+                name, gain = batch[negative[0]].id, values[negative[0], -2]
+                raise InputError(f"add: document {name!r}: gain {gain:g}; give one of 0 or more", param="document")
             yield batch, values
             bar.update(len(batch))
     if given is not None and next(given, None) is not None:

@@ -152,7 +152,7 @@ class Index:
 
         Args:
             documents: Read as a stream; memory stays constant but for their ids.
-            latents: float32 (width + 1,) each, from :meth:`Rabtriever.encode_document`; encoded here if None.
+            latents: float32 (dim,) each, from :meth:`Rabtriever.encode_document`; encoded here if None.
             show_progress_bar: Whether to show progress on stderr.
 
         Raises:
@@ -221,7 +221,7 @@ class Index:
 
         :meth:`build` and :meth:`optimize` do it; a server that opens an index should.
         """
-        self._current.get().search(np.zeros((2, self.table.model.layout.width + 1), np.float32), 1, "exact")
+        self._current.get().search(np.zeros((2, self.table.model.layout.dim), np.float32), 1, "exact")
 
     def info(self) -> dict[str, Any]:
         """Returns what the index holds: documents, model, version, segments and bytes on disk, bytes in memory now."""
@@ -266,7 +266,7 @@ class Index:
 
         Args:
             texts: n queries, for BM25 and messages.
-            vectors: Their latents, float32 (n, width + 1) from :meth:`Rabtriever.encode_query`.
+            vectors: Their latents, float32 (n, dim) from :meth:`Rabtriever.encode_query`.
             options: How to search.
 
         Returns:

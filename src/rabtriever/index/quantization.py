@@ -9,7 +9,7 @@ and integers w_j of 1..127, so that signed w_j are the kernel's weights, exactly
 of its own. By Cauchy and Schwarz a score is wrong by at most norm(a) times the norm of the document's rounding.
 
 *float16*: the same, with the format's rounding. *float32*: no rounding but the sum's. A layout with both kinds of
-columns has the sum of both bounds.
+columns has the sum of both bounds, ReLU columns' times the documents' gains.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class QuantizedQueries(NamedTuple):
         inner: (n, planes, inner columns) float32 or int8; None if the layout has none.
         thresholds: (n, ReLU columns) float32 or uint8; None if the layout has none.
         weights: (ReLU columns,) float32 or int8, of all queries; None if the layout has none.
-        units: float32 (n, 2), log-odds of one count of the inner product and of the ReLU sum.
+        units: float32 (n, 3), log-odds of one count of the inner product and of the ReLU sum, and what is added to the
+            latter before it is multiplied by a document's gain.
         constant: float32 (n,), to add to the kernel's scores.
         error: float32 (n,), the most that a score can be wrong by.
     """
@@ -66,17 +67,20 @@ class QuantizedLatents:
     Attributes:
         blocks: (n_blocks, columns, 64) uint16 (float16's bits) or float32, or (n_blocks, columns / 4, 64, 4) uint8, in
             which inner-product and ReLU columns are each padded to fours.
-        bias: float32 (n_blocks * 64,); 0 behind the last document.
+        gain: float32 (n_blocks * 64,); 0 behind the last document, as is ``bias``.
+        bias: float32 (n_blocks * 64,).
         low: float32 (width,), of int8: the value of a count of 0; ``step``: of one count.
         unit: Of int8: what the ReLU columns' steps are integer multiples of.
         layout: What the latents' columns mean.
         error: Largest rounding of a document: the Euclidean norm over inner-product columns, and the sum of absolutes
-            over ReLU columns.
-        size: The same of a document itself.
+            over ReLU columns, times the document's gain.
+        size: Largest document itself, measured likewise, without gain.
         offset: Largest absolute bias.
+        max_gain: Largest gain.
     """
 
     blocks: np.ndarray
+    gain: np.ndarray
     bias: np.ndarray
     low: np.ndarray
     step: np.ndarray
@@ -85,11 +89,12 @@ class QuantizedLatents:
     error: Sequence[float]
     size: Sequence[float]
     offset: float
+    max_gain: float
 
     @classmethod
     def encode(cls, latents: np.ndarray, layout: ScoreLayout, precision: str) -> QuantizedLatents:
-        """Quantises latents float32 (n, width + 1)."""
-        values, n = latents[:, :-1], len(latents)
+        """Quantises latents float32 (n, dim)."""
+        values, n = latents[:, :-2], len(latents)
         int8, group = precision == "int8", 4 if precision == "int8" else 1
         low, step, unit = _grid(values, layout) if int8 else (np.zeros(layout.width), np.ones(layout.width), 1.0)
         low, step = low.astype(np.float32), step.astype(np.float32)
@@ -97,33 +102,35 @@ class QuantizedLatents:
         columns = np.r_[: layout.n_inner, first_relu : first_relu + layout.n_relu]
         n_blocks, n_groups = -(-n // BLOCK), first_relu // group - (-layout.n_relu // group)
         blocks = np.zeros((n_blocks, n_groups, BLOCK, group), PRECISIONS[precision])
+        gain, bias = (np.pad(latents[:, column], (0, n_blocks * BLOCK - n)) for column in (-2, -1))
         error, size = np.zeros(2), np.zeros(2)
         for first in range(0, n_blocks, BLOCKS_PER_CHUNK):
-            chunk = values[first * BLOCK : (first + BLOCKS_PER_CHUNK) * BLOCK]
+            rows = slice(first * BLOCK, min(n, (first + BLOCKS_PER_CHUNK) * BLOCK))
+            chunk = values[rows]
             codes = (np.rint((chunk - low) / step).clip(0, 255) if int8 else chunk).astype(blocks.dtype)
-            error = np.maximum(error, _largest(codes.astype(np.float32) * step + low - chunk, layout))
+            error = np.maximum(error, _largest(codes.astype(np.float32) * step + low - chunk, layout, gain[rows]))
             size = np.maximum(size, _largest(chunk, layout))
             padded = np.zeros((-(-len(chunk) // BLOCK) * BLOCK, n_groups * group), blocks.dtype)
             padded[: len(chunk), columns] = codes
             blocks[first : first + BLOCKS_PER_CHUNK] = padded.reshape(-1, BLOCK, n_groups, group).transpose(0, 2, 1, 3)
-        bias = np.pad(latents[:, -1], (0, n_blocks * BLOCK - n))
         if not int8:
             blocks = blocks[..., 0].view(np.uint16) if precision == "float16" else blocks[..., 0]
-        offset = float(np.abs(bias).max(initial=0))
-        return cls(blocks, bias, low, step, unit, layout, error.tolist(), size.tolist(), offset)
+        offset, max_gain = float(np.abs(bias).max(initial=0)), float(gain.max(initial=0))
+        return cls(blocks, gain, bias, low, step, unit, layout, error.tolist(), size.tolist(), offset, max_gain)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of blocks and biases."""
-        return self.blocks.nbytes + self.bias.nbytes
+        """Bytes of blocks, gains and biases."""
+        return self.blocks.nbytes + self.gain.nbytes + self.bias.nbytes
 
     def quantize(self, queries: np.ndarray) -> QuantizedQueries:
-        """Quantises finite query latents float32 (n, width + 1) for these codes."""
-        a, constant = queries[:, :-1].astype(np.float64), queries[:, -1].astype(np.float64)
-        left, right = np.split(a, [self.layout.n_inner], axis=1)
+        """Quantises finite query latents float32 (n, dim) for these codes."""
+        ends = [self.layout.n_inner, self.layout.width, self.layout.width + 1]
+        left, right, gained, constant = np.split(queries.astype(np.float64), ends, axis=1)
+        gained, constant = gained[:, 0], constant[:, 0]
         int8 = self.blocks.dtype == np.uint8
-        units, error = np.ones((len(a), 2)), np.zeros(len(a))
-        size = np.abs(constant) + self.offset
+        units, error = np.ones((len(queries), 3)), np.zeros(len(queries))
+        size = np.abs(constant) + self.offset + self.max_gain * np.abs(gained)
         inner = thresholds = weights = None
         if self.layout.n_inner:
             part = self._quantize_inner_queries(left) if int8 else _Part(left.astype(np.float32)[:, None], 1, 0, 0)
@@ -136,10 +143,12 @@ class QuantizedLatents:
             thresholds = part.values if int8 else part.values.astype(np.float32)
             step = np.rint(self.step[self.layout.n_inner :] / self.unit) if int8 else 1
             weights = _pad_to_quads(signs * step, np.int8) if int8 else signs.astype(np.float32)
-            units[:, 1], constant = part.unit, constant + part.constant
-            error, size = error + part.error + self.error[1], size + np.abs(right).sum(1) + self.size[1]
+            units[:, 1], gained = part.unit, gained + part.constant
+            error = error + self.max_gain * part.error + self.error[1]
+            size = size + self.max_gain * (np.abs(right).sum(1) + self.size[1])
+        units[:, 2] = gained
         # A sum of float32, in whatever order, here and in the reference.
-        error += 2 * EPS * a.shape[1] * size
+        error += 2 * EPS * self.layout.dim * size
         floats = [values.astype(np.float32) for values in (units, constant, error)]
         return QuantizedQueries(inner, thresholds, weights, *floats)
 
@@ -174,10 +183,10 @@ def _grid(values: np.ndarray, layout: ScoreLayout) -> tuple[np.ndarray, np.ndarr
     return low, np.concatenate([inner, unit * np.ceil(relu / unit - 1e-9).clip(1, 127)]), unit
 
 
-def _largest(rows: np.ndarray, layout: ScoreLayout) -> np.ndarray:
-    """Returns the largest norm over inner-product columns and sum of absolutes over ReLU columns: float64 (2,)."""
+def _largest(rows: np.ndarray, layout: ScoreLayout, gain: np.ndarray | float = 1.0) -> np.ndarray:
+    """Returns the largest norm over inner columns, and sum of absolutes over ReLU columns times gain: float64 (2,)."""
     inner, relu = np.split(rows, [layout.n_inner], axis=1)
-    sums = np.linalg.norm(inner, axis=1), np.abs(relu).sum(axis=1)
+    sums = np.linalg.norm(inner, axis=1), gain * np.abs(relu).sum(axis=1)
     return np.array([part.max(initial=0) for part in sums], np.float64)
 
 

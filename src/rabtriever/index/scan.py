@@ -46,7 +46,9 @@ def candidates(
 
     def work(part: int) -> None:
         own = blocks[len(blocks) * part // threads : len(blocks) * (part + 1) // threads]
-        scan_top_k(codes.blocks, quantized[:4], codes.bias, live, own, heap_scores[part], heap_positions[part])
+        scan_top_k(
+            codes.blocks, quantized[:4], codes.gain, codes.bias, live, own, heap_scores[part], heap_positions[part]
+        )
 
     if threads == 1:
         work(0)
@@ -76,9 +78,9 @@ def scan(
     it does, more are proposed.
 
     Args:
-        queries: float32 (n, width + 1), finite.
+        queries: float32 (n, dim), finite.
         codes: N documents, as the kernel reads them.
-        latents: float32 (N, width + 1), the same; may be mapped from a file: only what is proposed is read.
+        latents: float32 (N, dim), the same; may be mapped from a file: only what is proposed is read.
         live: uint8 (n_blocks * 64,), 0 for documents that must not be found.
         k: Documents to return, at most.
         ordinals: (n_blocks * 64,), the documents' names, by which ties are broken; their positions if None.

@@ -16,7 +16,7 @@ from rabtriever.errors import InputError
 from rabtriever.index.encoding import Retriever
 from rabtriever.scoring.layout import ScoreLayout
 
-FORMAT = 3
+FORMAT = 4
 METADATA_KEY = b"rabtriever"
 JSON = pa.json_(pa.utf8())
 TEXTS = ("id", "title", "text")
@@ -52,6 +52,7 @@ def table_schema(model: ModelInfo) -> pa.Schema:
         "key": pa.int64(),  # identifies the row in every version, see snapshot.py
         "added": pa.int64(),  # ascending in the order of insertion, which row ids lose when files merge
         "latent": pa.list_(pa.float32(), model.layout.width),
+        "gain": pa.float32(),
         "bias": pa.float32(),
     }
     return pa.schema(columns, metadata={METADATA_KEY: json.dumps({"format": FORMAT, **asdict(model)})})
@@ -75,18 +76,19 @@ def read_model(schema: pa.Schema, uri: str) -> ModelInfo:
 def record_batches(
     schema: pa.Schema, batches: Iterator[tuple[Sequence[Document], np.ndarray]]
 ) -> Iterator[pa.RecordBatch]:
-    """Yields documents with their latents float32 (n, width + 1) as rows; metadata must be JSON."""
+    """Yields documents with their latents float32 (n, dim) as rows; metadata must be JSON."""
     rng = np.random.default_rng()
     added = time.time_ns()  # a row takes longer than a nanosecond: the next transaction begins behind this one
     for documents, latents in batches:
-        flat = np.ascontiguousarray(latents[:, :-1], dtype=np.float32).ravel()
+        flat = np.ascontiguousarray(latents[:, :-2], dtype=np.float32).ravel()
         metadata = pa.array([_metadata_json(document) for document in documents], pa.utf8())
         columns = [
             *(pa.array([getattr(document, name) for document in documents], pa.utf8()) for name in TEXTS),
             pa.ExtensionArray.from_storage(JSON, metadata),
             pa.array(rng.integers(2**63 - 1, size=len(documents))),
             pa.array(np.arange(added, added + len(documents))),
-            pa.FixedSizeListArray.from_arrays(pa.array(flat), latents.shape[1] - 1),
+            pa.FixedSizeListArray.from_arrays(pa.array(flat), latents.shape[1] - 2),
+            pa.array(latents[:, -2], pa.float32()),
             pa.array(latents[:, -1], pa.float32()),
         ]
         yield pa.record_batch(columns, schema=schema)

@@ -76,7 +76,7 @@ def retrieve(
     view: View, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions, calibration: Calibration
 ) -> list[list[Hit]]:
     """Finds hits for each query, without a reranker; arguments and errors as of :meth:`rabtriever.Index.retrieve`."""
-    vectors, shape = np.asarray(vectors, np.float32), (len(texts), view.layout.width + 1)
+    vectors, shape = np.asarray(vectors, np.float32), (len(texts), view.layout.dim)
     if vectors.shape != shape:
         raise InputError(f"query latents {vectors.shape}: expected {shape}; encode with the index's retriever")
     not_finite = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()

@@ -27,12 +27,12 @@ from rabtriever.index.mapped import advise
 from rabtriever.index.quantization import PRECISIONS, QuantizedLatents
 from rabtriever.scoring.layout import ScoreLayout
 
-FORMAT = 2
+FORMAT = 3
 MIN_DOCUMENTS_FOR_CLUSTERS = 100_000  # smaller segments are one cluster
 DOCUMENTS_PER_CLUSTER = 40
 STALE_AFTER_SECONDS = 24 * 3600  # age at which a half-written segment is removed
 ROWS_PER_COPY = 2**16
-CODE_ARRAYS, CODE_NUMBERS = ("blocks", "bias", "low", "step"), ("unit", "error", "size", "offset")
+CODE_ARRAYS, CODE_NUMBERS = ("blocks", "gain", "bias", "low", "step"), ("unit", "error", "size", "offset", "max_gain")
 ARRAYS = ("keys", "order", "latents", "starts", "centres", *CODE_ARRAYS)
 IN_MEMORY = ("low", "step", "starts", "centres")  # small arrays, read whole; the others are mapped
 
@@ -44,10 +44,10 @@ class Segment:
     Attributes:
         keys: int64 (n,), the key at each position.
         order: int32 (n,), the rank of each position's row among the rows that the segment was made of.
-        latents: float32 (n, width + 1), the latent at each position.
+        latents: float32 (n, dim), the latent at each position.
         codes: The same for the kernel.
         starts: int64 (n_clusters + 1,), the first position of each cluster, and n.
-        centres: float32 (n_clusters, width + 1), the clusters' mean latents.
+        centres: float32 (n_clusters, dim), the clusters' mean latents.
         folder: Its files.
     """
 
@@ -95,10 +95,10 @@ class Segments:
         return sorted(filter(None, found), key=lambda segment: -len(segment.keys))
 
     def make(self, keys: np.ndarray, latents: np.ndarray) -> Segment:
-        """Writes a segment of rows: keys int64 (n,), in the order of insertion, and latents float32 (n, width + 1)."""
+        """Writes a segment of rows: keys int64 (n,), in the order of insertion, and latents float32 (n, dim)."""
         order, starts = np.arange(len(keys)), np.array([0, len(keys)])
         if len(keys) >= MIN_DOCUMENTS_FOR_CLUSTERS:
-            clusters = cluster(latents[:, :-1], len(keys) // DOCUMENTS_PER_CLUSTER)
+            clusters = cluster(latents[:, :-2], len(keys) // DOCUMENTS_PER_CLUSTER)
             order = np.argsort(clusters, kind="stable")
             starts = np.searchsorted(clusters[order], np.arange(clusters.max() + 2))
         name = uuid.uuid4().hex

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import lancedb
     import pyarrow as pa
 
-DOCUMENT_COLUMNS = ["id", "title", "text", "metadata"]
+DOCUMENT_COLUMNS, LATENT_COLUMNS = ["id", "title", "text", "metadata"], ["latent", "gain", "bias"]
 LATENTS_PER_BATCH, KEYS_PER_BATCH = 8192, 2**18
 MAX_ROWS_TO_PICK = 100_000  # rows that are picked one by one rather than read with all others
 CACHED_DOCUMENT_OVERHEAD = 256  # characters that a cached document weighs besides its texts
@@ -75,22 +75,22 @@ class Snapshot:
         return len(self.keys)
 
     def latents(self, ordinals: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields batches of the ordinals int64 (b,) and their latents float32 (b, width + 1), in any order."""
+        """Yields batches of the ordinals int64 (b,) and their latents float32 (b, dim), in any order."""
         if not len(ordinals):
             return
         if len(ordinals) < min(len(self) // 4, MAX_ROWS_TO_PICK):
             picked = self.table.take_row_ids(self.row_ids[ordinals].tolist()).with_row_id()
-            reader = picked.select(["latent", "bias"]).to_batches()
+            reader = picked.select(LATENT_COLUMNS).to_batches()
         else:
             every = self.table.search().with_row_id(True)
-            reader = every.select(["latent", "bias"]).to_batches(batch_size=LATENTS_PER_BATCH)
+            reader = every.select(LATENT_COLUMNS).to_batches(batch_size=LATENTS_PER_BATCH)
         selected = np.zeros(len(self), bool)
         selected[ordinals] = True
         for batch in reader:
             of_batch = self._ordinals(_row_ids(batch))
-            latents = np.empty((batch.num_rows, self.layout.width + 1), np.float32)
-            latents[:, :-1] = batch["latent"].flatten().to_numpy().reshape(batch.num_rows, -1)
-            latents[:, -1] = batch["bias"].to_numpy()
+            latents = np.empty((batch.num_rows, self.layout.dim), np.float32)
+            latents[:, :-2] = batch["latent"].flatten().to_numpy().reshape(batch.num_rows, -1)
+            latents[:, -2], latents[:, -1] = batch["gain"].to_numpy(), batch["bias"].to_numpy()
             yield of_batch[selected[of_batch]], latents[selected[of_batch]]
 
     def filter(self, where: str) -> np.ndarray:

@@ -156,7 +156,7 @@ class Table:
         return found
 
     def add(self, batches: Iterator[tuple[Sequence[Document], np.ndarray]], replace: bool) -> None:
-        """Writes batches of documents and latents float32 (n, width + 1) in one transaction: all or none.
+        """Writes batches of documents and latents float32 (n, dim) in one transaction: all or none.
 
         Args:
             batches: All their ids differ.

@@ -17,22 +17,22 @@ class TorchLatents:
     """Documents on a device.
 
     Args:
-        latents: float32 (n, width + 1); may be mapped from a file.
+        latents: float32 (n, dim); may be mapped from a file.
         layout: What the latents' columns mean.
         device: Such as ``cuda``.
     """
 
     def __init__(self, latents: np.ndarray, layout: ScoreLayout, device: str) -> None:
         n, self.layout = len(latents), layout
-        self.latents = torch.empty((-(-n // BLOCK) * BLOCK, layout.width + 1), device=device)
+        self.latents = torch.empty((-(-n // BLOCK) * BLOCK, layout.dim), device=device)
         for start in range(0, n, ROWS_PER_COPY):
             copied = torch.from_numpy(np.array(latents[start : start + ROWS_PER_COPY]))
             self.latents[start : start + len(copied)] = copied
         self.latents[n:] = 0
         self._signs = torch.where(torch.arange(layout.n_relu, device=device) < layout.n_positive, 1.0, -1.0)
-        inner, relu, bias = self._split(self.latents)
-        sizes = inner.norm(dim=1), relu.abs().sum(1), bias.abs()[:, 0]
-        self._inner_size, self._relu_size, self._offset = (float(size.max()) if n else 0.0 for size in sizes)
+        inner, relu, gain, bias = self._split(self.latents)
+        sizes = inner.norm(dim=1), relu.abs().sum(1), gain[:, 0], bias.abs()[:, 0]
+        self._inner_size, self._relu_size, self._gain, self._offset = (float(x.max()) if n else 0.0 for x in sizes)
 
     @property
     def nbytes(self) -> int:
@@ -62,20 +62,21 @@ class TorchLatents:
 
     def _errors(self, queries: np.ndarray) -> np.ndarray:
         """Returns the most that a float32 sum can be wrong by, for each query: float32 (n,)."""
-        inner, relu, bias = np.split(np.abs(queries), [self.layout.n_inner, self.layout.width], axis=1)
-        size = np.linalg.norm(inner, axis=1) * self._inner_size + relu.sum(1) + self._relu_size
-        return (2 * EPS * self.layout.width * (size + bias[:, 0] + self._offset)).astype(np.float32)
+        ends = [self.layout.n_inner, self.layout.width, self.layout.width + 1]
+        inner, relu, gained, bias = np.split(np.abs(queries), ends, axis=1)
+        size = self._gain * (relu.sum(1) + self._relu_size + gained[:, 0]) + bias[:, 0] + self._offset
+        size += np.linalg.norm(inner, axis=1) * self._inner_size
+        return (2 * EPS * self.layout.dim * size).astype(np.float32)
 
     def _scores(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
         """Returns the log-odds float32 (n, k)."""
-        a_inner, a_relu, a_bias = self._split(queries)
-        b_inner, b_relu, b_bias = self._split(documents)
-        scores = a_bias + b_bias.T
-        if self.layout.n_inner:
-            scores = scores + a_inner @ b_inner.T
+        a_inner, a_relu, a_gain, a_bias = self._split(queries)
+        b_inner, b_relu, b_gain, b_bias = self._split(documents)
+        gained = a_gain
         if self.layout.n_relu:
-            scores = scores + torch.relu(a_relu[:, None] + b_relu) @ self._signs
-        return scores
+            gained = gained + torch.relu(a_relu[:, None] + b_relu) @ self._signs
+        scores = a_bias + b_bias.T + gained * b_gain.T
+        return scores + a_inner @ b_inner.T if self.layout.n_inner else scores
 
     def _split(self, latents: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return latents.split([self.layout.n_inner, self.layout.n_relu, 1], dim=1)
+        return latents.split([self.layout.n_inner, self.layout.n_relu, 1, 1], dim=1)

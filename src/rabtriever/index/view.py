@@ -100,7 +100,7 @@ class View:
         """Ranks documents by the retriever's log-odds.
 
         Args:
-            queries: float32 (n, width + 1).
+            queries: float32 (n, dim).
             k: Documents to return, at most.
             mode: ``exact``, ``ann`` or ``auto``, as in :class:`rabtriever.index.SearchOptions`.
             allowed: Ordinals that may be found; all if None.
@@ -145,7 +145,7 @@ class View:
 
 
 def _ann_search(part: MountedSegment, centres: QuantizedLatents | TorchLatents, query: np.ndarray, k: int) -> Ranking:
-    """Ranks the documents of the clusters whose centres score best for one query, float32 (1, width + 1)."""
+    """Ranks the documents of the clusters whose centres score best for one query, float32 (1, dim)."""
     starts, counts, nonempty = part.segment.starts, part.counts, part.nonempty_clusters
     n_live, n_nonempty = int(counts.sum()), int(nonempty.sum(dtype=np.int64))
     n_read = min(n_live, max(ANN_DOCUMENTS, 4 * k))

@@ -7,6 +7,7 @@ signs s, a ReLU costs one maximum and one multiply-add::
 
     sum_j s_j relu(a_j + b_j) = sum_j s_j max(b_j, t_j) - sum_j s_j t_j
 
+The ReLU sum and the query's constants in it are multiplied by the document's gain, which the inner product is not.
 With AVX-512 VNNI the bytes' dot product is one instruction.
 """
 
@@ -40,12 +41,15 @@ from rabtriever.kernels.llvm import (
 
 
 @njit(nogil=True, boundscheck=False, error_model="numpy")
-def scan_top_k(codes: Any, queries: Any, bias: Any, live: Any, blocks: Any, scores: Any, positions: Any) -> None:
+def scan_top_k(
+    codes: Any, queries: Any, gain: Any, bias: Any, live: Any, blocks: Any, scores: Any, positions: Any
+) -> None:
     """Finds the best documents of each query in some blocks; it holds no GIL, so threads may share the work.
 
     Args:
         codes: (n_blocks, columns, 64) float32 or uint16 (float16's bits), or (n_blocks, columns / 4, 64, 4) uint8.
         queries: The arrays of :class:`rabtriever.index.quantization.QuantizedQueries`.
+        gain: float32 (n_blocks * 64,), by which each document's ReLU sum is multiplied.
         bias: float32 (n_blocks * 64,), added to each document's score.
         live: uint8 (n_blocks * 64,), 0 for documents that must not be found.
         blocks: int64, the blocks to read, ascending.
@@ -56,10 +60,10 @@ def scan_top_k(codes: Any, queries: Any, bias: Any, live: Any, blocks: Any, scor
     for block in blocks:
         for query in range(0, len(scores), 2):
             if query + 1 < len(scores):  # a pair shares what is loaded
-                block_scores(codes, queries, bias, block, query, 2, found, top)  # type: ignore[call-arg]
+                block_scores(codes, queries, gain, bias, block, query, 2, found, top)  # type: ignore[call-arg]
                 _push_block(found[1], top[1], live, block, scores[query + 1], positions[query + 1])
             else:
-                block_scores(codes, queries, bias, block, query, 1, found, top)  # type: ignore[call-arg]
+                block_scores(codes, queries, gain, bias, block, query, 1, found, top)  # type: ignore[call-arg]
             _push_block(found[0], top[0], live, block, scores[query], positions[query])
 
 
@@ -94,7 +98,16 @@ def _heap_replace(scores: Any, positions: Any, score: Any, position: Any) -> Non
 
 @intrinsic(prefer_literal=True)
 def block_scores(
-    typingctx: Any, codes: Any, queries: Any, bias: Any, block: Any, query: Any, count: Any, found: Any, top: Any
+    typingctx: Any,
+    codes: Any,
+    queries: Any,
+    gain: Any,
+    bias: Any,
+    block: Any,
+    query: Any,
+    count: Any,
+    found: Any,
+    top: Any,
 ) -> Any:
     """Writes the scores of a block's documents for ``count`` queries from ``query`` on, and each query's highest."""
 
@@ -105,28 +118,30 @@ def block_scores(
         def n_columns(factors: Any) -> Any:
             return I64(0) if factors is None else cgutils.unpack_tuple(b, factors.shape)[-1]
 
-        code, offset, scores, best = (array(signature.args[i], args[i]).data for i in (0, 2, 6, 7))
+        code, gains, offsets, scores, best = (array(signature.args[i], args[i]).data for i in (0, 2, 3, 7, 8))
         inner, thresholds, weights, units = map(array, queries.types, cgutils.unpack_tuple(b, args[1]))
-        rows = [b.add(args[4], I64(i)) for i in range(count.literal_value)]
+        rows = [b.add(args[5], I64(i)) for i in range(count.literal_value)]
         n_inner, n_relu = n_columns(inner), n_columns(thresholds)
-        start = b.gep(code, [b.mul(args[3], b.mul(b.add(n_inner, n_relu), I64(BLOCK)))])
-        totals = [[ir.Constant(F32X16, None) for _ in range(4)] for _ in rows]
+        start = b.gep(code, [b.mul(args[4], b.mul(b.add(n_inner, n_relu), I64(BLOCK)))])
+        unit = [[b.load(b.gep(units.data, [b.add(b.mul(row, I64(3)), I64(i))])) for row in rows] for i in range(3)]
+        # Four registers of 16 documents a query; what is to be multiplied by the gain begins with the query's constant.
+        totals = [[ir.Constant(F32X16, None)] * 4 for _ in rows], [[broadcast(b, c, F32X16)] * 4 for c in unit[2]]
         is_bytes = codes.dtype == types.uint8
         for part, factors, width, first in ((0, inner, n_inner, I64(0)), (1, thresholds, n_relu, n_inner)):
             if factors is None:
                 continue
             length = b.mul(width, I64(2)) if is_bytes and part == 0 else width  # two planes of bytes
             own = [b.gep(factors.data, [b.mul(row, length)]) for row in rows]
-            unit = [b.load(b.gep(units.data, [b.add(b.mul(row, I64(2)), I64(part))])) for row in rows]
             columns, relu = b.gep(start, [b.mul(first, I64(BLOCK))]), weights.data if part else None
             if is_bytes:
-                _bytes(b, columns, own, relu, width, unit, totals)
+                _bytes(b, columns, own, relu, width, unit[part], totals[part])
             else:
-                _floats(b, columns, own, relu, width, totals)
-        _finish(b, totals, b.gep(offset, [b.mul(args[3], I64(BLOCK))]), scores, best)
+                _floats(b, columns, own, relu, width, totals[part])
+        own_gain, own_bias = (b.gep(values, [b.mul(args[4], I64(BLOCK))]) for values in (gains, offsets))
+        _finish(b, totals, own_gain, own_bias, scores, best)
         return context.get_dummy_value()
 
-    return types.void(codes, queries, bias, types.int64, types.int64, count, found, top), generate
+    return types.void(codes, queries, gain, bias, types.int64, types.int64, count, found, top), generate
 
 
 def _floats(b: Any, codes: Any, factors: list[Any], relu: Any, width: Any, totals: Any) -> None:
@@ -192,13 +207,14 @@ def _store(b: Any, slots: list[list[Any]], values: list[list[Any]]) -> None:
             b.store(value, slot)
 
 
-def _finish(b: Any, totals: list[list[Any]], bias: Any, found: Any, top: Any) -> None:
-    """Writes totals + bias and their maximum, query by query."""
+def _finish(b: Any, totals: tuple[list[Any], list[Any]], gain: Any, bias: Any, found: Any, top: Any) -> None:
+    """Writes the first totals + gain * the second + bias and their maximum, query by query."""
     largest = declare(b, "llvm.maxnum.v16f32", F32X16, F32X16, F32X16)
     reduce = declare(b, "llvm.vector.reduce.fmax.v16f32", F32, F32X16)
-    offsets = [load(b, b.gep(bias, [I64(16 * i)]), F32X16, 4) for i in range(4)]
-    for query, of_query in enumerate(totals):
-        values = [b.fadd(total, offset) for total, offset in zip(of_query, offsets, strict=True)]
+    gains, offsets = ([load(b, b.gep(array, [I64(16 * i)]), F32X16, 4) for i in range(4)] for array in (gain, bias))
+    for query, (inner, gained) in enumerate(zip(*totals, strict=True)):
+        plain = [b.fadd(total, offset) for total, offset in zip(inner, offsets, strict=True)]
+        values = [multiply_add(b, *three) for three in zip(gained, gains, plain, strict=True)]
         for i, value in enumerate(values):
             at = b.gep(found, [I64(BLOCK * query + 16 * i)])
             b.store(value, b.bitcast(at, F32X16.as_pointer()), align=4)

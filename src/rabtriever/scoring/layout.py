@@ -7,11 +7,16 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class ScoreLayout:
-    """The columns of query and document latents, in this order; one more column, the last, is the bias.
+    """The columns of query and document latents, in this order; two more columns, the last, are gain and bias.
 
-    With a query latent a and a document latent b, both (width + 1,)::
+    With a query latent a and a document latent b, both (dim,)::
 
-        log-odds = sum_inner a_j b_j + sum_positive relu(a_j + b_j) - sum_negative relu(a_j + b_j) + a_bias + b_bias
+        log-odds = sum_inner a_j b_j
+                   + b_gain (sum_positive relu(a_j + b_j) - sum_negative relu(a_j + b_j) + a_gain)
+                   + a_bias + b_bias
+
+    A document's gain, 0 or more, says how much of the gained term counts for it; a query's is that term's constant.
+    Without ReLU columns a score is one inner product, the columns of gain included, and the biases.
 
     Attributes:
         n_inner: Columns whose products are summed.
@@ -30,12 +35,12 @@ class ScoreLayout:
 
     @property
     def width(self) -> int:
-        """Number of columns without the bias."""
+        """Number of columns without gain and bias."""
         return self.n_inner + self.n_relu
 
     @property
     def dim(self) -> int:
-        """Number of columns with gain and bias."""
+        """Numbers of a latent: columns, gain, bias."""
         return self.width + 2
 
     def to_dict(self) -> dict[str, int]:
