@@ -105,7 +105,7 @@ class Rabtriever:
 
         Args:
             name_or_path: ``tools`` (the model that ships), a folder that :meth:`save_pretrained` or
-                `rabtriever distill` wrote, or a hub id ``owner/name``.
+                `rabtriever distill` wrote, or a hub id ``owner/name``; or an encoder, as for :meth:`from_encoder`.
             revision: Branch, tag or commit of a hub id; the main branch if None.
             query_cache: See the class.
             document_cache: See the class.
@@ -117,6 +117,9 @@ class Rabtriever:
             InputError: no retriever there.
         """
         folder = find_retriever(name_or_path, revision=revision, **hub_options(options))
+        if folder is None:
+            caches = {"query_cache": query_cache, "document_cache": document_cache}
+            return cls.from_encoder(name_or_path, revision=revision, **caches, **options)
         config = read_config(folder)
         if "encoder" not in config:
             hint = f"make one with `rabtriever distill DATA --teacher {folder}`"
@@ -161,7 +164,9 @@ class Rabtriever:
             InputError: no such encoder, or an LLM, which has no similarity before a predictor is distilled.
         """
         encoder = load_encoder(name, revision=revision, **options)
-        return cls(encoder, query_cache=query_cache, document_cache=document_cache)
+        retriever = cls(encoder, query_cache=query_cache, document_cache=document_cache)
+        retriever.name_or_path = encoder.describe()["name"]
+        return retriever
 
     @property
     def reranker(self) -> Reranker | None:
@@ -304,7 +309,7 @@ class Rabtriever:
         }
         weights = {TRAINED_ON: torch.from_numpy(self.trained_on)} if len(self.trained_on) else {}
         weights |= self.predictor.state_dict() if self.predictor else {}
-        save_model(folder, config, weights, reranker.adapter if reranker else None, log)
+        save_model(folder, config, weights, adapter=reranker.adapter if reranker else None, log=log)
 
     def _encode(
         self,
@@ -339,10 +344,8 @@ class Rabtriever:
         if kind == "query":
             latents = self._fold.query(self.encoder.encode_queries(texts, batch_size, show_progress_bar))
         else:
-            states, gains = self.encoder.encode_documents(texts, batch_size, show_progress_bar), 1.0
-            if self.predictor:
-                gains = self.fusion.gains(texts, self.trained_on)
-            latents = self._fold.document(states, gains)
+            states = self.encoder.encode_documents(texts, batch_size, show_progress_bar)
+            latents = self._fold.document(states, self.fusion.gains(texts, self.trained_on))
         if bad := np.flatnonzero(~np.isfinite(latents).all(axis=1)).tolist():
             raise TextError(kind, bad[0], texts[bad[0]], "has NaN or infinite numbers in its encoding")
         return latents
@@ -353,7 +356,7 @@ def _load_models(
 ) -> tuple[Encoder, Reranker | Callable[[], Reranker] | None]:
     """Loads a retriever's encoder, and its reranker or what loads it."""
 
-    def load_reranker() -> Reranker | None:
+    def load_reranker() -> Reranker:
         return restore_reranker(folder, config, calibration, kv_cache_bytes, options)
 
     if config["encoder"]["kind"] == "llm" and "llm" not in config["encoder"]:  # the paper's: one LLM for both

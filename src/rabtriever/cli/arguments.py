@@ -97,6 +97,20 @@ def add_model_arguments(parser: argparse.ArgumentParser, model: str | None = Non
         parser.add_argument("--backend", choices=BACKENDS, help="what runs the LLM (default: auto)")
 
 
+def add_teacher_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the models that teach, and the prompt of LLMs among them."""
+    parser.add_argument(
+        "--teacher",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an encoder (minilm, mpnet, a sentence-transformers model), a CrossEncoder, a reranker of ours (tools, a "
+        "folder of `rabtriever train`), any LLM, or PROTOCOL+URL#MODEL; again for a weighted sum; none: labels alone teach",
+    )
+    parser.add_argument("--preset", help="prompt of an LLM that is no reranker of ours: chat, plain, ...")
+    parser.add_argument("--task", help="a sentence for that prompt, such as 'You match requests to tools.'")
+
+
 def load_options(args: argparse.Namespace) -> dict[str, Any]:
     """Returns what ``from_pretrained`` takes of these arguments; those that were not given are left out."""
     given = {name: getattr(args, name) for name in ("device", "dtype", "backend")}
@@ -114,7 +128,7 @@ def open_index(args: argparse.Namespace) -> Index:
     from rabtriever.index import Index
 
     index = Index.open(args.uri)
-    source = args.model or index.table.model_folder()
+    source = args.model or index.table.model_source()
     from rabtriever.retriever import Rabtriever
 
     return Index.open(args.uri, Rabtriever.from_pretrained(source, **load_options(args)))

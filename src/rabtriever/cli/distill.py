@@ -1,19 +1,28 @@
-"""Distil a reranker into a retriever, on-policy."""
+"""Distil teachers into a retriever, with or without labels."""
 
 from __future__ import annotations
 
 import argparse
 
 from rabtriever.cli import arguments
+from rabtriever.errors import InputError
 from rabtriever.persistence.folder import require_absent
 from rabtriever.training.config import DistillConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    arguments.add_data_arguments(parser, "BEIR folder, or several; works without qrels as well")
+    arguments.add_data_arguments(parser, "BEIR folder, or several, with or without qrels; with --queries, a corpus")
     parser.add_argument(
-        "--teacher", required=True, help="`tools`, a folder of `rabtriever train`, a hub id, or any LLM"
+        "--queries", metavar="FILE", help="JSONL file of requests for that corpus, without labels; each line has a text"
+    )
+    arguments.add_teacher_arguments(parser)
+    parser.add_argument(
+        "--encoder",
+        default="minilm",
+        metavar="NAME",
+        help="what the retriever stands on: minilm, mpnet, a sentence-transformers model or an LLM (hub id or folder), or "
+        "`teacher`: the teacher's own LLM, as in the paper (default: minilm)",
     )
     parser.add_argument("--out", required=True, help="folder to make; an interrupted run goes on with the same command")
     arguments.add_model_arguments(parser)
@@ -24,10 +33,25 @@ def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     config = arguments.config_from_args(args, DistillConfig)
     require_absent(args.out)
-    data = arguments.read_data(args)
-    from rabtriever.rerankers.generative import load_reranker
+    if args.queries and len(args.data) > 1:
+        raise InputError("--queries: belongs to one corpus; give one, or BEIR folders that hold their queries")
+    from rabtriever.data import load_requests
+
+    data = load_requests(args.data[0], args.queries) if args.queries else arguments.read_data(args)
     from rabtriever.training.distill import distill
 
-    distill(data, load_reranker(args.teacher, **arguments.load_options(args)), args.out, config)
+    retriever = distill(
+        data,
+        args.teacher,
+        args.out,
+        config,
+        encoder=args.encoder,
+        preset=args.preset,
+        task=args.task,
+        **arguments.load_options(args),
+    )
     hint = f"next: rabtriever index {args.data[0]} --model {args.out} --out INDEX"
-    arguments.print_result(args, {"retriever": args.out}, f"{args.out}: a retriever; {hint}")
+    gain = retriever.fusion.gain
+    confirmed = "" if gain else "; held-out queries confirmed no gain over the encoder, whose ranking it keeps"
+    text = f"{args.out}: a retriever{confirmed}; {hint}"
+    arguments.print_result(args, {"retriever": args.out, "gain": gain}, text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rabtriever.data.beir import load_data, read_corpus
+from rabtriever.data.beir import load_data, load_requests, read_corpus
 from rabtriever.data.mixture import concatenate
 from rabtriever.data.splits import dev_queries, held_out_queries, train_dev_split, training_queries
 from rabtriever.data.types import Document, Qrels, RetrievalData, Run
@@ -16,6 +16,7 @@ __all__ = [
     "dev_queries",
     "held_out_queries",
     "load_data",
+    "load_requests",
     "read_corpus",
     "train_dev_split",
     "training_queries",

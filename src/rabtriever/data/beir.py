@@ -39,6 +39,23 @@ def load_data(source: str | Path) -> RetrievalData:
     return RetrievalData(folder.resolve().name, documents, queries, qrels)
 
 
+def load_requests(corpus: str | Path, queries: str | Path) -> RetrievalData:
+    """Loads a corpus and unlabelled queries for it.
+
+    Args:
+        corpus: As for :func:`read_corpus`.
+        queries: A JSONL file with ``text`` and optionally ``_id`` and ``metadata`` a line.
+
+    Raises:
+        NotFoundError, InputError: as of :func:`load_data`.
+    """
+    path = Path(queries)
+    if not path.is_file():
+        raise NotFoundError(f"{path} is missing: give a JSONL file of requests, each line with a text")
+    documents = {document.id: document for document in read_corpus(corpus)}
+    return RetrievalData(Path(corpus).resolve().stem, documents, _read_queries(path, named=False))
+
+
 def read_corpus(path: str | Path) -> Iterator[Document]:
     """Reads a corpus document by document, in file order; only its ids are held in memory.
 
@@ -70,10 +87,12 @@ def _documents(path: Path) -> Iterator[Document]:
         raise InputError(f"{path} is empty: a corpus needs at least one document")
 
 
-def _read_queries(path: Path) -> dict[str, str]:
+def _read_queries(path: Path, named: bool = True) -> dict[str, str]:
     seen: dict[str, str] = {}
     queries = {}
-    for location, row in _rows(path):
+    for number, (location, row) in enumerate(_rows(path), start=1):
+        if not named:
+            row.setdefault("_id", str(number))
         query = _unique_id(row, location, seen)
         queries[query] = _string(row, "text", location)
         if not queries[query].strip():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rabtriever.encoders.base import Encoder
 from rabtriever.encoders.sentence import SentenceEncoder
-from rabtriever.encoders.sentence_files import is_sentence_model
+from rabtriever.persistence.hub import is_sentence_model
 
 if TYPE_CHECKING:
     from rabtriever.llm.loading import LoadOptions
@@ -29,7 +29,7 @@ def load_encoder(name: str | Path, *, revision: str | None = None, **options: An
     """
     hub = {key: options[key] for key in ("token", "local_files_only") if key in options}
     if is_sentence_model(name, revision=revision, **hub):
-        return SentenceEncoder.from_pretrained(name, revision=revision, **options)
+        return SentenceEncoder.from_pretrained(str(name), revision=revision, **options)
     from rabtriever.encoders.llm import LLMEncoder
     from rabtriever.llm.loading import load_llm
     from rabtriever.llm.prompt import PromptTemplate
@@ -42,7 +42,7 @@ def restore_encoder(config: Mapping[str, Any], options: LoadOptions) -> Encoder:
     """Loads the encoder that ``Encoder.to_config`` describes."""
     values = {name: value for name, value in config.items() if name not in ("kind", "bundled")}
     if config["kind"] == "sentence":
-        return SentenceEncoder.from_pretrained(**values, **options)
+        return SentenceEncoder.from_pretrained(**values, **{k: v for k, v in options.items() if v is not None})
     from rabtriever.encoders.llm import LLMEncoder
     from rabtriever.llm.loading import load_llm
     from rabtriever.llm.prompt import PromptTemplate

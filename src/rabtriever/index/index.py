@@ -133,7 +133,7 @@ class Index:
             if self._retriever is None:
                 from rabtriever.retriever import Rabtriever  # torch and transformers are needed only here
 
-                loaded = Rabtriever.from_pretrained(self.table.model_folder())
+                loaded = Rabtriever.from_pretrained(self.table.model_source())
                 self.table.model.check(loaded.fingerprint, self.table.uri)
                 self._retriever = loaded
             return self._retriever

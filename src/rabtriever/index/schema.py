@@ -24,7 +24,7 @@ TEXTS = ("id", "title", "text")
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The retriever that made the latents; ``source`` is the folder it was loaded from, None if it was never saved."""
+    """The retriever that made the latents; ``source`` is the folder it was loaded from, an encoder's name, or None."""
 
     fingerprint: str
     layout: ScoreLayout
@@ -33,7 +33,9 @@ class ModelInfo:
     @classmethod
     def of(cls, retriever: Retriever) -> ModelInfo:
         """Describes a retriever."""
-        source = None if retriever.name_or_path is None else str(Path(retriever.name_or_path).resolve())
+        source = retriever.name_or_path
+        if source is not None and Path(source).exists():
+            source = str(Path(source).resolve())
         return cls(retriever.fingerprint, retriever.layout, source)
 
     def check(self, fingerprint: str, uri: str) -> None:

@@ -85,18 +85,18 @@ class Table:
             for v in rows
         ]
 
-    def model_folder(self) -> Path:
-        """Returns the folder that the model was loaded from when the index was made.
+    def model_source(self) -> str:
+        """Returns the folder that the model was loaded from when the index was made, or the name of an encoder.
 
         Raises:
-            NotFoundError: it does not exist any more, or the model was never saved.
+            NotFoundError: the folder does not exist any more, or the model was never saved.
         """
         source, remedy = self.model.source, "give the retriever (--model)"
         if source is None:
             raise NotFoundError(f"{self.uri}: made by a model that was not saved; {remedy}")
-        if not Path(source).is_dir():
+        if Path(source).is_absolute() and not Path(source).is_dir():
             raise NotFoundError(f"{self.uri}: its model {source} is gone; {remedy}")
-        return Path(source)
+        return source
 
     def info(self) -> dict[str, Any]:
         """Returns the latest version's number, documents and bytes on disk, and the model."""

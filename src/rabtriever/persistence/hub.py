@@ -9,6 +9,8 @@ from rabtriever.persistence.folder import ADAPTER, CONFIG, read_config
 from rabtriever.persistence.model_card import CARD, model_card
 
 SHIPPED = ("tools",)
+ENCODERS = {"minilm": "sentence-transformers/all-MiniLM-L6-v2", "mpnet": "sentence-transformers/all-mpnet-base-v2"}
+MODULES = "modules.json"  # of a sentence-transformers model
 
 
 def resolve_model(
@@ -40,15 +42,37 @@ def resolve_model(
 
 def find_retriever(
     name_or_path: str | Path, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
-) -> Path:
-    """Returns the folder of a retriever, found as :func:`resolve_model` does; raises NotFoundError if there is none."""
-    folder = resolve_model(name_or_path, revision=revision, token=token, local_files_only=local_files_only)
-    if folder is None:
-        tried = "of rabtriever on the hub or in its cache" if is_hub_id(str(name_or_path)) else f"there (no {CONFIG})"
-        raise NotFoundError(
-            f"{name_or_path}: no model {tried}; give `tools`, a folder of `rabtriever distill` or a hub id"
-        )
+) -> Path | None:
+    """Returns the folder of a retriever, found as :func:`resolve_model` does; None if the name is an encoder's.
+
+    Raises:
+        NotFoundError: there is neither.
+    """
+    where = {"revision": revision, "token": token, "local_files_only": local_files_only}
+    folder = resolve_model(name_or_path, **where)  # type: ignore[arg-type]
+    if folder is None and not is_sentence_model(name_or_path, **where):  # type: ignore[arg-type]
+        tried = "on the hub or in its cache" if is_hub_id(str(name_or_path)) else f"there (no {CONFIG}, no {MODULES})"
+        accepted = "give `tools`, a folder of `rabtriever distill`, a hub id, or an encoder such as `minilm`"
+        raise NotFoundError(f"{name_or_path}: no model {tried}; {accepted}")
     return folder
+
+
+def is_sentence_model(
+    name_or_path: str | Path, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
+) -> bool:
+    """Returns whether a name is a sentence-transformers model's: of :data:`ENCODERS`, a folder or a repository."""
+    name = str(name_or_path)
+    if name in ENCODERS or (Path(name).expanduser() / MODULES).is_file():
+        return True
+    if not is_hub_id(name):
+        return False
+    from huggingface_hub import hf_hub_download
+
+    try:
+        hf_hub_download(name, MODULES, revision=revision, token=token, local_files_only=local_files_only)
+    except Exception:  # no such file or repository, or no network: who loads it as something else says so
+        return False
+    return True
 
 
 def shipped_model(name: str) -> Path:
@@ -76,10 +100,9 @@ def upload_model(
         InputError: the hub refuses or cannot be reached, or the LLM is a folder, which nobody else has.
     """
     config = read_config(folder)
-    if Path(config["llm"]).is_absolute():
-        raise InputError(
-            f"{repo_id}: its LLM {config['llm']} is a folder of this machine; train on a hub id to share the model"
-        )
+    for name in (config.get("llm"), config.get("cross_encoder"), config.get("encoder", {}).get("name")):
+        if name and Path(name).is_absolute() and folder.resolve() not in Path(name).parents:
+            raise InputError(f"{repo_id}: {name} is a folder of this machine; train on a hub id to share the model")
     from huggingface_hub import HfApi
 
     try:

@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 CARD = "README.md"
-ALIASES = {"smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "Apache-2.0")}  # hub ids and licences
-TRAINING_KEYS = ("training", "teacher_calls", "training_before", "teacher")
+ALIASES = {  # hub ids and licences
+    "smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "Apache-2.0"),
+    "minilm": ("sentence-transformers/all-MiniLM-L6-v2", "Apache-2.0"),
+    "mpnet": ("sentence-transformers/all-mpnet-base-v2", "Apache-2.0"),
+}
+TRAINING_KEYS = ("training", "teachers", "teacher_calls", "training_before", "teacher", "fusion")
 
 RETRIEVER_SNIPPET = """from rabtriever import Document, Index, Rabtriever
 
@@ -36,11 +40,11 @@ def model_card(config: Mapping[str, Any], name: str) -> str:
             ``license``, ``language``, ``measures`` (row -> measure -> value), ``training`` and ``teacher``.
         name: What the snippet loads the model by.
     """
-    retriever = "predictor" in config
+    retriever = "encoder" in config
     kind = "retriever" if retriever else "reranker"
     what = (
-        "Encodes queries and documents separately and estimates what its reranker, which is in the same folder, would "
-        "answer for the pair."
+        "Encodes queries and documents separately; a predictor corrects the encoder's similarity by what its teachers "
+        "would say of the pair."
         if retriever
         else "Reads a document and a query together and answers whether the document is right."
     )
@@ -52,21 +56,32 @@ def model_card(config: Mapping[str, Any], name: str) -> str:
         f"## Use\n```python\n{snippet}```",
         f"## Data and licence\n{_data(config)}",
         *([f"## Measures\n{_table(config['measures'])}"] if config.get("measures") else []),
-        f"## Prompt\nPart of the model. The answers are {json.dumps(config['prompt']['yes'])} and "
-        f"{json.dumps(config['prompt']['no'])}.\n```\n{config['prompt']['document']}{config['prompt']['query']}\n```",
+        *([f"## Prompt\n{_prompt(config['prompt'])}"] if "prompt" in config else []),
         f"## Limits\n{_limits(config, retriever)}",
         f"## Training\n```json\n{json.dumps(training, indent=2, ensure_ascii=False)}\n```",
     ]
     return "\n\n".join(parts) + "\n"
 
 
+def _prompt(prompt: Mapping[str, Any]) -> str:
+    answers = f"The answers are {json.dumps(prompt['yes'])} and {json.dumps(prompt['no'])}."
+    return f"Part of the reranker. {answers}\n```\n{prompt['document']}{prompt['query']}\n```"
+
+
+def _bases(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what the model stands on: role -> name as it is loaded."""
+    encoder = config.get("encoder", {})
+    named = {"Encoder": encoder.get("name") or encoder.get("llm"), "LLM": config.get("llm")}
+    return {role: name for role, name in named.items() if name}
+
+
 def _front_matter(config: Mapping[str, Any], retriever: bool) -> str:
-    base = ALIASES[config["llm"]][0] if config["llm"] in ALIASES else config["llm"]
+    bases = [name for name in _bases(config).values() if not name.startswith(".")]
     values = {
         "library_name": "rabtriever",
         "license": config.get("license", "").lower(),
         "language": config.get("language"),
-        "base_model": None if _is_local(config) else base,
+        "base_model": [ALIASES[name][0] if name in ALIASES else name for name in bases],
         "datasets": [dataset["name"] for dataset in _datasets(config)],
         "pipeline_tag": "sentence-similarity" if retriever else "text-ranking",
         "tags": ["rabtriever", "retrieval" if retriever else "reranker", "lora"],
@@ -80,30 +95,30 @@ def _data(config: Mapping[str, Any]) -> str:
         f"- Training data: {_link(dataset)} ({dataset.get('license', 'licence not recorded')})"
         for dataset in _datasets(config)
     ]
-    llm = config["llm"]
-    if _is_local(config):
-        source = (
-            f"the folder `{llm}`, as seen from this one; the model cannot be loaded without it. Keep both where they "
-            "are, or correct `llm` in rabtriever.json."
-        )
-    else:
-        source = "{} ({})".format(*ALIASES[llm]) if llm in ALIASES else f"{llm}, under its own licence"
+    for role, name in _bases(config).items():
+        if name in ALIASES:
+            source = "{} ({})".format(*ALIASES[name])
+        elif name.startswith(".."):
+            source = (
+                f"the folder `{name}`, as seen from this one; the model cannot be loaded without it. Keep both where "
+                "they are, or correct it in rabtriever.json."
+            )
+        else:
+            source = "in this folder" if name.startswith(".") else f"{name}, under its own licence"
+        rows.append(f"- {role}: {source}")
     license = config.get("license", "no licence stated")
-    return "\n".join([*rows, f"- LLM: {source}", f"- This model: {license}"])
+    return "\n".join([*rows, f"- This model: {license}"])
 
 
 def _limits(config: Mapping[str, Any], retriever: bool) -> str:
-    prompt = config["prompt"]
-    rows = (
-        f"- Of a document, the first {prompt['document_tokens']} tokens are read; of a query, the last "
-        f"{prompt['query_tokens']}.\n"
-        "- Languages and topics other than those of the training data were not measured."
-    )
-    own = (
-        "\n- On documents unlike those it was trained on, it ranks worse than its reranker, and probabilities are "
-        "less reliable than the order: search with `rerank=10`, or distil on your own documents."
-    )
-    return rows + own if retriever else rows
+    rows = ["- Languages and topics other than those of the training data were not measured."]
+    if prompt := config.get("prompt"):
+        of_document = f"- Of a document, the reranker reads the first {prompt['document_tokens']} tokens"
+        rows.insert(0, f"{of_document}; of a query, the last {prompt['query_tokens']}.")
+    if retriever:
+        own = "search with `rerank=10`, or distil on your own documents."
+        rows.append(f"- On documents unlike those it was trained on, the order is more reliable than probabilities: {own}")
+    return "\n".join(rows)
 
 
 def _datasets(config: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -120,7 +135,3 @@ def _table(measures: Mapping[str, Mapping[str, Any]]) -> str:
     for name, values in measures.items():
         rows.append([name, *(f"{values[column]:.3f}" if column in values else "" for column in columns)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _is_local(config: Mapping[str, Any]) -> bool:
-    return str(config["llm"]).startswith(".")

@@ -41,7 +41,7 @@ class Reranker(Protocol):
     adapter: Path | None
 
     def describe(self) -> dict[str, Any]:
-        """Returns, JSON-ready, what it is: an LLM's ``llm``, ``backend``, ``prompt_hash`` and ``choices``."""
+        """Returns, JSON-ready, the model's ``name`` and its ``backend``; of an LLM also its ``prompt_hash`` and ``choices``."""
 
     def to_config(self) -> dict[str, Any]:
         """Returns the JSON values of ``rabtriever.json`` that load the reranker again."""

@@ -70,11 +70,11 @@ class GenerativeReranker:
         return self.llm.to_config()
 
     def describe(self) -> dict[str, Any]:
-        """Returns, JSON-ready, its ``llm``, ``backend``, ``prompt_hash``, and ``choices`` with their token ids."""
+        """Returns, JSON-ready, its ``name``, ``backend``, ``prompt_hash``, and ``choices`` with their token ids."""
         prompt = json.dumps(self.llm.template.to_dict(), sort_keys=True)
         tokens, decode = zip(("yes", "no"), self.llm.prompt.choice_ids, strict=True), self.llm.loaded.tokenizer.decode
         return {
-            "llm": Path(self.llm.loaded.source).name,
+            "name": Path(self.llm.loaded.source).name,
             "backend": self.llm.loaded.backend,
             "prompt_hash": hashlib.sha256(prompt.encode()).hexdigest(),
             "choices": {name: {"id": token, "text": decode([token])} for name, token in tokens},

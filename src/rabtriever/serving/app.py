@@ -92,7 +92,7 @@ def open_index(config: ServerConfig) -> Index:
         InputError: as :meth:`Index.open` and :meth:`Rabtriever.from_pretrained`.
     """
     retriever = Rabtriever.from_pretrained(
-        config.model or Table.open(config.uri).model_folder(),
+        config.model or Table.open(config.uri).model_source(),
         document_cache=DOCUMENT_CACHE_SIZE,
         kv_cache_bytes=KV_CACHE_BYTES,
         **config.load_options,

@@ -47,7 +47,7 @@ def serve(config: ServerConfig, host: str, port: int, listening: Callable[[str],
     if config.workers < 1:
         raise InputError(f"--workers {config.workers}: at least 1")
     table = Table.open(config.uri)
-    find_retriever(config.model or table.model_folder())
+    find_retriever(config.model or table.model_source())
     with _listen(host, port) as listener:
         name, number = listener.getsockname()[:2]
         listening(f"http://{f'[{name}]' if ':' in name else name}:{number}")

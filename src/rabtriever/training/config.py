@@ -25,7 +25,7 @@ def _option(default: T, text: str, **rules: Any) -> T:  # noqa: ANN401
 
 
 def _case(text: str, **rules: Any) -> Any:  # noqa: ANN401
-    """Returns a field whose default depends on the case."""
+    """Returns a field whose default, None, stands for a value that depends on the case."""
     return field(default=None, metadata={"help": text, **rules})
 
 
@@ -70,10 +70,16 @@ class RerankerTrainingConfig(_Checked):
     seed: int = _option(0, "seed of all draws")
 
 
-OVER_LLM = {"steps": 8000, "embedding_weight": 1.0, "log_odds_weight": 3.0, "list_weight": 0.0, "label_weight": 0.5}
-OVER_ENCODER = {"steps": 1600, "embedding_weight": 0.1, "log_odds_weight": 0.1, "list_weight": 1.0, "label_weight": 1.0}
-OVER_LLM |= {"pairs_per_query": 3, "exploration": 0.5}
-OVER_ENCODER |= {"pairs_per_query": 7, "exploration": 0.0}
+# Defaults by what the retriever stands on: (an LLM's states, an encoder with a similarity).
+CASES: dict[str, tuple[Any, Any]] = {
+    "pairs_per_query": (3, 7),
+    "exploration": (0.5, 0.0),
+    "list_weight": (0.0, 1.0),
+    "embedding_weight": (1.0, 0.1),
+    "log_odds_weight": (3.0, 0.1),
+    "label_weight": (0.5, 1.0),
+    "steps": (8000, 1600),
+}
 
 
 @dataclass(frozen=True)
@@ -91,22 +97,26 @@ class DistillConfig(_Checked):
         12_000, "most pairs that rerankers among the teachers score, calibration included; 0: none", min=0
     )
     minutes: float = _option(0.0, "time for the rounds; 0: no limit", min=0)
-    pairs_per_query: int | None = _case("pairs of a query in a round, its positive among them; more if queries are few", min=1)
+    pairs_per_query: int = _case(
+        "pairs of a query in a round, its positive among them; more if queries are few", min=1
+    )
     rounds: int = _option(8, "how often the student ranks anew", min=1)
-    exploration: float | None = _case("share of pairs drawn uniformly among good documents, not by policy", min=0, max=1)
+    exploration: float = _case(
+        "share of pairs drawn uniformly among good documents, not by policy", min=0, max=1
+    )
     temperature: float = _option(1.0, "of the policy, a softmax of log-odds", above=0)
-    list_weight: float | None = _case("weight of the cross-entropy with the teacher's softmax over all documents", min=0)
-    embedding_weight: float | None = _case("weight of the squared error of the context embedding", min=0)
-    log_odds_weight: float | None = _case("weight of the squared error of the log-odds", min=0)
+    list_weight: float = _case("weight of the cross-entropy with the teacher's softmax over all documents", min=0)
+    embedding_weight: float = _case("weight of the squared error of the context embedding", min=0)
+    log_odds_weight: float = _case("weight of the squared error of the log-odds", min=0)
     kl_weight: float = _option(0.0, "weight of the reverse KL; 1 with log_odds_weight 0 is the paper's loss", min=0)
-    label_weight: float | None = _case("weight of the softmax of labels over all documents", min=0)
+    label_weight: float = _case("weight of the softmax of labels over all documents", min=0)
     max_labelled_queries: int = _option(0, "most labelled queries to use; 0: all", min=0)
     new_document_gain: float = _option(
         0.25, "share of the correction that documents get which were not trained on", min=0, max=1
     )
     predictor: str = _option("mlp", "mlp, or quadratic: its score is an inner product", choices=("mlp", "quadratic"))
     hidden_units: int = _option(256, "of the predictor; an index stores as many numbers per document", min=1)
-    steps: int | None = _case("optimiser steps", min=1)
+    steps: int = _case("optimiser steps", min=1)
     learning_rate: float = _option(1e-3, "constant through the rounds, cosine decay after them", above=0)
     weight_decay: float = _option(0.05, "of AdamW", min=0)
     dropout: float = _option(0.2, "share of the embeddings' dimensions left out in a step", min=0, below=1)
@@ -117,7 +127,7 @@ class DistillConfig(_Checked):
 
     def resolve(self, over_encoder: bool) -> DistillConfig:
         """Returns the options with those that are None chosen by the case; raises InputError if nothing would teach."""
-        chosen = {k: v for k, v in (OVER_ENCODER if over_encoder else OVER_LLM).items() if getattr(self, k) is None}
+        chosen = {name: case[over_encoder] for name, case in CASES.items() if getattr(self, name) is None}
         config = replace(self, **chosen)
         if not config.label_weight and not config.learns_from_teacher:
             raise InputError("label_weight 0 and no weight of a teacher's loss: nothing to learn from; raise one")

@@ -102,8 +102,8 @@ def _check_folder(folder: Path) -> None:
 
 def _teacher_notes(teacher: Teacher) -> dict[str, Any]:
     """Returns who taught with which weights, and how a reranker of ours was trained, if its folder says so."""
-    models = [*teacher.encoders, *teacher.rerankers]
-    notes: dict[str, Any] = {"teachers": [{**_named(model), "weight": weight} for model, weight in models]}
+    models: list[tuple[Encoder | Reranker, float]] = [*teacher.encoders, *teacher.rerankers]
+    notes: dict[str, Any] = {"teachers": [{"name": _name(model), "weight": weight} for model, weight in models]}
     for reranker, _ in teacher.rerankers:
         folder = reranker.adapter.parent if reranker.adapter else None
         if folder and (folder / CONFIG).is_file():
@@ -113,6 +113,5 @@ def _teacher_notes(teacher: Teacher) -> dict[str, Any]:
     return notes
 
 
-def _named(model: Encoder | Reranker) -> dict[str, Any]:
-    described = model.describe()
-    return {"name": Path(str(described.get("name") or described.get("llm"))).name}
+def _name(model: Encoder | Reranker) -> str:
+    return Path(model.describe()["name"]).name

@@ -8,8 +8,8 @@ from typing import Any
 
 from rabtriever.encoders.base import Encoder
 from rabtriever.encoders.loading import load_encoder
-from rabtriever.encoders.sentence_files import is_sentence_model
 from rabtriever.errors import InputError
+from rabtriever.persistence.hub import is_sentence_model
 from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.generative import load_reranker
 
@@ -19,7 +19,7 @@ FUSED_ENCODER_WEIGHT = 30.0  # beside rerankers, whose log-odds count once
 
 @dataclass(frozen=True)
 class Teacher:
-    """A weighted sum of models.
+    """A weighted sum of models; of none, where labels alone teach.
 
     ``log-odds(q, d) = sum over encoders of weight <e_q, e_d> + sum over rerankers of weight (w . z*(q, d))``; what no
     reranker has read is estimated (:meth:`rabtriever.training.targets.Targets.lists`).
@@ -29,16 +29,14 @@ class Teacher:
         rerankers: Models that read pairs, each with its weight.
 
     Raises:
-        InputError: neither, or an encoder without a similarity.
+        InputError: an encoder without a similarity.
     """
 
     encoders: Sequence[tuple[Encoder, float]] = ()
     rerankers: Sequence[tuple[Reranker, float]] = ()
 
     def __post_init__(self) -> None:
-        """Checks that somebody teaches."""
-        if not self.encoders and not self.rerankers:
-            raise InputError("teacher: neither an encoder nor a reranker; name at least one", param="teacher")
+        """Checks the encoders."""
         for encoder, _ in self.encoders:
             if not encoder.has_similarity:
                 name = encoder.describe()["name"]

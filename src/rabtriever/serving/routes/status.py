@@ -57,7 +57,7 @@ async def info(service: Service) -> dict[str, Any]:
         "model": {
             "name": Path(retriever.name_or_path).name if retriever.name_or_path else None,
             "encoder": encoder.describe(),
-            "llm": described.get("llm"),
+            "llm": described.get("name"),
             "fingerprint": retriever.fingerprint,
             "predictor": retriever.predictor.kind if retriever.predictor else None,
             "dimensions": retriever.dim,
