@@ -45,8 +45,9 @@ def create_engine(llm: LoadedLLM, shared_prefixes: Sequence[Sequence[int]] = ())
     if llm.backend == "int8":
         from rabtriever.llm.int8.engine import Int8Engine
         from rabtriever.llm.int8.weight_cache import WeightCache
+        from rabtriever.llm.int8.weights import Int8Weights
 
-        cache = WeightCache(llm.weights_hash, llm.config.get_text_config(), llm.dtype)
+        cache = WeightCache(llm.weights_hash, llm.config.get_text_config(), llm.dtype, Int8Weights)
         engine = Int8Engine.create(lambda: llm.model, shared_prefixes, cache)
         llm.release_model()
         return engine
