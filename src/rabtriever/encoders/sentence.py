@@ -109,7 +109,8 @@ class SentenceEncoder:
         """What encodes, created at the first access."""
         with self._lock:
             if self._engine is None:
-                self._engine = create_engine(self.model, self.backend, self.device, self._dtype)
+                prefixes = [tokenizer.prefix for tokenizer in self.tokenizers.values()]
+                self._engine = create_engine(self.model, self.backend, self.device, self._dtype, prefixes)
         return self._engine
 
     def encode_queries(

@@ -32,6 +32,7 @@ class SentenceTokenizer:
 
     Attributes:
         prompt_tokens: Tokens before a text's own: special ones and the prompt's.
+        prefix: Token ids that all texts begin with.
         budget: Tokens of a text that are read.
     """
 
@@ -40,6 +41,9 @@ class SentenceTokenizer:
         special = tokenizer.encode("a").special_tokens_mask
         self.n_before, self.n_after = special.index(0), special[::-1].index(0)
         self.prompt_tokens = self.n_before + len(tokenizer.encode(prompt, add_special_tokens=False).ids)
+        # The space behind a prompt belongs to a text's first word in many vocabularies.
+        fixed = tokenizer.encode(prompt.rstrip(), add_special_tokens=False).ids
+        self.prefix = [*tokenizer.encode("a").ids[: self.n_before], *fixed]
         self.budget = max_length - self.prompt_tokens - self.n_after
         if self.budget < 1:
             raise InputError(f"{kind}_prompt: {prompt!r} leaves no room in the {max_length} tokens that are read")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +11,10 @@ from torch import Tensor
 
 from rabtriever.encoders.int8.weights import LOG2_E, EncoderShape, LayerParts
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 Read = tuple[list[LayerParts], dict[str, Any], EncoderShape]
 
 
-def read_bert(model: PreTrainedModel) -> Read:
+def read_bert(model: Any) -> Read:
     """Reads BERT, RoBERTa, XLM-RoBERTa and MPNet: layer norms, learned positions, heads with keys of their own."""
     config, table, mpnet = model.config, model.embeddings, model.config.model_type == "mpnet"
     size = config.hidden_size // config.num_attention_heads
@@ -49,7 +46,7 @@ def read_bert(model: PreTrainedModel) -> Read:
     return parts, others, EncoderShape(heads, heads, size, units, epsilon, 1.0, 0, True)
 
 
-def read_gemma(model: PreTrainedModel) -> Read:
+def read_gemma(model: Any) -> Read:
     """Reads Gemma 3 with bidirectional attention: RMS norms around each sublayer, rotary positions, a gated MLP."""
     config, size = model.config, model.config.head_dim
     # The attention divides scores by the root of the head size.
@@ -63,7 +60,9 @@ def read_gemma(model: PreTrainedModel) -> Read:
         head_norms.append(torch.stack([_weight(attention.q_norm) * sharpness, _weight(attention.k_norm)]))
         between.append((layer.post_attention_layernorm, layer.pre_feedforward_layernorm))
         between.append((layer.post_feedforward_layernorm, model.norm if after is None else after.input_layernorm))
-    pairs = [torch.stack([torch.zeros(config.hidden_size) if a is None else _weight(a), _weight(b)]) for a, b in between]
+    pairs = [
+        torch.stack([torch.zeros(config.hidden_size) if a is None else _weight(a), _weight(b)]) for a, b in between
+    ]
     rope = model.rotary_emb
     others = {
         "norms": torch.stack(pairs),

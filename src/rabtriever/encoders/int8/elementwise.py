@@ -79,7 +79,7 @@ def add_and_rms_norm(
 
 @njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
 def gelu(up: Any, bias: Any, count: Any, in_scales: Any, block: Any, codes: Any, scales: Any) -> None:
-    """Quantises gelu(up + bias), mixed; erf by Abramowitz and Stegun's 7.1.26, within 2e-7.
+    """Quantises the gelu of ``up + bias``, mixed; erf by Abramowitz and Stegun's 7.1.26, within 2e-7.
 
     Args:
         up: float32 (n, at least units), to be multiplied by ``in_scales`` (n,).
@@ -115,7 +115,7 @@ def gelu(up: Any, bias: Any, count: Any, in_scales: Any, block: Any, codes: Any,
 
 @njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
 def gelu_gate(gate_up: Any, size: Any, count: Any, in_scales: Any, block: Any, codes: Any, scales: Any) -> None:
-    """Quantises gelu(gate) * up, mixed, with tanh's approximation of gelu; as :func:`gelu`."""
+    """Quantises ``gelu(gate) * up``, mixed, with tanh's approximation of gelu; as :func:`gelu`."""
     values, powers, bits = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.int32)
     for i in range(count):
         row, scale = gate_up[i], in_scales[i]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,14 +17,14 @@ from rabtriever.llm.int8.rotation import hadamard_block_size
 from rabtriever.llm.int8.weight_cache import WeightCache
 
 if TYPE_CHECKING:
-    from rabtriever.encoders.sentence_engines import TorchSentenceEngine
     from rabtriever.encoders.sentence_files import SentenceModel
+    from rabtriever.encoders.sentence_torch import TorchSentenceEngine
 
 TOKEN_BUDGET = 1024
 
 
 class Int8SentenceEngine:
-    """Computes int8 products and float32 between them; see :class:`rabtriever.encoders.sentence_engines.SentenceEngine`.
+    """Computes int8 products, float32 between them; see :class:`rabtriever.encoders.sentence_engines.SentenceEngine`.
 
     Args:
         weights: The encoder, converted.
@@ -54,7 +54,7 @@ class Int8SentenceEngine:
         cache = WeightCache(f"encoder {FORMAT} {model.weights_hash}", None, None, EncoderWeights)
         weights = cache.load()
         if weights is None:
-            modules = load().modules
+            modules: Any = load().modules
             dense = [module.linear for module in modules if type(module).__name__ == "Dense"]
             weights = cache.save(convert(modules[0].auto_model, dense))
         pooling = next(module for module in model.modules if module.kind == "Pooling")
@@ -85,12 +85,14 @@ class Int8SentenceEngine:
             self.ropes = ropes = self._ropes(2 * int(positions.max()))
         n_texts, store = len(ends) - 1, np.empty((2, len(ids), self.kv_width), np.uint16)
         # Nothing was read before.
-        past = np.empty((len(self.weights.qkv_bias), 0, self.kv_width), np.uint16), *np.zeros((2, n_texts), np.int64)
+        past, none = np.empty((len(self.weights.qkv_bias), 0, self.kv_width), np.uint16), np.zeros(n_texts, np.int64)
         bias, rows = self.weights.position_bias, np.arange(len(ids))
-        batches = tuple(Batch(ends, positions, *past, store, rows, rope, bias, False) for rope in ropes)
+        batches = tuple(Batch(ends, positions, past, none, none, store, rows, rope, bias, False) for rope in ropes)
 
         def work(first: int, end: int, threads: int, barrier: np.ndarray) -> np.ndarray:
-            hidden = np.zeros((-(-(end - first) // TILE_ROWS) * TILE_ROWS, self.weights.embeddings.shape[1]), np.float32)
+            hidden = np.zeros(
+                (-(-(end - first) // TILE_ROWS) * TILE_ROWS, self.weights.embeddings.shape[1]), np.float32
+            )
             hidden[: end - first] = self._embed(ids[first:end], positions[first:end])
             forward(hidden, end - first, first, self.layers, batches, threads, barrier)
             return self._finish(hidden[: end - first])
@@ -109,6 +111,6 @@ class Int8SentenceEngine:
         return hidden / np.sqrt(squares + np.float32(shape.epsilon)) * self.weights.norms[-1, 1]
 
     def _ropes(self, positions: int) -> list[np.ndarray]:
-        """Returns the cosine and sine of each position, float32 (2, positions, head size / 2), of both kinds of layers."""
+        """Returns each position's cosine and sine, float32 (2, positions, head size / 2), for both kinds of layers."""
         angles = np.arange(positions, dtype=np.float32)[:, None] * self.weights.frequencies[:, None]
         return [np.stack([np.cos(one), np.sin(one)]) for one in angles]

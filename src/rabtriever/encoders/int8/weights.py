@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,9 +12,6 @@ from torch import Tensor
 
 from rabtriever.llm.int8.rotation import fold_hadamard, orthogonal
 from rabtriever.llm.int8.weights import Linear, pack_layers, quantize_rows
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 FORMAT = 1  # raise it when conversion or the arrays change
 LOG2_E = 1.4426950408889634
@@ -91,7 +88,7 @@ class LayerParts:
     down: Any
 
 
-def convert(model: PreTrainedModel, dense: Sequence[Any]) -> EncoderWeights:
+def convert(model: Any, dense: Sequence[Any]) -> EncoderWeights:
     """Converts an encoder in float32 on the CPU.
 
     Args:
