@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 
 from rabtriever.encoders.base import Kind
 from rabtriever.encoders.sentence_engines import SentenceEngine, choose_engine, create_engine
-from rabtriever.encoders.sentence_files import SentenceModel, find_sentence_model
+from rabtriever.encoders.sentence_files import find_sentence_model
+from rabtriever.encoders.sentence_model import SentenceModel
 from rabtriever.encoders.sentence_tokenizer import SentenceTokenizer, load_tokenizer
 from rabtriever.errors import TextError
 from rabtriever.llm.backbone import token_batches

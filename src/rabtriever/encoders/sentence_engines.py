@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from rabtriever.choices import BACKENDS
-from rabtriever.encoders.sentence_files import SentenceModel, pooling_modes
+from rabtriever.encoders.sentence_model import SentenceModel, pooling_modes
 from rabtriever.errors import InputError
 from rabtriever.llm.config_cache import load_config
 from rabtriever.llm.engines import SUPPORTED_MODEL_TYPES, why_not_here, why_not_int8

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from rabtriever.caching import cache_dir
 from rabtriever.encoders.base import Kind
-from rabtriever.encoders.sentence_files import SentenceModel
+from rabtriever.encoders.sentence_model import SentenceModel
 from rabtriever.errors import InputError, TextError, first_line
 from rabtriever.llm.hashing import file_hash
 

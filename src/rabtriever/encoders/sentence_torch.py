@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rabtriever.encoders.sentence_files import SentenceModel
+from rabtriever.encoders.sentence_model import SentenceModel
 from rabtriever.errors import InputError, first_line
 
 if TYPE_CHECKING:

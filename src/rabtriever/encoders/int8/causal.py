@@ -13,7 +13,7 @@ from rabtriever.llm.int8.weight_cache import WeightCache
 from rabtriever.llm.int8.weights import Int8Weights
 
 if TYPE_CHECKING:
-    from rabtriever.encoders.sentence_files import SentenceModel
+    from rabtriever.encoders.sentence_model import SentenceModel
     from rabtriever.encoders.sentence_torch import TorchSentenceEngine
 
 

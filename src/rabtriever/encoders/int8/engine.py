@@ -9,7 +9,7 @@ import numpy as np
 
 from rabtriever.encoders.int8.forward import EncoderLayers, forward
 from rabtriever.encoders.int8.weights import FORMAT, EncoderWeights, convert
-from rabtriever.encoders.sentence_files import pooling_modes
+from rabtriever.encoders.sentence_model import pooling_modes
 from rabtriever.llm.int8.forward import Batch
 from rabtriever.llm.int8.gang import share_rows
 from rabtriever.llm.int8.matmul import TILE_ROWS
@@ -17,7 +17,7 @@ from rabtriever.llm.int8.rotation import hadamard_block_size
 from rabtriever.llm.int8.weight_cache import WeightCache
 
 if TYPE_CHECKING:
-    from rabtriever.encoders.sentence_files import SentenceModel
+    from rabtriever.encoders.sentence_model import SentenceModel
     from rabtriever.encoders.sentence_torch import TorchSentenceEngine
 
 TOKEN_BUDGET = 1024
