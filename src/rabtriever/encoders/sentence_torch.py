@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,12 +35,13 @@ class TorchSentenceEngine:
         from sentence_transformers import SentenceTransformer
 
         from rabtriever.llm.loading import native_dtype, parse_dtype
+        from rabtriever.llm.weights import no_progress_bar
 
         wanted = parse_dtype(dtype or (torch.float32 if device == "cpu" else native_dtype(device)))
         try:
-            loaded = SentenceTransformer(
-                str(model.folder), device=device, local_files_only=True, model_kwargs={"dtype": wanted}
-            )
+            with no_progress_bar():
+                options: dict[str, Any] = {"local_files_only": True, "model_kwargs": {"dtype": wanted}}
+                loaded = SentenceTransformer(str(model.folder), device=device, **options)
         except Exception as error:  # a broken file makes it fail in many ways
             raise InputError(f"{model.source}: cannot be loaded ({first_line(error)})") from error
         self.modules, self.padding = loaded.to(wanted).eval(), model.config.get("pad_token_id") or 0
