@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 
 from rabtriever.encoders.base import Kind
 from rabtriever.encoders.sentence_engines import SentenceEngine, choose_engine, create_engine
-from rabtriever.encoders.sentence_files import SentenceModel, find_sentence_model
+from rabtriever.encoders.sentence_files import find_sentence_model
+from rabtriever.encoders.sentence_model import SentenceModel
 from rabtriever.encoders.sentence_tokenizer import SentenceTokenizer, load_tokenizer
 from rabtriever.errors import TextError
 from rabtriever.llm.backbone import token_batches
@@ -112,7 +113,8 @@ class SentenceEncoder:
         """What encodes, created at the first access."""
         with self._lock:
             if self._engine is None:
-                self._engine = create_engine(self.model, self.backend, self.device, self._dtype)
+                prefixes = [tokenizer.prefix for tokenizer in self.tokenizers.values()]
+                self._engine = create_engine(self.model, self.backend, self.device, self._dtype, prefixes)
         return self._engine
 
     def encode_queries(
