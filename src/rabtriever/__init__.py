@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from rabtriever.index import Hit, Index
     from rabtriever.index.search import SearchOptions
     from rabtriever.llm.prompt import PromptTemplate
-    from rabtriever.rerankers.generative import GenerativeReranker, load_reranker
+    from rabtriever.rerankers.cross_encoder import CrossEncoderReranker
+    from rabtriever.rerankers.generative import GenerativeReranker
+    from rabtriever.rerankers.loading import load_reranker
     from rabtriever.retriever import Rabtriever
     from rabtriever.training.config import DistillConfig, RerankerTrainingConfig
     from rabtriever.training.distill import distill
@@ -33,6 +35,7 @@ __all__ = [
     "BusyError",
     "ConflictError",
     "CorruptIndexError",
+    "CrossEncoderReranker",
     "DistillConfig",
     "Document",
     "GenerativeReranker",
@@ -62,7 +65,9 @@ _MODULES = {
     "index.index": ("Index",),
     "index.search": ("SearchOptions",),
     "llm.prompt": ("PromptTemplate",),
-    "rerankers.generative": ("GenerativeReranker", "load_reranker"),
+    "rerankers.cross_encoder": ("CrossEncoderReranker",),
+    "rerankers.generative": ("GenerativeReranker",),
+    "rerankers.loading": ("load_reranker",),
     "retriever": ("Rabtriever",),
     "training.config": ("DistillConfig", "RerankerTrainingConfig"),
     "training.distill": ("distill",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rabtriever.cli import arguments
+from rabtriever.errors import InputError
 from rabtriever.persistence.folder import require_absent
 from rabtriever.training.config import DistillConfig
 
@@ -16,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--teacher", required=True, help="`tools`, a folder of `rabtriever train`, a hub id, or any LLM"
     )
     parser.add_argument("--out", required=True, help="folder to make; an interrupted run goes on with the same command")
+    arguments.add_prompt_arguments(parser)
     arguments.add_model_arguments(parser)
     arguments.add_config_arguments(parser, DistillConfig)
 
@@ -25,9 +27,15 @@ def run(args: argparse.Namespace) -> None:
     config = arguments.config_from_args(args, DistillConfig)
     require_absent(args.out)
     data = arguments.read_data(args)
-    from rabtriever.rerankers.generative import load_reranker
+    from rabtriever.rerankers.generative import GenerativeReranker
+    from rabtriever.rerankers.loading import load_reranker
     from rabtriever.training.distill import distill
 
-    distill(data, load_reranker(args.teacher, **arguments.load_options(args)), args.out, config)
+    teacher = load_reranker(args.teacher, **arguments.load_options(args), **arguments.prompt_options(args))
+    if not isinstance(teacher, GenerativeReranker):
+        raise InputError(
+            f"--teacher {args.teacher}: distil needs an LLM, whose states the retriever learns to estimate"
+        )
+    distill(data, teacher, args.out, config)
     hint = f"next: rabtriever index {args.data[0]} --model {args.out} --out INDEX"
     arguments.print_result(args, {"retriever": args.out}, f"{args.out}: a retriever; {hint}")

@@ -1,0 +1,46 @@
+"""Which reranker a name stands for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import Unpack
+
+from rabtriever.errors import InputError
+from rabtriever.llm.loading import LoadOptions, hub_options
+from rabtriever.llm.presets import PresetOptions
+from rabtriever.llm.sources import model_kind
+from rabtriever.persistence.hub import resolve_model
+from rabtriever.rerankers.cross_encoder import CrossEncoderReranker
+from rabtriever.rerankers.generative import GenerativeReranker, RerankerOptions
+
+
+def load_reranker(
+    name_or_path: str | Path, *, revision: str | None = None, **options: Unpack[RerankerOptions]
+) -> GenerativeReranker | CrossEncoderReranker:
+    """Loads a reranker of whatever kind is there.
+
+    Args:
+        name_or_path: ``tools`` (the model that ships), a folder of `rabtriever train` or `rabtriever distill`, a
+            cross-encoder of sentence-transformers, or an LLM, which is used as it is; each a folder or a hub id
+            ``owner/name``, an LLM also a ``.gguf`` file.
+        revision: Branch, tag or commit of a hub id; the main branch if None.
+        **options: ``device``, ``dtype`` and ``backend`` of the LLM; ``token`` and ``local_files_only`` of the hub; of
+            an LLM that is used as it is, ``preset``, its prompt (``plain`` by default), and its ``task``,
+            ``document_name`` and ``query_name``
+            (:class:`rabtriever.llm.presets.PresetOptions`).
+
+    Raises:
+        InputError: no model there, an encoder, or a preset for a model that has a prompt of its own or none.
+    """
+    loading: Any = {name: value for name, value in options.items() if name in LoadOptions.__annotations__}
+    hub = {"revision": revision, **hub_options(loading)}
+    kind = "ours" if resolve_model(name_or_path, **hub) else model_kind(str(name_or_path), **hub)
+    if kind == "encoder":
+        raise InputError(f"{name_or_path}: an encoder, which reads no pairs; give an LLM or a cross-encoder")
+    if kind != "cross-encoder":
+        return GenerativeReranker.from_pretrained(name_or_path, revision=revision, **options)
+    if options.get("preset") or any(options.get(name) for name in PresetOptions.__annotations__):
+        raise InputError(f"{name_or_path}: a cross-encoder has no prompt; leave out preset and task", param="preset")
+    return CrossEncoderReranker.from_pretrained(name_or_path, revision=revision, **loading)
