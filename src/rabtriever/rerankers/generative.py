@@ -121,6 +121,14 @@ class GenerativeReranker(PairScorer):
             raise TextError("document", d, documents[d], f"{query} {NOT_FINITE}") from None
         return Scores(log_odds.numpy()[row_of], None if states is None else states.numpy()[row_of])
 
+    def choice_mass(self, queries: Sequence[str], documents: Sequence[str], pairs: np.ndarray) -> np.ndarray:
+        """Returns the probability float32 (n,) that the LLM's next token is one of the two choices.
+
+        Where it is small the prompt does not make the LLM choose, and the log-odds compare two accidents.
+        """
+        states = self.score(queries, documents, pairs, with_states=True).states
+        return self.llm.loaded.token_probability(torch.from_numpy(states), self.llm.prompt.choice_ids).numpy()
+
     @property
     def _order(self) -> tuple[int, int]:
         """Which of query (0) and document (1) comes first in the prompt, and which second."""

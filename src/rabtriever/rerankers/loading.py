@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from typing_extensions import Unpack
 
@@ -35,8 +35,7 @@ def load_reranker(
         InputError: no model there, an encoder, or a preset for a model that has a prompt of its own or none.
     """
     loading: Any = {name: value for name, value in options.items() if name in LoadOptions.__annotations__}
-    hub = {"revision": revision, **hub_options(loading)}
-    kind = "ours" if resolve_model(name_or_path, **hub) else model_kind(str(name_or_path), **hub)
+    kind = reranker_kind(name_or_path, revision=revision, **loading)
     if kind == "encoder":
         raise InputError(f"{name_or_path}: an encoder, which reads no pairs; give an LLM or a cross-encoder")
     if kind != "cross-encoder":
@@ -44,3 +43,11 @@ def load_reranker(
     if options.get("preset") or any(options.get(name) for name in PresetOptions.__annotations__):
         raise InputError(f"{name_or_path}: a cross-encoder has no prompt; leave out preset and task", param="preset")
     return CrossEncoderReranker.from_pretrained(name_or_path, revision=revision, **loading)
+
+
+def reranker_kind(
+    name_or_path: str | Path, *, revision: str | None = None, **options: Unpack[LoadOptions]
+) -> Literal["ours", "llm", "cross-encoder", "encoder"]:
+    """Returns what a name stands for, by settings alone; ``ours`` was saved with its prompt."""
+    hub = {"revision": revision, **hub_options(options)}
+    return "ours" if resolve_model(name_or_path, **hub) else model_kind(str(name_or_path), **hub)
