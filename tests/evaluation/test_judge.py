@@ -127,7 +127,7 @@ def test_the_cost_and_mass_of_a_remote_teacher(data):
 
 
 def test_bad_input_is_named(data):
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="at least 1 of both"):
         judge(data, {"right": KnownReranker(RIGHT)}, KnownEncoder(), depth=0)
     with pytest.raises(InputError, match="no teacher"):
         judge(data, {}, KnownEncoder())

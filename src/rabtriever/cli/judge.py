@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     from rabtriever.evaluation.sample import draw_sample
 
     data = load_data(args.data)
-    draw_sample(data, args.split, args.queries_limit, args.seed)  # checked before a model is loaded
+    draw_sample(data, args.split, args.queries_limit, args.depth, args.seed)  # checked before a model is loaded
     from rabtriever.encoders.sentence import SentenceEncoder
     from rabtriever.evaluation.judge import judge
     from rabtriever.teachers import load_teacher
@@ -46,7 +46,11 @@ def run(args: argparse.Namespace) -> None:
 
 def format_report(report: dict[str, Any], encoder: str) -> str:
     """Returns what :func:`rabtriever.evaluation.judge.judge` returned as a table."""
-    labels = f"{report['n_queries']} queries of {report['split']}" if report["split"] else "unlabelled queries"
+    labels = (
+        f"{report['n_queries']} queries of {report['split']}"
+        if report["split"]
+        else f"{report['n_queries']} unlabelled queries"
+    )
     names = [encoder, *report["teachers"], *["all together"] * ("all" in report)]
     width = max(map(len, names)) + 2
     columns = {

@@ -18,7 +18,6 @@ from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.teachers import Teacher, is_encoder
 
 COSINE_WEIGHT = 30.0  # a cosine as log-odds, beside a teacher's own with weight 1
-ENCODER, ALL = "encoder", "all"
 
 
 def judge(
@@ -58,14 +57,12 @@ def judge(
     Raises:
         InputError: a limit below 1, no such labels, no queries, or an LLM that does not choose between its two answers.
     """
-    if min(queries_limit, depth) < 1:
-        raise InputError("queries_limit and depth must be at least 1")
     if not teachers:
         raise InputError("no teacher to judge: give at least one")
-    sample = draw_sample(data, split, queries_limit, seed)
+    sample = draw_sample(data, split, queries_limit, depth, seed)
     similarity = _similarities(encoder, sample)
-    best = np.argsort(-similarity, axis=1, kind="stable")[:, :depth]
-    pairs = np.stack([np.arange(len(best)).repeat(best.shape[1]), best.ravel()], axis=1)
+    best = np.argsort(-similarity, axis=1, kind="stable")[:, : sample.depth]
+    pairs = np.stack([np.arange(len(best)).repeat(sample.depth), best.ravel()], axis=1)
     base = COSINE_WEIGHT * similarity
     judged = {name: _judge(name, teacher, sample, pairs, show_progress_bar) for name, teacher in teachers.items()}
     sums = {name: base + one.log_odds for name, one in judged.items()}
@@ -73,10 +70,10 @@ def judge(
     report: dict[str, Any] = {
         "split": sample.split,
         "n_queries": len(sample.queries),
-        "depth": best.shape[1],
+        "depth": sample.depth,
         "encoder": {
             "R@1": sample.recall(base),
-            "R@depth": sample.recall(base, best.shape[1]),
+            "R@depth": sample.recall(base, sample.depth),
             "calibration_error": sample.calibration_error(_softmax(base), pairs),
         },
         "teachers": {
@@ -92,11 +89,11 @@ def judge(
     }
     if len(judged) > 1:
         error = sample.calibration_error(_softmax(everything), pairs)
-        report[ALL] = {"R@1_fused": sample.recall(everything), "calibration_error_fused": error}
-    rankings = {ENCODER: base, **{name: one.log_odds for name, one in judged.items()}}
+        report["all"] = {"R@1_fused": sample.recall(everything), "calibration_error_fused": error}
+    firsts = [("encoder", base.argmax(1)), *((name, one.log_odds.argmax(1)) for name, one in judged.items())]
     report["agreement"] = [
-        {"a": a, "b": b, "share": float((rankings[a].argmax(1) == rankings[b].argmax(1)).mean())}
-        for a, b in combinations(rankings, 2)
+        {"a": a, "b": b, "share": float((first_a == first_b).mean())}
+        for (a, first_a), (b, first_b) in combinations(firsts, 2)
     ]
     return report
 

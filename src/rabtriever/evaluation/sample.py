@@ -12,14 +12,16 @@ from rabtriever.errors import InputError
 from rabtriever.evaluation.measures import calibration_error
 
 
-def draw_sample(data: RetrievalData, split: str | None, limit: int, seed: int) -> Sample:
+def draw_sample(data: RetrievalData, split: str | None, limit: int, depth: int, seed: int) -> Sample:
     """Draws at most ``limit`` labelled queries of a split, or any queries where nothing is labelled.
 
     The split is by default ``dev``, held out of ``train`` where there is none, else ``test``, else the first.
 
     Raises:
-        InputError: no such split, or no queries.
+        InputError: no such split, no queries, or ``limit`` or ``depth`` below 1.
     """
+    if min(limit, depth) < 1:
+        raise InputError(f"{limit} queries and {depth} documents of each: read at least 1 of both")
     documents = list(data.documents)
     contents = [data.documents[document].content for document in documents]
     if split is None and data.qrels:
@@ -36,14 +38,15 @@ def draw_sample(data: RetrievalData, split: str | None, limit: int, seed: int) -
         positives = data.positives(split, limit, seed)
         chosen, relevant = list(positives), [{position[d] for d in found} for found in positives.values()]
     own = [(q, documents.index(query)) for q, query in enumerate(chosen) if data.is_own_document(query, query)]
-    return Sample(split, [data.queries[query] for query in chosen], contents, relevant, own)
+    return Sample(split, [data.queries[query] for query in chosen], contents, relevant, own, min(depth, len(contents)))
 
 
 @dataclass(frozen=True)
 class Sample:
     """Queries and all documents; ``relevant`` holds the positions of each query's relevant documents, None unlabelled.
 
-    ``own`` are (query, document) positions of documents that are the query itself.
+    ``own`` are (query, document) positions of documents that are the query itself; ``depth`` is how many documents of a
+    query are read.
     """
 
     split: str | None
@@ -51,6 +54,7 @@ class Sample:
     documents: list[str]
     relevant: list[set[int]] | None
     own: list[tuple[int, int]]
+    depth: int
 
     def recall(self, scores: np.ndarray, k: int = 1) -> float | None:
         """Returns the mean share of relevant documents among the first ``k`` by scores (n, m)."""
