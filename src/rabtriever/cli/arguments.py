@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_type_hints
 
-from rabtriever.choices import BACKENDS, DTYPES
+from rabtriever.choices import BACKENDS, DTYPES, PRESETS
 
 if TYPE_CHECKING:
     from rabtriever.data import RetrievalData
@@ -107,13 +107,26 @@ def add_teacher_arguments(parser: argparse.ArgumentParser) -> None:
         help="an encoder (minilm, mpnet, a sentence-transformers model), a CrossEncoder, a reranker of ours (tools, a "
         "folder of `rabtriever train`), any LLM, or PROTOCOL+URL#MODEL; again for a weighted sum; none: labels alone teach",
     )
-    parser.add_argument("--preset", help="prompt of an LLM that is no reranker of ours: chat, plain, ...")
-    parser.add_argument("--task", help="a sentence for that prompt, such as 'You match requests to tools.'")
+    add_prompt_arguments(parser)
 
 
 def load_options(args: argparse.Namespace) -> dict[str, Any]:
     """Returns what ``from_pretrained`` takes of these arguments; those that were not given are left out."""
     given = {name: getattr(args, name) for name in ("device", "dtype", "backend")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the prompt of an LLM that is used as it is."""
+    parser.add_argument("--preset", choices=PRESETS, help="prompt of an LLM that is used as it is (default: plain)")
+    parser.add_argument("--task", help="one sentence for that prompt: what is matched with what")
+    parser.add_argument("--document-name", metavar="NAME", help="what the chat prompt calls a document, such as Tool")
+    parser.add_argument("--query-name", metavar="NAME", help="what the chat prompt calls a query, such as Request")
+
+
+def prompt_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns what `load_reranker` takes of :func:`add_prompt_arguments`; what was not given is left out."""
+    given = {name: getattr(args, name) for name in ("preset", "task", "document_name", "query_name")}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -46,8 +46,7 @@ def run(args: argparse.Namespace) -> None:
         args.out,
         config,
         encoder=args.encoder,
-        preset=args.preset,
-        task=args.task,
+        **arguments.prompt_options(args),
         **arguments.load_options(args),
     )
     hint = f"next: rabtriever index {args.data[0]} --model {args.out} --out INDEX"

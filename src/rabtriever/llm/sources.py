@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -52,6 +52,33 @@ def find_model(
     if weights is None:
         raise InputError(f"{source}: no weights there (no {WEIGHTS[0]}); give a whole model folder")
     return ModelFiles(folder, weights)
+
+
+def model_kind(
+    source: str, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
+) -> Literal["llm", "cross-encoder", "encoder"]:
+    """Returns what a model is, by its settings alone; ``llm`` where they are missing, whose loader says what is wrong.
+
+    A ``cross-encoder`` has an architecture for classifying sequences, an ``encoder`` is of sentence-transformers.
+    """
+    if source == ALIAS or source.endswith(".gguf"):
+        return "llm"
+    folder = Path(source).expanduser()
+    if not is_path(source):
+        from huggingface_hub import snapshot_download
+
+        hub: Any = {"revision": revision, "token": token, "local_files_only": local_files_only}
+        try:
+            folder = Path(snapshot_download(source, allow_patterns=["config.json", "modules.json"], **hub))
+        except (OSError, ValueError):
+            return "llm"
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = {}
+    if any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or ()):
+        return "cross-encoder"
+    return "encoder" if (folder / "modules.json").is_file() else "llm"
 
 
 def is_path(source: str) -> bool:

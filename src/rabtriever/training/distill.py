@@ -18,12 +18,12 @@ from rabtriever.errors import InputError, StorageError
 from rabtriever.llm.loading import LoadOptions
 from rabtriever.persistence.folder import CONFIG, read_config, require_absent
 from rabtriever.rerankers.base import Reranker
-from rabtriever.rerankers.generative import GenerativeReranker
+from rabtriever.rerankers.generative import GenerativeReranker, RerankerOptions
 from rabtriever.retriever import Rabtriever
 from rabtriever.training.callbacks import JsonlLogger, TrainingCallback
 from rabtriever.training.config import DistillConfig
 from rabtriever.training.distiller import Distiller
-from rabtriever.training.teacher import Teacher, load_teacher
+from rabtriever.training.teacher import Teacher, load_teachers
 
 __all__ = ["Distiller", "distill"]
 
@@ -37,10 +37,8 @@ def distill(
     config: DistillConfig | None = None,
     *,
     encoder: Encoder | str | Path = "minilm",
-    preset: str | None = None,
-    task: str | None = None,
     callbacks: Sequence[TrainingCallback] = (),
-    **options: Unpack[LoadOptions],
+    **options: Unpack[RerankerOptions],
 ) -> Rabtriever:
     """Distils teachers into a retriever over an encoder.
 
@@ -49,15 +47,14 @@ def distill(
 
     Args:
         data: Documents and queries; qrels if there are any.
-        teacher: Who teaches, or the names of models (:func:`rabtriever.training.teacher.load_teacher`).
+        teacher: Who teaches, or the names of models (:func:`rabtriever.teachers.load_teacher`).
         out: Folder to save the retriever in; None saves nothing.
         config: Options; the defaults if None.
         encoder: What the retriever stands on: an encoder or its name (:func:`rabtriever.encoders.loading.load_encoder`);
             ``teacher``: the teacher's own LLM, as in the paper.
-        preset: Prompt of LLMs among the teachers that are named.
-        task: Task sentence of that prompt.
         callbacks: Receive the metrics of each round, too.
-        **options: ``device``, ``dtype`` and ``backend`` of models that are named.
+        **options: ``device``, ``dtype`` and ``backend`` of models that are named; ``preset``, ``task``,
+            ``document_name`` and ``query_name`` of LLMs among the teachers that are used as they are.
 
     Returns:
         The retriever; its reranker is the teachers' first one with the calibration that was fitted.
@@ -69,11 +66,12 @@ def distill(
         _check_folder(Path(out).expanduser())
     if not isinstance(teacher, Teacher):
         names = [teacher] if isinstance(teacher, str | Path) else list(teacher)
-        teacher = load_teacher([str(name) for name in names], preset, task, **options)
+        teacher = load_teachers([str(name) for name in names], **options)
+    loading: Any = {name: value for name, value in options.items() if name in LoadOptions.__annotations__}
     if not isinstance(encoder, str | Path):
         chosen = encoder
     else:
-        chosen = _own_encoder(teacher) if encoder == OWN_LLM else load_encoder(encoder, **options)
+        chosen = _own_encoder(teacher) if encoder == OWN_LLM else load_encoder(encoder, **loading)
     distiller = Distiller(chosen, teacher, config, [JsonlLogger(), *callbacks])
     retriever = distiller.train(data)
     if out is not None:
