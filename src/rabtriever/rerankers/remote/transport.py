@@ -1,0 +1,207 @@
+"""Requests that are sent again when a server is busy or gone, in good time and in good order."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from threading import Event, Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from rabtriever.errors import InputError, RemoteError, first_line
+from rabtriever.rerankers.remote.budget import Budget, Charge
+from rabtriever.rerankers.remote.options import RemoteOptions
+from rabtriever.rerankers.remote.protocols import used_tokens
+from rabtriever.rerankers.remote.source import RemoteSource
+
+if TYPE_CHECKING:
+    import httpx2
+
+MAX_ATTEMPTS = 8
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds; each wait is twice the one before, times .5 to 1.5 by chance
+LONGEST_RETRY_AFTER = 300.0  # a server that asks for more is done for today
+TEMPORARY = (408, 425, 429, 500, 502, 503, 504, 529)
+MAX_ANSWER_BYTES = 1 << 24
+REMEDIES = {
+    401: "set the API key in ${key_variable}",
+    403: "check the API key in ${key_variable}",
+    404: "check the URL and the model",
+    405: "check the URL",
+    413: "lower documents_per_request",
+    422: "check the protocol, the model and documents_per_request",
+}
+
+
+class _Failure(NamedTuple):
+    """Why a request is sent again, and after how many seconds if the server said."""
+
+    reason: str
+    wait: float | None = None
+
+
+class Transport:
+    """Sends requests to one server, from any thread.
+
+    Args:
+        source: The server.
+        options: Key, timeout, rate limit.
+        budget: Where requests are counted.
+    """
+
+    def __init__(self, source: RemoteSource, options: RemoteOptions, budget: Budget) -> None:
+        self._source, self._options, self._budget = source, options, budget
+        self._pace = _Pace(options.requests_per_minute)
+
+    def post(self, url: str, body: dict[str, Any], n_bytes: int, stop: Event) -> Any:  # noqa: ANN401
+        """Returns the decoded JSON answer.
+
+        Args:
+            url: Where to.
+            body: JSON-ready.
+            n_bytes: What the request is charged for at most, in bytes of text.
+            stop: Set to give up between two attempts.
+
+        Raises:
+            RemoteError: a refusal, no answer after all attempts, or no JSON.
+            InputError: the budget is spent.
+        """
+        failure = _Failure("stopped")
+        for attempt in range(MAX_ATTEMPTS):
+            self._pace.wait(stop)
+            if stop.is_set():
+                break
+            with self._budget.charge(n_bytes) as charge:
+                answer = self._attempt(url, body, charge)
+            if not isinstance(answer, _Failure):
+                return answer
+            failure = answer
+            if failure.wait is None:
+                stop.wait(min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.5))
+            elif failure.wait <= LONGEST_RETRY_AFTER:
+                self._pace.pause(failure.wait)
+            else:
+                raise self._error(f"{failure.reason}, and asks to wait {failure.wait:.0f} s; run again then")
+        raise self._error(f"{failure.reason}, {MAX_ATTEMPTS} times; answers so far are cached, run again later")
+
+    def _attempt(self, url: str, body: dict[str, Any], charge: Charge) -> Any:  # noqa: ANN401
+        """Sends a request once; returns the decoded answer or, if it may be sent again, a failure."""
+        import httpx2
+
+        try:
+            response, content = self._send(url, body)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            charge.paid = False
+            return _Failure(f"cannot be reached ({first_line(error)})")
+        except httpx2.TimeoutException:
+            return _Failure(f"no answer within {self._options.timeout:g} s")
+        except httpx2.TransportError as error:
+            return _Failure(f"broke the connection ({first_line(error)})")
+        if response.status_code != 200:
+            charge.paid = False
+            reason = f"HTTP {response.status_code} {self._hide_key(_message(content))}".rstrip()
+            if response.status_code in TEMPORARY:
+                return _Failure(reason, _retry_after(response.headers.get("retry-after")))
+            remedy = REMEDIES.get(response.status_code, "the server refuses the request")
+            raise self._error(f"{reason}; {remedy.replace('{key_variable}', self._options.key_variable)}")
+        try:
+            answer = json.loads(content)
+        except ValueError:
+            raise self._error("the answer is no JSON; check the URL") from None
+        charge.tokens = used_tokens(answer)
+        return answer
+
+    def _send(self, url: str, body: dict[str, Any]) -> tuple[httpx2.Response, bytes]:
+        """Returns a response and its whole body; one that trickles is timed out, too."""
+        import httpx2
+
+        deadline, parts, size = time.monotonic() + self._options.timeout, [], 0
+        with self._client.stream("POST", url, content=json.dumps(body).encode()) as response:
+            for part in response.iter_bytes():
+                parts.append(part)
+                size += len(part)
+                if time.monotonic() > deadline:
+                    raise httpx2.ReadTimeout("the answer trickles")
+                if size > MAX_ANSWER_BYTES:
+                    raise self._error(f"an answer of more than {MAX_ANSWER_BYTES >> 20} MiB; check the URL")
+        return response, b"".join(parts)
+
+    @cached_property
+    def _key(self) -> str:
+        key = os.environ.get(self._options.key_variable, "").strip()
+        if not key.isascii() or not key.isprintable():
+            raise InputError(
+                f"${self._options.key_variable}: holds no API key but other characters", param="key_variable"
+            )
+        return key
+
+    @cached_property
+    def _client(self) -> httpx2.Client:
+        import httpx2
+
+        headers = {
+            "Content-Type": "application/json",
+            **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
+        }
+        limits = httpx2.Limits(max_connections=self._options.concurrency)
+        # No proxy stands between this machine and itself.
+        return httpx2.Client(
+            headers=headers, timeout=self._options.timeout, limits=limits, trust_env=not self._source.is_local
+        )
+
+    def _hide_key(self, message: str) -> str:
+        return message.replace(self._key, "***") if self._key else message
+
+    def _error(self, fault: str) -> RemoteError:
+        return RemoteError(f"{urlsplit(self._source.url).netloc} ({self._source.protocol}): {fault}")
+
+
+class _Pace:
+    """When the next request may start: so many a minute, and none while a server asks for a pause."""
+
+    def __init__(self, requests_per_minute: float | None) -> None:
+        self._interval = 60 / requests_per_minute if requests_per_minute else 0.0
+        self._next, self._lock = 0.0, Lock()
+
+    def wait(self, stop: Event) -> None:
+        """Waits for this thread's turn."""
+        with self._lock:
+            start = max(self._next, time.monotonic())
+            self._next = start + self._interval
+        stop.wait(max(start - time.monotonic(), 0))
+
+    def pause(self, seconds: float) -> None:
+        """Lets nobody start for so long."""
+        with self._lock:
+            self._next = max(self._next, time.monotonic() + seconds)
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Returns the seconds that a Retry-After header asks for, in either of its forms; None for none."""
+    if not header:
+        return None
+    try:
+        return (
+            max(float(header), 0.0)
+            if header.strip().isdigit()
+            else max(parsedate_to_datetime(header).timestamp() - time.time(), 0.0)
+        )
+    except ValueError:
+        return None
+
+
+def _message(content: bytes) -> str:
+    """Returns a server's own words about an error as one line of at most 200 characters, in brackets."""
+    text = content.decode(errors="replace")
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        answer = text
+    for name in ("error", "message", "detail"):
+        if isinstance(answer, dict) and answer.get(name):
+            answer = answer[name]
+    line = " ".join((answer if isinstance(answer, str) else json.dumps(answer)).split())
+    return f"({line[:200]})" if line else ""
