@@ -36,7 +36,7 @@ class Answer(NamedTuple):
         masses: n probabilities that the answer is one of the choices, or None if the protocol does not tell.
     """
 
-    log_odds: list[float]
+    scores: list[float]
     masses: list[float] | None = None
 
 

@@ -25,7 +25,7 @@ from rabtriever.rerankers.remote.options import RemoteOptions
 from rabtriever.rerankers.remote.prompts import ChatPrompt, ServerPrompt
 from rabtriever.rerankers.remote.protocols import PROTOCOLS, Prompt, read_answer
 from rabtriever.rerankers.remote.source import RemoteSource
-from rabtriever.rerankers.remote.transport import Transport
+from rabtriever.rerankers.remote.transport import Stopped, Transport
 from rabtriever.scoring.calibration import Calibration
 
 PROTOCOL_VERSION = 1  # to be raised with every change to a request or to how an answer is read
@@ -181,7 +181,16 @@ class RemoteReranker:
                 raise
 
     def _ask(self, request: _Request, stop: Event) -> int:
-        """Asks about one request's pairs and caches the answer; returns their number."""
+        """Asks about one request's pairs and caches the answer; returns their number, 0 if another request failed."""
+        try:
+            return self._ask_and_keep(request, stop)
+        except Stopped:
+            return 0
+        except BaseException:
+            stop.set()
+            raise
+
+    def _ask_and_keep(self, request: _Request, stop: Event) -> int:
         query, documents, keys = request
         body = self._protocol.request(self.source.model, query, documents, self._prompt)
         # A rerank server reads the query once with each document.

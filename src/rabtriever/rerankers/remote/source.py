@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from rabtriever.errors import InputError, shorten
 from rabtriever.rerankers.remote.protocols import PROTOCOLS
@@ -56,10 +56,10 @@ class RemoteSource(NamedTuple):
         if protocol not in PROTOCOLS:
             raise InputError(f"{protocol}: no protocol of remote teachers; choose one of {', '.join(PROTOCOLS)}")
         url, _, model = rest.partition("#")
-        parts = urlsplit(url)
-        if "@" in parts.netloc:  # the message must not show it
+        if re.match(r"\w+://[^/?]*@", url):  # the message must not show it
             raise InputError(f"{protocol}: no password or key in a URL; the key is read from the environment")
-        if parts.scheme not in ("http", "https") or not _has_host(url) or re.search(r"[^!-~]", url):
+        parts = _address(url)
+        if parts is None:
             raise InputError(f"{shorten(url)}: not an address; write {protocol}+https://HOST{PROTOCOLS[protocol].path}")
         source = cls(protocol, url, model)
         if parts.path in ("", "/"):
@@ -80,9 +80,11 @@ class RemoteSource(NamedTuple):
             return False
 
 
-def _has_host(url: str) -> bool:
+def _address(url: str) -> SplitResult | None:
+    """Returns the parts of an http or https address; None if it is none."""
     try:
         parts = urlsplit(url)
-        return bool(parts.hostname) and parts.port != 0  # reading the port checks it
+        host = parts.hostname and parts.port != 0  # reading the port checks it
     except ValueError:
-        return False
+        return None
+    return parts if host and parts.scheme in ("http", "https") and not re.search(r"[^!-~]", url) else None

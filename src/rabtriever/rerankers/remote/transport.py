@@ -36,6 +36,10 @@ REMEDIES = {
 }
 
 
+class Stopped(Exception):  # noqa: N818
+    """A request was given up because another one failed."""
+
+
 class _Failure(NamedTuple):
     """Why a request is sent again, and after how many seconds if the server said."""
 
@@ -66,26 +70,27 @@ class Transport:
             stop: Set to give up between two attempts.
 
         Raises:
+            Stopped: ``stop`` was set.
             RemoteError: a refusal, no answer after all attempts, or no JSON.
             InputError: the budget is spent.
         """
-        failure = _Failure("stopped")
         for attempt in range(MAX_ATTEMPTS):
             self._pace.wait(stop)
             if stop.is_set():
-                break
+                raise Stopped
             with self._budget.charge(n_bytes) as charge:
                 answer = self._attempt(url, body, charge)
             if not isinstance(answer, _Failure):
                 return answer
-            failure = answer
-            if failure.wait is None:
+            if attempt == MAX_ATTEMPTS - 1:
+                break
+            if answer.wait is None:
                 stop.wait(min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.5))
-            elif failure.wait <= LONGEST_RETRY_AFTER:
-                self._pace.pause(failure.wait)
+            elif answer.wait > LONGEST_RETRY_AFTER:
+                raise self._error(f"{answer.reason}, and asks to wait {answer.wait:.0f} s; run again then")
             else:
-                raise self._error(f"{failure.reason}, and asks to wait {failure.wait:.0f} s; run again then")
-        raise self._error(f"{failure.reason}, {MAX_ATTEMPTS} times; answers so far are cached, run again later")
+                self._pace.pause(answer.wait)
+        raise self._error(f"{answer.reason}, {MAX_ATTEMPTS} times; answers so far are cached, run again later")
 
     def _attempt(self, url: str, body: dict[str, Any], charge: Charge) -> Any:  # noqa: ANN401
         """Sends a request once; returns the decoded answer or, if it may be sent again, a failure."""
@@ -102,7 +107,9 @@ class Transport:
             return _Failure(f"broke the connection ({first_line(error)})")
         if response.status_code != 200:
             charge.paid = False
-            reason = f"HTTP {response.status_code} {self._hide_key(_message(content))}".rstrip()
+            reason = (
+                f"HTTP {response.status_code} {_message(self._hide_key(content.decode(errors='replace')))}".rstrip()
+            )
             if response.status_code in TEMPORARY:
                 return _Failure(reason, _retry_after(response.headers.get("retry-after")))
             remedy = REMEDIES.get(response.status_code, "the server refuses the request")
@@ -130,22 +137,14 @@ class Transport:
         return response, b"".join(parts)
 
     @cached_property
-    def _key(self) -> str:
-        key = os.environ.get(self._options.key_variable, "").strip()
-        if not key.isascii() or not key.isprintable():
-            raise InputError(
-                f"${self._options.key_variable}: holds no API key but other characters", param="key_variable"
-            )
-        return key
-
-    @cached_property
     def _client(self) -> httpx2.Client:
         import httpx2
 
-        headers = {
-            "Content-Type": "application/json",
-            **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
-        }
+        key = os.environ.get(self._options.key_variable, "").strip()
+        if not key.isascii() or not key.isprintable():
+            fault = "holds no API key but other characters"
+            raise InputError(f"${self._options.key_variable}: {fault}", param="key_variable")
+        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         limits = httpx2.Limits(max_connections=self._options.concurrency)
         # No proxy stands between this machine and itself.
         return httpx2.Client(
@@ -153,7 +152,8 @@ class Transport:
         )
 
     def _hide_key(self, message: str) -> str:
-        return message.replace(self._key, "***") if self._key else message
+        key = self._client.headers.get("Authorization", "").removeprefix("Bearer ")
+        return message.replace(key, "***") if key else message
 
     def _error(self, fault: str) -> RemoteError:
         return RemoteError(f"{urlsplit(self._source.url).netloc} ({self._source.protocol}): {fault}")
@@ -193,9 +193,8 @@ def _retry_after(header: str | None) -> float | None:
         return None
 
 
-def _message(content: bytes) -> str:
+def _message(text: str) -> str:
     """Returns a server's own words about an error as one line of at most 200 characters, in brackets."""
-    text = content.decode(errors="replace")
     try:
         answer = json.loads(text)
     except ValueError:
