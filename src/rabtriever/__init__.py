@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         CorruptIndexError,
         InputError,
         NotFoundError,
+        RemoteError,
         StorageError,
     )
     from rabtriever.evaluation import evaluate
@@ -42,6 +43,7 @@ __all__ = [
     "NotFoundError",
     "PromptTemplate",
     "Rabtriever",
+    "RemoteError",
     "RerankerTrainingConfig",
     "RetrievalData",
     "SearchOptions",
@@ -56,7 +58,15 @@ __all__ = [
 
 _MODULES = {
     "data": ("Document", "RetrievalData", "concatenate", "load_data"),
-    "errors": ("BusyError", "ConflictError", "CorruptIndexError", "InputError", "NotFoundError", "StorageError"),
+    "errors": (
+        "BusyError",
+        "ConflictError",
+        "CorruptIndexError",
+        "InputError",
+        "NotFoundError",
+        "RemoteError",
+        "StorageError",
+    ),
     "evaluation": ("evaluate",),
     "index.hits": ("Hit",),
     "index.index": ("Index",),

@@ -196,6 +196,7 @@ def test_a_key_of_other_characters_is_refused_and_not_shown(stub, monkeypatch):
         ({"price_per_1000_requests": -1}, "price_per_1000_requests -1"),
         ({"max_cost": 1.0}, "nothing has a price"),
         ({"task": " "}, "task: must not be empty"),
+        ({"device": "cpu"}, "device: no option of remote teachers; those are key_variable, "),
     ],
 )
 def test_a_wrong_option_is_one_line(options, message):

@@ -31,7 +31,7 @@ def test_nobody_asks_before_the_time_a_server_says(form, stub):
     reranker = RemoteReranker.from_source(stub.source("chat"), concurrency=1)
     began = time.monotonic()
     reranker.score(QUERIES, DOCUMENTS, np.array([[0, 0], [0, 1]]))
-    assert 0.9 <= time.monotonic() - began < 3 and reranker.calls == 3
+    assert 0.9 <= time.monotonic() - began < 10 and reranker.calls == 3
 
 
 def test_a_server_that_asks_for_an_hour_is_an_error(stub, tei):
@@ -101,9 +101,9 @@ def test_another_answer_is_one_line_and_not_cached(answer, message, stub, tei):
 
 def test_a_slow_server_is_asked_again_and_its_silence_counted_as_paid(stub, monkeypatch):
     monkeypatch.setattr(transport, "MAX_ATTEMPTS", 2)
-    stub.delay = 0.3
-    reranker = RemoteReranker.from_source(stub.source("tei"), timeout=0.05, price_per_1000_requests=1000.0)
-    with pytest.raises(RemoteError, match="no answer within 0.05 s, 2 times"):
+    stub.delay = 1.0
+    reranker = RemoteReranker.from_source(stub.source("tei"), timeout=0.3, price_per_1000_requests=1000.0)
+    with pytest.raises(RemoteError, match="no answer within 0.3 s, 2 times"):
         score(reranker)
     assert reranker.cost == reranker.calls == 2
     stub.delay = 0
@@ -118,7 +118,7 @@ def test_an_answer_that_trickles_is_timed_out(stub, monkeypatch):
         self.send_response(200)
         self.send_header("Content-Length", "1000")
         self.end_headers()
-        for _ in range(20):
+        for _ in range(100):
             self.wfile.write(b" ")
             self.wfile.flush()
             time.sleep(0.02)
@@ -127,7 +127,7 @@ def test_an_answer_that_trickles_is_timed_out(stub, monkeypatch):
     began = time.monotonic()
     with pytest.raises(RemoteError, match="no answer within 0.1 s"):
         score(RemoteReranker.from_source(stub.source("tei"), timeout=0.1))
-    assert time.monotonic() - began < 0.35
+    assert time.monotonic() - began < 1.5
 
 
 def test_an_answer_without_end_is_an_error(stub, tei, monkeypatch):
@@ -150,7 +150,7 @@ def test_the_rate_limit_spreads_requests(stub):
     reranker = RemoteReranker.from_source(stub.source("chat"), requests_per_minute=60 / 0.1)
     began = time.monotonic()
     reranker.score(QUERIES, DOCUMENTS, np.array([[q, d] for q in range(2) for d in range(3)]))
-    assert 0.5 <= time.monotonic() - began < 2
+    assert 0.5 <= time.monotonic() - began < 10
 
 
 def test_no_proxy_stands_before_this_machine(stub, tei, monkeypatch):

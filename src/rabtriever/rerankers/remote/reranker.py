@@ -8,6 +8,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import fields
 from functools import cache
 from threading import Event, Lock
 from typing import Any, NamedTuple
@@ -84,9 +85,14 @@ class RemoteReranker:
             **options: Fields of :class:`RemoteOptions`.
 
         Raises:
-            InputError: a wrong name, or a value out of its range.
+            InputError: a wrong name, an option that is none, or a value out of its range.
             StorageError: the cache cannot be read.
         """
+        known = [item.name for item in fields(RemoteOptions)]
+        if unknown := [option for option in options if option not in known]:
+            raise InputError(
+                f"{unknown[0]}: no option of remote teachers; those are {', '.join(known)}", param=unknown[0]
+            )
         made = RemoteOptions(**options)
         return cls(RemoteSource.parse(name, allow_http=made.allow_http), made)
 
@@ -164,6 +170,7 @@ class RemoteReranker:
     def _ask_all(self, requests: list[_Request], progress: str | None) -> None:
         """Has the answers of all requests in the cache; what is in flight at an error is waited for, and kept."""
         self._answers.open()
+        self._transport.open()
         stop = Event()
         if self.source.protocol == "vllm-generate" and self._prompt is self._chat:
             self._prompt = ServerPrompt.fetch(self._chat, lambda path, body: self._post(path, body, 0, stop))

@@ -7,7 +7,6 @@ import os
 import random
 import time
 from email.utils import parsedate_to_datetime
-from functools import cached_property
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -59,9 +58,15 @@ class Transport:
     def __init__(self, source: RemoteSource, options: RemoteOptions, budget: Budget) -> None:
         self._source, self._options, self._budget = source, options, budget
         self._pace = _Pace(options.requests_per_minute)
+        self._client: httpx2.Client | None = None
+
+    def open(self) -> None:
+        """Reads the key and makes ready for :meth:`post`; raises InputError for a key that cannot be sent."""
+        if self._client is None:
+            self._client = self._make_client()
 
     def post(self, url: str, body: dict[str, Any], n_bytes: int, stop: Event) -> Any:  # noqa: ANN401
-        """Returns the decoded JSON answer.
+        """Returns the decoded JSON answer; :meth:`open` comes before.
 
         Args:
             url: Where to.
@@ -125,6 +130,7 @@ class Transport:
         """Returns a response and its whole body; one that trickles is timed out, too."""
         import httpx2
 
+        assert self._client is not None
         deadline, parts, size = time.monotonic() + self._options.timeout, [], 0
         with self._client.stream("POST", url, content=json.dumps(body).encode()) as response:
             for part in response.iter_bytes():
@@ -136,8 +142,7 @@ class Transport:
                     raise self._error(f"an answer of more than {MAX_ANSWER_BYTES >> 20} MiB; check the URL")
         return response, b"".join(parts)
 
-    @cached_property
-    def _client(self) -> httpx2.Client:
+    def _make_client(self) -> httpx2.Client:
         import httpx2
 
         key = os.environ.get(self._options.key_variable, "").strip()
@@ -152,6 +157,7 @@ class Transport:
         )
 
     def _hide_key(self, message: str) -> str:
+        assert self._client is not None
         key = self._client.headers.get("Authorization", "").removeprefix("Bearer ")
         return message.replace(key, "***") if key else message
 
