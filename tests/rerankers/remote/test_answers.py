@@ -11,7 +11,6 @@ ANSWERS = {"a": CachedAnswer(1.25, 0.5), "b": CachedAnswer(-3.0)}
 @pytest.fixture
 def cache(tmp_path):
     made = AnswerCache(tmp_path / "remote" / "answers.jsonl")
-    made.open()
     made.add(ANSWERS.items())
     return made
 
@@ -27,7 +26,6 @@ def test_a_torn_line_is_skipped_wherever_it_stands(cache):
         cache.path.write_bytes(whole[:cut])
         torn = AnswerCache(cache.path)
         assert all(torn.get(key) in (None, answer) for key, answer in ANSWERS.items())
-        torn.open()
         torn.add([("c", CachedAnswer(7.0))])
         again = AnswerCache(cache.path)
         assert again.get("c") == CachedAnswer(7.0) and len(again) == len(torn)
@@ -42,7 +40,6 @@ def test_a_line_that_is_no_answer_is_skipped(line, cache):
 
 def test_two_writers_share_a_file(cache):
     other = AnswerCache(cache.path)
-    other.open()
     other.add([("c", CachedAnswer(1.0))])
     cache.add([("d", CachedAnswer(2.0))])
     assert len(AnswerCache(cache.path)) == 4
@@ -51,7 +48,7 @@ def test_two_writers_share_a_file(cache):
 def test_a_folder_that_cannot_be_made_is_told_before_anything_is_paid(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="answers cannot be kept"):
-        AnswerCache(tmp_path / "file" / "answers.jsonl").open()
+        AnswerCache(tmp_path / "file" / "answers.jsonl").prepare()
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path):

@@ -77,7 +77,7 @@ def test_a_refusal_is_one_line_with_the_servers_words_and_costs_nothing(status, 
     with pytest.raises(RemoteError, match=message) as raised:
         score(reranker)
     assert "\n" not in str(raised.value)
-    assert str(raised.value).startswith(stub.address.removeprefix("http://"))
+    assert str(raised.value).startswith(f"{stub.source('tei')}: HTTP")
     assert (reranker.calls, reranker.cost) == (1, 0)
 
 
@@ -86,6 +86,8 @@ def test_a_refusal_is_one_line_with_the_servers_words_and_costs_nothing(status, 
     [
         (b"<html>welcome</html>", "the answer is no JSON; check the URL"),
         (b"\xff", "the answer is no JSON"),
+        (b"[" * 100_000, "the answer is no JSON"),
+        (b'[{"index": 0, "score": 1' + b"0" * 400 + b"}]", "another shape"),
         (b'[{"index": 0, "score": NaN}]', "another shape"),
         ([], "another shape"),
         ({"results": []}, "another shape"),
@@ -141,7 +143,9 @@ def test_a_server_that_is_gone_is_one_line_and_costs_nothing(stub, monkeypatch):
     monkeypatch.setattr(transport, "MAX_ATTEMPTS", 2)
     source = "tei+http://127.0.0.1:9/rerank"
     reranker = RemoteReranker.from_source(source, price_per_1000_requests=1.0)
-    with pytest.raises(RemoteError, match=r"127.0.0.1:9 \(tei\): cannot be reached .*, 2 times; answers so far"):
+    with pytest.raises(
+        RemoteError, match=r"tei[+]http://127.0.0.1:9/rerank: cannot be reached .*, 2 times; answers so far"
+    ):
         score(reranker)
     assert (reranker.calls, reranker.cost) == (2, 0)
 

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock
 from typing import NamedTuple
 
 from rabtriever.errors import StorageError
@@ -29,7 +28,7 @@ class AnswerCache:
     skipped. Several processes may share a file; each sees what the others wrote before it began.
 
     Args:
-        path: The file; made, with its folder, by :meth:`open`.
+        path: The file; made, with its folder, by :meth:`prepare`.
 
     Raises:
         StorageError: the file cannot be read.
@@ -38,8 +37,6 @@ class AnswerCache:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._answers: dict[str, CachedAnswer] = {}
-        self._file: int | None = None
-        self._lock = Lock()
         try:
             for line in path.read_bytes().splitlines() if path.exists() else []:
                 self._read(line)
@@ -56,35 +53,28 @@ class AnswerCache:
         """Returns the answer about a pair; None if there is none."""
         return self._answers.get(key)
 
-    def open(self) -> None:
-        """Opens the file for writing, so that nothing is paid that cannot be kept; raises StorageError."""
-        with self._lock:
-            if self._file is None:
-                try:
-                    self.path.parent.mkdir(parents=True, exist_ok=True)
-                    self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-                except OSError as error:
-                    raise self._not_written(error) from None
+    def prepare(self) -> None:
+        """Makes the file, so that nothing is paid that cannot be kept; raises StorageError."""
+        self._append(b"")
 
     def add(self, answers: Iterable[tuple[str, CachedAnswer]]) -> None:
-        """Stores answers by key; raises StorageError if the disk is full. :meth:`open` comes before."""
+        """Stores answers by key; raises StorageError if the disk is full."""
         answers = list(answers)
         # A newline first: what another process left unfinished then spoils no line but its own.
-        lines = "".join(f"\n{json.dumps({'key': key, **answer._asdict()})}" for key, answer in answers)
-        with self._lock:
-            assert self._file is not None
-            self._answers.update(answers)
-            try:
-                os.write(self._file, lines.encode())
-            except OSError as error:
-                raise self._not_written(error) from None
+        self._append("".join(f"\n{json.dumps({'key': key, **answer._asdict()})}" for key, answer in answers).encode())
+        self._answers.update(answers)
 
-    def close(self) -> None:
-        """Closes the file; :meth:`open` opens it again."""
-        with self._lock:
-            if self._file is not None:
-                os.close(self._file)
-                self._file = None
+    def _append(self, lines: bytes) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                os.write(file, lines)
+            finally:
+                os.close(file)
+        except OSError as error:
+            remedy = "make room or set RABTRIEVER_CACHE"
+            raise StorageError(f"{self.path}: answers cannot be kept ({error.strerror}); {remedy}") from None
 
     def _read(self, line: bytes) -> None:
         with suppress(ValueError, KeyError, TypeError):  # a torn line
@@ -92,11 +82,6 @@ class AnswerCache:
             key, log_odds, mass = item["key"], item["log_odds"], item["mass"]
             if isinstance(key, str) and math.isfinite(log_odds) and (mass is None or math.isfinite(mass)):
                 self._answers[key] = CachedAnswer(log_odds, mass)
-
-    def _not_written(self, error: OSError) -> StorageError:
-        return StorageError(
-            f"{self.path}: answers cannot be kept ({error.strerror}); make room or set RABTRIEVER_CACHE"
-        )
 
 
 def answer_key(query: str, document: str) -> str:

@@ -24,6 +24,7 @@ from rabtriever.rerankers.remote.prompts import NO, YES, ChatPrompt, ServerPromp
 
 MAX_LOGIT = 16.0  # float32's sigmoid is 1 beyond
 TOP_LOGPROBS = 20  # the most that servers give
+MIN_LOGPROB = -30.0  # some servers write -9999 for "impossible"
 
 Prompt = ChatPrompt | ServerPrompt
 
@@ -50,6 +51,8 @@ class RemoteProtocol:
         read: (decoded answer, number of documents) -> the scores as they are given, one a document.
         gives: ``log-odds``, ``probability``, or ``either``, which the option ``raw_scores`` decides.
         needs_model: Whether a request must name a model.
+        prompt: ``chat`` for a chat model that is told what to do in messages, ``server`` for one that is told in the
+            server's own template; empty for others.
         max_documents: The most it takes in a request; None if that is the server's setting.
     """
 
@@ -58,6 +61,7 @@ class RemoteProtocol:
     read: Callable[[Any, int], Answer]
     gives: str = "either"
     needs_model: bool = True
+    prompt: str = ""
     max_documents: int | None = None
 
 
@@ -69,7 +73,7 @@ def read_answer(protocol: RemoteProtocol, answer: Any, n: int, *, raw_scores: bo
     """
     try:
         scores, masses = protocol.read(answer, n)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise RemoteError(f"an answer of another shape ({first_line(error)}); check the protocol and the URL") from None
     raw = raw_scores if protocol.gives == "either" else protocol.gives == "log-odds"
     return Answer(scores if raw else [logit(score) for score in scores], masses)
@@ -93,7 +97,7 @@ def choice_log_odds(listed: Sequence[dict[str, Any]]) -> tuple[float, float]:
     Raises:
         ValueError: nothing is listed, or a number is none.
     """
-    tokens = [(str(item["token"]).strip().lower(), _number(item["logprob"])) for item in listed]
+    tokens = [(str(item["token"]).strip().lower(), max(_number(item["logprob"]), MIN_LOGPROB)) for item in listed]
     least = min(logprob for _, logprob in tokens)
     found = [[logprob for token, logprob in tokens if token == choice.lower()] for choice in (YES, NO)]
     yes, no = (
@@ -107,7 +111,7 @@ def used_tokens(answer: Any) -> int | None:  # noqa: ANN401
     """Returns how many tokens the server says it read and wrote; None if it does not say."""
     usage = answer.get("usage") if isinstance(answer, dict) else None
     total = usage.get("total_tokens") if isinstance(usage, dict) else None
-    return total if type(total) is int and total >= 0 else None
+    return total if type(total) is int and 0 <= total < 1 << 40 else None
 
 
 def _rerank(model: str, query: str, documents: Sequence[str], _: None) -> dict[str, Any]:
@@ -174,6 +178,8 @@ PROTOCOLS = {
     "voyage": RemoteProtocol("/v1/rerank", _rerank, _scores("data", "relevance_score")),
     "tei": RemoteProtocol("/rerank", _tei, _scores(None, "score"), "log-odds", needs_model=False),
     "vllm-score": RemoteProtocol("/score", _vllm_score, _scores("data", "score")),
-    "vllm-generate": RemoteProtocol("/generative_scoring", _vllm_generate, _scores("data", "score"), "probability"),
-    "chat": RemoteProtocol("/v1/chat/completions", _chat, _first_token, "log-odds", max_documents=1),
+    "vllm-generate": RemoteProtocol(
+        "/generative_scoring", _vllm_generate, _scores("data", "score"), "probability", prompt="server"
+    ),
+    "chat": RemoteProtocol("/v1/chat/completions", _chat, _first_token, "log-odds", prompt="chat", max_documents=1),
 }

@@ -23,7 +23,7 @@ from rabtriever.rerankers.base import Scores
 from rabtriever.rerankers.remote.answers import AnswerCache, CachedAnswer, answer_key
 from rabtriever.rerankers.remote.budget import Budget
 from rabtriever.rerankers.remote.options import RemoteOptions
-from rabtriever.rerankers.remote.prompts import ChatPrompt, ServerPrompt
+from rabtriever.rerankers.remote.prompts import NO, YES, ChatPrompt, ServerPrompt
 from rabtriever.rerankers.remote.protocols import PROTOCOLS, Prompt, read_answer
 from rabtriever.rerankers.remote.source import RemoteSource
 from rabtriever.rerankers.remote.transport import Stopped, Transport
@@ -74,7 +74,7 @@ class RemoteReranker:
         self._answers = AnswerCache(cache_dir() / "remote" / f"{self.fingerprint[:32]}.jsonl")
         self._budget = Budget(self.options)
         self._transport = Transport(source, self.options, self._budget)
-        self._masses, self._lock = [0.0, 0.0], Lock()  # their sum and number
+        self._masses, self._lock = (0.0, 0), Lock()  # their sum and number
 
     @classmethod
     def from_source(cls, name: str, **options: Any) -> RemoteReranker:  # noqa: ANN401
@@ -149,9 +149,14 @@ class RemoteReranker:
         texts = [(_checked("query", queries, q), _checked("document", documents, d)) for q, d in sides.tolist()]
         keys = [answer_key(*pair) for pair in texts]
         missing = {key: pair for key, pair in zip(keys, texts, strict=True) if self._answers.get(key) is None}
-        self._count([answer for key in set(keys) if (answer := self._answers.get(key))], cached=True)
-        if missing:
-            self._ask_all(self._group(missing), "remote pairs" if show_progress_bar else None)
+        known = [answer for key in set(keys) if (answer := self._answers.get(key))]
+        self.cached += len(known)
+        try:
+            self._check_mass(known)
+            if missing:
+                self._ask_all(self._group(missing), "remote pairs" if show_progress_bar else None)
+        except RemoteError as error:
+            raise RemoteError(f"{self.source}: {error}") from None
         answers = (self._answers.get(key) for key in keys)
         return Scores(np.fromiter((answer.log_odds for answer in answers if answer), np.float32, len(keys)))
 
@@ -169,10 +174,10 @@ class RemoteReranker:
 
     def _ask_all(self, requests: list[_Request], progress: str | None) -> None:
         """Has the answers of all requests in the cache; what is in flight at an error is waited for, and kept."""
-        self._answers.open()
+        self._answers.prepare()
         self._transport.open()
         stop = Event()
-        if self.source.protocol == "vllm-generate" and self._prompt is self._chat:
+        if self._protocol.prompt == "server" and self._prompt is self._chat:
             self._prompt = ServerPrompt.fetch(self._chat, lambda path, body: self._post(path, body, 0, stop))
         total = sum(len(request.keys) for request in requests)
         with (
@@ -201,15 +206,13 @@ class RemoteReranker:
         query, documents, keys = request
         body = self._protocol.request(self.source.model, query, documents, self._prompt)
         # A rerank server reads the query once with each document.
-        n_bytes = sum(len(query.encode()) + len(text.encode()) + TEMPLATE_BYTES for text in documents)
+        around = len(query.encode()) + len(self.options.task.encode()) + TEMPLATE_BYTES
+        n_bytes = sum(around + len(text.encode()) for text in documents)
         answer = self._post("", body, n_bytes, stop)
-        try:
-            scores, masses = read_answer(self._protocol, answer, len(documents), raw_scores=self.options.raw_scores)
-        except RemoteError as error:
-            raise RemoteError(f"{self.source}: {error}") from None
+        scores, masses = read_answer(self._protocol, answer, len(documents), raw_scores=self.options.raw_scores)
         answers = [CachedAnswer(score, masses[i] if masses else None) for i, score in enumerate(scores)]
         self._answers.add(zip(keys, answers, strict=True))
-        self._count(answers)
+        self._check_mass(answers)
         return len(documents)
 
     def _post(self, path: str, body: dict[str, Any], n_bytes: int, stop: Event) -> Any:  # noqa: ANN401
@@ -217,21 +220,19 @@ class RemoteReranker:
         url = urljoin(self.source.url, path) if path else self.source.url
         return self._transport.post(url, {"model": self.source.model, **body} if path else body, n_bytes, stop)
 
-    def _count(self, answers: Sequence[CachedAnswer], *, cached: bool = False) -> None:
+    def _check_mass(self, answers: Sequence[CachedAnswer]) -> None:
         """Counts answers; raises RemoteError if the model says something else than the choices."""
         masses = [answer.mass for answer in answers if answer.mass is not None]
         with self._lock:
-            self.cached += len(answers) * cached
-            self._masses = [self._masses[0] + sum(masses), self._masses[1] + len(masses)]
-        mass = self.mass
-        if mass is not None and self._masses[1] >= MASS_AFTER and mass < MIN_MASS:
-            fault = f"only {mass:.0%} of the answers' probability is on Yes or No"
-            raise RemoteError(f"{self.source}: {fault}; set another task, or have the server switch thinking off")
+            self._masses = self._masses[0] + sum(masses), self._masses[1] + len(masses)
+            (total, n) = self._masses
+        if n >= MASS_AFTER and total < MIN_MASS * n:
+            fault = f"only {total / n:.0%} of the answers' probability is on {YES} or {NO}"
+            raise RemoteError(f"{fault}; set another task, or have the server switch thinking off")
 
     def _make_fingerprint(self) -> str:
-        prompted = self.source.protocol in ("chat", "vllm-generate")
-        prompt = self._chat.messages("{query}", "{document}") if prompted else self.options.raw_scores
-        identity = [PROTOCOL_VERSION, *self.source, prompt]
+        asked = self._chat.messages("{query}", "{document}") if self._protocol.prompt else self.options.raw_scores
+        identity = [PROTOCOL_VERSION, *self.source, asked]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 

@@ -9,7 +9,6 @@ import time
 from email.utils import parsedate_to_datetime
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
 
 from rabtriever.errors import InputError, RemoteError, first_line
 from rabtriever.rerankers.remote.budget import Budget, Charge
@@ -40,10 +39,10 @@ class Stopped(Exception):  # noqa: N818
 
 
 class _Failure(NamedTuple):
-    """Why a request is sent again, and after how many seconds if the server said."""
+    """Why a request is sent again, and after how many seconds at the earliest."""
 
     reason: str
-    wait: float | None = None
+    wait: float = 0.0
 
 
 class Transport:
@@ -89,13 +88,11 @@ class Transport:
                 return answer
             if attempt == MAX_ATTEMPTS - 1:
                 break
-            if answer.wait is None:
-                stop.wait(min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.5))
-            elif answer.wait > LONGEST_RETRY_AFTER:
-                raise self._error(f"{answer.reason}, and asks to wait {answer.wait:.0f} s; run again then")
-            else:
-                self._pace.pause(answer.wait)
-        raise self._error(f"{answer.reason}, {MAX_ATTEMPTS} times; answers so far are cached, run again later")
+            if answer.wait > LONGEST_RETRY_AFTER:
+                raise RemoteError(f"{answer.reason}, and asks to wait {answer.wait:.0f} s; run again then")
+            self._pace.pause(answer.wait)
+            stop.wait(min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.5))
+        raise RemoteError(f"{answer.reason}, {MAX_ATTEMPTS} times; answers so far are cached, run again later")
 
     def _attempt(self, url: str, body: dict[str, Any], charge: Charge) -> Any:  # noqa: ANN401
         """Sends a request once; returns the decoded answer or, if it may be sent again, a failure."""
@@ -112,17 +109,16 @@ class Transport:
             return _Failure(f"broke the connection ({first_line(error)})")
         if response.status_code != 200:
             charge.paid = False
-            reason = (
-                f"HTTP {response.status_code} {_message(self._hide_key(content.decode(errors='replace')))}".rstrip()
-            )
+            said = _message(self._hide_key(content.decode(errors="replace")))
+            reason = f"HTTP {response.status_code} {said}".rstrip()
             if response.status_code in TEMPORARY:
-                return _Failure(reason, _retry_after(response.headers.get("retry-after")))
+                return _Failure(reason, _retry_after(response.headers.get("Retry-After", "").strip()))
             remedy = REMEDIES.get(response.status_code, "the server refuses the request")
-            raise self._error(f"{reason}; {remedy.replace('{key_variable}', self._options.key_variable)}")
+            raise RemoteError(f"{reason}; {remedy.replace('{key_variable}', self._options.key_variable)}")
         try:
             answer = json.loads(content)
-        except ValueError:
-            raise self._error("the answer is no JSON; check the URL") from None
+        except (ValueError, RecursionError):
+            raise RemoteError("the answer is no JSON; check the URL") from None
         charge.tokens = used_tokens(answer)
         return answer
 
@@ -139,7 +135,7 @@ class Transport:
                 if time.monotonic() > deadline:
                     raise httpx2.ReadTimeout("the answer trickles")
                 if size > MAX_ANSWER_BYTES:
-                    raise self._error(f"an answer of more than {MAX_ANSWER_BYTES >> 20} MiB; check the URL")
+                    raise RemoteError(f"an answer of more than {MAX_ANSWER_BYTES >> 20} MiB; check the URL")
         return response, b"".join(parts)
 
     def _make_client(self) -> httpx2.Client:
@@ -160,9 +156,6 @@ class Transport:
         assert self._client is not None
         key = self._client.headers.get("Authorization", "").removeprefix("Bearer ")
         return message.replace(key, "***") if key else message
-
-    def _error(self, fault: str) -> RemoteError:
-        return RemoteError(f"{urlsplit(self._source.url).netloc} ({self._source.protocol}): {fault}")
 
 
 class _Pace:
@@ -185,25 +178,20 @@ class _Pace:
             self._next = max(self._next, time.monotonic() + seconds)
 
 
-def _retry_after(header: str | None) -> float | None:
-    """Returns the seconds that a Retry-After header asks for, in either of its forms; None for none."""
-    if not header:
-        return None
+def _retry_after(header: str) -> float:
+    """Returns the seconds that a Retry-After header asks for, in either of its forms; 0 for none."""
     try:
-        return (
-            max(float(header), 0.0)
-            if header.strip().isdigit()
-            else max(parsedate_to_datetime(header).timestamp() - time.time(), 0.0)
-        )
-    except ValueError:
-        return None
+        seconds = float(header) if header.isdigit() else parsedate_to_datetime(header).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return max(seconds, 0.0)
 
 
 def _message(text: str) -> str:
     """Returns a server's own words about an error as one line of at most 200 characters, in brackets."""
     try:
         answer = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = text
     for name in ("error", "message", "detail"):
         if isinstance(answer, dict) and answer.get(name):
