@@ -108,3 +108,15 @@ def test_a_server_that_changes_the_message_is_refused():
 def test_choices_of_several_tokens_are_refused():
     with pytest.raises(RemoteError, match="no single token for Yes and No"):
         ServerPrompt.fetch(CHAT, lambda path, body: {"tokens": [1, 2], "prompt": "x"})
+
+
+def test_what_a_server_refuses_is_told_as_it_is():
+    def ask(path, body):
+        raise RemoteError("HTTP 404 (no model 'tiny')")
+
+    with pytest.raises(RemoteError, match="^HTTP 404"):
+        ServerPrompt.fetch(CHAT, ask)
+
+
+def test_impossible_tokens_do_not_make_endless_log_odds():
+    assert choice_log_odds([{"token": "Yes", "logprob": 0.0}, {"token": "No", "logprob": -9999.0}])[0] == 30

@@ -151,6 +151,17 @@ def test_a_model_that_does_not_choose_is_an_error_that_asks_no_further(stub):
         assert 20 <= len(stub.requests) <= 24
 
 
+def test_the_servers_template_is_fetched_once(stub):
+    reranker = RemoteReranker.from_source(stub.source("vllm-generate"), task="Match tools.")
+    for text in ("one", "two"):
+        reranker.score([text], DOCUMENTS, np.array([[0, 0]]))
+    paths = [path for path, _, _ in stub.requests]
+    assert paths == ["/tokenize", "/detokenize", "/tokenize", "/tokenize"] + [PATHS["vllm-generate"]] * 2
+    sent = stub.requests[-1][2]
+    assert sent["items"][0].startswith("<system>Match tools. Answer only yes or no.<user>Document: ")
+    assert sent["query"].endswith("for the query?<assistant>") and sent["label_token_ids"] == [ord("Y"), ord("N")]
+
+
 def test_states_are_refused(tei):
     with pytest.raises(InputError, match="a remote teacher has no states"):
         tei.score(QUERIES, DOCUMENTS, PAIRS, with_states=True)

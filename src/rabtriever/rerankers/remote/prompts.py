@@ -64,6 +64,8 @@ class ServerPrompt(NamedTuple):
             text = str(ask("detokenize", {"tokens": tokens})["prompt"])
             ids = [ask("tokenize", {"prompt": choice, "add_special_tokens": False})["tokens"] for choice in (YES, NO)]
             (yes,), (no,) = ids
+        except RemoteError:  # which is a ValueError
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise RemoteError(f"its tokenizer gives no single token for {YES} and {NO} ({error}); try chat") from None
         cut = text.rfind(f"\n{chat.query_name}: {{query}}") + 1
