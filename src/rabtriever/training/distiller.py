@@ -153,9 +153,10 @@ class Distiller:
         self.cached_teacher = CachedTeacher(teacher, self.data.documents)
         calls = config.teacher_calls if teacher.rerankers and config.learns_from_teacher else 0
         self.schedule = Schedule.of(config, *self.data.sizes, calls)
-        if not self.schedule.training_calls and not len(self.labelled) and not self.teacher.encoders:
+        listed = bool(self.teacher.encoders and config.list_weight)
+        if not self.schedule.training_calls and not listed and not (config.label_weight and len(self.labelled)):
             raise InputError(
-                f"{data.name}: no labelled train query and no teacher call leave nothing to learn from; raise one",
+                f"{data.name}: no label that counts and no teacher call leave nothing to learn from; raise one",
                 param="teacher_calls",
             )
         self.targets = Targets(self.cached_teacher.similarities(train.texts) if over_encoder else [])
@@ -197,7 +198,7 @@ class Distiller:
                 metrics |= self._fit(self.schedule.decay_steps)
             self._report(round_, metrics)
             recall = self._dev_recall()
-            if recall > best_recall or not self.student.beta:
+            if recall > best_recall or not self.student.beta or not len(self.data.dev):
                 best, best_recall, unchanged = deepcopy(self.student.state_dict()), recall, 0
             else:
                 unchanged += 1
@@ -207,7 +208,7 @@ class Distiller:
 
     def _query_teacher(self, queries: Tensor) -> dict[str, float]:
         """Lets rerankers read pairs of these queries; returns how well the student foresaw the result."""
-        remaining = self.schedule.training_calls - self.cached_teacher.calls
+        remaining = self.schedule.training_calls - len(self.targets.pairs)
         pairs = self.sample_pairs(queries)[:remaining] if remaining > 0 else self.targets.pairs[:0]
         if not len(pairs):
             return {}
