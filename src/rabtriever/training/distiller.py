@@ -63,7 +63,7 @@ class Distiller:
         callbacks: Sequence[TrainingCallback] = (),
     ) -> None:
         self.encoder, self.teacher, self.callbacks = encoder, teacher, callbacks
-        self.config = config = (config or DistillConfig()).resolve(encoder.has_similarity)
+        self.config = config = (config or DistillConfig()).resolve(encoder.has_similarity or bool(teacher.encoders))
         self.weights = {
             "loss/embedding": config.embedding_weight,
             "loss/log_odds": config.log_odds_weight,
@@ -159,12 +159,12 @@ class Distiller:
                 f"{data.name}: no label that counts and no teacher call leave nothing to learn from; raise one",
                 param="teacher_calls",
             )
-        self.targets = Targets(self.cached_teacher.similarities(train.texts) if over_encoder else [])
+        self.targets = Targets(self.cached_teacher.similarities(train.texts))
         if not self.data.has_labels:
             dev = label_by_teacher(self.data.dev, self.cached_teacher, self.schedule.calibrated_queries)
             self.data = replace(self.data, dev=dev)
         self.log: list[dict[str, Any]] = []
-        w = self.cached_teacher.choice_direction(extra=over_encoder)
+        w = self.cached_teacher.choice_direction(extra=bool(teacher.encoders))
         shape = self.encoder.hidden_size, config.hidden_units, config.dropout, config.predictor
         predictor = Predictor(*shape, w, len(w)).eval()
         predictor.fit_normalization("query", train.states)
