@@ -76,7 +76,8 @@ class Rabtriever:
         self.encoder, self.predictor, self._reranker = encoder, predictor.eval() if predictor else None, reranker
         self.calibration = calibration or Calibration()
         self.fusion = fusion or (Fusion() if predictor else Fusion.zero_shot())
-        self.trained_on = np.empty(0, np.int64) if trained_on is None else np.sort(trained_on)
+        known = trained_on if predictor and trained_on is not None else np.empty(0, np.int64)
+        self.trained_on = np.sort(known)
         if self.fusion.beta and not encoder.has_similarity:
             raise InputError("encoder: an LLM's states have no similarity to rank by; distil a predictor for it first")
         self.name_or_path: str | None = None
@@ -301,9 +302,12 @@ class Rabtriever:
     ) -> None:
         reranker, encoder = self.reranker, self.encoder.to_config()
         model = reranker.to_config() if reranker else {}
+        llm = getattr(self.encoder, "llm", None)
+        if llm and reranker and llm.fingerprint == reranker.fingerprint:  # the paper's: one LLM for both
+            encoder = {name: value for name, value in encoder.items() if name not in model}
         config = {
             **model,
-            "encoder": {name: value for name, value in encoder.items() if model.get(name) != value},
+            "encoder": encoder,
             **({"predictor": self.predictor.to_config()} if self.predictor else {}),
             "fusion": asdict(self.fusion),
             "calibration": {

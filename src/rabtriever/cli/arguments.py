@@ -31,7 +31,6 @@ RENAMED_FLAGS = {
         "--mse-weight": "--embedding-weight",
         "--pairs": "--pairs-per-query",
         "--per-task": "--max-queries-per-dataset",
-        "--queries": "--max-labelled-queries",
         "--width": "--hidden-units",
     },
     "evaluate": {"--depth": "--rerank-all-up-to"},

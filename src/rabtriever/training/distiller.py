@@ -63,7 +63,7 @@ class Distiller:
         callbacks: Sequence[TrainingCallback] = (),
     ) -> None:
         self.encoder, self.teacher, self.callbacks = encoder, teacher, callbacks
-        self.config = config = (config or DistillConfig()).resolve(encoder.has_similarity)
+        self.config = config = (config or DistillConfig()).resolve(encoder.has_similarity or bool(teacher.encoders))
         self.weights = {
             "loss/embedding": config.embedding_weight,
             "loss/log_odds": config.log_odds_weight,
@@ -153,17 +153,18 @@ class Distiller:
         self.cached_teacher = CachedTeacher(teacher, self.data.documents)
         calls = config.teacher_calls if teacher.rerankers and config.learns_from_teacher else 0
         self.schedule = Schedule.of(config, *self.data.sizes, calls)
-        if not self.schedule.training_calls and not len(self.labelled) and not self.teacher.encoders:
+        listed = bool(self.teacher.encoders and config.list_weight)
+        if not self.schedule.training_calls and not listed and not (config.label_weight and len(self.labelled)):
             raise InputError(
-                f"{data.name}: no labelled train query and no teacher call leave nothing to learn from; raise one",
+                f"{data.name}: no label that counts and no teacher call leave nothing to learn from; raise one",
                 param="teacher_calls",
             )
-        self.targets = Targets(self.cached_teacher.similarities(train.texts) if over_encoder else [])
+        self.targets = Targets(self.cached_teacher.similarities(train.texts))
         if not self.data.has_labels:
             dev = label_by_teacher(self.data.dev, self.cached_teacher, self.schedule.calibrated_queries)
             self.data = replace(self.data, dev=dev)
         self.log: list[dict[str, Any]] = []
-        w = self.cached_teacher.choice_direction(extra=over_encoder)
+        w = self.cached_teacher.choice_direction(extra=bool(teacher.encoders))
         shape = self.encoder.hidden_size, config.hidden_units, config.dropout, config.predictor
         predictor = Predictor(*shape, w, len(w)).eval()
         predictor.fit_normalization("query", train.states)
@@ -197,7 +198,7 @@ class Distiller:
                 metrics |= self._fit(self.schedule.decay_steps)
             self._report(round_, metrics)
             recall = self._dev_recall()
-            if recall > best_recall or not self.student.beta:
+            if recall > best_recall or not self.student.beta or not len(self.data.dev):
                 best, best_recall, unchanged = deepcopy(self.student.state_dict()), recall, 0
             else:
                 unchanged += 1
@@ -207,7 +208,7 @@ class Distiller:
 
     def _query_teacher(self, queries: Tensor) -> dict[str, float]:
         """Lets rerankers read pairs of these queries; returns how well the student foresaw the result."""
-        remaining = self.schedule.training_calls - self.cached_teacher.calls
+        remaining = self.schedule.training_calls - len(self.targets.pairs)
         pairs = self.sample_pairs(queries)[:remaining] if remaining > 0 else self.targets.pairs[:0]
         if not len(pairs):
             return {}
