@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -41,9 +42,9 @@ def labels() -> list[tuple[str, str, str]]:
     return [(query, document, grade) for query, document, grade in (line.split("\t") for line in lines)]
 
 
-def test_corpus_is_large_enough_and_ids_are_unique() -> None:
+def test_there_are_150_documents_that_differ_in_id_title_and_text() -> None:
     rows = _rows("corpus.jsonl")
-    assert len(rows) >= 60
+    assert len(rows) == 150
     for key in ("_id", "title", "text"):
         assert len({row[key] for row in rows}) == len(rows), f"two documents share their {key}"
     assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", row["_id"]) for row in rows)
@@ -54,19 +55,31 @@ def test_descriptions_are_one_or_two_short_sentences() -> None:
     assert {key: n for key, n in lengths.items() if not 12 <= n <= 25} == {}
 
 
-def test_there_are_forty_different_requests_of_natural_length() -> None:
-    rows = _rows("queries.jsonl")
-    assert len(rows) == 40
-    assert len({row["_id"] for row in rows}) == len({row["text"] for row in rows}) == 40
-    assert [row["text"] for row in rows if not 8 <= len(row["text"].split()) <= 25] == []
+@pytest.mark.parametrize(("name", "n"), [("queries.jsonl", 200), ("no_answer.jsonl", 30)])
+def test_requests_are_different_and_of_natural_length(name: str, n: int) -> None:
+    rows = _rows(name)
+    assert len(rows) == n
+    assert len({row["_id"] for row in rows}) == len({row["text"] for row in rows}) == n
+    assert [row["text"] for row in rows if not 6 <= len(row["text"].split()) <= 40] == []
 
 
-def test_every_request_has_one_right_document_and_no_two_the_same(
+def test_requests_without_an_answer_stand_apart_from_the_task(
+    documents: dict[str, str], requests: dict[str, str], labels: list[tuple[str, str, str]]
+) -> None:
+    rows = _rows("no_answer.jsonl")
+    assert all(row.keys() == {"_id", "text"} for row in rows)
+    assert {row["_id"] for row in rows}.isdisjoint({*requests, *documents, *(query for query, _, _ in labels)})
+    assert {row["text"] for row in rows}.isdisjoint(requests.values())
+
+
+def test_every_request_has_one_right_document_and_no_document_many_requests(
     documents: dict[str, str], requests: dict[str, str], labels: list[tuple[str, str, str]]
 ) -> None:
     assert sorted(query for query, _, _ in labels) == sorted(requests)
-    assert {document for _, document, _ in labels} <= documents.keys()
-    assert len({document for _, document, _ in labels}) == len(labels)
+    n_requests = Counter(document for _, document, _ in labels)
+    assert n_requests.keys() <= documents.keys()
+    assert len(n_requests) >= 110
+    assert max(n_requests.values()) <= 3
     assert {grade for _, _, grade in labels} == {"1"}
 
 

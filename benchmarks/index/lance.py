@@ -3,7 +3,7 @@
 Usage: python benchmarks/index/lance.py --data BEIR_FOLDERS --work WORK [--documents 200000] [--out FILE]
 
 For Lance the ReLU is replaced by a parabola a unit, fitted to queries and documents: then a score is an inner product.
-What it finds is to be ranked by the true score, which is not in its time. The last line is JSON.
+All gains are 1. What it finds is to be ranked by the true score, which is not in its time. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ KINDS = {
 
 def parabolas(real: Latents, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns vectors of queries and documents whose inner product is near the score, up to a constant a query."""
-    a, b = real.queries[:, :-1].astype(np.float64), documents[:, :-1].astype(np.float64)
+    a, b = real.queries[:, :-2].astype(np.float64), documents[:, :-2].astype(np.float64)
     signs = np.where(np.arange(a.shape[1]) < real.layout.n_positive, 1.0, -1.0)
     square, linear = np.zeros(a.shape[1]), np.zeros(a.shape[1])
     for j in range(a.shape[1]):

@@ -37,9 +37,9 @@ class Latents:
     """What the benchmarks search.
 
     Attributes:
-        documents: float32 (n, 129), of all corpora.
+        documents: float32 (n, 130), of all corpora.
         texts: Their texts.
-        queries: float32 (n_queries, 129).
+        queries: float32 (n_queries, 130).
         query_texts: Their texts.
         layout: What the columns mean.
         labelled: Name -> documents, queries and labels bool (n_queries, n_documents) of a set.
@@ -67,7 +67,7 @@ def real_latents(data: Path, work: Path, kind: str, quick: bool) -> Latents:
 
     def encode(name: str, texts: Iterable[str], side: str) -> np.ndarray:
         path, texts = work / f"{kind}-{name}-{side}.npy", list(texts)
-        if not path.is_file() or len(np.load(path, "r")) != len(texts):
+        if not path.is_file() or np.load(path, "r").shape != (len(texts), retriever.dim):
             encode_side = retriever.encode_query if side == "query" else retriever.encode_document
             np.save(path, encode_side(texts, show_progress_bar=True))
         return np.load(path)
@@ -95,11 +95,12 @@ def real_latents(data: Path, work: Path, kind: str, quick: bool) -> Latents:
 
 def enlarged(real: np.ndarray, n: int, path: Path) -> np.ndarray:
     """Returns n latents on disk: the real ones, then copies of them, moved by 0.3 of each dimension's spread."""
-    if not path.is_file():
+    if not path.is_file() or np.load(path, "r").shape != (n, real.shape[1]):
         rng = np.random.default_rng(0)
         partial = path.with_suffix(".partial")
         array = np.lib.format.open_memmap(partial, "w+", np.float32, (n, real.shape[1]))
         spread = 0.3 * real.std(axis=0)
+        spread[-2] = 0  # gains are copied
         for start in range(0, n, len(real)):
             some = real[: n - start]
             noise = spread * rng.standard_normal(some.shape, np.float32) if start else 0

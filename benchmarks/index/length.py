@@ -40,7 +40,7 @@ def measure(retriever: Rabtriever, documents: list[list[int]], query_ids: list[i
     query = fold.query(backbone.states([query_ids], retriever.encoder.pooling).numpy())
     real = fold.document(backbone.states(documents, retriever.encoder.pooling).numpy())
     latents = np.resize(real, (CANDIDATES, len(query[0])))
-    latents[:, :-1] += 0.1 * np.random.default_rng(0).standard_normal(latents[:, :-1].shape, np.float32)
+    latents[:, :-2] += 0.1 * np.random.default_rng(0).standard_normal(latents[:, :-2].shape, np.float32)
     codes, live = QuantizedLatents.encode(latents, fold.layout, "int8"), live_mask(CANDIDATES)
     engine, n = backbone.engine, len(documents)
     cache, rows = engine.prefill(documents), torch.arange(n)

@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    run, length = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("run", "length"))
+    run, length, mixed = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("run", "length", "mixed"))
     lines = [(DOCS / "index.head.md").read_text().rstrip(), ""]
     lines += [
         f"{run['machine']}, {run['cores']} cores; {run['real_documents']:,} real documents, the rest copies of them.",
@@ -30,6 +30,7 @@ def main() -> None:
     for kind in ("mlp", "quadratic"):
         lines += [f"## Scans, `{kind}`, 128 numbers a document", "", *_scans(run["scans"], kind)]
         lines += [f"## The index, `{kind}`, int8", "", *_stores(run["stores"], kind)]
+    lines += ["## The scan of 384 products and 128 ReLUs, int8, 1 thread", "", *_mixed(mixed)]
     lines += ["## Others, in the same run", "", *_others(run["others"])]
     lines += ["## What int8 codes alone would lose", ""]
     names = [name for name in run["int8_loss"][0] if name != "predictor"]
@@ -100,6 +101,13 @@ def _stores(rows: list[Row], kind: str) -> list[str]:
         if row["predictor"] == kind
     ]
     return table(head, body)
+
+
+def _mixed(row: Row) -> list[str]:
+    names = ["ours", "faiss sq8", "ours, of 32", "faiss sq8, of 32"]
+    head = ["documents", *(f"{name}, ms" for name in names), "ours / FAISS", "the ten best by codes alone"]
+    times = [f"{row[name]['p50_ms']:.3g}" for name in names]
+    return table(head, [[f"{row['n']:,}", *times, row["ratio_to_peer"], f"{row['recall10_of_codes']:.3f}"]])
 
 
 def _others(rows: list[Row]) -> list[str]:

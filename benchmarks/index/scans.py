@@ -75,9 +75,9 @@ def _scan_row(real: Latents, documents: np.ndarray, precision: str, repeats: int
     }
     name = PEERS.get(precision)
     if name:
-        peer, columns = _faiss_scan(name, documents), np.ascontiguousarray(queries[:, :-1])
+        peer, columns = faiss_scan(name, documents[:, :-2]), np.ascontiguousarray(queries[:, :-2])
         calls[name] = lambda i: peer.search(columns[i % len(columns)][None], k)
-        batches[f"{name}, batch of 32"] = lambda i: peer.search(np.ascontiguousarray(batch[:, :-1]), k)
+        batches[f"{name}, batch of 32"] = lambda i: peer.search(np.ascontiguousarray(batch[:, :-2]), k)
     found, of_batch = alternate(calls, repeats), alternate(batches, max(3, repeats // 10))
     row |= {key: percentiles(seconds) for key, seconds in found.items()}
     row |= {key: percentiles(seconds, 32) for key, seconds in of_batch.items()}
@@ -93,13 +93,15 @@ def _scan_row(real: Latents, documents: np.ndarray, precision: str, repeats: int
     return row
 
 
-def _faiss_scan(name: str, documents: np.ndarray) -> Any:
-    peer = faiss.IndexFlatIP(128)
+def faiss_scan(name: str, columns: np.ndarray) -> Any:
+    """Returns FAISS's flat or 8-bit scan of these columns float32 (n, width) by inner product, on one thread."""
+    peer = faiss.IndexFlatIP(columns.shape[1])
     if name == "faiss sq8":
-        peer = faiss.IndexScalarQuantizer(128, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
-        peer.train(np.ascontiguousarray(documents[:100_000, :-1]))
-    for start in range(0, len(documents), 500_000):
-        peer.add(np.ascontiguousarray(documents[start : start + 500_000, :-1]))
+        kind = faiss.ScalarQuantizer.QT_8bit
+        peer = faiss.IndexScalarQuantizer(columns.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+        peer.train(np.ascontiguousarray(columns[:100_000]))
+    for start in range(0, len(columns), 100_000):
+        peer.add(np.ascontiguousarray(columns[start : start + 100_000]))
     faiss.omp_set_num_threads(1)
     return peer
 
@@ -123,9 +125,9 @@ def measure_int8_loss(real: Latents) -> dict[str, Any]:
 
 def measure_others(real: Latents, documents: np.ndarray, repeats: int) -> dict[str, Any]:
     """Returns the figures of FAISS's graph over the same numbers, and of bm25s over the texts, repeated likewise."""
-    n, columns = len(documents), np.ascontiguousarray(real.queries[:, :-1])
+    n, columns = len(documents), np.ascontiguousarray(real.queries[:, :-2])
     flat, graph = faiss.IndexFlatIP(128), faiss.IndexHNSWFlat(128, 16, faiss.METRIC_INNER_PRODUCT)
-    values = np.ascontiguousarray(documents[:, :-1])
+    values = np.ascontiguousarray(documents[:, :-2])
     flat.add(values)
     faiss.omp_set_num_threads(2)
     started = time.perf_counter()

@@ -270,6 +270,11 @@ class Rabtriever:
         return self.calibration.rank(log_odds[0], top_k)
 
     @property
+    def has_reranker(self) -> bool:
+        """Whether there is a reranker, loaded or not."""
+        return self._reranker is not None
+
+    @property
     def rerank_share(self) -> float:
         """Share of a reranker's log-odds in the score of a hit that it read."""
         return self.fusion.rerank

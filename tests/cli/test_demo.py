@@ -10,11 +10,11 @@ def test_demo_prints_quality_and_what_to_do_next(retriever, tmp_path, capsys, mo
     retriever.save_pretrained(tmp_path / "model")
     assert main(["demo", "--model", str(tmp_path / "model"), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["n_queries"] == 40 and set(report["systems"]) == {"retriever", "bm25"}
+    assert report["n_queries"] == 200 and set(report["systems"]) == {"retriever", "bm25"}
     assert report["systems"]["bm25"]["R@10"] == 0
     assert main(["demo", "--model", str(tmp_path / "model"), "--reranker"]) == 0
     out = capsys.readouterr().out
-    assert out.count("BM25's pick") == 5 and "rabtriever train DATA" in out and "40 queries" in out
+    assert out.count("BM25's pick") == 5 and "rabtriever train DATA" in out and "200 queries" in out
     assert "fidelity (retriever / reranker)" in out
 
 

@@ -1,4 +1,4 @@
-"""Run the built-in task: 40 requests that share no word with the right tool or skill."""
+"""Run the built-in task: 200 requests that share no word with the right tool or skill."""
 
 from __future__ import annotations
 
@@ -20,20 +20,18 @@ has nothing to hold on to; BM25 is here to show just that.
 
 {report}
 
-With your own data (corpus.jsonl, queries.jsonl, qrels/train.tsv in a folder DATA):
-  rabtriever train DATA --out teacher                         an LLM reranker, by LoRA
-  rabtriever distill DATA --teacher teacher --out retriever   its judgement at the price of a vector lookup
-  rabtriever index DATA --model retriever --out index
+With your own documents (corpus.jsonl) and requests (requests.jsonl), without labels:
+  rabtriever distill CORPUS --queries requests.jsonl --teacher mpnet --out retriever
+  rabtriever index CORPUS --model retriever --out index
   rabtriever search index "what you want"
-  rabtriever evaluate DATA --model retriever --systems retriever,reranker,bm25
-Or with this model as it is: rabtriever index DATA --model {model} --out index"""
+  rabtriever evaluate DATA --model retriever     where there are labels: is it better than its encoder?
+Or with this model as it is: rabtriever index CORPUS --model {model} --out index"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    model_help = "a retriever: a folder or a hub id (default: the one that ships)"
+    model_help = "a retriever or an encoder: a folder or a hub id (default: the one that ships)"
     parser.add_argument("--model", default="tools", help=model_help)
-    parser.add_argument("--reranker", action="store_true", help="evaluate the reranker as well (minutes on a CPU)")
     add_model_arguments(parser)
 
 
@@ -46,11 +44,11 @@ def run(args: argparse.Namespace) -> None:
     print("loading the model (the first time, its LLM is unpacked: about half a minute)", file=sys.stderr)
     retriever = Rabtriever.from_pretrained(args.model, query_cache=0, **load_options(args))
     data = load_data(str(files("rabtriever") / "demo"))
-    names = ["retriever", "bm25", *(["reranker"] if args.reranker else [])]
+    names = ["bm25", "encoder", "retriever", *(["rerank10"] if retriever.has_reranker else [])]
     systems = make_systems(names, data, retriever)
     if not args.json:
         _print_examples(data, systems)
-    report = evaluate(data, systems, show_progress_bar=args.reranker)
+    report = evaluate(data, systems, show_progress_bar=not args.json)
     text = SUMMARY.format(n_documents=len(data.documents), report=format_report(report), model=args.model)
     print_result(args, report, text)
 

@@ -53,7 +53,7 @@ def load_requests(corpus: str | Path, queries: str | Path) -> RetrievalData:
     if not path.is_file():
         raise NotFoundError(f"{path} is missing: give a JSONL file of requests, each line with a text")
     documents = {document.id: document for document in read_corpus(corpus)}
-    return RetrievalData(Path(corpus).resolve().stem, documents, _read_queries(path, named=False))
+    return RetrievalData(Path(corpus).resolve().stem, documents, _read_queries(path, named=False), {})
 
 
 def read_corpus(path: str | Path) -> Iterator[Document]:

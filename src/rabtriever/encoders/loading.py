@@ -42,7 +42,8 @@ def restore_encoder(config: Mapping[str, Any], options: LoadOptions) -> Encoder:
     """Loads the encoder that ``Encoder.to_config`` describes."""
     values = {name: value for name, value in config.items() if name != "kind"}
     if config["kind"] == "sentence":
-        return SentenceEncoder.from_pretrained(**values, **{k: v for k, v in options.items() if v is not None})
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        return SentenceEncoder.from_pretrained(**values, **given)
     from rabtriever.encoders.llm import LLMEncoder
     from rabtriever.llm.loading import load_llm
     from rabtriever.llm.prompt import PromptTemplate

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from rabtriever.data import RetrievalData, Run
 from rabtriever.errors import InputError
-from rabtriever.evaluation.measures import MAX_CUTOFF, agreement, measure
+from rabtriever.evaluation.measures import MAX_CUTOFF, MEASURES, agreement, measure
 from rabtriever.evaluation.runs import run_file
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def evaluate(
 
     Returns:
         ``{"n_queries": int, "own_documents_left_out": number of these queries that are documents of the corpus,
-        "timing": what ms_per_query contains, "systems": {name: {measure: value, ..., "ms_per_query": float}},
+        "timing": what ms_per_query contains, "systems": {name: {measure: value, ..., "R@1_interval": [low, high], "ms_per_query": float}},
         "fidelity": {measure: ratio retriever / reranker, None where the reranker has 0, ..., "top1_agreement": float,
         "pearson": float}}``; ``fidelity`` is empty without both a retriever and a reranker.
 
@@ -103,9 +103,9 @@ def evaluate(
     }
 
 
-def _fidelity(quality: Mapping[str, Mapping[str, float]], scored: Mapping[str, Run]) -> dict[str, float | None]:
+def _fidelity(quality: Mapping[str, Mapping[str, Any]], scored: Mapping[str, Run]) -> dict[str, float | None]:
     """Returns the retriever's measures over the reranker's, and how far their rankings agree."""
-    pairs = {name: (value, quality["reranker"][name]) for name, value in quality["retriever"].items()}
+    pairs = {name: (quality["retriever"][name], quality["reranker"][name]) for name in MEASURES}
     ratios = {name: value / reference if reference else None for name, (value, reference) in pairs.items()}
     return {**ratios, **agreement(scored["retriever"], scored["reranker"])}
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from rabtriever.data import Qrels, Run
@@ -14,14 +17,28 @@ MEASURES = {"R@1": "R@1", "R@3": "R@3", "R@10": "R@10", "MRR@10": "RR@10", "nDCG
 MAX_CUTOFF = 10  # no measure looks deeper
 
 
-def measure(qrels: Qrels, run: Run) -> dict[str, float]:
-    """Computes the mean of every measure over the queries of ``qrels``; arguments as in :func:`measure_queries`.
+RESAMPLES = 2000
+
+
+def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """Returns what 95% of the means of resampled ``values`` lie between (the percentile bootstrap)."""
+    array = np.asarray(values)
+    rows = np.random.default_rng(seed).integers(len(array), size=(RESAMPLES, len(array)))
+    low, high = np.percentile(array[rows].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def measure(qrels: Qrels, run: Run) -> dict[str, Any]:
+    """Computes the mean of every measure over the queries of ``qrels``, and the interval of R@1.
+
+    Arguments and errors are those of :func:`measure_queries`.
 
     A query's own document, if the corpus holds its queries, must be in neither argument:
     :func:`rabtriever.evaluation.evaluate` leaves it out.
     """
-    rows = measure_queries(qrels, run).values()
-    return {name: sum(row[name] for row in rows) / len(rows) for name in MEASURES}
+    rows = list(measure_queries(qrels, run).values())
+    means: dict[str, Any] = {name: sum(row[name] for row in rows) / len(rows) for name in MEASURES}
+    return means | {"R@1_interval": list(interval([row["R@1"] for row in rows]))}
 
 
 def measure_queries(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:

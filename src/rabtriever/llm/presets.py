@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rabtriever.errors import InputError, first_line
 from rabtriever.llm.prompt import PromptTemplate
@@ -62,7 +62,7 @@ def _apply_chat_template(tokenizer: PreTrainedTokenizerBase, system: str, user: 
     if not tokenizer.chat_template:
         raise InputError("preset 'chat': the LLM's tokenizer has no chat template; give --preset plain", param="preset")
     asked = {"role": "user", "content": user}
-    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
     try:
         return str(tokenizer.apply_chat_template([{"role": "system", "content": system}, asked], **options))
     except TemplateError:  # some LLMs know no system message
@@ -70,4 +70,6 @@ def _apply_chat_template(tokenizer: PreTrainedTokenizerBase, system: str, user: 
     try:
         return str(tokenizer.apply_chat_template([asked], **options))
     except TemplateError as error:
-        raise InputError(f"preset 'chat': the LLM's chat template fails ({first_line(error)})", param="preset") from error
+        raise InputError(
+            f"preset 'chat': the LLM's chat template fails ({first_line(error)})", param="preset"
+        ) from error

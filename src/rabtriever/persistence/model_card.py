@@ -117,7 +117,9 @@ def _limits(config: Mapping[str, Any], retriever: bool) -> str:
         rows.insert(0, f"{of_document}; of a query, the last {prompt['query_tokens']}.")
     if retriever:
         own = "search with `rerank=10`, or distil on your own documents."
-        rows.append(f"- On documents unlike those it was trained on, the order is more reliable than probabilities: {own}")
+        rows.append(
+            f"- On documents unlike those it was trained on, the order is more reliable than probabilities: {own}"
+        )
     return "\n".join(rows)
 
 

@@ -118,13 +118,9 @@ class DistillConfig(_Checked):
         12_000, "most pairs that rerankers among the teachers score, calibration included; 0: none", min=0
     )
     minutes: float = _option(0.0, "time for the rounds; 0: no limit", min=0)
-    pairs_per_query: int = _case(
-        "pairs of a query in a round, its positive among them; more if queries are few", min=1
-    )
+    pairs_per_query: int = _case("pairs of a query in a round, its positive among them; more if queries are few", min=1)
     rounds: int = _option(8, "how often the student ranks anew", min=1)
-    exploration: float = _case(
-        "share of pairs drawn uniformly among good documents, not by policy", min=0, max=1
-    )
+    exploration: float = _case("share of pairs drawn uniformly among good documents, not by policy", min=0, max=1)
     temperature: float = _option(1.0, "of the policy, a softmax of log-odds", above=0)
     list_weight: float = _case("weight of the cross-entropy with the teacher's softmax over all documents", min=0)
     embedding_weight: float = _case("weight of the squared error of the context embedding", min=0)

@@ -179,7 +179,8 @@ class Distiller:
             self.student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.learning_rate = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: self.schedule.learning_rate_factor(step)  # whose end may come early
+            self.optimizer,
+            lambda step: self.schedule.learning_rate_factor(step),  # whose end may come early
         )
 
     @property

@@ -78,6 +78,4 @@ def dev_recall(score: Score, data: EncodedData) -> dict[str, float]:
 def rank_dev_documents(score: Score, data: EncodedData, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Returns :func:`rank_documents` of some development queries; a query's own document is left out."""
     dev = data.dev
-    return rank_documents(
-        lambda rows: score(dev.states[rows], data.z_d), queries, len(data.z_d), count, dev.own_pairs
-    )
+    return rank_documents(lambda rows: score(dev.states[rows], data.z_d), queries, len(data.z_d), count, dev.own_pairs)
