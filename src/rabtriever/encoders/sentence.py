@@ -118,8 +118,9 @@ class SentenceEncoder:
 
     def moved(self, folder: Path) -> SentenceEncoder:
         """Returns the encoder of another folder, which belongs to a retriever, computed as this one is."""
-        made = {"backend": self.backend, "device": self.device, "dtype": self._dtype}
-        return SentenceEncoder.from_pretrained(str(folder), owned=True, **made)
+        return SentenceEncoder.from_pretrained(
+            str(folder), owned=True, backend=self.backend, device=self.device, dtype=self._dtype
+        )
 
     @property
     def engine(self) -> SentenceEngine:

@@ -26,6 +26,7 @@ from rabtriever.training.config import DistillConfig, TuneEncoderConfig
 from rabtriever.training.distiller import Distiller
 from rabtriever.training.start import partial_folder
 from rabtriever.training.teacher import Teacher, load_teacher
+from rabtriever.training.tune_encoder import tune_encoder
 
 __all__ = ["Distiller", "distill"]
 

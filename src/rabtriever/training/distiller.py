@@ -254,7 +254,7 @@ class Distiller:
         calibrated = self.data, self.cached_teacher, self.schedule, self.config.calibration_queries
         student, reranker = fit_calibrations(self.student, fusion, *calibrated)
         predictor = self.student.predictor if fusion.gain else None
-        trained_on = text_keys(self.data.documents) if fusion.beta else None
+        trained_on = text_keys(self.data.documents) if predictor and fusion.beta else None
         return Rabtriever(self.encoder, predictor, student, reranker, fusion=fusion, trained_on=trained_on)
 
     def _report(self, round_: int, metrics: dict[str, float]) -> None:

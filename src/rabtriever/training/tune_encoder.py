@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rabtriever.encoders.base import Encoder
 from rabtriever.encoders.sentence import SentenceEncoder
 from rabtriever.errors import InputError
 from rabtriever.persistence.folder import ENCODER, atomic_folder
+from rabtriever.rerankers.base import Reranker
+from rabtriever.training.callbacks import TrainingCallback
 from rabtriever.training.config import TuneEncoderConfig
 from rabtriever.training.encoded_data import EncodedData, EncodedQueries
 from rabtriever.training.metrics import dev_recall
@@ -58,8 +61,8 @@ class TunedEncoder:
 def tune_encoder(distiller: Distiller, out: str | Path, config: TuneEncoderConfig | None = None) -> TunedEncoder:
     """Tunes the weights of a sentence-transformers encoder on what a distillation's predictor learns from.
 
-    The loss is the cross-entropy of softmax(beta <e_q, e_d>) over a step's documents with the teacher's softmax, or with
-    the labels of queries that have some. The tuned weights are then interpolated with the original ones, weight by
+    The loss is the cross-entropy of softmax(beta <e_q, e_d>) over a step's documents with the teacher's softmax, or
+    with the labels of queries that have some. The tuned weights are then interpolated with the original ones, weight by
     weight: alpha x tuned + (1 - alpha) x original. Alpha is chosen among 0, 1/2 and 1:
 
     - A tenth of the documents, by a hash of their texts, and all train requests for them are left out of the tuning. An
@@ -82,17 +85,38 @@ def tune_encoder(distiller: Distiller, out: str | Path, config: TuneEncoderConfi
     encoder, config = distiller.encoder, config or TuneEncoderConfig()
     if not isinstance(encoder, SentenceEncoder):
         name = encoder.describe()["name"]
-        raise InputError(f"tune_encoder: {name} is no sentence-transformers model; give another encoder", param="encoder")
+        raise InputError(
+            f"tune_encoder: {name} is no sentence-transformers model; give another encoder", param="encoder"
+        )
     if not len(distiller.data.dev):
-        raise InputError("tune_encoder: no held-out query to choose by; add queries", param="tune_encoder")
+        raise InputError(
+            "tune_encoder: no held-out query to choose by; add queries or teacher calls", param="tune_encoder"
+        )
     batches = TuningBatches(distiller.data, distiller.targets, distiller.listed, config)
     partial = checkpoint_dir(Path(out).expanduser(), _describe_run(distiller, config))
-    weights = _train(encoder, batches, config, partial / CHECKPOINT, distiller)
-    return _choose(encoder, weights, distiller.data, batches.held_out(MAX_HELD_OUT), partial, config.steps, distiller)
+    with torch.random.fork_rng(range(torch.cuda.device_count())):  # the caller's random numbers stay as they are
+        weights = _train(encoder, batches, config, partial / CHECKPOINT, distiller.callbacks)
+    encoders = {0.0: encoder, **_save_interpolated(encoder, weights, partial)}
+    data, new = distiller.data, batches.held_out(MAX_HELD_OUT)
+    recalls = {alpha: _measure(one, data, new) for alpha, one in encoders.items()}
+    alpha = choose_alpha(recalls)
+    shown = {f"encoder/{name}/{alpha:g}": value for alpha, found in recalls.items() for name, value in found.items()}
+    _report(distiller.callbacks, config.steps, {**shown, "encoder/alpha": alpha})
+    return TunedEncoder(encoders[alpha], alpha, recalls)
+
+
+def choose_alpha(recalls: Mapping[float, Mapping[str, float]]) -> float:
+    """Returns the share of the tuned weights, as :func:`tune_encoder` says; ``recalls`` as in :class:`TunedEncoder`."""
+    allowed = [alpha for alpha, found in recalls.items() if found["new"] >= recalls[0.0]["new"]]
+    return max(sorted(allowed), key=lambda alpha: recalls[alpha]["dev"])
 
 
 def _train(
-    encoder: SentenceEncoder, batches: TuningBatches, config: TuneEncoderConfig, checkpoint: Path, distiller: Distiller
+    encoder: SentenceEncoder,
+    batches: TuningBatches,
+    config: TuneEncoderConfig,
+    checkpoint: Path,
+    callbacks: Sequence[TrainingCallback],
 ) -> dict[str, Tensor]:
     """Returns all weights after the last step, name -> tensor."""
     torch.manual_seed(config.seed)  # of an adapter's first weights
@@ -116,47 +140,36 @@ def _train(
         optimizer.step()
         losses.append(loss.item())
         if (step + 1) % LOG_EVERY == 0 or step + 1 == config.steps:
-            _report(distiller, step + 1, {"encoder/loss": sum(losses) / len(losses)})
+            _report(callbacks, step + 1, {"encoder/loss": sum(losses) / len(losses)})
             losses = []
     if first < config.steps:
         model.save_checkpoint(checkpoint, optimizer, config.steps)
     return model.merge()
 
 
-def _choose(
-    encoder: SentenceEncoder,
-    weights: dict[str, Tensor],
-    data: EncodedData,
-    new: EncodedQueries,
-    partial: Path,
-    step: int,
-    distiller: Distiller,
-) -> TunedEncoder:
-    """Returns the encoder with the best interpolated weights, written to ``<partial>/encoder``."""
-
-    def measure(one: SentenceEncoder) -> dict[str, float]:
-        z_d = torch.from_numpy(one.encode_documents(data.documents))
-        return {name: _recall(one, data, z_d, queries) for name, queries in (("dev", data.dev), ("new", new))}
-
-    encoders, recalls = {0.0: encoder}, {0.0: measure(encoder)}
+def _save_interpolated(
+    encoder: SentenceEncoder, weights: dict[str, Tensor], partial: Path
+) -> dict[float, SentenceEncoder]:
+    """Writes the encoders that compete with the original one and returns them, by the share of the tuned weights."""
+    encoders = {}
     for alpha in ALPHAS:
         place = partial / f"{ENCODER}-{alpha:g}"
         shutil.rmtree(place, ignore_errors=True)
         with atomic_folder(place) as folder:
             save_interpolated(encoder.model, weights, alpha, folder)
         encoders[alpha] = encoder.moved(place)
-        recalls[alpha] = measure(encoders[alpha])
-    allowed = [alpha for alpha, found in recalls.items() if found["new"] >= recalls[0.0]["new"]]
-    best = max(allowed, key=lambda alpha: recalls[alpha]["dev"])
-    shown = {f"encoder/{name}/{alpha:g}": value for alpha, found in recalls.items() for name, value in found.items()}
-    _report(distiller, step, {**shown, "encoder/alpha": best})
-    return TunedEncoder(encoders[best], best, recalls)
+    return encoders
 
 
-def _recall(encoder: SentenceEncoder, data: EncodedData, z_d: Tensor, queries: EncodedQueries) -> float:
-    states = torch.from_numpy(encoder.encode_queries(queries.texts))
-    measured = replace(data, z_d=z_d, dev=replace(queries, states=states))
-    return dev_recall(lambda q, d: q @ d.T, measured).get("dev/R@1", 0.0)
+def _measure(encoder: SentenceEncoder, data: EncodedData, new: EncodedQueries) -> dict[str, float]:
+    """Returns R@1 of dev queries and of the requests for ``new`` documents, which all documents compete for."""
+    z_d = torch.from_numpy(encoder.encode_documents(data.documents))
+    recalls = {}
+    for name, queries in (("dev", data.dev), ("new", new)):
+        states = torch.from_numpy(encoder.encode_queries(queries.texts))
+        measured = replace(data, z_d=z_d, dev=replace(queries, states=states))
+        recalls[name] = dev_recall(lambda q, d: q @ d.T, measured).get("dev/R@1", 0.0)
+    return recalls
 
 
 def _learning_rate_factor(step: int, steps: int) -> float:
@@ -170,12 +183,13 @@ def _learning_rate_factor(step: int, steps: int) -> float:
 def _describe_run(distiller: Distiller, config: TuneEncoderConfig) -> dict[str, Any]:
     """Returns what a tuning must have in common with the interrupted one that it goes on with."""
     data, teacher = distiller.data, distiller.teacher
-    models = [[model.fingerprint, weight] for model, weight in [*teacher.encoders, *teacher.rerankers]]
+    named: list[tuple[Encoder | Reranker, float]] = [*teacher.encoders, *teacher.rerankers]
+    models = [[model.fingerprint, weight] for model, weight in named]
     contents = [data.documents, data.train.texts, data.train.positives, data.dev.texts, models]
     digest = hashlib.sha256(json.dumps(contents).encode("utf-8", "surrogatepass")).hexdigest()
     return {"encoder": distiller.encoder.fingerprint, "tuning": asdict(config), "digest": digest}
 
 
-def _report(distiller: Distiller, step: int, metrics: dict[str, float]) -> None:
-    for callback in distiller.callbacks:
+def _report(callbacks: Sequence[TrainingCallback], step: int, metrics: Mapping[str, float]) -> None:
+    for callback in callbacks:
         callback.on_log(step, metrics)

@@ -46,10 +46,7 @@ class TunedModel:
         self.modules: SentenceTransformer = self._engine.modules
         self._adapted = _add_lora(self.modules, config) if config.method == "lora" else None
         self.trained = {name: weight for name, weight in self.modules.named_parameters() if weight.requires_grad}
-        self._tokenizers = {
-            kind: SentenceTokenizer(kind, one.prompt, one.tokenizer, min(one.max_length, one.prompt_tokens + MAX_TOKENS))
-            for kind, one in encoder.tokenizers.items()
-        }
+        self._tokenizers = {kind: _limit(tokenizer) for kind, tokenizer in encoder.tokenizers.items()}
         self._autocast = native_dtype(encoder.device) == torch.bfloat16
 
     def embed(self, kind: Kind, texts: Sequence[str]) -> Tensor:
@@ -124,8 +121,14 @@ def save_interpolated(original: SentenceModel, tuned: dict[str, Tensor], alpha: 
         weight.lerp_(tuned[name].to(weight), alpha)
     modules.prompts, modules.default_prompt_name = dict(original.prompts), None
     modules.truncate_dim = original.truncate_dim
-    modules.similarity_fn_name = original.similarity
+    modules.similarity_fn_name = original.similarity  # type: ignore[assignment]
     modules.save(str(folder), create_model_card=False)
+
+
+def _limit(tokenizer: SentenceTokenizer) -> SentenceTokenizer:
+    """Returns the tokenizer of texts in training."""
+    most = tokenizer.prompt_tokens + MAX_TOKENS
+    return SentenceTokenizer(tokenizer.kind, tokenizer.prompt, tokenizer.tokenizer, min(tokenizer.max_length, most))
 
 
 def _add_lora(modules: SentenceTransformer, config: TuneEncoderConfig) -> Any:  # noqa: ANN401

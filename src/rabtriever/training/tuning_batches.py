@@ -84,7 +84,7 @@ class TuningBatches:
         return loss / len(rows)
 
     def _documents(self, rows: Tensor, z_q: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns the documents of a step, int64 ascending: what each request asks for, then what is mistaken for it."""
+        """Returns a step's documents, int64 ascending: what each request asks for, and what is mistaken for it."""
         if len(self._known) <= MAX_DOCUMENTS:
             return self._known
         answers = [self._answers[row] for row in rows.tolist()]
