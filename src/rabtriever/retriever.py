@@ -318,7 +318,8 @@ class Rabtriever:
         }
         weights = {TRAINED_ON: torch.from_numpy(self.trained_on)} if len(self.trained_on) else {}
         weights |= self.predictor.state_dict() if self.predictor else {}
-        save_model(folder, config, weights, adapter=reranker.adapter if reranker else None, log=log)
+        adapter = reranker.adapter if reranker else None
+        save_model(folder, config, weights, adapter, self.encoder.owned_folder, log)
 
     def _encode(
         self,

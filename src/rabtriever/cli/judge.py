@@ -11,9 +11,7 @@ from rabtriever.cli import arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("data", help="BEIR folder; without qrels only agreement, mass and time are reported")
-    teacher_help = "an LLM, a cross-encoder, an encoder, `tools` or a folder of `rabtriever train`; again for several"
-    parser.add_argument("--teacher", required=True, action="append", help=teacher_help)
-    arguments.add_prompt_arguments(parser)
+    arguments.add_teacher_arguments(parser, required=True)
     encoder_help = "what the retriever starts from: minilm, mpnet, a hub id or a folder (default: minilm)"
     parser.add_argument("--encoder", default="minilm", help=encoder_help)
     split_help = "which qrels (default: dev, held out of train where there is none, else test)"
@@ -38,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     from rabtriever.teachers import load_teacher
 
     encoder = SentenceEncoder.from_pretrained(args.encoder, device=args.device)
-    options = {**arguments.load_options(args), **arguments.prompt_options(args)}
+    options = {**arguments.load_options(args), **arguments.teacher_options(args)}
     teachers = {name: load_teacher(name, **options) for name in args.teacher}
     report = judge(data, teachers, encoder, args.split, args.queries_limit, args.depth, args.seed, True)
     arguments.print_result(args, report, format_report(report, args.encoder))

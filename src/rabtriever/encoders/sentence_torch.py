@@ -51,13 +51,19 @@ class TorchSentenceEngine:
         """Returns float32 (n, width); see :class:`SentenceEngine`."""
         import torch
 
+        with torch.inference_mode():
+            embeddings: np.ndarray = self.embed(sequences, prompt_tokens).float().cpu().numpy()
+        return embeddings
+
+    def embed(self, sequences: Sequence[Sequence[int]], prompt_tokens: int) -> torch.Tensor:
+        """Returns what :meth:`encode` does as a tensor, with gradients unless they are off."""
+        import torch
+
         longest = max(map(len, sequences))
         ids = torch.full((len(sequences), longest), self.padding)
         mask = torch.zeros_like(ids)
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)], mask[row, : len(sequence)] = torch.tensor(sequence), 1
         features = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
-        with torch.inference_mode():
-            found = self.modules({**features, "prompt_length": prompt_tokens})["sentence_embedding"]
-        embeddings: np.ndarray = found.float().cpu().numpy()
-        return embeddings
+        found: torch.Tensor = self.modules({**features, "prompt_length": prompt_tokens})["sentence_embedding"]
+        return found

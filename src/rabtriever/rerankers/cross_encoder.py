@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from rabtriever.errors import InputError, TextError, first_line, shorten
 from rabtriever.llm.loading import LoadOptions, choose_device, hub_options
-from rabtriever.llm.sources import find_model, hash_model
+from rabtriever.llm.sources import find_model, hash_model, is_path
 from rabtriever.rerankers.base import PairScorer, Scores
 from rabtriever.scoring.calibration import Calibration
 
@@ -31,17 +31,22 @@ class CrossEncoderReranker(PairScorer):
         model: The loaded model.
         source: What to load again.
         fingerprint: Identifies its weights and settings.
+        revision: Branch, tag or commit of a hub id, if one was given.
 
     Raises:
         InputError: the model has more outputs than one.
     """
 
-    def __init__(self, model: CrossEncoder, source: str, fingerprint: str) -> None:
+    has_states = False
+    adapter: Path | None = None
+
+    def __init__(self, model: CrossEncoder, source: str, fingerprint: str, revision: str | None = None) -> None:
         if model.num_labels != 1:
             raise InputError(
                 f"{source}: a cross-encoder of {model.num_labels} outputs; give one that has a single score"
             )
         self.model, self.source, self.fingerprint, self.calibration = model, source, fingerprint, Calibration()
+        self.revision, self.numerics = revision, f"torch/{model.dtype}/{model.device.type}"
 
     @classmethod
     def from_pretrained(
@@ -66,11 +71,17 @@ class CrossEncoderReranker(PairScorer):
             model = CrossEncoder(str(files.folder), device=device, local_files_only=True, model_kwargs={"dtype": dtype})
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(f"{name_or_path}: no cross-encoder could be loaded ({first_line(error)})") from error
-        return cls(model, str(name_or_path), hashlib.sha256(identity.encode()).hexdigest())
+        source = str(files.folder.resolve()) if is_path(str(name_or_path)) else str(name_or_path)
+        return cls(model, source, hashlib.sha256(identity.encode()).hexdigest(), revision)
+
+    def to_config(self) -> dict[str, Any]:
+        """Returns the JSON values of ``rabtriever.json`` that load the reranker again."""
+        revision = {"cross_encoder_revision": self.revision} if self.revision else {}
+        return {"cross_encoder": self.source, **revision}
 
     def describe(self) -> dict[str, Any]:
-        """Returns, JSON-ready, its ``cross_encoder`` and the tokens that it reads of a pair, ``max_tokens``."""
-        return {"cross_encoder": Path(self.source).name, "max_tokens": self.model.max_seq_length}
+        """Returns, JSON-ready, its ``name``, its ``backend``, and the tokens that it reads of a pair, ``max_tokens``."""
+        return {"name": Path(self.source).name, "backend": "torch", "max_tokens": self.model.max_seq_length}
 
     def score(
         self,

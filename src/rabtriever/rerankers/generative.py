@@ -21,17 +21,20 @@ from rabtriever.llm.prompted import PromptedLLM
 from rabtriever.persistence.folder import read_config
 from rabtriever.persistence.hub import resolve_model
 from rabtriever.rerankers.base import PairScorer, Scores
+from rabtriever.rerankers.remote.options import RemoteOptions
 from rabtriever.scoring.calibration import Calibration
 
 
 class RerankerOptions(LoadOptions, PresetOptions, total=False):
-    """Options of everything that loads a reranker: of the LLM, of the hub, and of the prompt.
+    """Options of everything that loads a reranker: of the LLM, of the hub, of the prompt, of a server.
 
     Attributes:
         preset: One of :data:`rabtriever.choices.PRESETS`; ``plain`` by default.
+        remote: Of a reranker behind HTTP.
     """
 
     preset: str | None
+    remote: RemoteOptions | None
 
 
 class GenerativeReranker(PairScorer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from rabtriever.persistence.hub import resolve_model
 from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.cross_encoder import CrossEncoderReranker
 from rabtriever.rerankers.generative import GenerativeReranker, RerankerOptions
-from rabtriever.rerankers.remote import RemoteReranker, is_remote
+from rabtriever.rerankers.remote import RemoteOptions, RemoteReranker, is_remote
 from rabtriever.scoring.calibration import Calibration
 
 
@@ -34,15 +35,16 @@ def load_reranker(
         revision: Branch, tag or commit of a hub id; the main branch if None.
         **options: ``device``, ``dtype`` and ``backend`` of the LLM; ``token`` and ``local_files_only`` of the hub; of
             an LLM that is used as it is, ``preset``, its prompt (``plain`` by default), and its ``task``,
-            ``document_name`` and ``query_name``
-            (:class:`rabtriever.llm.presets.PresetOptions`).
+            ``document_name`` and ``query_name`` (:class:`rabtriever.llm.presets.PresetOptions`); of a server,
+            ``remote``.
 
     Raises:
         InputError: no model there, an encoder, or a preset for a model that has a prompt of its own or none.
     """
     if is_remote(str(name_or_path)):
         prompting = {name: value for name in PresetOptions.__annotations__ if (value := options.get(name))}
-        return RemoteReranker.from_source(str(name_or_path), **prompting)
+        remote: Any = asdict(options.get("remote") or RemoteOptions()) | prompting
+        return RemoteReranker.from_source(str(name_or_path), **remote)
     loading: Any = {name: value for name, value in options.items() if name in LoadOptions.__annotations__}
     kind = reranker_kind(name_or_path, revision=revision, **loading)
     if kind == "encoder":

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import fields
 from functools import cache
+from pathlib import Path
 from threading import Event, Lock
 from typing import Any, NamedTuple
 from urllib.parse import urljoin
@@ -19,7 +20,7 @@ from tqdm.auto import tqdm
 
 from rabtriever.caching import cache_dir
 from rabtriever.errors import InputError, RemoteError, TextError
-from rabtriever.rerankers.base import Scores
+from rabtriever.rerankers.base import PairScorer, Scores
 from rabtriever.rerankers.remote.answers import AnswerCache, CachedAnswer, answer_key
 from rabtriever.rerankers.remote.budget import Budget
 from rabtriever.rerankers.remote.options import RemoteOptions
@@ -45,7 +46,7 @@ class _Request(NamedTuple):
     keys: list[str]
 
 
-class RemoteReranker:
+class RemoteReranker(PairScorer):
     """Scores (query, document) pairs by asking a server; see :mod:`.protocols` for what each answer means.
 
     Answers are cached on disk as they arrive, so that a run that is killed pays again at most for what was in flight.
@@ -61,6 +62,10 @@ class RemoteReranker:
         cached: How many distinct pairs of all calls were cached.
     """
 
+    has_states = False
+    numerics = "remote"
+    adapter: Path | None = None
+
     def __init__(
         self, source: RemoteSource, options: RemoteOptions | None = None, calibration: Calibration | None = None
     ) -> None:
@@ -75,6 +80,21 @@ class RemoteReranker:
         self._budget = Budget(self.options)
         self._transport = Transport(source, self.options, self._budget)
         self._masses, self._lock = (0.0, 0), Lock()  # their sum and number
+
+    def describe(self) -> dict[str, Any]:
+        """Returns, JSON-ready, its ``name`` and its protocol as the ``backend``."""
+        return {"name": str(self.source), "backend": self.source.protocol}
+
+    def to_config(self) -> dict[str, Any]:
+        """Returns the JSON values of ``rabtriever.json`` that make the reranker again; no key is among them."""
+        changed = {
+            item.name: value
+            for item in fields(self.options)
+            if (value := getattr(self.options, item.name)) != item.default
+        }
+        return {
+            "remote": {"name": f"{self.source.protocol}+{self.source.url}#{self.source.model}".rstrip("#"), **changed}
+        }
 
     @classmethod
     def from_source(cls, name: str, **options: Any) -> RemoteReranker:  # noqa: ANN401
