@@ -63,8 +63,8 @@ def rename_flags(argv: Sequence[str]) -> list[str]:
 def add_config_arguments(parser: argparse._ActionsContainer, config: type[Any], left_out: Sequence[str] = ()) -> None:
     """Adds one flag per field of a dataclass, but for those that are ``left_out``.
 
-    Its fields are ``int``, ``float`` or ``str``, optional or not, or a ``bool`` that is False by default; their metadata
-    hold ``help`` and, if only some values are allowed, ``choices``.
+    Its fields are ``int``, ``float`` or ``str``, optional or not, or a ``bool`` that is False by default; their
+    metadata hold ``help`` and, if only some values are allowed, ``choices``.
     """
     hints = get_type_hints(config)
     for field in (field for field in fields(config) if field.name not in left_out):

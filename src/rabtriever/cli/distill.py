@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoder",
         default="minilm",
         metavar="NAME",
-        help="what the retriever stands on: minilm, mpnet, a sentence-transformers model or an LLM (hub id or folder), or "
-        "`teacher`: the teacher's own LLM, as in the paper (default: minilm)",
+        help="what the retriever stands on: minilm, mpnet, a sentence-transformers model or an LLM (hub id or folder), "
+        "or `teacher`: the teacher's own LLM, as in the paper (default: minilm)",
     )
     parser.add_argument(
         "--tune-encoder",

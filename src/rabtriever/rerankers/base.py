@@ -33,7 +33,7 @@ class Reranker(Protocol):
         numerics: Identifies what computes, such as backend, data type and device: rounding depends on it.
         has_states: Whether it has context embeddings.
         calibration: Log-odds to probabilities.
-        adapter: Folder of weights that a saved model must hold besides what ``to_config`` names; None if there are none.
+        adapter: Folder of weights that a saved model must hold besides what ``to_config`` names, or None.
     """
 
     fingerprint: str
@@ -43,7 +43,7 @@ class Reranker(Protocol):
     adapter: Path | None
 
     def describe(self) -> dict[str, Any]:
-        """Returns, JSON-ready, the model's ``name`` and its ``backend``; of an LLM also its ``prompt_hash`` and ``choices``."""
+        """Returns, JSON-ready, the model's ``name``, its ``backend``, an LLM's ``prompt_hash`` and ``choices``."""
 
     def to_config(self) -> dict[str, Any]:
         """Returns the JSON values of ``rabtriever.json`` that load the reranker again."""

@@ -80,7 +80,7 @@ class CrossEncoderReranker(PairScorer):
         return {"cross_encoder": self.source, **revision}
 
     def describe(self) -> dict[str, Any]:
-        """Returns, JSON-ready, its ``name``, its ``backend``, and the tokens that it reads of a pair, ``max_tokens``."""
+        """Returns, JSON-ready, its ``name``, its ``backend``, and how much of a pair it reads, ``max_tokens``."""
         return {"name": Path(self.source).name, "backend": "torch", "max_tokens": self.model.max_seq_length}
 
     def score(

@@ -107,8 +107,8 @@ CASES: dict[str, tuple[Any, Any]] = {
 class DistillConfig(_Checked):
     """Options of a distillation; every field is a flag of ``rabtriever distill``.
 
-    A field that is None is chosen by what the retriever stands on: an LLM's states (the paper's case), or an encoder with
-    a similarity of its own. The values of both were measured.
+    A field that is None is chosen by what the retriever stands on: an LLM's states (the paper's case), or an encoder
+    with a similarity of its own. The values of both were measured.
 
     Raises:
         InputError: a value out of its range; its ``param`` is the field's name. Or no loss has a weight.

@@ -54,8 +54,8 @@ def distill(
         teacher: Who teaches, or the names of models (:func:`rabtriever.teachers.load_teacher`).
         out: Folder to save the retriever in; None saves nothing.
         config: Options; the defaults if None.
-        encoder: What the retriever stands on: an encoder or its name (:func:`rabtriever.encoders.loading.load_encoder`);
-            ``teacher``: the teacher's own LLM, as in the paper.
+        encoder: What the retriever stands on: an encoder, or its name as for
+            :func:`rabtriever.encoders.loading.load_encoder`; ``teacher``: the teacher's own LLM, as in the paper.
         tune_encoder: ``full``, ``lora`` or options: tunes the encoder's own weights on the same targets first
             (:func:`rabtriever.training.tune_encoder.tune_encoder`); the predictor is trained over the result. Half of
             the teacher calls are then made before that. An interrupted tuning goes on with the same call.

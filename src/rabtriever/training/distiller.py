@@ -107,7 +107,7 @@ class Distiller:
         return torch.stack([queries[sampled[:, 0]], sampled[:, 1]], dim=1)
 
     def preferences(self, queries: Tensor) -> Tensor:
-        """Returns what the policy ranks documents by, float (n, k): the student's log-odds, once they mean something."""
+        """Returns what the policy ranks documents by, float (n, k): the student's log-odds, once it has any."""
         if not self.student.beta and not len(self.targets.pairs):
             # To random weights, the same few documents would be best for every query.
             return torch.rand(len(queries), len(self.data.documents), generator=self.generator)
@@ -186,7 +186,7 @@ class Distiller:
 
     @property
     def listed(self) -> Tensor:
-        """Train queries of which the teacher has lists, int64 (n,): all, or those of which a reranker read documents."""
+        """Train queries of which the teacher has lists, int64 (n,): all, or those whose documents were read."""
         if self.teacher.encoders:
             return torch.arange(len(self.data.train))
         return self.targets.pairs[:, 0].unique()
