@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         CorruptIndexError,
         InputError,
         NotFoundError,
+        RemoteError,
         StorageError,
     )
     from rabtriever.evaluation import evaluate
@@ -47,6 +48,7 @@ __all__ = [
     "NotFoundError",
     "PromptTemplate",
     "Rabtriever",
+    "RemoteError",
     "RerankerTrainingConfig",
     "RetrievalData",
     "SearchOptions",
@@ -63,7 +65,15 @@ __all__ = [
 
 _MODULES = {
     "data": ("Document", "RetrievalData", "concatenate", "load_data"),
-    "errors": ("BusyError", "ConflictError", "CorruptIndexError", "InputError", "NotFoundError", "StorageError"),
+    "errors": (
+        "BusyError",
+        "ConflictError",
+        "CorruptIndexError",
+        "InputError",
+        "NotFoundError",
+        "RemoteError",
+        "StorageError",
+    ),
     "evaluation": ("evaluate",),
     "evaluation.judge": ("judge",),
     "index.hits": ("Hit",),

@@ -23,7 +23,8 @@ def load_teacher(name: str, **options: Unpack[RerankerOptions]) -> Teacher:
     Args:
         name: As in :func:`rabtriever.load_reranker`, or an encoder as in
             :meth:`rabtriever.encoders.sentence.SentenceEncoder.from_pretrained`.
-        **options: Of several teachers together: what concerns the prompt reaches only an LLM that is used as it is.
+        **options: Of several teachers together: what concerns the prompt reaches only an LLM that is used as it is, and
+            what concerns its words a chat server.
 
     Raises:
         InputError: no model there.
@@ -32,7 +33,7 @@ def load_teacher(name: str, **options: Unpack[RerankerOptions]) -> Teacher:
     kind = "encoder" if name in ALIASES else reranker_kind(name, **loading)
     if kind == "encoder":
         return SentenceEncoder.from_pretrained(name, **{k: v for k, v in loading.items() if v is not None})
-    return load_reranker(name, **(options if kind == "llm" else loading))
+    return load_reranker(name, **(options if kind in ("llm", "remote") else loading))
 
 
 def is_encoder(teacher: Teacher) -> TypeIs[Encoder]:

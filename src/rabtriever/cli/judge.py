@@ -11,7 +11,9 @@ from rabtriever.cli import arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("data", help="BEIR folder; without qrels only agreement, mass and time are reported")
-    teacher_help = "an LLM, a cross-encoder, an encoder, `tools` or a folder of `rabtriever train`; again for several"
+    teacher_help = (
+        "an LLM, a cross-encoder, an encoder, a server, `tools` or a folder of `rabtriever train`; repeatable"
+    )
     parser.add_argument("--teacher", required=True, action="append", help=teacher_help)
     arguments.add_prompt_arguments(parser)
     encoder_help = "what the retriever starts from: minilm, mpnet, a hub id or a folder (default: minilm)"

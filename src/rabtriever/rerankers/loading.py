@@ -14,40 +14,46 @@ from rabtriever.llm.sources import model_kind
 from rabtriever.persistence.hub import resolve_model
 from rabtriever.rerankers.cross_encoder import CrossEncoderReranker
 from rabtriever.rerankers.generative import GenerativeReranker, RerankerOptions
+from rabtriever.rerankers.remote import RemoteReranker, is_remote
 
 
 def load_reranker(
     name_or_path: str | Path, *, revision: str | None = None, **options: Unpack[RerankerOptions]
-) -> GenerativeReranker | CrossEncoderReranker:
+) -> GenerativeReranker | CrossEncoderReranker | RemoteReranker:
     """Loads a reranker of whatever kind is there.
 
     Args:
         name_or_path: ``tools`` (the model that ships), a folder of `rabtriever train` or `rabtriever distill`, a
             cross-encoder of sentence-transformers, or an LLM, which is used as it is; each a folder or a hub id
-            ``owner/name``, an LLM also a ``.gguf`` file.
+            ``owner/name``, an LLM also a ``.gguf`` file. Or a server, ``<protocol>+<url>#<model>``
+            (:class:`rabtriever.rerankers.remote.RemoteSource`).
         revision: Branch, tag or commit of a hub id; the main branch if None.
         **options: ``device``, ``dtype`` and ``backend`` of the LLM; ``token`` and ``local_files_only`` of the hub; of
-            an LLM that is used as it is, ``preset``, its prompt (``plain`` by default), and its ``task``,
-            ``document_name`` and ``query_name``
-            (:class:`rabtriever.llm.presets.PresetOptions`).
+            an LLM that is used as it is, ``preset``, its prompt (``plain`` by default); of that and of a chat server,
+            ``task``, ``document_name`` and ``query_name`` (:class:`rabtriever.llm.presets.PresetOptions`).
 
     Raises:
         InputError: no model there, an encoder, or a preset for a model that has a prompt of its own or none.
     """
     loading: Any = {name: value for name, value in options.items() if name in LoadOptions.__annotations__}
+    prompting: Any = {name: value for name, value in options.items() if name in PresetOptions.__annotations__ and value}
     kind = reranker_kind(name_or_path, revision=revision, **loading)
     if kind == "encoder":
         raise InputError(f"{name_or_path}: an encoder, which reads no pairs; give an LLM or a cross-encoder")
+    if kind == "remote":
+        return RemoteReranker.from_source(str(name_or_path), **prompting)
     if kind != "cross-encoder":
         return GenerativeReranker.from_pretrained(name_or_path, revision=revision, **options)
-    if options.get("preset") or any(options.get(name) for name in PresetOptions.__annotations__):
+    if options.get("preset") or prompting:
         raise InputError(f"{name_or_path}: a cross-encoder has no prompt; leave out preset and task", param="preset")
     return CrossEncoderReranker.from_pretrained(name_or_path, revision=revision, **loading)
 
 
 def reranker_kind(
     name_or_path: str | Path, *, revision: str | None = None, **options: Unpack[LoadOptions]
-) -> Literal["ours", "llm", "cross-encoder", "encoder"]:
+) -> Literal["ours", "llm", "cross-encoder", "encoder", "remote"]:
     """Returns what a name stands for, by settings alone; ``ours`` was saved with its prompt."""
+    if is_remote(name_or_path):
+        return "remote"
     hub = {"revision": revision, **hub_options(options)}
     return "ours" if resolve_model(name_or_path, **hub) else model_kind(str(name_or_path), **hub)
