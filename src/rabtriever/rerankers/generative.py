@@ -62,7 +62,10 @@ class GenerativeReranker:
             return cls(PromptedLLM(loaded, make_template(preset or "plain", loaded.tokenizer, task, **names)))
         if preset or task:
             raise InputError(f"{name_or_path}: was saved with its prompt; leave out the preset and the task")
-        calibration = read_config(folder).get("calibration", {}).get("reranker", {})
+        config = read_config(folder)
+        if "llm" not in config:
+            raise InputError(f"{name_or_path}: a retriever without an LLM as its reranker; give another reranker")
+        calibration = config.get("calibration", {}).get("reranker", {})
         return cls(PromptedLLM.from_folder(folder, **options), Calibration(**calibration))
 
     def to_config(self) -> dict[str, Any]:
