@@ -7,13 +7,19 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rabtriever.cli.arguments import add_model_arguments, load_options, print_result
+from rabtriever.cli.arguments import (
+    add_model_arguments,
+    add_prompt_arguments,
+    load_options,
+    print_result,
+    prompt_options,
+)
 from rabtriever.errors import InputError
 
 if TYPE_CHECKING:
     from rabtriever.data import RetrievalData
     from rabtriever.evaluation import System
-    from rabtriever.rerankers.generative import GenerativeReranker
+    from rabtriever.rerankers.base import Reranker
     from rabtriever.retriever import Rabtriever
 
 SYSTEMS = ("retriever", "reranker", "bm25")
@@ -40,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{RERANK_DEPTH} of the retriever, or of BM25 without one (default: {RERANK_ALL_UP_TO})",
     )
     parser.add_argument("--runs", metavar="DIR", help="folder for TREC runs")
+    add_prompt_arguments(parser)
     add_model_arguments(parser)
 
 
@@ -60,9 +67,9 @@ def run(args: argparse.Namespace) -> None:
 
         retriever = Rabtriever.from_pretrained(args.model, query_cache=0, **load_options(args))
     elif "reranker" in names:
-        from rabtriever.rerankers.generative import GenerativeReranker
+        from rabtriever.rerankers.loading import load_reranker
 
-        reranker = GenerativeReranker.from_pretrained(args.model, **load_options(args))
+        reranker = load_reranker(args.model, **load_options(args), **prompt_options(args))
     systems = make_systems(names, data, retriever, reranker, args.rerank_all_up_to)
     report = evaluate(data, systems, args.split, args.limit, args.seed, args.runs, show_progress_bar=True)
     print_result(args, report, format_report(report))
@@ -72,7 +79,7 @@ def make_systems(
     names: Sequence[str],
     data: RetrievalData,
     retriever: Rabtriever | None,
-    reranker: GenerativeReranker | None = None,
+    reranker: Reranker | None = None,
     rerank_all_up_to: int = RERANK_ALL_UP_TO,
 ) -> dict[str, System]:
     """Makes systems over a data set's documents, each a search of an index in memory.
