@@ -9,11 +9,15 @@ import pytest
 import torch
 
 from rabtriever.data import load_data
+from rabtriever.encoders.sentence import SentenceEncoder
+from rabtriever.errors import InputError
 from rabtriever.evaluation import evaluate
+from rabtriever.evaluation.judge import judge
 from rabtriever.evaluation.lexical import lexical_index
 from rabtriever.index import Index
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
+from rabtriever.teachers import load_teacher
 
 pytestmark = pytest.mark.slow
 SHIPPED = sorted(path for path in (Path(__file__).parents[1] / "models").iterdir() if path.is_dir())
@@ -86,3 +90,11 @@ def test_the_shipped_model_solves_what_keywords_cannot(shipped, tmp_path):
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda path: path.name)
 def test_it_fits_in_25_megabytes(folder):
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 25e6
+
+
+def test_judge_measures_the_trained_model_and_refuses_the_untrained_one():
+    data, encoder = load_data(str(files("rabtriever") / "demo")), SentenceEncoder.from_pretrained("minilm")
+    report = judge(data, {"tools": load_teacher("tools")}, encoder, queries_limit=12, depth=6)
+    assert report["teachers"]["tools"]["R@1"] >= 0.6 and report["encoder"]["R@depth"] >= 0.8
+    with pytest.raises(InputError, match=r"smollm2: only \d+% of the answer's probability is on ' yes' and ' no'"):
+        judge(data, {"smollm2": load_teacher("smollm2")}, encoder, queries_limit=4, depth=4)

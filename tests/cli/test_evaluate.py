@@ -145,3 +145,13 @@ def test_bad_options_are_refused_before_a_model_is_loaded(workspace, capsys, arg
 def test_a_rerankers_folder_is_no_retriever(workspace, capsys):
     assert main(["evaluate", "data", "--model", "teacher"]) == 2
     assert "a reranker, not a retriever" in capsys.readouterr().err
+
+
+def test_any_reranker_is_evaluated_alone(workspace, capsys, chat_folder, cross_encoder_folder):
+    argv = ["data", "--systems", "reranker", "--device", "cpu", "--model"]
+    assert report(capsys, *argv, str(cross_encoder_folder))["n_queries"] == 4
+    plain = report(capsys, *argv, str(chat_folder), "--runs", "plain")
+    chat = report(capsys, *argv, str(chat_folder), "--preset", "chat", "--task", "Find tools.", "--runs", "chat")
+    assert plain["n_queries"] == chat["n_queries"] == 4
+    runs = [(workspace / name / "reranker.trec").read_text() for name in ("plain", "chat")]
+    assert runs[0] != runs[1]

@@ -115,10 +115,7 @@ def add_teacher_arguments(parser: argparse.ArgumentParser, required: bool = Fals
         help="an encoder (minilm, mpnet, a sentence-transformers model), a cross-encoder, a reranker of ours (tools, a "
         "folder of `rabtriever train`), any LLM, or a server, PROTOCOL+URL#MODEL; again for a weighted sum",
     )
-    parser.add_argument("--preset", choices=PRESETS, help="prompt of an LLM that is used as it is (default: plain)")
-    parser.add_argument("--task", help="one sentence for that prompt: what is matched with what")
-    parser.add_argument("--document-name", metavar="NAME", help="what the chat prompt calls a document, such as Tool")
-    parser.add_argument("--query-name", metavar="NAME", help="what the chat prompt calls a query, such as Request")
+    add_prompt_arguments(parser)
     add_config_arguments(parser.add_argument_group("teachers behind HTTP"), RemoteOptions, PROMPT_OPTIONS)
 
 
@@ -128,12 +125,25 @@ def load_options(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
+def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the prompt of an LLM that is used as it is."""
+    parser.add_argument("--preset", choices=PRESETS, help="prompt of an LLM that is used as it is (default: plain)")
+    parser.add_argument("--task", help="one sentence for that prompt: what is matched with what")
+    parser.add_argument("--document-name", metavar="NAME", help="what the chat prompt calls a document, such as Tool")
+    parser.add_argument("--query-name", metavar="NAME", help="what the chat prompt calls a query, such as Request")
+
+
+def prompt_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns what `load_reranker` takes of :func:`add_prompt_arguments`; what was not given is left out."""
+    given = {name: getattr(args, name) for name in PROMPT_OPTIONS}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def teacher_options(args: argparse.Namespace) -> dict[str, Any]:
     """Returns what `load_teacher` takes of :func:`add_teacher_arguments`; what was not given is left out."""
     from rabtriever.rerankers.remote.options import RemoteOptions
 
-    given = {name: getattr(args, name) for name in PROMPT_OPTIONS}
-    options = {name: value for name, value in given.items() if value is not None}
+    options = prompt_options(args)
     if any("+" in name for name in args.teacher):
         values = {field.name: getattr(args, field.name) for field in fields(RemoteOptions)}
         options["remote"] = RemoteOptions(**{name: value for name, value in values.items() if value is not None})

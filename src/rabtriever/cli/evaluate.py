@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rabtriever.cli.arguments import add_model_arguments, load_options, print_result
+from rabtriever.cli.arguments import (
+    add_model_arguments,
+    add_prompt_arguments,
+    load_options,
+    print_result,
+    prompt_options,
+)
 from rabtriever.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{RERANK_DEPTH} of the retriever, or of BM25 without one (default: {RERANK_ALL_UP_TO})",
     )
     parser.add_argument("--runs", metavar="DIR", help="folder for TREC runs")
+    add_prompt_arguments(parser)
     add_model_arguments(parser)
 
 
@@ -68,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     elif "reranker" in names:
         from rabtriever.rerankers.loading import load_reranker
 
-        reranker = load_reranker(args.model, **load_options(args))
+        reranker = load_reranker(args.model, **load_options(args), **prompt_options(args))
     systems = make_systems(names, data, retriever, reranker, args.rerank_all_up_to)
     report = evaluate(data, systems, args.split, args.limit, args.seed, args.runs, show_progress_bar=True)
     print_result(args, report, format_report(report))
