@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import ARCHITECTURES, WORDS, make_reranker, make_retriever
+from tiny import (
+    ARCHITECTURES,
+    WORDS,
+    chat_tokenizer,
+    make_reranker,
+    make_retriever,
+    save_chat_llm,
+    save_cross_encoder,
+)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -110,6 +118,18 @@ def llm_folders(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.Tem
 def llm_folder(llm_folders: dict[str, Path]) -> Path:
     """The tiny Llama."""
     return llm_folders["llama"]
+
+
+@pytest.fixture(scope="session")
+def chat_folder(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random instruct LLM, which knows all presets' choices."""
+    return save_chat_llm(tmp_path_factory.mktemp("chat"), chat_tokenizer(tokenizer))
+
+
+@pytest.fixture(scope="session")
+def cross_encoder_folder(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random cross-encoder."""
+    return save_cross_encoder(tmp_path_factory.mktemp("cross-encoder"), tokenizer)
 
 
 @pytest.fixture(scope="session")

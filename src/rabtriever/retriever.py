@@ -46,8 +46,9 @@ class Rabtriever:
         predictor: The trained predictor over its embeddings; None: the encoder's similarity alone.
         calibration: Log-odds to probabilities; the identity if None.
         reranker: Scorer of the best documents, for searches that ask for it, or a function that loads it then.
-        fusion: Weights of similarity and correction; if None, the correction alone, or the similarity without a predictor.
-        trained_on: int64, :func:`rabtriever.scoring.fusion.text_keys` of the documents that the predictor was trained on.
+        fusion: Weights of similarity and correction; if None, the correction alone, or without a predictor the
+            similarity.
+        trained_on: int64, :func:`rabtriever.scoring.fusion.text_keys` of the documents that it was trained on.
         query_cache: Number of queries whose encodings are cached; 0 caches none.
         document_cache: Number of documents whose latents are cached.
 
@@ -322,7 +323,8 @@ class Rabtriever:
         }
         weights = {TRAINED_ON: torch.from_numpy(self.trained_on)} if len(self.trained_on) else {}
         weights |= self.predictor.state_dict() if self.predictor else {}
-        save_model(folder, config, weights, adapter=reranker.adapter if reranker else None, log=log)
+        adapter = reranker.adapter if reranker else None
+        save_model(folder, config, weights, adapter, self.encoder.owned_folder, log)
 
     def _encode(
         self,

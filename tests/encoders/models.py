@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 CONFIGS: dict[str, dict[str, Any]] = {
     "bert": {"num_attention_heads": 4},
     "mpnet": {"num_attention_heads": 4},
+    "roberta": {"num_attention_heads": 4},
     "gemma3_text": {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -59,7 +60,8 @@ def save_sentence_model(
     model.save_pretrained(plain)
     with_ends = copy.deepcopy(tokenizer)
     with_ends.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+        single="<s> $A <s>",
+        special_tokens=[("<s>", 0)],  # MPNet takes token 1 for padding
     )
     with_ends.pad_token = "</s>"
     with_ends.save_pretrained(plain)

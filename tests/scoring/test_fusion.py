@@ -27,7 +27,9 @@ def test_documents_that_were_trained_on_get_the_gain_and_all_others_the_new_one(
 def test_a_zero_shot_fusion_has_no_correction():
     fusion = Fusion.zero_shot()
     assert fusion.beta > 0 and fusion.gain == fusion.new_gain == 0
-    assert Fusion().beta == 0 and Fusion().gain == Fusion().rerank == 1.0  # the paper's: the predictor, then the reranker
+    assert (
+        Fusion().beta == 0 and Fusion().gain == Fusion().rerank == 1.0
+    )  # the paper's: the predictor, then the reranker
 
 
 @pytest.mark.parametrize("field", ["beta", "gain", "new_gain", "rerank"])

@@ -116,7 +116,11 @@ def test_what_was_paid_for_is_not_asked_again(tiny_data, teacher):
     student = first.train(tiny_data)
     teacher.scored.clear()
     assert second.train(tiny_data).fingerprint == student.fingerprint  # cached = live, and the seed decides the rest
-    assert not teacher.scored and second.cached_teacher.new_calls == 0 and second.cached_teacher.calls == first.cached_teacher.calls
+    assert (
+        not teacher.scored
+        and second.cached_teacher.new_calls == 0
+        and second.cached_teacher.calls == first.cached_teacher.calls
+    )
 
 
 def test_a_distiller_trains_anew_each_time_and_leaves_the_callers_random_numbers_alone(tiny_data, teacher):
@@ -259,7 +263,9 @@ def test_pairs_are_spread_at_first_and_follow_the_students_ranking_once_it_has_l
     data = RetrievalData("large", documents, tiny_data.queries, {})
     made = own_distiller(teacher, replace(QUICK, rounds=1, exploration=0.0, teacher_calls=120, steps=40))
     made.train(data)
-    assert len(made.targets.pairs[:, 1].unique()) > 80  # to random weights, the same few would be the best for every query
+    assert (
+        len(made.targets.pairs[:, 1].unique()) > 80
+    )  # to random weights, the same few would be the best for every query
     pairs = made.sample_pairs(torch.arange(12))
     with torch.no_grad():
         log_odds = made.student.predictor.log_odds(made.data.train.states, made.data.z_d)

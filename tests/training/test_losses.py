@@ -91,7 +91,12 @@ def test_a_batch_without_a_label_has_loss_and_gradient_zero():
     loss.backward()
     assert loss.item() == 0 and torch.equal(log_odds.grad, torch.zeros(3, 4))
     predictor = Predictor(8, 4)
-    assert label_loss(predictor.log_odds, encoded(torch.randn(3, 8), [[]] * 3), torch.randn(5, 8), torch.Generator()).item() == 0
+    assert (
+        label_loss(
+            predictor.log_odds, encoded(torch.randn(3, 8), [[]] * 3), torch.randn(5, 8), torch.Generator()
+        ).item()
+        == 0
+    )
     assert listwise(torch.empty(0, 4), torch.empty(0, 4, dtype=torch.bool)).item() == 0
 
 
@@ -100,7 +105,9 @@ def test_label_loss_is_listwise_over_all_documents_for_labelled_queries_alone():
     predictor, z_q, z_d = Predictor(8, 4).eval(), torch.randn(3, 8), torch.randn(5, 8)
     positive = torch.tensor([[True, False, False, False, True], [False] * 5, [False, True, False, False, False]])
     expected = listwise(predictor.log_odds(z_q, z_d), positive)
-    torch.testing.assert_close(label_loss(predictor.log_odds, encoded(z_q, [[0, 4], [], [1]]), z_d, torch.Generator()), expected)
+    torch.testing.assert_close(
+        label_loss(predictor.log_odds, encoded(z_q, [[0, 4], [], [1]]), z_d, torch.Generator()), expected
+    )
 
 
 def test_a_querys_own_document_is_no_negative():
@@ -124,7 +131,10 @@ def test_a_sample_of_a_large_corpus_holds_the_relevant_documents(monkeypatch):
 
 
 def test_list_loss_is_the_cross_entropy_with_the_teachers_softmax_by_hand():
-    student, teacher = torch.tensor([[1.0, 0.0, 2.0], [0.0, 0.0, 0.0]]), torch.tensor([[3.0, 1.0, -1.0], [9.0, 0.0, 0.0]])
+    student, teacher = (
+        torch.tensor([[1.0, 0.0, 2.0], [0.0, 0.0, 0.0]]),
+        torch.tensor([[3.0, 1.0, -1.0], [9.0, 0.0, 0.0]]),
+    )
     left_out = torch.tensor([[False, False, False], [True, False, False]])
 
     def softmax(values):

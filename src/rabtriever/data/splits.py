@@ -74,7 +74,7 @@ def dev_queries(data: RetrievalData, limit: int = MAX_DEV_QUERIES) -> dict[str, 
 
 
 def held_out_queries(data: RetrievalData, queries: Mapping[str, object], limit: int = MAX_HELD_OUT_QUERIES) -> set[str]:
-    """Returns about a tenth of unlabelled ``queries``, ``limit`` at most, to measure on: by their texts, like ``dev``."""
+    """Returns about a tenth of unlabelled ``queries``, ``limit`` at most, to measure on: by their texts, as ``dev``."""
     texts = _dev_texts({_normalize(data.queries[query]) for query in queries}, limit)
     return {query for query in queries if _normalize(data.queries[query]) in texts}
 

@@ -41,7 +41,7 @@ def load_encoder(name: str | Path, *, revision: str | None = None, **options: An
 
 def restore_encoder(config: Mapping[str, Any], options: LoadOptions) -> Encoder:
     """Loads the encoder that ``Encoder.to_config`` describes."""
-    values = {name: value for name, value in config.items() if name not in ("kind", "bundled")}
+    values = {name: value for name, value in config.items() if name != "kind"}
     if config["kind"] == "sentence":
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         return SentenceEncoder.from_pretrained(**values, **given)
