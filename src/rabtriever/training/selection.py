@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +16,7 @@ from rabtriever.scoring.fusion import ZERO_SHOT_RERANK, Fusion
 from rabtriever.training.cached_teacher import CachedTeacher
 from rabtriever.training.encoded_data import EncodedData, EncodedQueries
 from rabtriever.training.metrics import dev_recall, rank_dev_documents
+from rabtriever.training.sampling import rank_documents
 from rabtriever.training.schedule import CALIBRATION_DEPTH, Schedule
 from rabtriever.training.student import Student
 from rabtriever.training.targets import Targets
@@ -25,7 +27,8 @@ GAINS = (0.0, 1.0, 0.75, 0.5, 0.25)  # of equal ones the first is taken: zero-sh
 def label_by_teacher(queries: EncodedQueries, teacher: CachedTeacher, n_read: int) -> EncodedQueries:
     """Returns unlabelled queries with the document that the teacher puts first as the relevant one.
 
-    If rerankers belong to the teacher, only ``n_read`` queries are left, whose best documents they read.
+    If rerankers belong to the teacher, only ``n_read`` queries are left, whose best documents they read. A query's own
+    document is left out.
     """
     if not len(queries):
         return queries
@@ -33,12 +36,16 @@ def label_by_teacher(queries: EncodedQueries, teacher: CachedTeacher, n_read: in
         queries = queries.select(torch.arange(min(n_read, len(queries))))
     targets, documents = Targets(teacher.similarities(queries.texts)), torch.arange(len(teacher.documents))
     rows = torch.arange(len(queries))
+
+    def best(score: Callable[[Tensor, Tensor], Tensor], count: int) -> tuple[Tensor, Tensor]:
+        return rank_documents(lambda block: score(block, documents), rows, len(documents), count, queries.own_pairs)
+
     if teacher.teacher.rerankers and len(queries):
-        best = targets.similarity(rows, documents).topk(min(CALIBRATION_DEPTH, len(documents)), dim=1).indices
-        pairs = torch.stack([rows[:, None].expand_as(best), best], dim=2).flatten(0, 1)
+        values, found = best(targets.similarity, CALIBRATION_DEPTH)
+        pairs = torch.stack([rows[:, None].expand_as(found), found], dim=2)[~values.isneginf()]
         targets.add(pairs, *teacher.read(queries.texts, pairs))
-    first = torch.cat([targets.lists(block, documents).argmax(1) for block in rows.split(64)] or [rows])
-    return replace(queries, positives=[[document] for document in first.tolist()])
+    _, first = best(targets.lists, 1)
+    return replace(queries, positives=[[document] for document in first[:, 0].tolist()])
 
 
 def choose_gain(student: Student, data: EncodedData, new_document_gain: float) -> Fusion:
