@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from rabtriever.data import Document, RetrievalData
+from rabtriever.encoders.sentence import SentenceEncoder
 from rabtriever.kernels import why_no_llvm
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
@@ -143,6 +144,24 @@ def poisoned_folder(
     weights["model.embed_tokens.weight"][token[-1], 0] = torch.inf
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+@pytest.fixture(scope="session")
+def sentence_folders(
+    tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A saved tiny random sentence-transformers model of each of two architectures."""
+    from encoders.models import save_sentence_model
+
+    names = ("bert", "mpnet")
+    return {name: save_sentence_model(tmp_path_factory.mktemp(name) / "model", tokenizer, name) for name in names}
+
+
+@pytest.fixture(scope="session")
+def sentence_encoders(sentence_folders: dict[str, Path]) -> dict[str, SentenceEncoder]:
+    """The encoders of ``sentence_folders``, on the CPU."""
+    options = {"device": "cpu", "backend": "torch"}
+    return {name: SentenceEncoder.from_pretrained(str(path), **options) for name, path in sentence_folders.items()}
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from rabtriever.caching import LRUCache
 from rabtriever.deprecation import renamed
 from rabtriever.encoders.base import Encoder, Kind
 from rabtriever.encoders.loading import load_encoder, restore_encoder
-from rabtriever.errors import InputError, TextError
+from rabtriever.errors import InputError, TextError, first_line
 from rabtriever.llm.backbone import MAX_KV_CACHE_BYTES
 from rabtriever.llm.loading import LoadOptions, hub_options
 from rabtriever.persistence.folder import read_config, save_model
@@ -126,7 +126,11 @@ class Rabtriever:
         if "encoder" not in config:
             hint = f"make one with `rabtriever distill DATA --teacher {folder}`"
             raise InputError(f"{folder}: a reranker, not a retriever; {hint}")
-        calibrations = {name: Calibration(**values) for name, values in config.get("calibration", {}).items()}
+        try:
+            calibrations = {name: Calibration(**values) for name, values in config["calibration"].items()}
+            fusion = Fusion(**config["fusion"])
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
         encoder, reranker = _load_models(folder, config, calibrations.get("reranker"), kv_cache_bytes, options)
         predictor, trained_on = load_predictor(folder, config)
         retriever = cls(
@@ -134,7 +138,7 @@ class Rabtriever:
             predictor,
             calibrations.get("retriever"),
             reranker,
-            fusion=Fusion(**config["fusion"]),
+            fusion=fusion,
             trained_on=trained_on,
             query_cache=query_cache,
             document_cache=document_cache,

@@ -23,7 +23,8 @@ def load_teacher(name: str, **options: Unpack[RerankerOptions]) -> Teacher:
     Args:
         name: As in :func:`rabtriever.load_reranker`, or an encoder as in
             :meth:`rabtriever.encoders.sentence.SentenceEncoder.from_pretrained`.
-        **options: Of several teachers together: what concerns the prompt reaches only an LLM that is used as it is.
+        **options: Of several teachers together: what concerns the prompt reaches only an LLM that is used as it is, and
+            what concerns its words a chat server.
 
     Raises:
         InputError: no model there.

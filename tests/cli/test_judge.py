@@ -3,6 +3,7 @@ import os
 
 import pytest
 from encoders.models import save_sentence_model
+from stub_teacher import StubTeacher
 from tiny import write_beir
 
 from rabtriever.cli import main
@@ -38,6 +39,19 @@ def test_teachers_side_by_side(folder, cross_encoder_folder, capsys):
     code, table, _ = run(capsys, "data", *teachers, "--depth", 3)
     assert code == 0 and "all together" in table and f"{report['all']['R@1_fused']:.3f}" in table
     assert str(cross_encoder_folder) in table and "R@3 of encoder" in table
+
+
+def test_a_server_beside_a_model(folder, cross_encoder_folder, capsys):
+    stub = StubTeacher()
+    servers = "--teacher", stub.source("tei"), "--teacher", stub.source("chat"), "--task", "Find tools."
+    teachers = *servers, "--teacher", cross_encoder_folder, "--preset", "chat"
+    code, out, _ = run(capsys, "data", *teachers, "--encoder", "encoder", "--depth", 3, "--json")
+    stub.server.shutdown()
+    stub.server.server_close()
+    found = json.loads(out)["teachers"]
+    assert code == 0 and len(found) == 3 and found[stub.source("tei")]["cost_per_pair"] == 0
+    assert found[stub.source("chat")]["choice_mass"] > 0.5 and found[str(cross_encoder_folder)]["choice_mass"] is None
+    assert any("Find tools." in json.dumps(body) for _, _, body in stub.requests)
 
 
 def test_without_labels(folder, cross_encoder_folder, capsys):

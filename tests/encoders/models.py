@@ -1,11 +1,14 @@
-"""Tiny random sentence-transformers models, saved as folders."""
+"""Tiny random sentence-transformers models, saved as folders; and an encoder that is no model at all."""
 
 from __future__ import annotations
 
 import copy
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
@@ -70,3 +73,23 @@ def save_sentence_model(
         width = size
     SentenceTransformer(modules=[*steps, *([Normalize()] if normalize else [])], **options).save(str(folder))
     return folder
+
+
+class HashEncoder:
+    """Embeddings of length one that a hash of the text draws: as much of an encoder as scores depend on."""
+
+    has_similarity, numerics = True, "none"
+
+    def __init__(self, hidden_size: int = 12) -> None:
+        self.hidden_size, self.fingerprint, self.encoded = hidden_size, f"hash/{hidden_size}", list[str]()
+
+    def encode_queries(self, texts: Sequence[str], *_: Any) -> np.ndarray:
+        self.encoded += texts
+        rows = [np.random.default_rng(zlib.crc32(text.encode())).normal(size=self.hidden_size) for text in texts]
+        states = np.array(rows, np.float32).reshape(len(texts), self.hidden_size)
+        return states / np.linalg.norm(states, axis=1, keepdims=True)
+
+    encode_documents = encode_queries
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "hash", "backend": "none"}

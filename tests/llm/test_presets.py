@@ -60,6 +60,11 @@ def test_a_thinking_llm_is_asked_not_to_think(tokenizer):
     assert make_template("chat", chat_tokenizer(tokenizer, thinks)).query.endswith("[assistant]<think></think>")
 
 
+def test_a_prompt_is_the_same_tomorrow(tokenizer):
+    dated = "{{ strftime_now('%d %b %Y') }} {{ messages[-1].content }}"
+    assert make_template("chat", chat_tokenizer(tokenizer, dated)).document.startswith("26 Jul 2024 Document: ")
+
+
 def test_published_rerankers_read_the_query_first(chat):
     qwen3 = chat.decode(whole_prompt(Prompt(make_template("qwen3-reranker", chat, task="Find tools"), chat)))
     asked = f"<Instruct>: Find tools\n<Query>: {QUERY}\n<Document>: {DOCUMENT}<|im_end|>\n<|im_start|>assistant\n"

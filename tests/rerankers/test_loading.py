@@ -12,6 +12,7 @@ from rabtriever.llm.prompted import PromptedLLM
 from rabtriever.persistence.folder import write_config
 from rabtriever.rerankers.cross_encoder import CrossEncoderReranker
 from rabtriever.rerankers.generative import GenerativeReranker
+from rabtriever.rerankers.remote import RemoteReranker
 
 QUERIES = ["rain", "please show me the weather for my city"]
 DOCUMENTS = ["find the weather", "a recipe", "turn the lamp light"]
@@ -30,6 +31,26 @@ def test_what_is_there_decides(chat_folder, cross_encoder_folder, tmp_path):
     (encoder / "modules.json").write_text("[]")
     with pytest.raises(InputError, match="an encoder, which reads no pairs"):
         load(encoder)
+
+
+def test_rerankers_that_sentence_transformers_saved(chat_folder, cross_encoder_folder, tmp_path):
+    from sentence_transformers import CrossEncoder
+
+    CrossEncoder(str(cross_encoder_folder), device="cpu").save_pretrained(str(tmp_path / "pairs"))
+    saved = load(tmp_path / "pairs")
+    assert isinstance(saved, CrossEncoderReranker)
+    np.testing.assert_allclose(
+        saved.log_odds(QUERIES, DOCUMENTS), load(cross_encoder_folder).log_odds(QUERIES, DOCUMENTS), atol=1e-5
+    )
+    CrossEncoder(str(chat_folder), device="cpu").save_pretrained(str(tmp_path / "llm"))
+    assert (tmp_path / "llm" / "modules.json").is_file()
+    assert isinstance(load(tmp_path / "llm", preset="chat"), GenerativeReranker)
+
+
+def test_a_server_is_named_by_its_protocol():
+    server = load_reranker("chat+http://127.0.0.1:9/v1/chat/completions#tiny", task="Find tools.", query_name=None)
+    assert isinstance(server, RemoteReranker) and server.options.task == "Find tools."
+    assert server.options.query_name == "Query"
 
 
 def test_a_saved_model_keeps_its_prompt(chat_folder, tmp_path):

@@ -15,9 +15,8 @@ from rabtriever.errors import InputError
 from rabtriever.evaluation.choice_mass import check_choice_mass
 from rabtriever.evaluation.sample import Sample, draw_sample
 from rabtriever.rerankers.generative import GenerativeReranker
+from rabtriever.scoring.fusion import COSINE_WEIGHT
 from rabtriever.teachers import Teacher, is_encoder
-
-COSINE_WEIGHT = 30.0  # a cosine as log-odds, beside a teacher's own with weight 1
 
 
 def judge(
@@ -33,7 +32,7 @@ def judge(
     """Measures teachers on a sample of queries, alone and added to the encoder's similarity.
 
     Rerankers read the encoder's best ``depth`` documents of a query; a teacher that is an encoder ranks all. A sum is
-    ``COSINE_WEIGHT`` times the encoder's similarity plus the log-odds of its teachers.
+    30 times the encoder's similarity plus the log-odds of its teachers.
 
     Args:
         data: Documents, queries, and labels if there are any.

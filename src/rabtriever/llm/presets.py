@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from typing_extensions import Unpack
 
@@ -12,6 +12,9 @@ from rabtriever.llm.prompt import PromptTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# Some chat templates tell the LLM the date: a prompt must be the same tomorrow.
+SAME_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 
 
 class PresetOptions(TypedDict, total=False):
@@ -55,14 +58,14 @@ def _plain(tokenizer: PreTrainedTokenizerBase, options: PresetOptions) -> Prompt
 
 def _chat(tokenizer: PreTrainedTokenizerBase, options: PresetOptions) -> PromptTemplate:
     """A question in the LLM's own chat template, cut between document and query."""
-    task = options.get("task") or "You judge whether documents answer queries."
+    task = options.get("task") or "You judge whether a document answers a query."
     document, query = options.get("document_name") or "Document", options.get("query_name") or "Query"
     question = f"Is this {document.lower()} the right one for the {query.lower()}?"
     text = _apply_chat_template(
         tokenizer, f"{task} Answer only yes or no.", f"{document}: {{document}}\n{query}: {{query}}\n{question}"
     )
-    cut = text.find(f"{query}: {{query}}")
-    if cut < 0:
+    cut = text.rfind(f"\n{query}: {{query}}") + 1
+    if not cut:
         raise InputError("preset 'chat': the LLM's chat template changes the message; give another preset")
     return PromptTemplate(document=text[:cut], query=text[cut:], yes="Yes", no="No")
 
@@ -100,15 +103,13 @@ def _apply_chat_template(tokenizer: PreTrainedTokenizerBase, system: str, user: 
 
     if not tokenizer.chat_template:
         raise InputError("preset 'chat': the LLM has no chat template; give the preset plain", param="preset")
+    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+    options["chat_template"] = SAME_DATE + tokenizer.get_chat_template()
     apart = [{"role": "system", "content": system}, {"role": "user", "content": user}]
     in_one = [{"role": "user", "content": f"{system}\n\n{user}"}]  # for LLMs that know no system message
     for messages in (apart, in_one):
         try:
-            return str(
-                tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-                )
-            )
+            return str(tokenizer.apply_chat_template(messages, **options))
         except TemplateError as error:
             fault = first_line(error)
     raise InputError(f"preset 'chat': the LLM's chat template fails ({fault}); give another preset", param="preset")

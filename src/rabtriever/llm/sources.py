@@ -69,15 +69,15 @@ def model_kind(
 
         hub: Any = {"revision": revision, "token": token, "local_files_only": local_files_only}
         try:
-            folder = Path(snapshot_download(source, allow_patterns=["config.json", "modules.json"], **hub))
+            folder = Path(snapshot_download(source, allow_patterns=["config*.json", "modules.json"], **hub))
         except (OSError, ValueError):
             return "llm"
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = {}
-    if any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or ()):
+    architectures = _settings_of(folder / "config.json").get("architectures") or ()
+    if any(name.endswith("ForSequenceClassification") for name in architectures):
         return "cross-encoder"
+    # sentence-transformers saves rerankers in a form of its own; LLMs among them are used as LLMs are, by a preset.
+    if _settings_of(folder / "config_sentence_transformers.json").get("model_type") == "CrossEncoder":
+        return "llm" if any(name.endswith("ForCausalLM") for name in architectures) else "cross-encoder"
     return "encoder" if (folder / "modules.json").is_file() else "llm"
 
 
@@ -164,6 +164,15 @@ def _save_converted(gguf: Path, folder: Path) -> None:
         model.bfloat16()  # the file is quantised: bfloat16 holds what is left
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _settings_of(path: Path) -> dict[str, Any]:
+    """Returns a JSON object; an empty one where there is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -69,7 +69,10 @@ class GenerativeReranker(PairScorer):
             return cls(PromptedLLM(llm, template))
         if options.get("preset") or any(prompting.values()):
             raise InputError(f"{name_or_path}: it was saved with its prompt; leave out preset and task", param="preset")
-        calibration = read_config(folder).get("calibration", {}).get("reranker", {})
+        config = read_config(folder)
+        if "llm" not in config:
+            raise InputError(f"{name_or_path}: a retriever without an LLM as its reranker; give another reranker")
+        calibration = config.get("calibration", {}).get("reranker", {})
         return cls(PromptedLLM.from_folder(folder, **loading), Calibration(**calibration))
 
     def to_config(self) -> dict[str, Any]:

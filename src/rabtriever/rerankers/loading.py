@@ -41,17 +41,17 @@ def load_reranker(
     Raises:
         InputError: no model there, an encoder, or a preset for a model that has a prompt of its own or none.
     """
-    if is_remote(str(name_or_path)):
-        prompting = {name: value for name in PresetOptions.__annotations__ if (value := options.get(name))}
-        remote: Any = asdict(options.get("remote") or RemoteOptions()) | prompting
-        return RemoteReranker.from_source(str(name_or_path), **remote)
     loading: Any = {name: value for name, value in options.items() if name in LoadOptions.__annotations__}
+    prompting: Any = {name: value for name, value in options.items() if name in PresetOptions.__annotations__ and value}
     kind = reranker_kind(name_or_path, revision=revision, **loading)
     if kind == "encoder":
         raise InputError(f"{name_or_path}: an encoder, which reads no pairs; give an LLM or a cross-encoder")
+    if kind == "remote":
+        remote: Any = asdict(options.get("remote") or RemoteOptions())
+        return RemoteReranker.from_source(str(name_or_path), **(remote | prompting))
     if kind != "cross-encoder":
         return GenerativeReranker.from_pretrained(name_or_path, revision=revision, **options)
-    if options.get("preset") or any(options.get(name) for name in PresetOptions.__annotations__):
+    if options.get("preset") or prompting:
         raise InputError(f"{name_or_path}: a cross-encoder has no prompt; leave out preset and task", param="preset")
     return CrossEncoderReranker.from_pretrained(name_or_path, revision=revision, **loading)
 

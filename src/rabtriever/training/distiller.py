@@ -29,7 +29,8 @@ from rabtriever.training.schedule import Schedule
 from rabtriever.training.selection import choose_gain, fit_calibrations, label_by_teacher
 from rabtriever.training.student import Student
 from rabtriever.training.targets import Targets
-from rabtriever.training.teacher import FUSED_ENCODER_WEIGHT, Teacher
+from rabtriever.training.teacher import Teacher
+from rabtriever.training.weights import weigh_teacher
 
 PAIRS_PER_STEP, QUERIES_PER_STEP = 256, 64
 PATIENCE = 3  # rounds without a better student until training ends
@@ -153,12 +154,15 @@ class Distiller:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.data = encode_data(data, self.encoder, config.max_labelled_queries or None, config.seed)
         train, self.labelled = self.data.train, self.data.train.labelled
-        teacher = self.teacher
-        if over_encoder and not teacher.encoders:  # what no reranker has read is judged by the student's own encoder
-            teacher = replace(teacher, encoders=[(self.encoder, FUSED_ENCODER_WEIGHT)])
+        teacher = self.teacher.joined_by(self.encoder) if over_encoder else self.teacher
         self.cached_teacher = CachedTeacher(teacher, self.data.documents)
         calls = config.teacher_calls if teacher.rerankers and config.learns_from_teacher else 0
-        self.schedule = Schedule.of(config, *self.data.sizes, calls)
+        weighs = self.data.has_labels and bool(teacher.encoders)
+        self.schedule = Schedule.of(config, *self.data.sizes, calls, readings=1 + weighs)
+        if weighs:
+            self.cached_teacher.teacher = weigh_teacher(
+                self.cached_teacher, self.data.dev, self.schedule.calibrated_queries
+            )
         listed = bool(self.teacher.encoders and config.list_weight)
         if not self.schedule.training_calls and not listed and not (config.label_weight and len(self.labelled)):
             raise InputError(

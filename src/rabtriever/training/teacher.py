@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from typing_extensions import Unpack
 
@@ -11,10 +11,11 @@ from rabtriever.encoders.base import Encoder
 from rabtriever.errors import InputError
 from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.generative import RerankerOptions
+from rabtriever.scoring.fusion import COSINE_WEIGHT
 from rabtriever.teachers import is_encoder, load_teacher
 
 ENCODER_WEIGHT = 60.0  # of encoders alone: log-odds of a cosine of 1, shared by all of them
-FUSED_ENCODER_WEIGHT = 30.0  # beside rerankers, whose log-odds count once
+OWN_SHARE = 0.25  # of the student's own encoder, relative to the others
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,22 @@ class Teacher:
                 name = encoder.describe()["name"]
                 raise InputError(f"teacher {name}: its states have no similarity; let it read pairs", param="teacher")
 
+    def joined_by(self, encoder: Encoder) -> Teacher:
+        """Returns the teacher with the student's own encoder in it, which errs otherwise than the others.
+
+        It counts a quarter of the other encoders, or for all where there is no other.
+        """
+        if any(one.fingerprint == encoder.fingerprint for one, _ in self.encoders) or not (
+            self.encoders or self.rerankers
+        ):
+            return self
+        weight = OWN_SHARE * sum(weight for _, weight in self.encoders) or COSINE_WEIGHT
+        return replace(self, encoders=[*self.encoders, (encoder, weight)])
+
     @classmethod
     def of(cls, encoders: Sequence[Encoder] = (), rerankers: Sequence[Reranker] = ()) -> Teacher:
         """Returns a teacher with the default weights, which were measured without labels."""
-        total = FUSED_ENCODER_WEIGHT if rerankers else ENCODER_WEIGHT
+        total = COSINE_WEIGHT if rerankers else ENCODER_WEIGHT
         return cls([(one, total / len(encoders)) for one in encoders], [(one, 1 / len(rerankers)) for one in rerankers])
 
 
