@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from encoders.models import save_sentence_model
 from tiny import write_beir
 
 from rabtriever.cli import main
@@ -25,6 +26,24 @@ def test_the_prompt_of_a_preset_is_saved_and_needs_no_preset_again(chat_folder):
     assert "Find tools. Answer only yes or no." in prompt["document"] and prompt["document"].endswith("{document}\n")
     assert "Is this tool the right one for the query?" in prompt["query"]
     assert main(["evaluate", "data", "--model", "student", "--systems", "retriever,reranker"]) == 0
+
+
+@pytest.mark.parametrize("method", ["--tune-encoder", "--tune-encoder=lora"])
+def test_the_encoder_is_tuned(tokenizer, tmp_path, method):
+    save_sentence_model(tmp_path / "encoder", tokenizer)
+    teacher = save_sentence_model(tmp_path / "teacher", tokenizer, "mpnet")
+    assert distil(teacher, "--encoder", "encoder", method, "--encoder-steps", "2") == 0
+    saved = json.loads(Path("student/rabtriever.json").read_text())
+    assert saved["encoder_tuning"]["of"] == "encoder" and saved["encoder_tuning"]["steps"] == 2
+    assert saved["encoder_tuning"]["method"] == ("lora" if "lora" in method else "full")
+    assert Path("student/encoder/modules.json").exists() == (saved["encoder_tuning"]["alpha"] > 0)
+
+
+def test_what_cannot_be_tuned_is_refused_in_one_line(llm_folder, capsys):
+    assert distil(llm_folder, "--encoder", "teacher", "--tune-encoder") == 2
+    assert "no sentence-transformers model" in capsys.readouterr().err
+    assert distil(llm_folder, "--tune-encoder", "--encoder-steps", "0") == 2
+    assert "steps 0: must be at least 1" in capsys.readouterr().err and not Path("student").exists()
 
 
 def test_a_teacher_without_states_is_refused(cross_encoder_folder, capsys):

@@ -49,8 +49,8 @@ def teacher():
 @pytest.fixture
 def data():
     """Thirteen documents, and requests without labels."""
-    documents = {noun: Document(noun, f"find the {noun} for me", noun) for noun in NOUNS}
-    phrases = ("please show", "where is", "play my", "turn the")
+    documents = {noun: Document(noun, f"{noun} {noun}", noun) for noun in NOUNS}
+    phrases = ("please", "show", "my", "the")
     queries = {f"{noun}{i}": f"{phrase} {noun}" for noun in NOUNS for i, phrase in enumerate(phrases)}
     return RetrievalData("nouns", documents, queries, {})
 
@@ -108,9 +108,10 @@ def weights_of(encoder):
 
 def test_the_loss_falls_and_the_original_stays(data, encoder, teacher, tmp_path):
     log, before = Log(), encoder.encode_queries(TEXTS)
-    found = tune_encoder(prepared(data, encoder, teacher, log), tmp_path / "out", QUICK)
+    config = replace(QUICK, steps=60, queries_per_step=40)
+    found = tune_encoder(prepared(data, encoder, teacher, log), tmp_path / "out", config)
     losses = [line["encoder/loss"] for line in log.lines if "encoder/loss" in line]
-    assert len(losses) == 4 and losses[-1] < 0.6 * losses[0]
+    assert len(losses) == 6 and losses[-1] < 0.75 * losses[0]
     np.testing.assert_array_equal(encoder.encode_queries(TEXTS), before)
     assert set(found.recalls) == {0.0, 0.5, 1.0} and log.lines[-1]["encoder/alpha"] == found.alpha
     assert found.recalls[1.0]["dev"] > found.recalls[0.0]["dev"]
@@ -238,7 +239,7 @@ def test_a_step_holds_what_its_requests_ask_for_and_what_is_mistaken_for_it(dist
     assert len(queries) == 2 and len(chosen) == 6
     z_q, z_d = encoder.encode_queries(queries), encoder.encode_documents(distiller.data.documents)
     known, texts = batches._known.numpy(), np.array(distiller.data.documents)
-    right = {f"{query.split()[-1]}: find the {query.split()[-1]} for me" for query in queries}
+    right = {text for text in texts for query in queries if text.split()[-1] == query.split()[-1]}
     first = known[(z_q @ z_d[known].T).argmax(1)]
     assert {*right, *texts[first]} <= set(chosen)
     torch.testing.assert_close(batches.loss(model, 3), loss)  # what is drawn depends on the step alone

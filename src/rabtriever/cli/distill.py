@@ -7,7 +7,7 @@ import argparse
 from rabtriever.cli import arguments
 from rabtriever.errors import InputError
 from rabtriever.persistence.folder import require_absent
-from rabtriever.training.config import DistillConfig
+from rabtriever.training.config import DistillConfig, TuneEncoderConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("full", "lora"),
         help="tune the encoder's own weights first, all of them or by an adapter (default: full, if given)",
     )
+    parser.add_argument(
+        "--encoder-steps",
+        type=int,
+        default=TuneEncoderConfig().steps,
+        metavar="INT",
+        help=f"optimiser steps of that (default: {TuneEncoderConfig().steps})",
+    )
     parser.add_argument("--out", required=True, help="folder to make; an interrupted run goes on with the same command")
     arguments.add_model_arguments(parser)
     arguments.add_config_arguments(parser, DistillConfig)
@@ -39,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     config = arguments.config_from_args(args, DistillConfig)
+    tuning = None
+    if args.tune_encoder:
+        tuning = TuneEncoderConfig(args.tune_encoder, steps=args.encoder_steps, seed=args.seed)
     require_absent(args.out)
     if args.queries and len(args.data) > 1:
         raise InputError("--queries: belongs to one corpus; give one, or BEIR folders that hold their queries")
@@ -54,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         config,
         encoder=args.encoder,
         **arguments.teacher_options(args),
-        tune_encoder=args.tune_encoder,
+        tune_encoder=tuning,
         **arguments.load_options(args),
     )
     hint = f"next: rabtriever index {args.data[0]} --model {args.out} --out INDEX"

@@ -26,7 +26,7 @@ from rabtriever.training.config import DistillConfig, TuneEncoderConfig
 from rabtriever.training.distiller import Distiller
 from rabtriever.training.start import partial_folder
 from rabtriever.training.teacher import Teacher, load_teachers
-from rabtriever.training.tune_encoder import tune_encoder
+from rabtriever.training.tune_encoder import require_tunable, tune_encoder
 
 __all__ = ["Distiller", "distill"]
 
@@ -94,6 +94,7 @@ def _distill_tuned(
     """Tunes the encoder on what the teacher says of the first half of the calls, then distils over it."""
     if out is None:
         raise InputError("tune_encoder: what is tuned needs a folder; give out, too", param="out")
+    require_tunable(first.encoder)
     tuning = options if isinstance(options, TuneEncoderConfig) else TuneEncoderConfig(options, seed=first.config.seed)
     config, calls = first.config, 0
     if first.teacher.rerankers:

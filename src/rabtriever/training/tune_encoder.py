@@ -82,12 +82,7 @@ def tune_encoder(distiller: Distiller, out: str | Path, config: TuneEncoderConfi
         InputError: the encoder is no sentence-transformers model, nothing is left to tune on or to choose by, or an
             interrupted tuning there had other options, data or models.
     """
-    encoder, config = distiller.encoder, config or TuneEncoderConfig()
-    if not isinstance(encoder, SentenceEncoder):
-        name = encoder.describe()["name"]
-        raise InputError(
-            f"tune_encoder: {name} is no sentence-transformers model; give another encoder", param="encoder"
-        )
+    encoder, config = require_tunable(distiller.encoder), config or TuneEncoderConfig()
     if not len(distiller.data.dev):
         raise InputError(
             "tune_encoder: no held-out query to choose by; add queries or teacher calls", param="tune_encoder"
@@ -103,6 +98,15 @@ def tune_encoder(distiller: Distiller, out: str | Path, config: TuneEncoderConfi
     shown = {f"encoder/{name}/{alpha:g}": value for alpha, found in recalls.items() for name, value in found.items()}
     _report(distiller.callbacks, config.steps, {**shown, "encoder/alpha": alpha})
     return TunedEncoder(encoders[alpha], alpha, recalls)
+
+
+def require_tunable(encoder: Encoder) -> SentenceEncoder:
+    """Returns an encoder whose weights can be tuned; an InputError names any other."""
+    if not isinstance(encoder, SentenceEncoder):
+        name = encoder.describe()["name"]
+        fault = f"tune_encoder: {name} is no sentence-transformers model"
+        raise InputError(f"{fault}; give another encoder", param="encoder")
+    return encoder
 
 
 def choose_alpha(recalls: Mapping[float, Mapping[str, float]]) -> float:
