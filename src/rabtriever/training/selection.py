@@ -21,7 +21,8 @@ from rabtriever.training.schedule import CALIBRATION_DEPTH, Schedule
 from rabtriever.training.student import Student
 from rabtriever.training.targets import Targets
 
-GAINS = (0.0, 1.0, 0.75, 0.5, 0.25)  # of equal ones the first is taken: zero-shot keeps ties
+GAINS = (1.0, 0.75, 0.5, 0.25)
+TOLERANCE = 0.01  # of R@1, below which a difference of a few hundred queries is noise
 
 
 def label_by_teacher(queries: EncodedQueries, teacher: CachedTeacher, n_read: int) -> EncodedQueries:
@@ -51,6 +52,8 @@ def label_by_teacher(queries: EncodedQueries, teacher: CachedTeacher, n_read: in
 def choose_gain(student: Student, data: EncodedData, new_document_gain: float) -> Fusion:
     """Chooses the gain of the correction by R@1 on dev queries; without any, it counts fully.
 
+    It is the greatest that is as good as the best, and 0 if none is better than the encoder's ranking.
+
     Args:
         student: The trained student.
         data: Its ``dev`` decides.
@@ -58,10 +61,11 @@ def choose_gain(student: Student, data: EncodedData, new_document_gain: float) -
     """
     if not student.beta:
         return Fusion()
-    recalls = {}
-    for gain in GAINS if len(data.dev) else ():
-        recalls[gain] = dev_recall(partial(student.log_odds, gain=gain), data)["dev/R@1"]
-    gain = max(recalls, key=recalls.__getitem__, default=1.0)
+    gain = GAINS[0]
+    if len(data.dev):
+        recalls = {gain: dev_recall(partial(student.log_odds, gain=gain), data)["dev/R@1"] for gain in (*GAINS, 0.0)}
+        good = [gain for gain in GAINS if recalls[gain] > max(recalls[0.0], max(recalls.values()) - TOLERANCE)]
+        gain = good[0] if good else 0.0
     return Fusion(student.beta, gain, new_document_gain * gain, rerank=ZERO_SHOT_RERANK)
 
 
