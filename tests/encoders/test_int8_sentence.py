@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,14 @@ def test_what_shares_a_batch_changes_nothing(folder, threads):
     alone = np.concatenate([int8.encode_documents([text]) for text in texts])
     np.testing.assert_allclose(together, alone, atol=1e-6)
     np.testing.assert_allclose(int8.encode_documents(texts, batch_size=2), alone, atol=1e-6)
+
+
+def test_several_threads_may_call_at_once(folder, threads):
+    int8 = load(folder)
+    expected = int8.encode_documents([*TEXTS, LONG])
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: int8.encode_documents([*TEXTS, LONG]), range(8)):
+            np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_converted_weights_are_cached(folder, monkeypatch):

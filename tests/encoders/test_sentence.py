@@ -170,7 +170,7 @@ def test_what_cannot_be_encoded(folder, tmp_path):
 
 def test_what_cannot_be_loaded(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(InputError, match="no modules.json.; give minilm, mpnet, a hub id or a folder"):
+    with pytest.raises(InputError, match="no modules.json, .*; give minilm, mpnet, a hub id or a folder"):
         SentenceEncoder.from_pretrained(str(tmp_path))
     with pytest.raises(InputError, match="nobody/nothing: no model could be loaded .*; give minilm, mpnet"):
         SentenceEncoder.from_pretrained("nobody/nothing", local_files_only=True)
@@ -182,10 +182,11 @@ def test_what_cannot_be_loaded(folder, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="query_prompt: .* leaves no room in the 32 tokens"):
         load(folder, query_prompt=LONG)
     for name, content, fault in (
+        ("modules.json", [{"path": ""}], "no modules.json, or not as it should be"),
         ("modules.json", [{"path": "", "type": "models.StaticEmbedding"}], "its first module is StaticEmbedding"),
         ("config_sentence_transformers.json", {"similarity_fn_name": "euclidean"}, "its similarity is euclidean"),
     ):
-        copied = Path(shutil.copytree(folder, tmp_path / name))
+        copied = Path(shutil.copytree(folder, tmp_path / fault))
         (copied / name).write_text(json.dumps(content))
         with pytest.raises(InputError, match=fault):
             load(copied)

@@ -40,17 +40,21 @@ def find_sentence_model(
 
 
 def _read(source: str, folder: Path) -> SentenceModel:
-    listed = _json(folder / "modules.json")
-    if not isinstance(listed, list):
-        raise InputError(f"{source}: no sentence-transformers model there (no modules.json); {ACCEPTED}")
+    try:
+        listed = [(str(step["type"]), str(step["path"])) for step in _json(folder / "modules.json")]
+    except (TypeError, KeyError):
+        fault = "no sentence-transformers model there (no modules.json, or not as it should be)"
+        raise InputError(f"{source}: {fault}; {ACCEPTED}") from None
     modules = []
-    for step in listed:
-        kind, place = str(step["type"]).rpartition(".")[2], folder / step["path"]
+    for name, path in listed:
+        kind, place = name.rpartition(".")[2], folder / path
         settings = (_json(place / "config.json") or {}) if kind != "Transformer" else _transformer_settings(place)
         modules.append(Module(kind, place, settings))
     if not modules or modules[0].kind != "Transformer":
         first = modules[0].kind if modules else "nothing"
         raise InputError(f"{source}: its first module is {first}; models that begin with a Transformer can be used")
+    if "Pooling" not in (module.kind for module in modules):
+        raise InputError(f"{source}: it has no Pooling module; models that pool a Transformer's states can be used")
     root = modules[0].folder
     config, about = _json(root / "config.json"), _json(folder / "config_sentence_transformers.json") or {}
     if not config or not weights_in(root):

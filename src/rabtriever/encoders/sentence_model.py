@@ -99,12 +99,14 @@ class SentenceModel:
 
     @property
     def _full_dimension(self) -> int:
-        width = int((self.config.get("text_config") or self.config).get("hidden_size") or self.config.get("dim") or 0)
+        width = 0
         for module in self.modules:
+            settings = module.settings
             if module.kind == "Pooling":
-                width = width * len(pooling_modes(module))
+                states = settings.get("embedding_dimension") or settings["word_embedding_dimension"]
+                width = int(states) * len(pooling_modes(module))
             elif module.kind == "Dense":
-                width = int(module.settings["out_features"])
+                width = int(settings["out_features"])
         return width
 
 

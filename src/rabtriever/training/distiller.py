@@ -27,7 +27,7 @@ from rabtriever.training.metrics import collapse_metrics, dev_recall, fresh_pair
 from rabtriever.training.sampling import EXPLORATION_DEPTH, rank_documents, sample_pairs, shuffled_batches
 from rabtriever.training.schedule import Schedule
 from rabtriever.training.selection import choose_gain, fit_calibrations, label_by_teacher
-from rabtriever.training.student import Student
+from rabtriever.training.student import Student, training_gains
 from rabtriever.training.targets import Targets
 from rabtriever.training.teacher import Teacher
 from rabtriever.training.weights import weigh_teacher
@@ -121,7 +121,8 @@ class Distiller:
             losses["loss/list"] = self.compute_list_loss()
         if self.config.label_weight and len(self.labelled):
             rows = self.labelled[torch.randint(len(self.labelled), (QUERIES_PER_STEP,), generator=self.generator)]
-            losses["loss/labels"] = label_loss(self.score, self.data.train.select(rows), self.data.z_d, self.generator)
+            queries, n_documents = self.data.train.select(rows), len(self.data.documents)
+            losses["loss/labels"] = label_loss(self.score, queries, n_documents, self.generator)
         return losses
 
     def compute_pair_losses(self) -> dict[str, Tensor]:
@@ -142,11 +143,12 @@ class Distiller:
         rows = self.listed[torch.randint(len(self.listed), (QUERIES_PER_STEP,), generator=self.generator)]
         documents = self.targets.candidates(rows, len(self.data.z_d), self.generator)
         teacher, own = self.targets.lists(rows, documents), self.data.train.own_documents[rows][:, None] == documents
-        return list_loss(self.score(self.data.train.states[rows], self.data.z_d[documents]), teacher, own)
+        return list_loss(self.score(self.data.train.states[rows], documents), teacher, own)
 
-    def score(self, z_q: Tensor, z_d: Tensor) -> Tensor:
-        """Returns the student's log-odds (n, k) as it is trained: a share of the documents counts as new."""
-        return self.student.log_odds(z_q, z_d, generator=self.generator)
+    def score(self, z_q: Tensor, documents: Tensor) -> Tensor:
+        """Returns the log-odds (n, k) of states (n, H) and documents int64 (k,), some of which count as new."""
+        gains = training_gains(self.taught[documents], self.generator)
+        return self.student.log_odds(z_q, self.data.z_d[documents], gains)
 
     def prepare(self, data: RetrievalData) -> None:
         """Encodes the data, asks the teacher what costs no call, and makes a new student; :meth:`train` begins so."""
@@ -173,6 +175,10 @@ class Distiller:
         if not self.data.has_labels:
             dev = label_by_teacher(self.data.dev, self.cached_teacher, self.schedule.calibrated_queries)
             self.data = replace(self.data, dev=dev)
+        self.taught = torch.ones(len(self.data.documents), dtype=torch.bool)  # to be right for some query
+        if over_encoder and not len(self.listed) and not calls:
+            self.taught[:] = False
+            self.taught[[document for of_query in train.positives for document in of_query]] = True
         self.log: list[dict[str, Any]] = []
         w = self.cached_teacher.choice_direction(extra=bool(teacher.encoders))
         shape = self.encoder.hidden_size, config.hidden_units, config.dropout, config.predictor
@@ -255,11 +261,12 @@ class Distiller:
 
     def _make_retriever(self) -> Rabtriever:
         """Returns the retriever with what dev queries confirm of the correction, and calibrated probabilities."""
-        fusion = choose_gain(self.student, self.data, self.config.new_document_gain)
+        fusion = choose_gain(self.student, self.data, self.taught, self.config.new_document_gain)
         calibrated = self.data, self.cached_teacher, self.schedule, self.config.calibration_queries
-        student, reranker = fit_calibrations(self.student, fusion, *calibrated)
+        student, reranker = fit_calibrations(self.student, fusion, self.taught, *calibrated)
         predictor = self.student.predictor if fusion.gain else None
-        trained_on = text_keys(self.data.documents) if predictor and fusion.beta else None
+        taught = [text for text, known in zip(self.data.documents, self.taught.tolist(), strict=True) if known]
+        trained_on = text_keys(taught) if predictor and fusion.beta else None
         return Rabtriever(self.encoder, predictor, student, reranker, fusion=fusion, trained_on=trained_on)
 
     def _report(self, round_: int, metrics: dict[str, float]) -> None:

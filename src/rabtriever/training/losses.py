@@ -99,24 +99,24 @@ def list_loss(student: Tensor, teacher: Tensor, left_out: Tensor) -> Tensor:
 
 
 def label_loss(
-    score: Callable[[Tensor, Tensor], Tensor], queries: EncodedQueries, z_d: Tensor, generator: torch.Generator
+    score: Callable[[Tensor, Tensor], Tensor], queries: EncodedQueries, n_documents: int, generator: torch.Generator
 ) -> Tensor:
     """Computes the softmax cross-entropy of labelled queries over all documents (a sample of them, if very many).
 
-    ``score`` maps states of queries (n, H) and documents (k, H) to log-odds (n, k). Documents z_d are float32 (k, H). A
-    query's own document is no negative. The loss is 0 if no query is labelled.
+    ``score`` maps states of queries (n, H) and positions of documents int64 (k,) to log-odds (n, k). A query's own
+    document is no negative. The loss is 0 if no query is labelled.
     """
     queries = queries.select(queries.labelled)
     if not len(queries):
-        return z_d.new_zeros(())
+        return queries.states.new_zeros(())
     labels = torch.tensor([(row, d) for row, of_query in enumerate(queries.positives) for d in of_query])
     rows, relevant = labels.T.contiguous()
-    candidates = torch.arange(len(z_d))
+    candidates = torch.arange(n_documents)
     if len(candidates) > MAX_CANDIDATES:
         sampled = torch.randperm(len(candidates), generator=generator)[:MAX_CANDIDATES]
         candidates = torch.cat([sampled, relevant]).unique()
     positive = torch.zeros(len(queries), len(candidates), dtype=torch.bool)
     positive[rows, torch.searchsorted(candidates, relevant)] = True
     own = queries.own_documents[:, None] == candidates
-    log_odds = score(queries.states, z_d[candidates.to(z_d.device)])
+    log_odds = score(queries.states, candidates)
     return listwise(log_odds.masked_fill(own.to(log_odds.device), float("-inf")), positive.to(log_odds.device))

@@ -49,7 +49,7 @@ def label_by_teacher(queries: EncodedQueries, teacher: CachedTeacher, n_read: in
     return replace(queries, positives=[[document] for document in first[:, 0].tolist()])
 
 
-def choose_gain(student: Student, data: EncodedData, new_document_gain: float) -> Fusion:
+def choose_gain(student: Student, data: EncodedData, taught: Tensor, new_document_gain: float) -> Fusion:
     """Chooses the gain of the correction by R@1 on dev queries; without any, it counts fully.
 
     It is the greatest that is as good as the best, and 0 if none is better than the encoder's ranking.
@@ -57,26 +57,35 @@ def choose_gain(student: Student, data: EncodedData, new_document_gain: float) -
     Args:
         student: The trained student.
         data: Its ``dev`` decides.
-        new_document_gain: Gain of documents that are not in ``data``, relative to the chosen one.
+        taught: bool (k,), documents that were right for some train query.
+        new_document_gain: Gain of other documents, and of those that come later, relative to the chosen one.
     """
     if not student.beta:
         return Fusion()
     gain = GAINS[0]
     if len(data.dev):
-        recalls = {gain: dev_recall(partial(student.log_odds, gain=gain), data)["dev/R@1"] for gain in (*GAINS, 0.0)}
+        relative = torch.where(taught, 1.0, new_document_gain)
+        recalls = {g: dev_recall(partial(student.log_odds, gain=g * relative), data)["dev/R@1"] for g in (*GAINS, 0.0)}
         good = [gain for gain in GAINS if recalls[gain] > max(recalls[0.0], max(recalls.values()) - TOLERANCE)]
         gain = good[0] if good else 0.0
     return Fusion(student.beta, gain, new_document_gain * gain, rerank=ZERO_SHOT_RERANK)
 
 
 def fit_calibrations(
-    student: Student, fusion: Fusion, data: EncodedData, teacher: CachedTeacher, schedule: Schedule, n_queries: int
+    student: Student,
+    fusion: Fusion,
+    taught: Tensor,
+    data: EncodedData,
+    teacher: CachedTeacher,
+    schedule: Schedule,
+    n_queries: int,
 ) -> tuple[Calibration, Reranker | None]:
     """Fits probabilities on the student's best documents of dev queries.
 
     Args:
         student: The trained student.
-        fusion: With the gain of the correction.
+        fusion: With the gains of the correction.
+        taught: bool (k,), documents that were right for some train query.
         data: Its ``dev`` has the labels; those that the teacher gave make probabilities that it would agree.
         teacher: Its first reranker reads some of these documents, if the labels are people's.
         schedule: How many dev queries that are.
@@ -88,7 +97,10 @@ def fit_calibrations(
     dev, n_queries = data.dev, min(n_queries, len(data.dev))
     queries = torch.linspace(0, len(dev) - 1, n_queries).long()
     log_odds, documents = rank_dev_documents(
-        partial(student.log_odds, gain=fusion.gain), data, queries, CALIBRATION_DEPTH
+        partial(student.log_odds, gain=torch.where(taught, fusion.gain, fusion.new_gain)),
+        data,
+        queries,
+        CALIBRATION_DEPTH,
     )
     pairs, ranked = torch.stack([queries[:, None].expand_as(documents), documents], dim=2), ~log_odds.isneginf()
 

@@ -17,7 +17,8 @@ class Student(nn.Module):
     """Scores as a retriever will: ``beta <e_q, e_d> + gain_d (w . z^(q, d))``.
 
     In a training step a share of the documents counts as new, with half of the correction, so that the similarity stays
-    good for documents that come later.
+    good for documents that come later. So do always the documents that no one teaches to be right for a query: labels
+    alone would only push them down.
 
     Args:
         predictor: The correction.
@@ -37,21 +38,21 @@ class Student(nn.Module):
         """Weight of the similarity."""
         return 0.0 if self.log_beta is None else self.log_beta.exp().item()
 
-    def log_odds(
-        self, z_q: Tensor, z_d: Tensor, gain: Tensor | float = 1.0, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def log_odds(self, z_q: Tensor, z_d: Tensor, gain: Tensor | float = 1.0) -> Tensor:
         """Returns the log-odds float32 (n, k) of states (n, H) and (k, H).
 
         Args:
             z_q: Query states.
             z_d: Document states.
             gain: gain_d, one for all or (k,).
-            generator: If given, draws the documents that count as new.
         """
         correction = self.predictor.log_odds(z_q, z_d)
         if self.log_beta is None:
             return correction
-        if generator is not None:
-            new = torch.rand(len(z_d), generator=generator) < NEW_DOCUMENT_SHARE
-            gain = gain * torch.where(new, NEW_DOCUMENT_GAIN, 1.0).to(z_d.device)
         return self.log_beta.exp() * (z_q @ z_d.T) + gain * correction
+
+
+def training_gains(taught: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws gain_d of a step's documents, float32 (k,); ``taught``, bool (k,), are those right for some query."""
+    new = ~taught | (torch.rand(len(taught), generator=generator) < NEW_DOCUMENT_SHARE)
+    return torch.where(new, NEW_DOCUMENT_GAIN, 1.0)
