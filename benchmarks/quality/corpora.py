@@ -2,8 +2,7 @@
 
     python corpora.py JOB [JOB ...] --data FOLDER_OF_BEIR_FOLDERS [--gemma MODEL] [--mpnet MODEL] [--llm MODEL]
 
-A job is ``<what>/<set>/<students>...``; JOBS lists them. Each writes ``results/quality/corpora/<job>.json`` and is skipped
-if that is there. R@1 is that of the retriever's own scores over all documents, on 600 test queries or all.
+Each job writes ``results/quality/corpora/<job>.json`` and is skipped if that is there. R@1 is that of the retriever's own scores over all documents, on 600 test queries or all.
 """
 
 from __future__ import annotations
