@@ -1,10 +1,11 @@
-"""Tuning an encoder without labels: R@1 of zero-shot, a frozen and a tuned encoder, on its data set and on others.
+"""Tuning an encoder without labels: zero-shot, a frozen and a tuned encoder, on its data set and on others.
 
     python benchmarks/record.py RESULT.json python benchmarks/quality/tune_encoder.py DATA/hwu64 \
         --teacher google/embeddinggemma-300m --work WORK \
         --unseen DATA/toolalpaca_eval DATA/restbench_spotify DATA/apibank
 
-The requests are the train split's without their labels; an interrupted run goes on. ``WORK`` keeps the encoders.
+S@1 is the share of queries whose first document is relevant. The requests are the train split's without their labels;
+an interrupted run goes on. ``WORK`` keeps the encoders.
 """
 
 from __future__ import annotations
@@ -60,14 +61,14 @@ def main() -> None:
     }
     rows = {
         system: {
-            name: {"R@1": round(float(found.mean()), 4), "p": round(paired_test(found, hits["zero-shot"][name]), 4)}
+            name: {"S@1": round(float(found.mean()), 4), "p": round(paired_test(found, hits["zero-shot"][name]), 4)}
             for name, found in of_sets.items()
         }
         for system, of_sets in hits.items()
     }
     for row in rows.values():
         row["mean of unseen sets"] = {
-            "R@1": round(float(np.mean([row[Path(one).name]["R@1"] for one in args.unseen])), 4)
+            "S@1": round(float(np.mean([row[Path(one).name]["S@1"] for one in args.unseen])), 4)
         }
     result = {
         "data": full.name,
@@ -77,7 +78,7 @@ def main() -> None:
         "tuning": {**asdict(config), **tuned.to_config()},
         "gains": {system: retriever.fusion.gain for system, retriever in systems.items()},
         "seconds": {name: round(value) for name, value in seconds.items()},
-        "R@1": rows,
+        "systems": rows,
     }
     print(json.dumps(result))
 
@@ -90,12 +91,12 @@ def _unlabelled(data: RetrievalData, count: int) -> RetrievalData:
 
 
 def _hits(retriever: Rabtriever, data: RetrievalData, split: str, limit: int) -> np.ndarray:
-    """Returns R@1 of each query of a sample."""
+    """Returns of each query of a sample whether the first document is relevant, as 0 or 1."""
     queries, ids = data.labelled_queries(split, limit, 0), list(data.documents)
     latents = retriever.encode_document([document.content for document in data.documents.values()])
     first = retriever.similarity(retriever.encode_query(list(queries.values())), latents).argmax(1)
     positives = data.positives(split, limit, 0)
-    return np.array([(ids[i] in positives[q]) / len(positives[q]) for q, i in zip(queries, first, strict=True)])
+    return np.array([float(ids[i] in positives[q]) for q, i in zip(queries, first, strict=True)])
 
 
 def _parse() -> argparse.Namespace:
