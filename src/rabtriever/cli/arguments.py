@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_type_hints
 
 from rabtriever.choices import BACKENDS, DTYPES
+from rabtriever.errors import InputError
 
 if TYPE_CHECKING:
     from rabtriever.data import RetrievalData
@@ -109,6 +110,27 @@ def add_teacher_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--preset", help="prompt of an LLM that is no reranker of ours: chat, plain, ...")
     parser.add_argument("--task", help="a sentence for that prompt, such as 'You match requests to tools.'")
+
+
+def add_generator_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the LLM that writes requests."""
+    parser.add_argument(
+        "--generator", metavar="LLM", help="an instruct LLM that writes requests: a hub id, a folder or a .gguf file"
+    )
+
+
+def generate(args: argparse.Namespace, n: int, path: str) -> int:
+    """Lets ``--generator`` write ``n`` requests for each document of the corpus ``args.data[0]``; returns how many."""
+    if not args.generator:
+        raise InputError("--generator: name the instruct LLM that writes the requests", param="generator")
+    from rabtriever.data import read_corpus
+
+    documents = list(read_corpus(args.data[0]))
+    from rabtriever.llm.loading import load_llm
+    from rabtriever.training.generate import generate_requests
+
+    llm = load_llm(args.generator, **load_options(args))
+    return generate_requests(documents, llm, path, n, seed=args.seed, show_progress_bar=not args.json)
 
 
 def load_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -74,9 +74,13 @@ def dev_queries(data: RetrievalData, limit: int = MAX_DEV_QUERIES) -> dict[str, 
 
 
 def held_out_queries(data: RetrievalData, queries: Mapping[str, object], limit: int = MAX_HELD_OUT_QUERIES) -> set[str]:
-    """Returns about a tenth of unlabelled ``queries``, ``limit`` at most, to measure on: by their texts, like ``dev``."""
-    texts = _dev_texts({_normalize(data.queries[query]) for query in queries})
-    return set([query for query in queries if _normalize(data.queries[query]) in texts][:limit])
+    """Returns about a tenth of unlabelled ``queries``, ``limit`` at most, to measure on: by their texts, like ``dev``.
+
+    None of them was written by an LLM.
+    """
+    written = [query for query in queries if query not in data.generated]
+    texts = _dev_texts({_normalize(data.queries[query]) for query in written})
+    return set([query for query in written if _normalize(data.queries[query]) in texts][:limit])
 
 
 def _held_out_texts(data: RetrievalData) -> set[str]:

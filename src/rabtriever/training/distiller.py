@@ -197,7 +197,7 @@ class Distiller:
                 metrics |= self._fit(self.schedule.decay_steps)
             self._report(round_, metrics)
             recall = self._dev_recall()
-            if recall > best_recall or not self.student.beta:
+            if recall > best_recall or not self.student.beta or not len(self.data.dev):
                 best, best_recall, unchanged = deepcopy(self.student.state_dict()), recall, 0
             else:
                 unchanged += 1
