@@ -19,7 +19,7 @@ from rabtriever.errors import InputError, StorageError
 from rabtriever.llm.loading import LoadedLLM
 from rabtriever.llm.writing import Writer
 from rabtriever.training.generated_text import normalize, parse_lines, why_unusable
-from rabtriever.training.generation_prompts import LINES, conversation
+from rabtriever.training.generation_prompts import EXAMPLE_TEXTS, LINES, conversation
 
 STYLES = ("situation", "command", "situation", "question", "situation")
 """Of a document's requests, repeated: most are situations, which name no operation."""
@@ -41,8 +41,8 @@ def generate_requests(
     """Lets an LLM write requests that documents answer, and appends them to a JSONL file as they come.
 
     Documents that have ``n`` requests in the file are left out, so repeating an interrupted call goes on where it was,
-    and a greater ``n`` adds to what is there. A document can be left with fewer, after some attempts. The file is read by
-    :func:`rabtriever.data.load_requests`. Lines are ``{"_id": "generated-<document>-<i>", "text": ..., "metadata":
+    and a greater ``n`` adds to what is there. A document can be left with fewer, after some attempts. Lines are read by
+    :func:`rabtriever.data.load_requests`: they are ``{"_id": "generated-<document>-<i>", "text": ..., "metadata":
     {"generated": true, "document": ..., "style": ...}}``.
 
     Args:
@@ -83,7 +83,7 @@ def generate_requests(
 class _Written:
     """What the file holds: its texts, and each document's requests, in all and by (document, style)."""
 
-    texts: set[str] = field(default_factory=set)
+    texts: set[str] = field(default_factory=lambda: set(map(normalize, EXAMPLE_TEXTS)))  # which an LLM may repeat
     total: Counter[str] = field(default_factory=Counter)
     by_style: Counter[tuple[str, str]] = field(default_factory=Counter)
     last_number: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))

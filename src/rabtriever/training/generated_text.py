@@ -54,9 +54,8 @@ def content_words(text: str) -> set[str]:
 
 def normalize(text: str) -> str:
     """Returns the words of a text in lower case, without punctuation: what two equal requests share."""
-    return " ".join(
-        re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold().replace("'", "").replace("’", ""))
-    )
+    text = re.sub("['’]", "", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(re.findall(r"\w+", text))
 
 
 def _unquote(text: str) -> str:
