@@ -8,7 +8,7 @@ import unicodedata
 from rabtriever.data import Document
 
 MIN_CHARACTERS, MAX_CHARACTERS = 6, 250
-MIN_WORD, STEM = 4, 5  # characters of a content word, and what of it two words must share to count as one
+MIN_WORD, STEM = 4, 5  # characters of a content word, and of its stem
 FUNCTION_WORDS = frozenset(
     """
     about after again also always another anyone anything because been before being both cannot could does doing done
@@ -20,6 +20,7 @@ FUNCTION_WORDS = frozenset(
     """.split()
 )
 _NUMBERING = re.compile(r"^\s*(?:[-*•]|\(?\d+[.):])\s*")
+_ENDING = re.compile(r"(?:ing|ed|ies|es|e|s|y)$")
 _QUOTES = "\"'“”„‘’«»`*_ \t"
 
 
@@ -47,9 +48,9 @@ def why_unusable(text: str, document: Document, style: str) -> str | None:
 
 
 def content_words(text: str) -> set[str]:
-    """Returns the beginnings of a text's longer words, but for function words: a stemmer's work for most of them."""
+    """Returns the stems of a text's longer words, but for function words; a stem is what two words must share."""
     words = set(normalize(text).split()) - FUNCTION_WORDS
-    return {word[:STEM] for word in words if len(word) >= MIN_WORD}
+    return {_ENDING.sub("", word)[:STEM] for word in words if len(word) >= MIN_WORD}
 
 
 def normalize(text: str) -> str:
