@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import ARCHITECTURES, WORDS, make_reranker, make_retriever
+from tiny import (
+    ARCHITECTURES,
+    WORDS,
+    chat_tokenizer,
+    make_reranker,
+    make_retriever,
+    save_chat_llm,
+    save_cross_encoder,
+)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -21,6 +29,7 @@ from transformers import (
 )
 
 from rabtriever.data import Document, RetrievalData
+from rabtriever.encoders.sentence import SentenceEncoder
 from rabtriever.kernels import why_no_llvm
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
@@ -112,6 +121,18 @@ def llm_folder(llm_folders: dict[str, Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def chat_folder(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random instruct LLM, which knows all presets' choices."""
+    return save_chat_llm(tmp_path_factory.mktemp("chat"), chat_tokenizer(tokenizer))
+
+
+@pytest.fixture(scope="session")
+def cross_encoder_folder(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random cross-encoder."""
+    return save_cross_encoder(tmp_path_factory.mktemp("cross-encoder"), tokenizer)
+
+
+@pytest.fixture(scope="session")
 def poisoned_folder(
     llm_folder: Path, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
@@ -123,6 +144,24 @@ def poisoned_folder(
     weights["model.embed_tokens.weight"][token[-1], 0] = torch.inf
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+@pytest.fixture(scope="session")
+def sentence_folders(
+    tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A saved tiny random sentence-transformers model of each of two architectures."""
+    from encoders.models import save_sentence_model
+
+    names = ("bert", "mpnet")
+    return {name: save_sentence_model(tmp_path_factory.mktemp(name) / "model", tokenizer, name) for name in names}
+
+
+@pytest.fixture(scope="session")
+def sentence_encoders(sentence_folders: dict[str, Path]) -> dict[str, SentenceEncoder]:
+    """The encoders of ``sentence_folders``, on the CPU."""
+    options = {"device": "cpu", "backend": "torch"}
+    return {name: SentenceEncoder.from_pretrained(str(path), **options) for name, path in sentence_folders.items()}
 
 
 @pytest.fixture(scope="session")

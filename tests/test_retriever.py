@@ -130,12 +130,15 @@ def test_a_folder_that_is_no_retriever_is_named(retriever, tmp_path):
     weights.unlink()
     with pytest.raises(InputError, match="predictor.safetensors is missing"):
         Rabtriever.from_pretrained(tmp_path / "model")
-    del config["predictor"]
+    (tmp_path / "model" / "rabtriever.json").write_text(json.dumps({**config, "encoder": {"pooling": "mean"}}))
+    with pytest.raises(InputError, match="not a model configuration"):
+        Rabtriever.from_pretrained(tmp_path / "model")
+    del config["encoder"], config["predictor"]
     (tmp_path / "model" / "rabtriever.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="a reranker, not a retriever"):
         Rabtriever.from_pretrained(tmp_path / "model")
     (tmp_path / "model" / "rabtriever.json").write_text('{"format": 1}')
-    with pytest.raises(InputError, match="format 1, this release reads 2"):
+    with pytest.raises(InputError, match="format 1, this release reads 3"):
         Rabtriever.from_pretrained(tmp_path / "model")
     (tmp_path / "model" / "rabtriever.json").write_text("{")
     with pytest.raises(InputError, match="not a model configuration"):

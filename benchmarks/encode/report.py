@@ -33,6 +33,12 @@ def main() -> None:
     if found:
         lines += ["## Agreement", "", *_fidelity(found)]
     lines += ["## Candidates for a backend", "", *_candidates(candidates)]
+    if (RESULTS / "encoders.json").is_file():
+        lines += [
+            "## Sentence-transformers encoders",
+            "",
+            *_encoders(json.loads((RESULTS / "encoders.json").read_text())),
+        ]
     (DOCS / "encode.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print("docs/encode.md", file=sys.stderr)
 
@@ -91,6 +97,21 @@ def _candidates(report: dict[str, Any]) -> list[str]:
     rows = [[name, *row.values()] for name, row in report["contenders"].items()]
     packages = ", ".join(f"{name} {version}" for name, version in report["packages"].items())
     return [*table(head, rows), f"{report['tokens']:,} tokens of documents, {report['pairs']} pairs; {packages}.", ""]
+
+
+def _encoders(report: dict[str, Any]) -> list[str]:
+    head = ["", "ms a query", "documents, tokens/s", "Spearman, MetaTool", "R@1 MetaTool", "R@1 HWU64"]
+    rows: list[list[object]] = []
+    for encoder, row in report["encoders"].items():
+        for name, ms in row["query_ms"].items():
+            label = f"{encoder}, {row['backend']}" if name == "ours" else f"{encoder}, sentence-transformers {name}"
+            found = row["agreement"]
+            rank = found["metatool"]["spearman"].get(name, "")
+            hits = [found[data]["r1"][name] for data in ("metatool", "hwu64")]
+            rows.append([label, ms, f"{row['documents_tokens_per_second'][name]:,}", rank, *hits])
+    tokens = ", ".join(f"{name} {row['query_tokens']}" for name, row in report["encoders"].items())
+    start = ", ".join(f"{name} {row['first_query_cpu_seconds']} s" for name, row in report["encoders"].items())
+    return [*table(head, rows), f"Tokens of the query: {tokens}. CPU time to the first query: {start}.", ""]
 
 
 if __name__ == "__main__":

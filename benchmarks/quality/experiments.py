@@ -17,11 +17,12 @@ from quality.biencoder import BiEncoder
 from quality.biencoder import Settings as BiEncoderSettings
 from quality.biencoder import train as train_biencoder
 from quality.jobs import Job, folder
-from quality.measuring import Bench, expected_calibration_error, minilm_folder, paired_test
+from quality.measuring import Bench, minilm_folder, paired_test
 from record import machine
 
 from rabtriever.data import RetrievalData, concatenate, load_data
 from rabtriever.evaluation import read_run
+from rabtriever.evaluation.measures import calibration_error
 from rabtriever.llm.prompt import PromptTemplate
 from rabtriever.persistence.folder import read_config, write_json
 from rabtriever.rerankers.generative import GenerativeReranker
@@ -229,8 +230,8 @@ def _calibration(bench: Bench, scores: np.ndarray, fitted: Calibration | None) -
         for label, depth in {"first": 1, "ten": 10}.items():
             if calibration is not None:
                 log_odds, labels = bench.top(scores, min(depth, scores.shape[1]))
-                error = expected_calibration_error(calibration.probability(log_odds), labels)
-                report[f"ece_{label}_{name}"] = error
+                error = calibration_error(calibration.probability(log_odds), labels)
+                report[f"ece_{label}_{name}"] = round(error, 4)
     return report
 
 

@@ -17,7 +17,6 @@ from rabtriever.training.teacher_cache import TeacherCache
 
 SHOWN = ("R@1", "R@3", "R@10", "MRR@10", "nDCG@10")
 FLIPS = 20_000  # sign flips of the paired randomisation test
-BINS = 15
 
 
 class Bench:
@@ -116,13 +115,6 @@ class Bench:
         """Returns log-odds and labels of each query's ``depth`` best."""
         best = np.argsort(-np.where(self.candidates, scores, -np.inf), axis=1)[:, :depth]
         return np.take_along_axis(scores, best, 1).ravel(), np.take_along_axis(self.relevant, best, 1).ravel()
-
-
-def expected_calibration_error(probability: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean distance of predicted and true share over bins of equal width, weighted by their pairs."""
-    bin_of = np.minimum((probability * BINS).astype(int), BINS - 1)
-    gaps = [abs((probability[bin_of == b] - labels[bin_of == b]).sum()) for b in range(BINS)]
-    return round(float(sum(gaps) / len(labels)), 4)
 
 
 def paired_test(values: np.ndarray, baseline: np.ndarray, seed: int = 0) -> float:

@@ -16,14 +16,19 @@ if TYPE_CHECKING:
         CorruptIndexError,
         InputError,
         NotFoundError,
+        RemoteError,
         StorageError,
     )
     from rabtriever.evaluation import evaluate
+    from rabtriever.evaluation.judge import judge
     from rabtriever.index import Hit, Index
     from rabtriever.index.search import SearchOptions
     from rabtriever.llm.prompt import PromptTemplate
-    from rabtriever.rerankers.generative import GenerativeReranker, load_reranker
+    from rabtriever.rerankers.cross_encoder import CrossEncoderReranker
+    from rabtriever.rerankers.generative import GenerativeReranker
+    from rabtriever.rerankers.loading import load_reranker
     from rabtriever.retriever import Rabtriever
+    from rabtriever.teachers import load_teacher
     from rabtriever.training.config import DistillConfig, RerankerTrainingConfig
     from rabtriever.training.distill import distill
     from rabtriever.training.train_reranker import train_reranker
@@ -33,6 +38,7 @@ __all__ = [
     "BusyError",
     "ConflictError",
     "CorruptIndexError",
+    "CrossEncoderReranker",
     "DistillConfig",
     "Document",
     "GenerativeReranker",
@@ -42,6 +48,7 @@ __all__ = [
     "NotFoundError",
     "PromptTemplate",
     "Rabtriever",
+    "RemoteError",
     "RerankerTrainingConfig",
     "RetrievalData",
     "SearchOptions",
@@ -49,21 +56,35 @@ __all__ = [
     "concatenate",
     "distill",
     "evaluate",
+    "judge",
     "load_data",
     "load_reranker",
+    "load_teacher",
     "train_reranker",
 ]
 
 _MODULES = {
     "data": ("Document", "RetrievalData", "concatenate", "load_data"),
-    "errors": ("BusyError", "ConflictError", "CorruptIndexError", "InputError", "NotFoundError", "StorageError"),
+    "errors": (
+        "BusyError",
+        "ConflictError",
+        "CorruptIndexError",
+        "InputError",
+        "NotFoundError",
+        "RemoteError",
+        "StorageError",
+    ),
     "evaluation": ("evaluate",),
+    "evaluation.judge": ("judge",),
     "index.hits": ("Hit",),
     "index.index": ("Index",),
     "index.search": ("SearchOptions",),
     "llm.prompt": ("PromptTemplate",),
-    "rerankers.generative": ("GenerativeReranker", "load_reranker"),
+    "rerankers.cross_encoder": ("CrossEncoderReranker",),
+    "rerankers.generative": ("GenerativeReranker",),
+    "rerankers.loading": ("load_reranker",),
     "retriever": ("Rabtriever",),
+    "teachers": ("load_teacher",),
     "training.config": ("DistillConfig", "RerankerTrainingConfig"),
     "training.distill": ("distill",),
     "training.train_reranker": ("train_reranker",),

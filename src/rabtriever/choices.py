@@ -3,3 +3,4 @@
 MODES = ("auto", "exact", "ann", "bm25")
 BACKENDS = ("auto", "torch", "int8")
 DTYPES = ("float32", "bfloat16", "float16")
+PRESETS = ("plain", "chat", "qwen3-reranker", "bge-reranker-v2-gemma")

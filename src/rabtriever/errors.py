@@ -53,6 +53,10 @@ class CorruptIndexError(InputError):
     """An index that cannot be read."""
 
 
+class RemoteError(InputError):
+    """What a server that was asked did: it cannot be reached, refuses, or answers with something else."""
+
+
 def first_line(error: BaseException) -> str:
     """Returns a library's error as one line of at most 200 characters and its type."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

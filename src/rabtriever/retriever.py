@@ -18,7 +18,7 @@ from rabtriever.caching import LRUCache
 from rabtriever.deprecation import renamed
 from rabtriever.encoders.base import Encoder, Kind
 from rabtriever.encoders.loading import load_encoder, restore_encoder
-from rabtriever.errors import InputError, TextError
+from rabtriever.errors import InputError, TextError, first_line
 from rabtriever.llm.backbone import MAX_KV_CACHE_BYTES
 from rabtriever.llm.loading import LoadOptions, hub_options
 from rabtriever.persistence.folder import read_config, save_model
@@ -46,8 +46,9 @@ class Rabtriever:
         predictor: The trained predictor over its embeddings; None: the encoder's similarity alone.
         calibration: Log-odds to probabilities; the identity if None.
         reranker: Scorer of the best documents, for searches that ask for it, or a function that loads it then.
-        fusion: Weights of similarity and correction; if None, the correction alone, or the similarity without a predictor.
-        trained_on: int64, :func:`rabtriever.scoring.fusion.text_keys` of the documents that the predictor was trained on.
+        fusion: Weights of similarity and correction; if None, the correction alone, or without a predictor the
+            similarity.
+        trained_on: int64, :func:`rabtriever.scoring.fusion.text_keys` of the documents that it was trained on.
         query_cache: Number of queries whose encodings are cached; 0 caches none.
         document_cache: Number of documents whose latents are cached.
 
@@ -76,7 +77,8 @@ class Rabtriever:
         self.encoder, self.predictor, self._reranker = encoder, predictor.eval() if predictor else None, reranker
         self.calibration = calibration or Calibration()
         self.fusion = fusion or (Fusion() if predictor else Fusion.zero_shot())
-        self.trained_on = np.empty(0, np.int64) if trained_on is None else np.sort(trained_on)
+        known = trained_on if predictor and trained_on is not None else np.empty(0, np.int64)
+        self.trained_on = np.sort(known)
         if self.fusion.beta and not encoder.has_similarity:
             raise InputError("encoder: an LLM's states have no similarity to rank by; distil a predictor for it first")
         self.name_or_path: str | None = None
@@ -124,7 +126,11 @@ class Rabtriever:
         if "encoder" not in config:
             hint = f"make one with `rabtriever distill DATA --teacher {folder}`"
             raise InputError(f"{folder}: a reranker, not a retriever; {hint}")
-        calibrations = {name: Calibration(**values) for name, values in config.get("calibration", {}).items()}
+        try:
+            calibrations = {name: Calibration(**values) for name, values in config["calibration"].items()}
+            fusion = Fusion(**config["fusion"])
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
         encoder, reranker = _load_models(folder, config, calibrations.get("reranker"), kv_cache_bytes, options)
         predictor, trained_on = load_predictor(folder, config)
         retriever = cls(
@@ -132,7 +138,7 @@ class Rabtriever:
             predictor,
             calibrations.get("retriever"),
             reranker,
-            fusion=Fusion(**config["fusion"]),
+            fusion=fusion,
             trained_on=trained_on,
             query_cache=query_cache,
             document_cache=document_cache,
@@ -301,9 +307,12 @@ class Rabtriever:
     ) -> None:
         reranker, encoder = self.reranker, self.encoder.to_config()
         model = reranker.to_config() if reranker else {}
+        llm = getattr(self.encoder, "llm", None)
+        if llm and reranker and llm.fingerprint == reranker.fingerprint:  # the paper's: one LLM for both
+            encoder = {name: value for name, value in encoder.items() if name not in model}
         config = {
             **model,
-            "encoder": {name: value for name, value in encoder.items() if model.get(name) != value},
+            "encoder": encoder,
             **({"predictor": self.predictor.to_config()} if self.predictor else {}),
             "fusion": asdict(self.fusion),
             "calibration": {
@@ -314,7 +323,8 @@ class Rabtriever:
         }
         weights = {TRAINED_ON: torch.from_numpy(self.trained_on)} if len(self.trained_on) else {}
         weights |= self.predictor.state_dict() if self.predictor else {}
-        save_model(folder, config, weights, adapter=reranker.adapter if reranker else None, log=log)
+        adapter = reranker.adapter if reranker else None
+        save_model(folder, config, weights, adapter, self.encoder.owned_folder, log)
 
     def _encode(
         self,

@@ -17,7 +17,7 @@ from quality import experiments
 from quality.ablations import DIVERGENCES, POLICIES, documents_kl, forward_kl, make_distiller, vocabulary_kl
 from quality.biencoder import Settings as BiEncoderSettings
 from quality.jobs import Job, jobs
-from quality.measuring import Bench, expected_calibration_error, paired_test
+from quality.measuring import Bench, paired_test
 from tiny import write_beir
 
 from rabtriever.training.config import DistillConfig, RerankerTrainingConfig
@@ -66,14 +66,6 @@ def test_candidates_are_what_all_systems_rank(tiny_data):
     some.restrict(-some.relevant.astype(float), 3)  # the right one is not among them
     assert some.candidates.sum(1).tolist() == [3] * 4
     assert some.quality(some.relevant.astype(float))["R@10"] == 0
-
-
-def test_calibration_error_of_calibrated_and_of_overconfident_probabilities():
-    rng = np.random.default_rng(0)
-    p = rng.random(100_000)
-    labels = rng.random(100_000) < p
-    assert expected_calibration_error(p, labels) < 0.01
-    assert expected_calibration_error(np.full(1000, 0.9), np.arange(1000) < 500) == pytest.approx(0.4, abs=1e-6)
 
 
 def test_the_paired_test_tells_a_difference_from_noise():

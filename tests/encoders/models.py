@@ -1,11 +1,14 @@
-"""Tiny random sentence-transformers models, saved as folders."""
+"""Tiny random sentence-transformers models, saved as folders; and an encoder that is no model at all."""
 
 from __future__ import annotations
 
 import copy
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
@@ -13,6 +16,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 CONFIGS: dict[str, dict[str, Any]] = {
     "bert": {"num_attention_heads": 4},
     "mpnet": {"num_attention_heads": 4},
+    "roberta": {"num_attention_heads": 4},
     "gemma3_text": {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -56,7 +60,8 @@ def save_sentence_model(
     model.save_pretrained(plain)
     with_ends = copy.deepcopy(tokenizer)
     with_ends.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+        single="<s> $A <s>",
+        special_tokens=[("<s>", 0)],  # MPNet takes token 1 for padding
     )
     with_ends.pad_token = "</s>"
     with_ends.save_pretrained(plain)
@@ -68,3 +73,23 @@ def save_sentence_model(
         width = size
     SentenceTransformer(modules=[*steps, *([Normalize()] if normalize else [])], **options).save(str(folder))
     return folder
+
+
+class HashEncoder:
+    """Embeddings of length one that a hash of the text draws: as much of an encoder as scores depend on."""
+
+    has_similarity, numerics = True, "none"
+
+    def __init__(self, hidden_size: int = 12) -> None:
+        self.hidden_size, self.fingerprint, self.encoded = hidden_size, f"hash/{hidden_size}", list[str]()
+
+    def encode_queries(self, texts: Sequence[str], *_: Any) -> np.ndarray:
+        self.encoded += texts
+        rows = [np.random.default_rng(zlib.crc32(text.encode())).normal(size=self.hidden_size) for text in texts]
+        states = np.array(rows, np.float32).reshape(len(texts), self.hidden_size)
+        return states / np.linalg.norm(states, axis=1, keepdims=True)
+
+    encode_documents = encode_queries
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "hash", "backend": "none"}

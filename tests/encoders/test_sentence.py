@@ -174,6 +174,9 @@ def test_what_cannot_be_loaded(folder, tmp_path, monkeypatch):
         SentenceEncoder.from_pretrained(str(tmp_path))
     with pytest.raises(InputError, match="nobody/nothing: no model could be loaded .*; give minilm, mpnet"):
         SentenceEncoder.from_pretrained("nobody/nothing", local_files_only=True)
+    monkeypatch.setattr(sentence_files, "_wheel_folder", lambda: None)
+    with pytest.raises(InputError, match="sentence-transformers/all-MiniLM-L6-v2: no model could be loaded"):
+        SentenceEncoder.from_pretrained("minilm", local_files_only=True)
     with pytest.raises(InputError, match="backend 'onnx': choose from auto, torch, int8"):
         SentenceEncoder.from_pretrained(str(folder), backend="onnx")
     with pytest.raises(InputError, match="query_prompt: .* leaves no room in the 32 tokens"):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rabtriever.errors import InputError
 from rabtriever.evaluation import MEASURES, measure, measure_queries
+from rabtriever.evaluation.measures import calibration_error
 
 TENTHS = {f"d{i:02}": 1 - i / 100 for i in range(12)}  # d00 first, d11 last
 
@@ -112,3 +114,11 @@ def _by_definition(grades: dict[str, int], scores: dict[str, float]) -> dict[str
     relevant = sum(grade > 0 for grade in grades.values())
     recall = {f"R@{k}": sum(rank <= k for rank in hits) / relevant for k in (1, 3, 10)}
     return recall | {"MRR@10": 1 / hits[0] if hits else 0, "nDCG@10": dcg(found) / dcg(ideal)}
+
+
+def test_calibration_error_of_calibrated_and_of_overconfident_probabilities():
+    rng = np.random.default_rng(0)
+    p = rng.random(100_000)
+    labels = rng.random(100_000) < p
+    assert calibration_error(p, labels) < 0.01
+    assert calibration_error(np.full(1000, 0.9), np.arange(1000) < 500) == pytest.approx(0.4, abs=1e-6)

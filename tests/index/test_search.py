@@ -107,13 +107,36 @@ def test_a_plan_holds_each_pair_of_several_queries_once():
         ("y", "text b"),
         ("y", "text c"),
     ]
-    found = plan.apply(np.array([-1, 2, 3], np.float32), Calibration(), Calibration())
+    found = plan.apply(np.array([-1, 2, 3], np.float32), Calibration(), Student(Calibration(), 1.0))
     assert [ids(of_query) for of_query in found] == [["b", "a", "a2"], ["c", "b", "a"]]
     assert plan.ids == ["a", "b", "c"]
 
 
+class Student:
+    """As much of a retriever as reranking needs."""
+
+    def __init__(self, calibration, rerank_share):
+        self.calibration, self.rerank_share = calibration, rerank_share
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_hit_that_was_reranked_has_the_weighted_sum_of_both_scores_on_the_retrievers_scale(share):
+    own, others = Calibration(2.0, -1.0), Calibration(0.5, 3.0)
+    log_odds = {"a": 4.0, "b": 3.0, "c": 1.0}
+    hits = [Hit(name, float(own.probability(value)), value, name, {}) for name, value in log_odds.items()]
+    plan = RerankPlan(["x"], [hits], 2)
+    found = {hit.id: hit for hit in plan.apply(np.array([-9.0, 7.0], np.float32), others, Student(own, share))[0]}
+    converted = own.convert(np.array([-9.0, 7.0]), others)
+    for name, score in zip("ab", converted, strict=True):
+        expected = share * float(score) + (1 - share) * log_odds[name]
+        assert found[name].log_odds == pytest.approx(expected, rel=1e-6) and found[name].reranked
+        assert found[name].probability == pytest.approx(float(own.probability(expected)), rel=1e-6)
+    assert found["c"] == hits[2]
+    assert list(found) == sorted(found, key=lambda name: -found[name].log_odds)
+
+
 def test_without_a_reranker_rerank_is_refused(index, retriever, monkeypatch):
-    monkeypatch.setattr(retriever, "reranker", None)
+    monkeypatch.setattr(retriever, "_reranker", None)
     with pytest.raises(InputError, match="the retriever has no reranker; give one"):
         index.search("rain", rerank=3)
     assert index.search("rain", rerank=3, reranker=Fixed(by_length))[0].reranked

@@ -87,6 +87,7 @@ def test_choices_are_resolved_behind_the_cue(tokenizer):
         ({"document_tokens": 0}, "at least 1"),
         ({"document_tokens": "20"}, "must be a whole number"),
         ({"yes": None}, "must be a string"),
+        ({"query_first": 1}, "must be true or false"),
     ],
 )
 def test_a_bad_template_is_refused(tokenizer, fields, message):

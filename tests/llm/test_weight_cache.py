@@ -10,7 +10,7 @@ import torch
 from rabtriever.llm.int8 import weight_cache
 from rabtriever.llm.int8.engine import Int8Engine
 from rabtriever.llm.int8.weight_cache import WeightCache
-from rabtriever.llm.int8.weights import LINEARS
+from rabtriever.llm.int8.weights import LINEARS, Int8Weights
 from rabtriever.llm.loading import load_llm
 
 TEXTS = [[0, 5, 9, 30, 41, 7], [0, 5, 9, 11], [3, 8]]
@@ -29,7 +29,7 @@ def loaded(request, llm_folders):
 
 
 def cache_of(loaded):
-    return WeightCache(loaded.weights_hash, loaded.model.config, loaded.model.dtype)
+    return WeightCache(loaded.weights_hash, loaded.model.config, loaded.model.dtype, Int8Weights)
 
 
 def states(engine):
@@ -65,7 +65,7 @@ def test_other_weights_types_and_settings_have_other_folders(llm_folders):
     folders = [cache_of(loaded).folder]
     for change in ({"rms_norm_eps": 0.1}, {"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}}):
         config = type(loaded.model.config)(**{**loaded.model.config.to_dict(), **change})
-        folders.append(WeightCache(loaded.weights_hash, config, loaded.model.dtype).folder)
+        folders.append(WeightCache(loaded.weights_hash, config, loaded.model.dtype, Int8Weights).folder)
     folders.append(cache_of(load_llm(str(llm_folders["llama"]), device="cpu", dtype="bfloat16")).folder)
     folders.append(cache_of(load_llm(str(llm_folders["qwen3"]), device="cpu", dtype="float32")).folder)
     folders.append(cache_of(dataclasses.replace(loaded, weights_hash=loaded.weights_hash + "adapter")).folder)

@@ -99,9 +99,14 @@ def test_a_configuration_that_cannot_be_read_is_named(tmp_path):
     for text, message in (
         ("{", "not a model configuration"),
         ("[]", "not a model configuration"),
-        ('{"format": 2, "prompt": {}}', "not a model configuration"),
-        ('{"format": 2, "prompt": {}, "llm": 3}', "not a model configuration"),
-        ('{"format": 99}', "format 99, this release reads 2"),
+        ('{"format": 3, "prompt": {}}', "not a model configuration"),
+        ('{"format": 3, "llm": "x"}', "not a model configuration"),
+        ('{"format": 3, "prompt": {}, "llm": 3}', "not a model configuration"),
+        ('{"format": 3, "encoder": {"kind": "sentence", "name": "x"}}', "not a model configuration"),
+        ('{"format": 3, "encoder": {"name": "x"}, "fusion": {}, "calibration": {}}', "not a model configuration"),
+        ('{"format": 3, "encoder": [], "fusion": {}, "calibration": {}}', "not a model configuration"),
+        ('{"format": 2, "prompt": {}, "llm": "x"}', "format 2, this release reads 3"),
+        ('{"format": 99}', "format 99, this release reads 3"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=message):

@@ -51,7 +51,7 @@ def test_a_card_holds_what_is_recorded():
         "name",
     )
     front = card.split("---")[1]
-    for line in ('license: "mit"', 'datasets: ["one", "two"]', 'base_model: "HuggingFaceTB/SmolLM2-135M-Instruct"'):
+    for line in ('license: "mit"', 'datasets: ["one", "two"]', 'base_model: ["HuggingFaceTB/SmolLM2-135M-Instruct"]'):
         assert line in front.splitlines()
     assert "| retriever | 0.500 | 1.000 |\n| bm25 | 0.250 |  |" in card
     assert "first 7 tokens" in card and "last\n5" not in card and "last 5" in card
@@ -60,7 +60,17 @@ def test_a_card_holds_what_is_recorded():
 
 def test_a_card_says_that_a_local_llm_is_needed():
     card = model_card(CONFIG | {"llm": "../llm"}, "name")
-    assert "the folder `../llm`" in card and "base_model" not in card
+    assert "LLM: the folder `../llm`" in card and "base_model" not in card
+
+
+def test_a_card_names_encoder_and_reranker():
+    encoder = {"kind": "sentence", "name": "sentence-transformers/all-MiniLM-L6-v2"}
+    card = model_card(CONFIG | {"encoder": encoder, "fusion": {}}, "name")
+    front = card.split("---")[1]
+    assert 'base_model: ["sentence-transformers/all-MiniLM-L6-v2", "HuggingFaceTB/SmolLM2-135M-Instruct"]' in front
+    assert "- Encoder: sentence-transformers/all-MiniLM-L6-v2" in card and "- LLM: " in card
+    alone = model_card({"encoder": {**encoder, "name": "../encoder"}, "fusion": {}}, "name")
+    assert "Encoder: the folder `../encoder`" in alone and "base_model" not in alone and "## Prompt" not in alone
 
 
 def test_front_matter_is_yaml():

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from rabtriever.rerankers.remote import RemoteReranker
+
 TEXTS = ["turn the lamp light", "find the weather", "a recipe for bread", "play music", "find the weather"]
 
 
@@ -79,3 +81,17 @@ def test_teis_errors_have_its_shape(standing):
         answer = standing.post("/rerank", **body)
         assert answer.status_code == 422 and answer.json()["error_type"] == "Validation"
         assert answer.json()["error"].split(":")[0] in ("texts", "truncation_direction")
+
+
+@pytest.mark.parametrize("source", ["cohere+{}/v2/rerank#reranker", "jina+{}/v1/rerank#reranker", "tei+{}/rerank"])
+def test_a_server_is_a_remote_teacher(standing, source, monkeypatch, tmp_path):
+    monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path))
+    retriever = standing.index.retriever
+    pairs = np.array([[1, 3], [0, 0], [0, 4], [1, 1]])
+    queries = ["show the city", "play music"]
+    remote = RemoteReranker.from_source(source.format(standing.url)).score(queries, TEXTS, pairs)
+    if source.startswith("tei"):  # the retriever answers where no model is named
+        expected = retriever.similarity(retriever.encode_query(queries), retriever.encode_document(TEXTS))[*pairs.T]
+    else:
+        expected = retriever.reranker.score(queries, TEXTS, pairs).log_odds
+    np.testing.assert_allclose(remote.log_odds, expected, atol=1e-3)

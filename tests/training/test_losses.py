@@ -13,6 +13,7 @@ from rabtriever.training.losses import (
     dpo,
     embedding_error,
     label_loss,
+    list_loss,
     listwise,
     log_odds_error,
     pointwise,
@@ -90,7 +91,12 @@ def test_a_batch_without_a_label_has_loss_and_gradient_zero():
     loss.backward()
     assert loss.item() == 0 and torch.equal(log_odds.grad, torch.zeros(3, 4))
     predictor = Predictor(8, 4)
-    assert label_loss(predictor, encoded(torch.randn(3, 8), [[]] * 3), torch.randn(5, 8), torch.Generator()).item() == 0
+    assert (
+        label_loss(
+            predictor.log_odds, encoded(torch.randn(3, 8), [[]] * 3), torch.randn(5, 8), torch.Generator()
+        ).item()
+        == 0
+    )
     assert listwise(torch.empty(0, 4), torch.empty(0, 4, dtype=torch.bool)).item() == 0
 
 
@@ -99,15 +105,17 @@ def test_label_loss_is_listwise_over_all_documents_for_labelled_queries_alone():
     predictor, z_q, z_d = Predictor(8, 4).eval(), torch.randn(3, 8), torch.randn(5, 8)
     positive = torch.tensor([[True, False, False, False, True], [False] * 5, [False, True, False, False, False]])
     expected = listwise(predictor.log_odds(z_q, z_d), positive)
-    torch.testing.assert_close(label_loss(predictor, encoded(z_q, [[0, 4], [], [1]]), z_d, torch.Generator()), expected)
+    torch.testing.assert_close(
+        label_loss(predictor.log_odds, encoded(z_q, [[0, 4], [], [1]]), z_d, torch.Generator()), expected
+    )
 
 
 def test_a_querys_own_document_is_no_negative():
     torch.manual_seed(0)
     predictor, z_q, z_d = Predictor(8, 4).eval(), torch.randn(2, 8), torch.randn(5, 8)
-    own = label_loss(predictor, encoded(z_q, [[0], [1]], [4, -1]), z_d, torch.Generator())
-    first = label_loss(predictor, encoded(z_q[:1], [[0]]), z_d[:4], torch.Generator())
-    second = label_loss(predictor, encoded(z_q[1:], [[1]]), z_d, torch.Generator())
+    own = label_loss(predictor.log_odds, encoded(z_q, [[0], [1]], [4, -1]), z_d, torch.Generator())
+    first = label_loss(predictor.log_odds, encoded(z_q[:1], [[0]]), z_d[:4], torch.Generator())
+    second = label_loss(predictor.log_odds, encoded(z_q[1:], [[1]]), z_d, torch.Generator())
     torch.testing.assert_close(own, (first + second) / 2)
 
 
@@ -119,4 +127,32 @@ def test_a_sample_of_a_large_corpus_holds_the_relevant_documents(monkeypatch):
     candidates = sorted({*sampled.tolist(), 40, 7, 49})
     positive = torch.tensor([[d in relevant for d in candidates] for relevant in queries.positives])
     expected = listwise(predictor.log_odds(queries.states, z_d[candidates]), positive)
-    torch.testing.assert_close(label_loss(predictor, queries, z_d, torch.Generator().manual_seed(1)), expected)
+    torch.testing.assert_close(label_loss(predictor.log_odds, queries, z_d, torch.Generator().manual_seed(1)), expected)
+
+
+def test_list_loss_is_the_cross_entropy_with_the_teachers_softmax_by_hand():
+    student, teacher = (
+        torch.tensor([[1.0, 0.0, 2.0], [0.0, 0.0, 0.0]]),
+        torch.tensor([[3.0, 1.0, -1.0], [9.0, 0.0, 0.0]]),
+    )
+    left_out = torch.tensor([[False, False, False], [True, False, False]])
+
+    def softmax(values):
+        shares = [math.exp(value) for value in values]
+        return [share / sum(shares) for share in shares]
+
+    of_first = -sum(p * math.log(q) for p, q in zip(softmax([3, 1, -1]), softmax([1, 0, 2]), strict=True))
+    of_second = math.log(2)  # its best document is the query itself: the rest is even
+    expected = (of_first + of_second) / 2
+    assert list_loss(student, teacher, left_out).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_list_loss_is_least_where_the_softmaxes_agree_and_never_pulls_at_the_querys_own_document():
+    torch.manual_seed(0)
+    teacher, left_out = torch.randn(4, 6) * 3, torch.eye(4, 6, dtype=torch.bool)
+    student = (teacher + 5).requires_grad_()  # an offset of all documents is no difference
+    list_loss(student, teacher, left_out).backward()
+    assert student.grad.abs().max() < 1e-6
+    student = torch.randn(4, 6, requires_grad=True)
+    list_loss(student, teacher, left_out).backward()
+    assert not student.grad[left_out].any() and student.grad[~left_out].all()

@@ -8,6 +8,7 @@ from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.errors import InputError
 from rabtriever.llm.loading import load_llm
 from rabtriever.llm.prompted import PromptedLLM
+from rabtriever.rerankers.base import Scores
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.training import teacher_cache as module
 from rabtriever.training.teacher_cache import TeacherCache
@@ -17,18 +18,19 @@ PAIRS = torch.tensor([[0, 0], [2, 1], [1, 0], [0, 0]])
 
 
 def live(teacher, pairs=PAIRS):
-    return torch.from_numpy(teacher.score(QUERIES, DOCUMENTS, pairs.numpy(), with_states=True).states)
+    return Scores(*map(torch.from_numpy, teacher.score(QUERIES, DOCUMENTS, pairs.numpy(), with_states=True)))
 
 
 def test_cached_is_live_and_no_pair_is_scored_twice(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "VECTORS_PER_SHARD", 2)
-    first, n_new = TeacherCache(teacher, tmp_path).context_embeddings(QUERIES, DOCUMENTS, PAIRS)
+    log_odds, first, n_new = TeacherCache(teacher, tmp_path).scores(QUERIES, DOCUMENTS, PAIRS)
     assert n_new == len(teacher.scored) == 3  # one pair occurs twice
-    torch.testing.assert_close(first, live(teacher), atol=1e-5, rtol=1e-5)
-    assert TeacherCache(teacher, tmp_path).context_embeddings(QUERIES, DOCUMENTS, torch.tensor([[0, 1]]))[1] == 1
-    again, n_new = TeacherCache(teacher, tmp_path).context_embeddings(QUERIES, DOCUMENTS, PAIRS[[1, 0]])
+    torch.testing.assert_close(first, live(teacher).states, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(log_odds, live(teacher).log_odds, atol=1e-5, rtol=1e-5)
+    assert TeacherCache(teacher, tmp_path).scores(QUERIES, DOCUMENTS, torch.tensor([[0, 1]]))[2] == 1
+    *again, n_new = TeacherCache(teacher, tmp_path).scores(QUERIES, DOCUMENTS, PAIRS[[1, 0]])
     assert n_new == 0
-    torch.testing.assert_close(again, first[[1, 0]], atol=0, rtol=0)
+    torch.testing.assert_close(again, [log_odds[[1, 0]], first[[1, 0]]], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("other", [{"backend": "int8"}, {"dtype": torch.bfloat16}], ids=["int8", "bfloat16"])
@@ -36,14 +38,14 @@ def test_after_a_run_of_other_numbers_a_float32_run_reads_none_of_them(llm_folde
     options = {"dtype": torch.float32, "backend": "torch", "device": "cpu", **other}
     coarse = GenerativeReranker(PromptedLLM(load_llm(str(llm_folder), **options), reranker.llm.template))
     assert coarse.fingerprint == reranker.fingerprint
-    coarse_states, _ = TeacherCache(coarse, tmp_path).context_embeddings(QUERIES, DOCUMENTS, PAIRS)
-    coarse_queries = TeacherCache(coarse, tmp_path).states(LLMEncoder(coarse.llm), "query", QUERIES)
-    exact, n_new = TeacherCache(reranker, tmp_path).context_embeddings(QUERIES, DOCUMENTS, PAIRS)
+    _, coarse_states, _ = TeacherCache(coarse, tmp_path).scores(QUERIES, DOCUMENTS, PAIRS)
+    coarse_queries = TeacherCache(LLMEncoder(coarse.llm), tmp_path).states("query", QUERIES)
+    _, exact, n_new = TeacherCache(reranker, tmp_path).scores(QUERIES, DOCUMENTS, PAIRS)
     assert n_new == 3
-    torch.testing.assert_close(exact, live(reranker), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(exact, live(reranker).states, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(exact, coarse_states, atol=1e-4)
     encoder = LLMEncoder(reranker.llm)
-    states = TeacherCache(reranker, tmp_path).states(encoder, "query", QUERIES)
+    states = TeacherCache(encoder, tmp_path).states("query", QUERIES)
     np.testing.assert_allclose(states, encoder.encode_queries(QUERIES), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(states, coarse_queries, atol=1e-4)
 
@@ -61,11 +63,11 @@ def test_states_are_cached_by_kind_and_pooling(reranker, tmp_path, monkeypatch):
     for kind, pooling in (("query", "mean"), ("query", "last"), ("document", "mean")):
         encoder = LLMEncoder(reranker.llm, pooling)
         expected = encoder.encode_queries(QUERIES) if kind == "query" else encoder.encode_documents(QUERIES)
-        states = TeacherCache(reranker, tmp_path).states(encoder, kind, QUERIES)
+        states = TeacherCache(encoder, tmp_path).states(kind, QUERIES)
         np.testing.assert_allclose(states, expected, atol=1e-5, rtol=1e-5)
         with monkeypatch.context() as patch:
             patch.setattr(LLMEncoder, "_encode", lambda *args: pytest.fail("encoded again"))
-            assert torch.equal(TeacherCache(reranker, tmp_path).states(encoder, kind, QUERIES), states)
+            assert torch.equal(TeacherCache(encoder, tmp_path).states(kind, QUERIES), states)
 
 
 def test_only_the_texts_of_a_chunk_are_tokenised(teacher, tmp_path, monkeypatch):
@@ -75,19 +77,19 @@ def test_only_the_texts_of_a_chunk_are_tokenised(teacher, tmp_path, monkeypatch)
     original = prompt.document_ids
     monkeypatch.setattr(prompt, "document_ids", lambda self, texts: tokenised.append(texts) or original(self, texts))
     documents = [*DOCUMENTS, *(f"document {i}" for i in range(100))]
-    TeacherCache(teacher, tmp_path).context_embeddings(QUERIES, documents, PAIRS)
+    TeacherCache(teacher, tmp_path).scores(QUERIES, documents, PAIRS)
     assert [len(texts) for texts in tokenised] == [1, 1, 1]
 
 
 def test_opening_a_cache_reads_names_and_a_call_the_shards_that_it_needs(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "VECTORS_PER_SHARD", 1)
-    TeacherCache(teacher, tmp_path).context_embeddings(QUERIES, DOCUMENTS, PAIRS)
+    TeacherCache(teacher, tmp_path).scores(QUERIES, DOCUMENTS, PAIRS)
     read = []
     original = module._read
     monkeypatch.setattr(module, "_read", lambda shard, name: read.append(name) or original(shard, name))
     cache = TeacherCache(teacher, tmp_path)
     assert read == ["keys"] * 3
-    cache.context_embeddings(QUERIES, DOCUMENTS, PAIRS[[0, 3]])
+    cache.scores(QUERIES, DOCUMENTS, PAIRS[[0, 3]])
     assert read == ["keys"] * 3 + ["vectors"]
 
 
@@ -102,9 +104,9 @@ def test_an_interrupted_run_keeps_what_was_scored(teacher, tmp_path, monkeypatch
 
     monkeypatch.setattr(type(teacher), "score", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        TeacherCache(teacher, tmp_path).context_embeddings(QUERIES, DOCUMENTS, PAIRS)
+        TeacherCache(teacher, tmp_path).scores(QUERIES, DOCUMENTS, PAIRS)
     monkeypatch.setattr(type(teacher), "score", score)
-    assert TeacherCache(teacher, tmp_path).context_embeddings(QUERIES, DOCUMENTS, PAIRS)[1] == 1
+    assert TeacherCache(teacher, tmp_path).scores(QUERIES, DOCUMENTS, PAIRS)[2] == 1
     assert not list(tmp_path.rglob("*.partial"))
 
 

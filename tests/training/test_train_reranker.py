@@ -286,6 +286,8 @@ def test_bad_input_is_named_before_anything_is_loaded(tiny_data, llm_folder, tmp
         train(alone, tmp_path / "new", llm_folder)
     with pytest.raises(InputError, match="lower document_tokens"):
         train_reranker(tiny_data, tmp_path / "new", llm_folder, prompt=PromptTemplate(document_tokens=10**6))
+    with pytest.raises(InputError, match="training reads documents first"):
+        train_reranker(tiny_data, tmp_path / "new", llm_folder, prompt=PromptTemplate(query_first=True))
     tiny_data.qrels.pop("train")
     with pytest.raises(InputError, match="no split 'train'"):
         train(tiny_data, tmp_path / "new", llm_folder)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_type_hints
 
-from rabtriever.choices import BACKENDS, DTYPES
+from rabtriever.choices import BACKENDS, DTYPES, PRESETS
 from rabtriever.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rabtriever.index import Index
 
 Config = TypeVar("Config")
+
+PROMPT_OPTIONS = ("preset", "task", "document_name", "query_name")
 
 # Old flags work until the next release, with a line on stderr.
 RENAMED_FLAGS = {
@@ -32,7 +34,6 @@ RENAMED_FLAGS = {
         "--mse-weight": "--embedding-weight",
         "--pairs": "--pairs-per-query",
         "--per-task": "--max-queries-per-dataset",
-        "--queries": "--max-labelled-queries",
         "--width": "--hidden-units",
     },
     "evaluate": {"--depth": "--rerank-all-up-to"},
@@ -60,15 +61,18 @@ def rename_flags(argv: Sequence[str]) -> list[str]:
     return result
 
 
-def add_config_arguments(parser: argparse.ArgumentParser, config: type[Any]) -> None:
-    """Adds one flag per field of a dataclass.
+def add_config_arguments(parser: argparse._ActionsContainer, config: type[Any], left_out: Sequence[str] = ()) -> None:
+    """Adds one flag per field of a dataclass, but for those that are ``left_out``.
 
-    Its fields are ``int``, ``float`` or ``str``, optional or not; their metadata hold ``help`` and, if only some values
-    are allowed, ``choices``.
+    Its fields are ``int``, ``float`` or ``str``, optional or not, or a ``bool`` that is False by default; their
+    metadata hold ``help`` and, if only some values are allowed, ``choices``.
     """
     hints = get_type_hints(config)
-    for field in fields(config):
+    for field in (field for field in fields(config) if field.name not in left_out):
         hint = hints[field.name]
+        if hint is bool:
+            parser.add_argument("--" + field.name.replace("_", "-"), action="store_true", help=field.metadata["help"])
+            continue
         kind = next(kind for kind in get_args(hint) or (hint,) if kind is not type(None))
         choices = field.metadata.get("choices")
         shown = "none" if field.default is None else field.default
@@ -84,7 +88,8 @@ def add_config_arguments(parser: argparse.ArgumentParser, config: type[Any]) -> 
 
 def config_from_args(args: argparse.Namespace, config: type[Config]) -> Config:
     """Returns the dataclass that the flags describe; raises InputError for a value out of its range."""
-    return config(**{field.name: getattr(args, field.name) for field in fields(config)})  # type: ignore[arg-type]
+    given = {field.name: getattr(args, field.name) for field in fields(config) if hasattr(args, field.name)}  # type: ignore[arg-type]
+    return config(**given)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, model: str | None = None, *, backend: bool = True) -> None:
@@ -98,18 +103,24 @@ def add_model_arguments(parser: argparse.ArgumentParser, model: str | None = Non
         parser.add_argument("--backend", choices=BACKENDS, help="what runs the LLM (default: auto)")
 
 
-def add_teacher_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the models that teach, and the prompt of LLMs among them."""
+def add_teacher_arguments(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """Adds the models that teach, the prompt of LLMs among them that are used as they are, and options of servers."""
+    from rabtriever.rerankers.remote.options import RemoteOptions
+
     parser.add_argument(
         "--teacher",
         action="append",
         default=[],
+        required=required,
         metavar="NAME",
-        help="an encoder (minilm, mpnet, a sentence-transformers model), a CrossEncoder, a reranker of ours (tools, a "
-        "folder of `rabtriever train`), any LLM, or PROTOCOL+URL#MODEL; again for a weighted sum; none: labels alone teach",
+        help="an encoder (minilm, mpnet, a sentence-transformers model), a cross-encoder, a reranker of ours (tools, a "
+        "folder of `rabtriever train`), any LLM, or a server, PROTOCOL+URL#MODEL; again for a weighted sum",
     )
-    parser.add_argument("--preset", help="prompt of an LLM that is no reranker of ours: chat, plain, ...")
-    parser.add_argument("--task", help="a sentence for that prompt, such as 'You match requests to tools.'")
+    parser.add_argument("--preset", choices=PRESETS, help="prompt of an LLM that is used as it is (default: plain)")
+    parser.add_argument("--task", help="one sentence for that prompt: what is matched with what")
+    parser.add_argument("--document-name", metavar="NAME", help="what the chat prompt calls a document, such as Tool")
+    parser.add_argument("--query-name", metavar="NAME", help="what the chat prompt calls a query, such as Request")
+    add_config_arguments(parser.add_argument_group("teachers behind HTTP"), RemoteOptions, PROMPT_OPTIONS)
 
 
 def add_generator_argument(parser: argparse.ArgumentParser) -> None:
@@ -137,6 +148,18 @@ def load_options(args: argparse.Namespace) -> dict[str, Any]:
     """Returns what ``from_pretrained`` takes of these arguments; those that were not given are left out."""
     given = {name: getattr(args, name) for name in ("device", "dtype", "backend")}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def teacher_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns what `load_teacher` takes of :func:`add_teacher_arguments`; what was not given is left out."""
+    from rabtriever.rerankers.remote.options import RemoteOptions
+
+    given = {name: getattr(args, name) for name in PROMPT_OPTIONS}
+    options = {name: value for name, value in given.items() if value is not None}
+    if any("+" in name for name in args.teacher):
+        values = {field.name: getattr(args, field.name) for field in fields(RemoteOptions)}
+        options["remote"] = RemoteOptions(**{name: value for name, value in values.items() if value is not None})
+    return options
 
 
 def add_index_arguments(parser: argparse.ArgumentParser) -> None:

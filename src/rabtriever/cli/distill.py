@@ -33,8 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoder",
         default="minilm",
         metavar="NAME",
-        help="what the retriever stands on: minilm, mpnet, a sentence-transformers model or an LLM (hub id or folder), or "
-        "`teacher`: the teacher's own LLM, as in the paper (default: minilm)",
+        help="what the retriever stands on: minilm, mpnet, a sentence-transformers model or an LLM (hub id or folder), "
+        "or `teacher`: the teacher's own LLM, as in the paper (default: minilm)",
+    )
+    parser.add_argument(
+        "--tune-encoder",
+        nargs="?",
+        const="full",
+        choices=("full", "lora"),
+        help="tune the encoder's own weights first, all of them or by an adapter (default: full, if given)",
     )
     parser.add_argument("--out", required=True, help="folder to make; an interrupted run goes on with the same command")
     arguments.add_model_arguments(parser)
@@ -54,8 +61,8 @@ def run(args: argparse.Namespace) -> None:
         args.out,
         config,
         encoder=args.encoder,
-        preset=args.preset,
-        task=args.task,
+        **arguments.teacher_options(args),
+        tune_encoder=args.tune_encoder,
         **arguments.load_options(args),
     )
     hint = f"next: rabtriever index {args.data[0]} --model {args.out} --out INDEX"

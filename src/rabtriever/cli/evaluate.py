@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
 
         retriever = Rabtriever.from_pretrained(args.model, query_cache=0, **load_options(args))
     elif "reranker" in names:
-        from rabtriever.rerankers.generative import load_reranker
+        from rabtriever.rerankers.loading import load_reranker
 
         reranker = load_reranker(args.model, **load_options(args))
     systems = make_systems(names, data, retriever, reranker, args.rerank_all_up_to)

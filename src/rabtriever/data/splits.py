@@ -74,13 +74,13 @@ def dev_queries(data: RetrievalData, limit: int = MAX_DEV_QUERIES) -> dict[str, 
 
 
 def held_out_queries(data: RetrievalData, queries: Mapping[str, object], limit: int = MAX_HELD_OUT_QUERIES) -> set[str]:
-    """Returns about a tenth of unlabelled ``queries``, ``limit`` at most, to measure on: by their texts, like ``dev``.
+    """Returns about a tenth of unlabelled ``queries``, ``limit`` at most, to measure on: by their texts, as ``dev``.
 
     None of them was written by an LLM.
     """
     written = [query for query in queries if query not in data.generated]
-    texts = _dev_texts({_normalize(data.queries[query]) for query in written})
-    return set([query for query in written if _normalize(data.queries[query]) in texts][:limit])
+    texts = _dev_texts({_normalize(data.queries[query]) for query in written}, limit)
+    return {query for query in written if _normalize(data.queries[query]) in texts}
 
 
 def _held_out_texts(data: RetrievalData) -> set[str]:
@@ -93,11 +93,11 @@ def _without(qrels: Qrels, texts: set[str], data: RetrievalData) -> Qrels:
     return {query: grades for query, grades in qrels.items() if _normalize(data.queries[query]) not in texts}
 
 
-def _dev_texts(texts: set[str]) -> set[str]:
-    """Returns the texts whose hash lies in the lowest tenth; at least one, but never all."""
+def _dev_texts(texts: set[str], limit: int | None = None) -> set[str]:
+    """Returns the texts whose hash lies in the lowest tenth, ``limit`` at most; at least one, but never all."""
     shares = {text: int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64 for text in texts}
     count = sum(share < DEV_SHARE for share in shares.values())
-    return set(sorted(texts, key=lambda text: shares[text])[: min(max(1, count), len(texts) - 1)])
+    return set(sorted(texts, key=lambda text: shares[text])[: min(max(1, count), limit or len(texts), len(texts) - 1)])
 
 
 def _normalize(text: str) -> str:

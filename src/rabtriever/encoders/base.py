@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ class Encoder(Protocol):
         fingerprint: Identifies everything that changes an embedding.
         numerics: Identifies what computes, such as backend, data type and device: rounding depends on it.
         has_similarity: Whether the inner product of two embeddings was trained as their similarity.
+        owned_folder: Folder of a model that belongs to the retriever and is saved with it; None of one loaded by name.
 
     A text that has no finite embedding raises :class:`rabtriever.errors.TextError` with its position.
     """
@@ -26,6 +28,10 @@ class Encoder(Protocol):
     fingerprint: str
     numerics: str
     has_similarity: bool
+
+    @property
+    def owned_folder(self) -> Path | None:
+        """See the class."""
 
     def encode_queries(
         self, texts: Sequence[str], batch_size: int | None = None, show_progress_bar: bool = False

@@ -26,6 +26,7 @@ class LLMEncoder:
     """
 
     has_similarity = False  # hidden states of an LLM that was trained to predict the next token
+    owned_folder = None
 
     def __init__(self, llm: PromptedLLM, pooling: Pooling = "mean") -> None:
         self.llm, self.pooling, self.hidden_size = llm, pooling, llm.hidden_size

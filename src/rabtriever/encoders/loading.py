@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rabtriever.encoders.base import Encoder
 from rabtriever.encoders.sentence import SentenceEncoder
+from rabtriever.errors import InputError
 from rabtriever.persistence.hub import is_sentence_model
 
 if TYPE_CHECKING:
@@ -40,10 +41,12 @@ def load_encoder(name: str | Path, *, revision: str | None = None, **options: An
 
 def restore_encoder(config: Mapping[str, Any], options: LoadOptions) -> Encoder:
     """Loads the encoder that ``Encoder.to_config`` describes."""
-    values = {name: value for name, value in config.items() if name not in ("kind", "bundled")}
+    values = {name: value for name, value in config.items() if name != "kind"}
     if config["kind"] == "sentence":
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         return SentenceEncoder.from_pretrained(**values, **given)
+    if config["kind"] != "llm":
+        raise InputError(f"encoder {config['kind']!r}: of no kind that this release loads; update rabtriever")
     from rabtriever.encoders.llm import LLMEncoder
     from rabtriever.llm.loading import load_llm
     from rabtriever.llm.prompt import PromptTemplate

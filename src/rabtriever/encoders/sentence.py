@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ from tqdm.auto import tqdm
 
 from rabtriever.encoders.base import Kind
 from rabtriever.encoders.sentence_engines import SentenceEngine, choose_engine, create_engine
-from rabtriever.encoders.sentence_files import SentenceModel, find_sentence_model
+from rabtriever.encoders.sentence_files import find_sentence_model
+from rabtriever.encoders.sentence_model import SentenceModel
 from rabtriever.encoders.sentence_tokenizer import SentenceTokenizer, load_tokenizer
 from rabtriever.errors import TextError
 from rabtriever.llm.backbone import token_batches
@@ -70,6 +72,7 @@ class SentenceEncoder:
         truncate_dim: int | None = None,
         query_prompt: str | None = None,
         document_prompt: str | None = None,
+        owned: bool = False,
         backend: str = "auto",
         device: str | None = None,
         dtype: torch.dtype | str | None = None,
@@ -85,6 +88,7 @@ class SentenceEncoder:
             truncate_dim: First dimensions to keep, of a Matryoshka model.
             query_prompt: Text before each query; the model's own if None.
             document_prompt: Text before each document; the model's own if None.
+            owned: Whether the folder ``name`` belongs to a retriever and is saved with it.
             backend: ``auto``, ``torch`` or ``int8``.
             device: ``cpu``, ``cuda``, ...; by default CUDA where there is one.
             dtype: Of torch's weights, such as ``bfloat16``; float32 by default on a CPU.
@@ -104,15 +108,28 @@ class SentenceEncoder:
             "truncate_dim": truncate_dim,
             "query_prompt": query_prompt,
             "document_prompt": document_prompt,
+            "owned": owned or None,
         }
         return cls(model, chosen, reason, device, dtype, to_load)
+
+    @property
+    def owned_folder(self) -> Path | None:
+        """Folder of a model that belongs to the retriever and is saved with it; None of one that is loaded by name."""
+        return self.model.folder if self._to_load["owned"] else None
+
+    def moved(self, folder: Path) -> SentenceEncoder:
+        """Returns the encoder of another folder, which belongs to a retriever, computed as this one is."""
+        return SentenceEncoder.from_pretrained(
+            str(folder), owned=True, backend=self.backend, device=self.device, dtype=self._dtype
+        )
 
     @property
     def engine(self) -> SentenceEngine:
         """What encodes, created at the first access."""
         with self._lock:
             if self._engine is None:
-                self._engine = create_engine(self.model, self.backend, self.device, self._dtype)
+                prefixes = [tokenizer.prefix for tokenizer in self.tokenizers.values()]
+                self._engine = create_engine(self.model, self.backend, self.device, self._dtype, prefixes)
         return self._engine
 
     def encode_queries(

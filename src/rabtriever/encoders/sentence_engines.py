@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from rabtriever.choices import BACKENDS
-from rabtriever.encoders.sentence_files import SentenceModel
-from rabtriever.errors import InputError, first_line
+from rabtriever.encoders.sentence_model import SentenceModel, pooling_modes
+from rabtriever.errors import InputError
+from rabtriever.llm.config_cache import load_config
+from rabtriever.llm.engines import SUPPORTED_MODEL_TYPES, why_not_here, why_not_int8
 
 if TYPE_CHECKING:
     import torch
 
-TOKEN_BUDGET = 2048  # tokens of a padded batch; on a CPU more is not faster
+BERTS = ("bert", "roberta", "xlm-roberta", "mpnet")
+IDENTITY = "torch.nn.modules.linear.Identity"
 
 
 class SentenceEngine(Protocol):
@@ -36,60 +39,94 @@ def choose_engine(model: SentenceModel, device: str, backend: str, *, dtype_give
 
     ``auto`` is int8 for models that it can run, on a CPU with AVX-512 VNNI, else torch; also torch where the caller
     asked for a data type, which int8 does not have.
+
+    Raises:
+        InputError: ``int8`` was asked for, and it cannot run the model.
     """
     if backend not in BACKENDS:
         raise InputError(f"backend {backend!r}: choose from {', '.join(BACKENDS)}", param="backend")
+    if backend == "torch":
+        return "torch", "asked for"
+    if backend == "auto" and dtype_given:
+        return "torch", "a data type was asked for"
+    obstacle = why_not_here(device) or why_not_read(model)
     if backend == "int8":
-        raise InputError(f"backend 'int8': not for {model.config.get('model_type')}; use 'torch'", param="backend")
-    return "torch", "asked for" if backend == "torch" else "reads every model"
+        if obstacle:
+            raise InputError(f"backend 'int8': {obstacle}; use 'torch'", param="backend")
+        return "int8", "asked for"
+    if obstacle:
+        return "torch", f"int8 is {obstacle}"
+    from rabtriever.kernels.llvm import VNNI  # imports numba, which a machine that only runs CUDA need not have
+
+    return ("int8", "this CPU has AVX-512 VNNI") if VNNI else ("torch", "this CPU has no AVX-512 VNNI")
 
 
-def create_engine(model: SentenceModel, backend: str, device: str, dtype: torch.dtype | str | None) -> SentenceEngine:
-    """Creates an engine by the name that :func:`choose_engine` returned."""
-    return TorchSentenceEngine(model, device, dtype)
+def create_engine(
+    model: SentenceModel,
+    backend: str,
+    device: str,
+    dtype: torch.dtype | str | None,
+    prefixes: Sequence[Sequence[int]] = (),
+) -> SentenceEngine:
+    """Creates an engine by the name that :func:`choose_engine` returned; ``prefixes`` are what texts begin with."""
+    from rabtriever.encoders.sentence_torch import TorchSentenceEngine
+
+    if backend == "torch":
+        return TorchSentenceEngine(model, device, dtype)
+
+    def load() -> TorchSentenceEngine:
+        return TorchSentenceEngine(model, "cpu", "float32")
+
+    if model.config["model_type"] in SUPPORTED_MODEL_TYPES:
+        from rabtriever.encoders.int8.causal import CausalSentenceEngine
+
+        return CausalSentenceEngine(model, load, prefixes)
+    from rabtriever.encoders.int8.engine import Int8SentenceEngine
+
+    return Int8SentenceEngine.create(model, load)
 
 
-class TorchSentenceEngine:
-    """sentence-transformers itself: the reference. Padding tokens are masked.
+def why_not_read(model: SentenceModel) -> str | None:
+    """Returns why the int8 engine does not read a model, from its settings alone; None if it does."""
+    kind, steps = model.config.get("model_type"), [module.kind for module in model.modules[1:]]
+    dense = [module.settings for module in model.modules if module.kind == "Dense"]
+    if steps[:1] != ["Pooling"] or not {*steps[1:]} <= {"Dense", "Normalize"}:
+        return f"made for models of a Transformer, Pooling, Dense and Normalize, not for {', '.join(steps)}"
+    if any(step.get("activation_function") != IDENTITY or step.get("use_residual") for step in dense):
+        return "made for Dense layers without an activation"
+    modes = pooling_modes(model.modules[1])
+    if kind in SUPPORTED_MODEL_TYPES:
+        if modes != ["lasttoken"] or dense:
+            return f"made to read {kind} with lasttoken pooling and no Dense layer, not {', '.join(modes)}"
+        return why_not_int8(load_config(model.transformer), "cpu")
+    if modes not in (["mean"], ["cls"], ["lasttoken"]):
+        return f"made for mean, cls or lasttoken pooling, not for {', '.join(modes)}"
+    if kind in BERTS:
+        return _why_not_bert(model.config)
+    return _why_not_gemma(model.config)
 
-    Args:
-        model: The model's files.
-        device: To compute on.
-        dtype: Of the weights; None means float32 on a CPU, else what the hardware multiplies.
 
-    Raises:
-        InputError: the model cannot be loaded.
-    """
+def _why_not_bert(config: dict[str, Any]) -> str | None:
+    expected = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
+    return _why_not_shape(config) or _why_not_settings(config, expected)
 
-    token_budget = TOKEN_BUDGET
 
-    def __init__(self, model: SentenceModel, device: str, dtype: torch.dtype | str | None) -> None:
-        import torch
-        from sentence_transformers import SentenceTransformer
+def _why_not_gemma(config: dict[str, Any]) -> str | None:
+    if config.get("model_type") != "gemma3_text" or not config.get("use_bidirectional_attention"):
+        return f"made for {', '.join((*BERTS, *SUPPORTED_MODEL_TYPES))} and bidirectional gemma3_text"
+    ropes = [rope for rope in (config.get("rope_parameters") or {}).values() if isinstance(rope, dict)]
+    if config.get("rope_scaling") or any(rope.get("rope_type", "default") != "default" for rope in ropes):
+        return "made for rope that is not scaled"
+    expected = {"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "attn_logit_softcapping": None}
+    return _why_not_shape(config) or _why_not_settings(config, expected)
 
-        from rabtriever.llm.loading import native_dtype, parse_dtype
 
-        wanted = parse_dtype(dtype or (torch.float32 if device == "cpu" else native_dtype(device)))
-        try:
-            loaded = SentenceTransformer(
-                str(model.folder), device=device, local_files_only=True, model_kwargs={"dtype": wanted}
-            )
-        except Exception as error:  # a broken file makes it fail in many ways
-            raise InputError(f"{model.source}: cannot be loaded ({first_line(error)})") from error
-        self.modules, self.padding = loaded.to(wanted).eval(), model.config.get("pad_token_id") or 0
-        self.device = loaded.device
+def _why_not_shape(config: dict[str, Any]) -> str | None:
+    sizes = config["hidden_size"], config["intermediate_size"]
+    return f"made for sizes that are multiples of 16, not for {sizes}" if any(size % 16 for size in sizes) else None
 
-    def encode(self, sequences: Sequence[Sequence[int]], prompt_tokens: int) -> np.ndarray:
-        """Returns float32 (n, width); see :class:`SentenceEngine`."""
-        import torch
 
-        longest = max(map(len, sequences))
-        ids = torch.full((len(sequences), longest), self.padding)
-        mask = torch.zeros_like(ids)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)], mask[row, : len(sequence)] = torch.tensor(sequence), 1
-        features = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
-        with torch.inference_mode():
-            found = self.modules({**features, "prompt_length": prompt_tokens})["sentence_embedding"]
-        embeddings: np.ndarray = found.float().cpu().numpy()
-        return embeddings
+def _why_not_settings(config: dict[str, Any], expected: dict[str, Any]) -> str | None:
+    """Compares settings, which are absent where they are as expected."""
+    other = next((name for name, value in expected.items() if config.get(name, value) != value), None)
+    return f"made for {other}={expected[other]!r}, not for {config[other]!r}" if other else None

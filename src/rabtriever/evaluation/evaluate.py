@@ -63,7 +63,8 @@ def evaluate(
 
     Returns:
         ``{"n_queries": int, "own_documents_left_out": number of these queries that are documents of the corpus,
-        "timing": what ms_per_query contains, "systems": {name: {measure: value, ..., "R@1_interval": [low, high], "ms_per_query": float}},
+        "timing": what ms_per_query contains, "systems": {name: {measure: value, ..., "R@1_interval": [low, high],
+        "ms_per_query": float}},
         "fidelity": {measure: ratio retriever / reranker, None where the reranker has 0, ..., "top1_agreement": float,
         "pearson": float}}``; ``fidelity`` is empty without both a retriever and a reranker.
 

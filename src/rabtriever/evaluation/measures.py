@@ -15,6 +15,7 @@ MEASURES = {"R@1": "R@1", "R@3": "R@3", "R@10": "R@10", "MRR@10": "RR@10", "nDCG
 """Names in reports -> ir_measures' names."""
 
 MAX_CUTOFF = 10  # no measure looks deeper
+CALIBRATION_BINS = 15
 
 
 RESAMPLES = 2000
@@ -98,3 +99,15 @@ def agreement(retriever: Run, reranker: Run) -> dict[str, float | None]:
         "top1_agreement": sum(a is not None and a == b for a, b in firsts) / len(firsts),
         "pearson": float(np.corrcoef(x, y)[0, 1]) if defined else None,
     }
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean gap between predicted and true share over bins of equal width, weighted by their pairs.
+
+    Args:
+        probabilities: float (n,), at least one.
+        labels: bool (n,), whether the document is relevant.
+    """
+    bin_of = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gaps = np.bincount(bin_of, weights=probabilities - labels)
+    return float(np.abs(gaps).sum() / len(labels))

@@ -22,7 +22,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLoca
 from rabtriever.caching import cache_dir, remove_stale
 
 PACKAGE = Path(__file__).parents[1]
-FOLDERS = (PACKAGE / "kernels", PACKAGE / "llm" / "int8")  # all files with compiled code
+FOLDERS = tuple(PACKAGE / folder for folder in ("kernels", "llm/int8", "encoders/int8"))  # all files with compiled code
 MAX_UNUSED_DAYS = 30
 
 

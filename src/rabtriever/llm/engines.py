@@ -45,8 +45,9 @@ def create_engine(llm: LoadedLLM, shared_prefixes: Sequence[Sequence[int]] = ())
     if llm.backend == "int8":
         from rabtriever.llm.int8.engine import Int8Engine
         from rabtriever.llm.int8.weight_cache import WeightCache
+        from rabtriever.llm.int8.weights import Int8Weights
 
-        cache = WeightCache(llm.weights_hash, llm.config.get_text_config(), llm.dtype)
+        cache = WeightCache(llm.weights_hash, llm.config.get_text_config(), llm.dtype, Int8Weights)
         engine = Int8Engine.create(lambda: llm.model, shared_prefixes, cache)
         llm.release_model()
         return engine
@@ -58,9 +59,7 @@ def create_engine(llm: LoadedLLM, shared_prefixes: Sequence[Sequence[int]] = ())
 def why_not_int8(config: PreTrainedConfig, device: str) -> str | None:
     """Returns why the int8 engine cannot run an LLM, from its configuration alone; None if it can."""
     config = config.get_text_config()
-    if not device.startswith("cpu") or os.name != "posix":
-        return f"made for CPUs under Linux or macOS, not for {device} under {sys.platform}"
-    if obstacle := why_no_llvm():
+    if obstacle := why_not_here(device):
         return obstacle
     if config.model_type not in SUPPORTED_MODEL_TYPES:
         return f"made for {', '.join(SUPPORTED_MODEL_TYPES)}, not for {config.model_type}"
@@ -72,3 +71,10 @@ def why_not_int8(config: PreTrainedConfig, device: str) -> str | None:
         return f"made for rope over whole heads that does not depend on the length, not for {rope}"
     biased = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)]
     return f"made for biases of queries, keys and values alone, not for {biased[0]}" if biased else None
+
+
+def why_not_here(device: str) -> str | None:
+    """Returns why int8 engines cannot run on this machine or that device; None if they can."""
+    if not device.startswith("cpu") or os.name != "posix":
+        return f"made for CPUs under Linux or macOS, not for {device} under {sys.platform}"
+    return why_no_llvm()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -69,6 +70,15 @@ class LoadedLLM:
             return choice_direction(self.model, choice_ids).cpu()
         yes, no = (row.to(self.dtype).float() for row in rows)
         return yes - no
+
+    @torch.inference_mode()
+    def token_probability(self, states: torch.Tensor, token_ids: Sequence[int]) -> torch.Tensor:
+        """Returns the probability float32 (n,) that the next token is one of some, of final states float32 (n, H)."""
+        head = self.model.get_output_embeddings()
+        logits = head(states.to(head.weight.device, head.weight.dtype)).float()
+        if self.backend != "torch":
+            self.release_model()
+        return logits.softmax(dim=1)[:, list(token_ids)].sum(dim=1).cpu()
 
     def _load(self) -> PreTrainedModel:
         if self.adapter is None:

@@ -1,4 +1,4 @@
-"""The prompt: a document segment, a query segment that ends in the answer cue, and two choices."""
+"""The prompt: a document segment and a query segment, the second of which ends in the answer cue, and two choices."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from rabtriever.errors import InputError, TextError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_KINDS = {int: "a whole number", str: "a string", bool: "true or false"}
+
 
 @dataclass(frozen=True)
 class PromptTemplate:
@@ -21,12 +23,14 @@ class PromptTemplate:
 
     Attributes:
         document: Document segment, with ``{document}`` in it; first, so that one key/value cache serves all queries.
-        query: Query segment, with ``{query}`` in it; it ends in the answer cue.
+        query: Query segment, with ``{query}`` in it. The segment that comes second ends in the answer cue.
         yes: Choice for "this document is relevant to this query"; one token.
         no: The other choice; one token.
         document_tokens: Budget of the document's own text in tokens; a longer one loses its end.
         query_tokens: Budget of the query's own text in tokens; a longer one loses its beginning (dialogues end with
             what matters). Budgets apply before assembly, so the cue is never cut away.
+        query_first: Whether the query comes before the document, for LLMs that were trained so; then a query's cache
+            serves all its documents.
     """
 
     document: str = "Document: {document}\n"
@@ -35,13 +39,14 @@ class PromptTemplate:
     no: str = " no"
     document_tokens: int = 256
     query_tokens: int = 224
+    query_first: bool = False
 
     def __post_init__(self) -> None:
         """Raises InputError for a wrong type, a placeholder missing or doubled, a blank choice, a budget below one."""
         for name, value in asdict(self).items():
-            kind = int if name.endswith("_tokens") else str
+            kind = int if name.endswith("_tokens") else bool if name == "query_first" else str
             if type(value) is not kind:
-                raise InputError(f"prompt.{name}: {value!r} must be {'a whole number' if kind is int else 'a string'}")
+                raise InputError(f"prompt.{name}: {value!r} must be {_KINDS[kind]}")
         for name in ("document", "query"):
             if getattr(self, name).count(f"{{{name}}}") != 1:
                 raise InputError(f"prompt.{name}: {getattr(self, name)!r} must hold {{{name}}} exactly once")
@@ -64,8 +69,9 @@ class PromptTemplate:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the template as JSON-ready values."""
-        return asdict(self)
+        """Returns the template as JSON-ready values; ``query_first`` only if it holds, as older models have none."""
+        values = asdict(self)
+        return values if self.query_first else {name: values[name] for name in values if name != "query_first"}
 
 
 class _Segment(NamedTuple):
@@ -93,18 +99,21 @@ class Prompt:
         self._segments = {name: self._split(name) for name in ("document", "query")}
         self.choice_ids = (self._choice(self.template.yes), self._choice(self.template.no))
 
-    def document_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the document segments, which the reranker and the encoder read alike."""
+    def document_ids(self, texts: Sequence[str], *, with_bos: bool = True) -> list[list[int]]:
+        """Returns the document segments.
+
+        With ``with_bos`` they begin with the LLM's start token: if they come first, and as the encoder reads them.
+        """
         fields, budget = self._tokenize_field("document", texts), self.template.document_tokens
         self._count_truncated("document", fields, budget)
         head, tail, _ = self._segments["document"]
-        head = self._with_bos(head)
+        head = self._with_bos(head) if with_bos else head
         return [head + ids[:budget] + tail for ids in fields]
 
     def query_ids(self, texts: Sequence[str], *, with_bos: bool = False) -> list[list[int]]:
-        """Returns the query segments, ending in the answer cue.
+        """Returns the query segments.
 
-        With ``with_bos`` they begin with the LLM's start token, as the encoder reads them, without a document.
+        With ``with_bos`` they begin with the LLM's start token: if they come first, and as the encoder reads them.
         """
         fields, budget = self._tokenize_field("query", texts), self.template.query_tokens
         self._count_truncated("query", fields, budget)
@@ -125,14 +134,15 @@ class Prompt:
 
     @property
     def shared_prefixes(self) -> list[list[int]]:
-        """Token ids that all documents, and all queries encoded separately, begin with."""
+        """Token ids that all documents, and all queries, begin with where they stand first or alone."""
         return [self._with_bos(segment.head) for segment in self._segments.values()]
 
     @property
     def max_tokens(self) -> int:
         """Length of the longest prompt that the budgets allow, in tokens."""
         document, query = self._segments.values()
-        fixed = self._with_bos(document.head) + document.tail + query.head + query.tail
+        first, second = (query, document) if self.template.query_first else (document, query)
+        fixed = self._with_bos(first.head) + first.tail + second.head + second.tail
         return len(fixed) + self.template.document_tokens + self.template.query_tokens
 
     def _with_bos(self, head: list[int]) -> list[int]:
@@ -173,7 +183,8 @@ class Prompt:
 
     def _choice(self, text: str) -> int:
         """Returns the id that ``text`` adds after the answer cue, since a word's id depends on the text before it."""
-        cue = self.template.query.split("{query}")[1]
+        second = "document" if self.template.query_first else "query"
+        cue = getattr(self.template, second).split(f"{{{second}}}")[1]
         before, after = self._ids([cue, cue + text]) if cue else ([], self._ids([text])[0])
         added = after[len(before) :]
         if after[: len(before)] != before or len(added) != 1:

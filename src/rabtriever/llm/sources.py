@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -52,6 +52,33 @@ def find_model(
     if weights is None:
         raise InputError(f"{source}: no weights there (no {WEIGHTS[0]}); give a whole model folder")
     return ModelFiles(folder, weights)
+
+
+def model_kind(
+    source: str, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
+) -> Literal["llm", "cross-encoder", "encoder"]:
+    """Returns what a model is, by its settings alone; ``llm`` where they are missing, whose loader says what is wrong.
+
+    A ``cross-encoder`` has an architecture for classifying sequences, an ``encoder`` is of sentence-transformers.
+    """
+    if source == ALIAS or source.endswith(".gguf"):
+        return "llm"
+    folder = Path(source).expanduser()
+    if not is_path(source):
+        from huggingface_hub import snapshot_download
+
+        hub: Any = {"revision": revision, "token": token, "local_files_only": local_files_only}
+        try:
+            folder = Path(snapshot_download(source, allow_patterns=["config*.json", "modules.json"], **hub))
+        except (OSError, ValueError):
+            return "llm"
+    architectures = _settings_of(folder / "config.json").get("architectures") or ()
+    if any(name.endswith("ForSequenceClassification") for name in architectures):
+        return "cross-encoder"
+    # sentence-transformers saves rerankers in a form of its own; LLMs among them are used as LLMs are, by a preset.
+    if _settings_of(folder / "config_sentence_transformers.json").get("model_type") == "CrossEncoder":
+        return "llm" if any(name.endswith("ForCausalLM") for name in architectures) else "cross-encoder"
+    return "encoder" if (folder / "modules.json").is_file() else "llm"
 
 
 def is_path(source: str) -> bool:
@@ -137,6 +164,15 @@ def _save_converted(gguf: Path, folder: Path) -> None:
         model.bfloat16()  # the file is quantised: bfloat16 holds what is left
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _settings_of(path: Path) -> dict[str, Any]:
+    """Returns a JSON object; an empty one where there is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -29,17 +29,24 @@ def load_config(source: str, files: ModelFiles) -> tuple[PreTrainedConfig, PreTr
 def load_model(source: str, files: ModelFiles, dtype: torch.dtype) -> PreTrainedModel:
     """Loads the model on the CPU."""
     from transformers import AutoModelForCausalLM
+
+    with no_progress_bar(), _readable(source):
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(files.folder, dtype=dtype)
+    return model
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Silences transformers' progress bar, which takes a quarter of a second."""
     from transformers.utils import logging
 
     bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # it takes a quarter of a second
+    logging.disable_progress_bar()
     try:
-        with _readable(source):
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(files.folder, dtype=dtype)
+        yield
     finally:
         if bar:
             logging.enable_progress_bar()
-    return model
 
 
 def merge_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:

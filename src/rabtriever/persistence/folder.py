@@ -125,7 +125,7 @@ def load_weights(folder: Path) -> dict[str, Any]:
 
 def _map_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
     """Returns a configuration with the names of its models changed."""
-    changed = {key: change(config[key]) for key in MODEL_KEYS if isinstance(config.get(key), str)}
+    changed = {key: change(config[key]) for key in MODEL_KEYS if config.get(key) is not None}
     encoder = {"encoder": _map_paths(config["encoder"], change)} if isinstance(config.get("encoder"), dict) else {}
     return {**config, **changed, **encoder}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rabtriever.errors import InputError, NotFoundError, first_line
-from rabtriever.persistence.folder import ADAPTER, CONFIG, read_config
+from rabtriever.persistence.folder import ADAPTER, CONFIG, ENCODER, read_config
 from rabtriever.persistence.model_card import CARD, model_card
 
 SHIPPED = ("tools",)
@@ -121,7 +121,7 @@ def _download(name: str, revision: str | None, token: str | None, local_files_on
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    patterns = [CONFIG, CARD, "*.safetensors", "*.jsonl", f"{ADAPTER}/*"]
+    patterns = [CONFIG, CARD, "*.safetensors", "*.jsonl", f"{ADAPTER}/*", f"{ENCODER}/*"]
     try:
         # First this file alone: a repository without it is an LLM's, which transformers downloads.
         hf_hub_download(name, CONFIG, revision=revision, token=token, local_files_only=local_files_only)

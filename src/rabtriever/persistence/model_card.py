@@ -12,7 +12,7 @@ ALIASES = {  # hub ids and licences
     "minilm": ("sentence-transformers/all-MiniLM-L6-v2", "Apache-2.0"),
     "mpnet": ("sentence-transformers/all-mpnet-base-v2", "Apache-2.0"),
 }
-TRAINING_KEYS = ("training", "teachers", "teacher_calls", "training_before", "teacher", "fusion")
+TRAINING_KEYS = ("training", "teachers", "teacher_calls", "training_before", "teacher", "encoder_tuning", "fusion")
 
 RETRIEVER_SNIPPET = """from rabtriever import Document, Index, Rabtriever
 

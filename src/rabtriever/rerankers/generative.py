@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,33 @@ from typing_extensions import Unpack
 from rabtriever.errors import InputError, TextError, shorten
 from rabtriever.llm.backbone import NOT_FINITE, NotFiniteError
 from rabtriever.llm.loading import LoadOptions, hub_options, load_llm
-from rabtriever.llm.presets import make_template
+from rabtriever.llm.presets import PresetOptions, make_template
 from rabtriever.llm.prompt import deduplicate
 from rabtriever.llm.prompted import PromptedLLM
 from rabtriever.persistence.folder import read_config
 from rabtriever.persistence.hub import resolve_model
-from rabtriever.rerankers.base import Scores
+from rabtriever.rerankers.base import PairScorer, Scores
+from rabtriever.rerankers.remote.options import RemoteOptions
 from rabtriever.scoring.calibration import Calibration
 
 
-class GenerativeReranker:
+class RerankerOptions(LoadOptions, PresetOptions, total=False):
+    """Options of everything that loads a reranker: of the LLM, of the hub, of the prompt, of a server.
+
+    Attributes:
+        preset: One of :data:`rabtriever.choices.PRESETS`; ``plain`` by default.
+        remote: Of a reranker behind HTTP.
+    """
+
+    preset: str | None
+    remote: RemoteOptions | None
+
+
+class GenerativeReranker(PairScorer):
     """Scores (query, document) pairs by an LLM's choice between two tokens (LaHoRe, arXiv 2412.16615).
 
-    Documents come first in the prompt, so a document's key/value cache is computed once for all queries of a call, and
-    cached for further calls.
+    The key/value cache of what comes first in the prompt, the document unless the template says otherwise, is computed
+    once for all pairs of a call, and cached for further calls.
 
     Args:
         llm: The LLM and the prompt it was trained with.
@@ -44,26 +57,23 @@ class GenerativeReranker:
 
     @classmethod
     def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        *,
-        preset: str | None = None,
-        task: str | None = None,
-        document_name: str | None = None,
-        query_name: str | None = None,
-        revision: str | None = None,
-        **options: Unpack[LoadOptions],
+        cls, name_or_path: str | Path, *, revision: str | None = None, **options: Unpack[RerankerOptions]
     ) -> GenerativeReranker:
-        """Loads a reranker; arguments and errors as in :func:`load_reranker`."""
-        folder = resolve_model(name_or_path, revision=revision, **hub_options(options))
-        names = {k: v for k, v in (("document_name", document_name), ("query_name", query_name)) if v}
+        """Loads a reranker; arguments and errors as in :func:`rabtriever.rerankers.loading.load_reranker`."""
+        loading: Any = {name: value for name, value in options.items() if name in LoadOptions.__annotations__}
+        prompting: Any = {name: value for name, value in options.items() if name in PresetOptions.__annotations__}
+        folder = resolve_model(name_or_path, revision=revision, **hub_options(loading))
         if folder is None:
-            loaded = load_llm(str(name_or_path), revision=revision, **options)
-            return cls(PromptedLLM(loaded, make_template(preset or "plain", loaded.tokenizer, task, **names)))
-        if preset or task:
-            raise InputError(f"{name_or_path}: was saved with its prompt; leave out the preset and the task")
-        calibration = read_config(folder).get("calibration", {}).get("reranker", {})
-        return cls(PromptedLLM.from_folder(folder, **options), Calibration(**calibration))
+            llm = load_llm(str(name_or_path), revision=revision, **loading)
+            template = make_template(options.get("preset") or "plain", llm.tokenizer, **prompting)
+            return cls(PromptedLLM(llm, template))
+        if options.get("preset") or any(prompting.values()):
+            raise InputError(f"{name_or_path}: it was saved with its prompt; leave out preset and task", param="preset")
+        config = read_config(folder)
+        if "llm" not in config:
+            raise InputError(f"{name_or_path}: a retriever without an LLM as its reranker; give another reranker")
+        calibration = config.get("calibration", {}).get("reranker", {})
+        return cls(PromptedLLM.from_folder(folder, **loading), Calibration(**calibration))
 
     def to_config(self) -> dict[str, Any]:
         """Returns the JSON values of ``rabtriever.json`` that load the reranker again."""
@@ -79,40 +89,6 @@ class GenerativeReranker:
             "prompt_hash": hashlib.sha256(prompt.encode()).hexdigest(),
             "choices": {name: {"id": token, "text": decode([token])} for name, token in tokens},
         }
-
-    def predict(self, pairs: Iterable[tuple[str, str]]) -> np.ndarray:
-        """Returns the probability float32 (n,) that each document is relevant to its query.
-
-        Args:
-            pairs: (query, document) texts.
-
-        Raises:
-            InputError: something that is not a pair, or an error of :meth:`score`.
-        """
-        pairs = list(pairs)
-        if any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
-            raise InputError("predict: expected a list of (query, document) pairs; wrap a single pair in a list")
-        queries, documents = [query for query, _ in pairs], [document for _, document in pairs]
-        log_odds = self.score(queries, documents, np.arange(len(pairs)).repeat(2).reshape(-1, 2)).log_odds
-        return self.calibration.probability(log_odds).astype(np.float32)
-
-    def rank(self, query: str, documents: Iterable[str], top_k: int | None = None) -> list[dict[str, int | float]]:
-        """Ranks documents from the most to the least probable.
-
-        Returns:
-            ``[{"corpus_id": position in documents, "score": probability}, ...]``, the ``top_k`` best or all; ties
-            keep their order.
-
-        Raises:
-            InputError: ``top_k`` below 1, or a text of zero tokens.
-        """
-        return self.calibration.rank(self.log_odds([query], list(documents))[0], top_k)
-
-    def log_odds(self, queries: Sequence[str], documents: Sequence[str], show_progress_bar: bool = False) -> np.ndarray:
-        """Returns the log-odds of every query and document, float32 (n, k); errors as in :meth:`score`."""
-        pairs = np.indices((len(queries), len(documents))).reshape(2, -1).T
-        scores = self.score(queries, documents, pairs, show_progress_bar=show_progress_bar)
-        return scores.log_odds.reshape(len(queries), len(documents))
 
     def score(
         self,
@@ -135,13 +111,14 @@ class GenerativeReranker:
         Raises:
             TextError: a text of zero tokens, or a pair whose state is NaN or infinite.
         """
-        sides = np.asarray(pairs, np.int64).reshape(-1, 2).T
-        query_ids, query_of = self._tokenize("query", queries, sides[0])
-        document_ids, document_of = self._tokenize("document", documents, sides[1])
+        texts, sides = (queries, documents), np.asarray(pairs, np.int64).reshape(-1, 2).T
+        first, second = self._order
+        first_ids, first_of = self._tokenize(first, texts[first], sides[first])
+        second_ids, second_of = self._tokenize(second, texts[second], sides[second])
         # Equal pairs are scored once: side by side in a batch they could differ in the last digits.
-        distinct, row_of = np.unique(np.stack([query_of, document_of], axis=1), axis=0, return_inverse=True)
+        distinct, row_of = np.unique(np.stack([second_of, first_of], axis=1), axis=0, return_inverse=True)
         batches = self.llm.backbone.pair_states(
-            document_ids, query_ids, torch.from_numpy(distinct), "scoring pairs" if show_progress_bar else None
+            first_ids, second_ids, torch.from_numpy(distinct), "scoring pairs" if show_progress_bar else None
         )
         log_odds = torch.empty(len(distinct))
         states = torch.empty(len(distinct), self.llm.hidden_size) if with_states else None
@@ -156,46 +133,27 @@ class GenerativeReranker:
             raise TextError("document", d, documents[d], f"{query} {NOT_FINITE}") from None
         return Scores(log_odds.numpy()[row_of], None if states is None else states.numpy()[row_of])
 
+    def choice_mass(self, queries: Sequence[str], documents: Sequence[str], pairs: np.ndarray) -> np.ndarray:
+        """Returns the probability float32 (n,) that the LLM's next token is one of the two choices.
+
+        Where it is small the prompt does not make the LLM choose, and the log-odds compare two accidents.
+        """
+        states = self.score(queries, documents, pairs, with_states=True).states
+        return self.llm.loaded.token_probability(torch.from_numpy(states), self.llm.prompt.choice_ids).numpy()
+
+    @property
+    def _order(self) -> tuple[int, int]:
+        """Which of query (0) and document (1) comes first in the prompt, and which second."""
+        return (0, 1) if self.llm.template.query_first else (1, 0)
+
     def _tokenize(
-        self, kind: str, texts: Sequence[str], positions: np.ndarray
+        self, side: int, texts: Sequence[str], positions: np.ndarray
     ) -> tuple[list[tuple[int, ...]], np.ndarray]:
         """Returns the distinct token ids of the texts at ``positions`` (n,), and each position's row of them, (n,)."""
         used, row_of = np.unique(positions, return_inverse=True)
-        tokenize = self.llm.prompt.query_ids if kind == "query" else self.llm.prompt.document_ids
+        tokenize = (self.llm.prompt.query_ids, self.llm.prompt.document_ids)[side]
         try:
-            distinct, rows = deduplicate(tokenize([texts[i] for i in used]))
+            distinct, rows = deduplicate(tokenize([texts[i] for i in used], with_bos=side == self._order[0]))
         except TextError as error:
             raise error.at(int(used[error.position])) from None
         return distinct, rows[row_of]
-
-
-def load_reranker(
-    name_or_path: str | Path,
-    *,
-    preset: str | None = None,
-    task: str | None = None,
-    document_name: str | None = None,
-    query_name: str | None = None,
-    revision: str | None = None,
-    **options: Unpack[LoadOptions],
-) -> GenerativeReranker:
-    """Loads a reranker.
-
-    Args:
-        name_or_path: ``tools`` (the model that ships), a folder of `rabtriever train` or `rabtriever distill`, a hub id
-            ``owner/name`` of such a model, or an LLM, which is used as it is with the default prompt.
-        revision: Branch, tag or commit of a hub id; the main branch if None.
-        **options: ``device``, ``dtype`` and ``backend`` of the LLM; ``token`` and ``local_files_only`` of the hub.
-
-    Raises:
-        InputError: no model there.
-    """
-    return GenerativeReranker.from_pretrained(
-        name_or_path,
-        preset=preset,
-        task=task,
-        document_name=document_name,
-        query_name=query_name,
-        revision=revision,
-        **options,
-    )

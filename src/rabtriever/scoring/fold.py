@@ -1,4 +1,4 @@
-"""Similarity and predictor folded into one score: a document becomes a few hundred numbers, and a score needs no weights.
+"""Similarity and predictor folded into one score: a document becomes some hundred numbers, a score needs no weights.
 
 Ranking needs only ``w . z^`` with ``w = w_yes - w_no``, lm_head's two rows. The predictor is ``z^ = mean + scale *
 (W2 act(a + b) + b2)`` with ``a = U q``, ``b = V d + b1``. With ``v = W2^T (scale * w)`` and ``c = w . (mean + scale *
@@ -6,7 +6,7 @@ b2)``:
 
     log-odds(q, d) = beta <q, d> + gain_d (sum_j v_j act(a_j + b_j) + c) + offset
 
-The similarity is an inner product of ``sqrt(beta) q`` and ``sqrt(beta) d``; gain_d is a number stored with the document.
+The similarity is an inner product of ``sqrt(beta) q`` and ``sqrt(beta) d``; gain_d is stored with the document.
 
 *mlp*, act = ReLU: positively homogeneous, so abs(v_j) moves inside: ``v_j relu(a_j + b_j) = sign(v_j) relu(|v_j| a_j +
 |v_j| b_j)``. Units are ordered by the sign of v_j, so that a :class:`ScoreLayout` is all that scoring must know.

@@ -11,6 +11,7 @@ import numpy as np
 from rabtriever.errors import InputError
 
 ZERO_SHOT_BETA, ZERO_SHOT_OFFSET = 20.0, -10.0  # cosines 0 to 1 as log-odds; a calibration replaces them
+COSINE_WEIGHT = 30.0  # of an encoder's similarity in a sum with log-odds of rerankers, which count once
 ZERO_SHOT_RERANK = 0.5  # encoder and LLM err differently: their sum is better than either
 
 

@@ -25,7 +25,7 @@ class CachedTeacher:
     """Scores a corpus; what was scored before comes from disk.
 
     Args:
-        teacher: Encoders and rerankers.
+        teacher: Encoders and rerankers; another one of the same models, with other weights, may replace it.
         documents: Texts of the corpus.
 
     Attributes:
@@ -35,17 +35,17 @@ class CachedTeacher:
 
     def __init__(self, teacher: Teacher, documents: Sequence[str]) -> None:
         self.teacher, self.documents = teacher, documents
-        self._encoders = [(TeacherCache(encoder), weight) for encoder, weight in teacher.encoders]
-        self._rerankers = [(TeacherCache(reranker), weight) for reranker, weight in teacher.rerankers]
+        self._encoders = [TeacherCache(encoder) for encoder, _ in teacher.encoders]
+        self._rerankers = [TeacherCache(reranker) for reranker, _ in teacher.rerankers]
         self.calls = self.new_calls = 0
 
     def similarities(self, queries: Sequence[str]) -> Similarities:
         """Returns the encoders' states of queries and of all documents."""
 
         def states(kind: Kind, texts: Sequence[str]) -> list[Tensor]:
-            return [cache.states(kind, texts) for cache, _ in self._encoders]
+            return [cache.states(kind, texts) for cache in self._encoders]
 
-        of_both = zip(self._encoders, states("query", queries), states("document", self.documents), strict=True)
+        of_both = zip(self.teacher.encoders, states("query", queries), states("document", self.documents), strict=True)
         return [(weight, q, d) for (_, weight), q, d in of_both]
 
     def read(self, queries: Sequence[str], pairs: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,13 +56,20 @@ class CachedTeacher:
             (n, 0).
         """
         log_odds, states = torch.zeros(len(pairs)), torch.empty(len(pairs), 0)
-        for cache, weight in self._rerankers:
-            scores, found, n_new = cache.scores(queries, self.documents, pairs)
+        for (scores, found), (_, weight) in zip(self._scores(queries, pairs), self.teacher.rerankers, strict=True):
             log_odds = log_odds + weight * scores
             states = states if states.shape[1] else found
-            self.new_calls += n_new
-        self.calls += len(pairs)
         return log_odds, states
+
+    def read_each(self, queries: Sequence[str], pairs: Tensor) -> list[Tensor]:
+        """Lets all rerankers read pairs int64 (n, 2) of positions; returns the log-odds float32 (n,) of each."""
+        return [log_odds for log_odds, _ in self._scores(queries, pairs)]
+
+    def _scores(self, queries: Sequence[str], pairs: Tensor) -> list[tuple[Tensor, Tensor]]:
+        found = [cache.scores(queries, self.documents, pairs) for cache in self._rerankers]
+        self.calls += len(pairs)
+        self.new_calls += sum(n_new for _, _, n_new in found)
+        return [(log_odds, states) for log_odds, states, _ in found]
 
     @property
     def calibration(self) -> Calibration:
@@ -73,7 +80,7 @@ class CachedTeacher:
         """Returns a copy of the first reranker, calibrated on labelled pairs int64 (n, 2); None without one."""
         if not self._rerankers:
             return None
-        cache, _ = self._rerankers[0]
+        cache = self._rerankers[0]
         reranker = copy(cast(Reranker, cache.model))
         if len(pairs):
             log_odds, _, n_new = cache.scores(queries, self.documents, pairs)

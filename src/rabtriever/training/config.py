@@ -70,6 +70,27 @@ class RerankerTrainingConfig(_Checked):
     seed: int = _option(0, "seed of all draws")
 
 
+@dataclass(frozen=True)
+class TuneEncoderConfig(_Checked):
+    """Options of tuning an encoder (:func:`rabtriever.training.tune_encoder.tune_encoder`).
+
+    Raises:
+        InputError: a value out of its range; its ``param`` is the field's name.
+    """
+
+    method: str = _option("full", "full: all weights, or lora: an adapter, merged at the end", choices=("full", "lora"))
+    steps: int = _option(400, "optimiser steps", min=1)
+    queries_per_step: int = _option(48, "requests of a step, which share its documents", min=1)
+    learning_rate: float = _case("peak learning rate, cosine decay after 10%% warm-up", above=0)
+    lora_rank: int = _option(16, "rank of the adapter", min=1)
+    seed: int = _option(0, "seed of all draws")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate, by the method if none was given."""
+        return self.learning_rate or {"full": 5e-5, "lora": 5e-4}[self.method]
+
+
 # Defaults by what the retriever stands on: (an LLM's states, an encoder with a similarity).
 CASES: dict[str, tuple[Any, Any]] = {
     "pairs_per_query": (3, 7),
@@ -86,8 +107,8 @@ CASES: dict[str, tuple[Any, Any]] = {
 class DistillConfig(_Checked):
     """Options of a distillation; every field is a flag of ``rabtriever distill``.
 
-    A field that is None is chosen by what the retriever stands on: an LLM's states (the paper's case), or an encoder with
-    a similarity of its own. The values of both were measured.
+    A field that is None is chosen by what the retriever stands on: an LLM's states (the paper's case), or an encoder
+    with a similarity of its own. The values of both were measured.
 
     Raises:
         InputError: a value out of its range; its ``param`` is the field's name. Or no loss has a weight.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.encoders.loading import load_encoder
 from rabtriever.errors import InputError, StorageError
 from rabtriever.llm.loading import LoadOptions
-from rabtriever.persistence.folder import CONFIG, read_config, require_absent
+from rabtriever.persistence.folder import CONFIG, ENCODER, read_config, require_absent
 from rabtriever.rerankers.base import Reranker
-from rabtriever.rerankers.generative import GenerativeReranker
+from rabtriever.rerankers.generative import GenerativeReranker, RerankerOptions
 from rabtriever.retriever import Rabtriever
 from rabtriever.training.callbacks import JsonlLogger, TrainingCallback
-from rabtriever.training.config import DistillConfig
+from rabtriever.training.config import DistillConfig, TuneEncoderConfig
 from rabtriever.training.distiller import Distiller
-from rabtriever.training.teacher import Teacher, load_teacher
+from rabtriever.training.start import partial_folder
+from rabtriever.training.teacher import Teacher, load_teachers
+from rabtriever.training.tune_encoder import tune_encoder
 
 __all__ = ["Distiller", "distill"]
 
@@ -37,10 +40,9 @@ def distill(
     config: DistillConfig | None = None,
     *,
     encoder: Encoder | str | Path = "minilm",
-    preset: str | None = None,
-    task: str | None = None,
+    tune_encoder: TuneEncoderConfig | str | None = None,
     callbacks: Sequence[TrainingCallback] = (),
-    **options: Unpack[LoadOptions],
+    **options: Unpack[RerankerOptions],
 ) -> Rabtriever:
     """Distils teachers into a retriever over an encoder.
 
@@ -49,15 +51,17 @@ def distill(
 
     Args:
         data: Documents and queries; qrels if there are any.
-        teacher: Who teaches, or the names of models (:func:`rabtriever.training.teacher.load_teacher`).
+        teacher: Who teaches, or the names of models (:func:`rabtriever.teachers.load_teacher`).
         out: Folder to save the retriever in; None saves nothing.
         config: Options; the defaults if None.
-        encoder: What the retriever stands on: an encoder or its name (:func:`rabtriever.encoders.loading.load_encoder`);
-            ``teacher``: the teacher's own LLM, as in the paper.
-        preset: Prompt of LLMs among the teachers that are named.
-        task: Task sentence of that prompt.
+        encoder: What the retriever stands on: an encoder, or its name as for
+            :func:`rabtriever.encoders.loading.load_encoder`; ``teacher``: the teacher's own LLM, as in the paper.
+        tune_encoder: ``full``, ``lora`` or options: tunes the encoder's own weights on the same targets first
+            (:func:`rabtriever.training.tune_encoder.tune_encoder`); the predictor is trained over the result. Half of
+            the teacher calls are then made before that. An interrupted tuning goes on with the same call.
         callbacks: Receive the metrics of each round, too.
-        **options: ``device``, ``dtype`` and ``backend`` of models that are named.
+        **options: ``device``, ``dtype`` and ``backend`` of models that are named; ``preset``, ``task``,
+            ``document_name`` and ``query_name`` of LLMs among the teachers that are used as they are.
 
     Returns:
         The retriever; its reranker is the teachers' first one with the calibration that was fitted.
@@ -69,18 +73,53 @@ def distill(
         _check_folder(Path(out).expanduser())
     if not isinstance(teacher, Teacher):
         names = [teacher] if isinstance(teacher, str | Path) else list(teacher)
-        teacher = load_teacher([str(name) for name in names], preset, task, **options)
+        teacher = load_teachers([str(name) for name in names], **options)
+    loading: Any = {name: value for name, value in options.items() if name in LoadOptions.__annotations__}
     if not isinstance(encoder, str | Path):
         chosen = encoder
     else:
-        chosen = _own_encoder(teacher) if encoder == OWN_LLM else load_encoder(encoder, **options)
+        chosen = _own_encoder(teacher) if encoder == OWN_LLM else load_encoder(encoder, **loading)
     distiller = Distiller(chosen, teacher, config, [JsonlLogger(), *callbacks])
+    if tune_encoder is not None:
+        return _distill_tuned(distiller, data, out, tune_encoder)
     retriever = distiller.train(data)
     if out is not None:
-        notes = {"data": data.name, "training": asdict(distiller.config), **_teacher_notes(teacher)}
-        calls = {"teacher_calls": distiller.cached_teacher.calls}
-        retriever.save_pretrained(out, {**notes, **calls}, distiller.log)
+        retriever.save_pretrained(out, _notes(distiller, data), distiller.log)
     return retriever
+
+
+def _distill_tuned(
+    first: Distiller, data: RetrievalData, out: str | Path | None, options: TuneEncoderConfig | str
+) -> Rabtriever:
+    """Tunes the encoder on what the teacher says of the first half of the calls, then distils over it."""
+    if out is None:
+        raise InputError("tune_encoder: what is tuned needs a folder; give out, too", param="out")
+    tuning = options if isinstance(options, TuneEncoderConfig) else TuneEncoderConfig(options, seed=first.config.seed)
+    config, calls = first.config, 0
+    if first.teacher.rerankers:
+        first.config = replace(config, teacher_calls=config.teacher_calls // 2)
+        first.train(data)
+        calls = first.cached_teacher.calls
+    else:
+        first.prepare(data)
+    tuned = tune_encoder(first, out, tuning)
+    rest = replace(config, teacher_calls=config.teacher_calls - calls)
+    distiller = Distiller(tuned.encoder, first.teacher, rest, first.callbacks)
+    retriever = distiller.train(data, first.targets)
+    notes = _notes(distiller, data)
+    notes |= {"training": asdict(config), "teacher_calls": calls + distiller.cached_teacher.calls}
+    notes["encoder_tuning"] = {"of": _name(first.encoder), **asdict(tuning), **tuned.to_config()}
+    retriever.save_pretrained(out, notes, distiller.log)
+    if tuned.encoder.owned_folder:  # the retriever's own copy, since the other one goes
+        retriever.encoder = tuned.encoder.moved(Path(out).expanduser() / ENCODER)
+    shutil.rmtree(partial_folder(out))
+    return retriever
+
+
+def _notes(distiller: Distiller, data: RetrievalData) -> dict[str, Any]:
+    """Returns what ``rabtriever.json`` says of a training."""
+    calls = {"teacher_calls": distiller.cached_teacher.calls}
+    return {"data": data.name, "training": asdict(distiller.config), **_teacher_notes(distiller.teacher), **calls}
 
 
 def _own_encoder(teacher: Teacher) -> LLMEncoder:

@@ -21,7 +21,7 @@ from rabtriever.scoring.predictor import Predictor
 from rabtriever.training.cached_teacher import CachedTeacher
 from rabtriever.training.callbacks import TrainingCallback
 from rabtriever.training.config import DistillConfig
-from rabtriever.training.encoded_data import EncodedData, encode_data
+from rabtriever.training.encoded_data import encode_data
 from rabtriever.training.losses import embedding_error, label_loss, list_loss, log_odds_error, reverse_kl
 from rabtriever.training.metrics import collapse_metrics, dev_recall, fresh_pair_pearson
 from rabtriever.training.sampling import EXPLORATION_DEPTH, rank_documents, sample_pairs, shuffled_batches
@@ -29,7 +29,8 @@ from rabtriever.training.schedule import Schedule
 from rabtriever.training.selection import choose_gain, fit_calibrations, label_by_teacher
 from rabtriever.training.student import Student
 from rabtriever.training.targets import Targets
-from rabtriever.training.teacher import FUSED_ENCODER_WEIGHT, Teacher
+from rabtriever.training.teacher import Teacher
+from rabtriever.training.weights import weigh_teacher
 
 PAIRS_PER_STEP, QUERIES_PER_STEP = 256, 64
 PATIENCE = 3  # rounds without a better student until training ends
@@ -63,7 +64,7 @@ class Distiller:
         callbacks: Sequence[TrainingCallback] = (),
     ) -> None:
         self.encoder, self.teacher, self.callbacks = encoder, teacher, callbacks
-        self.config = config = (config or DistillConfig()).resolve(encoder.has_similarity)
+        self.config = config = (config or DistillConfig()).resolve(encoder.has_similarity or bool(teacher.encoders))
         self.weights = {
             "loss/embedding": config.embedding_weight,
             "loss/log_odds": config.log_odds_weight,
@@ -72,17 +73,23 @@ class Distiller:
             "loss/labels": config.label_weight,
         }
 
-    def train(self, data: RetrievalData) -> Rabtriever:
+    def train(self, data: RetrievalData, known: Targets | None = None) -> Rabtriever:
         """Trains a retriever, whose reranker is the teacher's with the calibration that was fitted.
 
         Over an encoder with a similarity, the untrained retriever competes with every round's, and keeps ties.
+
+        Args:
+            data: Documents and queries.
+            known: What the teacher said of this data in an earlier distillation; its pairs are not read again.
 
         Raises:
             InputError: there is nothing to train on.
         """
         with torch.random.fork_rng(range(torch.cuda.device_count())):  # the caller's random numbers stay as they are
             torch.manual_seed(self.config.seed)
-            self._prepare(data)
+            self.prepare(data)
+            if known is not None and len(known.pairs):
+                self._learn_pairs(known.pairs, known.log_odds, known.states)
             self._train_rounds()
             return self._make_retriever()
 
@@ -101,7 +108,7 @@ class Distiller:
         return torch.stack([queries[sampled[:, 0]], sampled[:, 1]], dim=1)
 
     def preferences(self, queries: Tensor) -> Tensor:
-        """Returns what the policy ranks documents by, float (n, k): the student's log-odds, once they mean something."""
+        """Returns what the policy ranks documents by, float (n, k): the student's log-odds, once it has any."""
         if not self.student.beta and not len(self.targets.pairs):
             # To random weights, the same few documents would be best for every query.
             return torch.rand(len(queries), len(self.data.documents), generator=self.generator)
@@ -141,29 +148,33 @@ class Distiller:
         """Returns the student's log-odds (n, k) as it is trained: a share of the documents counts as new."""
         return self.student.log_odds(z_q, z_d, generator=self.generator)
 
-    def _prepare(self, data: RetrievalData) -> None:
-        """Encodes the data and makes a new student."""
+    def prepare(self, data: RetrievalData) -> None:
+        """Encodes the data, asks the teacher what costs no call, and makes a new student; :meth:`train` begins so."""
         config, over_encoder = self.config, self.encoder.has_similarity
         self.generator = torch.Generator().manual_seed(config.seed)
         self.data = encode_data(data, self.encoder, config.max_labelled_queries or None, config.seed)
         train, self.labelled = self.data.train, self.data.train.labelled
-        teacher = self.teacher
-        if over_encoder and not teacher.encoders:  # what no reranker has read is judged by the student's own encoder
-            teacher = replace(teacher, encoders=[(self.encoder, FUSED_ENCODER_WEIGHT)])
+        teacher = self.teacher.joined_by(self.encoder) if over_encoder else self.teacher
         self.cached_teacher = CachedTeacher(teacher, self.data.documents)
         calls = config.teacher_calls if teacher.rerankers and config.learns_from_teacher else 0
-        self.schedule = Schedule.of(config, *self.data.sizes, calls)
-        if not self.schedule.training_calls and not len(self.labelled) and not self.teacher.encoders:
+        weighs = self.data.has_labels and bool(teacher.encoders)
+        self.schedule = Schedule.of(config, *self.data.sizes, calls, readings=1 + weighs)
+        if weighs:
+            self.cached_teacher.teacher = weigh_teacher(
+                self.cached_teacher, self.data.dev, self.schedule.calibrated_queries
+            )
+        listed = bool(self.teacher.encoders and config.list_weight)
+        if not self.schedule.training_calls and not listed and not (config.label_weight and len(self.labelled)):
             raise InputError(
-                f"{data.name}: no labelled train query and no teacher call leave nothing to learn from; raise one",
+                f"{data.name}: no label that counts and no teacher call leave nothing to learn from; raise one",
                 param="teacher_calls",
             )
-        self.targets = Targets(self.cached_teacher.similarities(train.texts) if over_encoder else [])
+        self.targets = Targets(self.cached_teacher.similarities(train.texts))
         if not self.data.has_labels:
             dev = label_by_teacher(self.data.dev, self.cached_teacher, self.schedule.calibrated_queries)
             self.data = replace(self.data, dev=dev)
         self.log: list[dict[str, Any]] = []
-        w = self.cached_teacher.choice_direction(extra=over_encoder)
+        w = self.cached_teacher.choice_direction(extra=bool(teacher.encoders))
         shape = self.encoder.hidden_size, config.hidden_units, config.dropout, config.predictor
         predictor = Predictor(*shape, w, len(w)).eval()
         predictor.fit_normalization("query", train.states)
@@ -179,7 +190,7 @@ class Distiller:
 
     @property
     def listed(self) -> Tensor:
-        """Train queries of which the teacher has lists, int64 (n,): all, or those of which a reranker read documents."""
+        """Train queries of which the teacher has lists, int64 (n,): all, or those whose documents were read."""
         if self.teacher.encoders:
             return torch.arange(len(self.data.train))
         return self.targets.pairs[:, 0].unique()
@@ -207,20 +218,22 @@ class Distiller:
 
     def _query_teacher(self, queries: Tensor) -> dict[str, float]:
         """Lets rerankers read pairs of these queries; returns how well the student foresaw the result."""
-        remaining = self.schedule.training_calls - self.cached_teacher.calls
+        remaining = self.schedule.training_calls - len(self.targets.pairs)
         pairs = self.sample_pairs(queries)[:remaining] if remaining > 0 else self.targets.pairs[:0]
         if not len(pairs):
             return {}
         first = not len(self.targets.pairs)
         log_odds, states = self.cached_teacher.read(self.data.train.texts, pairs)
+        self._learn_pairs(pairs, log_odds, states)
+        if first or not states.shape[1]:  # an untrained student foresees nothing
+            return {}
+        return fresh_pair_pearson(self.student.predictor, self.data, pairs, states)
+
+    def _learn_pairs(self, pairs: Tensor, log_odds: Tensor, states: Tensor) -> None:
+        """Adds pairs that were read to the targets; the first ones say how far z* spreads."""
+        if states.shape[1] and not len(self.targets.pairs):
+            self.student.predictor.fit_normalization("output", states)
         self.targets.add(pairs, log_odds, states)
-        if not states.shape[1]:
-            return {}
-        predictor = self.student.predictor
-        if first:  # an untrained student foresees nothing
-            predictor.fit_normalization("output", states)
-            return {}
-        return fresh_pair_pearson(predictor, self.data, pairs, states)
 
     def _fit(self, n_steps: int) -> dict[str, float]:
         """Trains the student for some steps; returns the means of the losses."""
@@ -246,7 +259,7 @@ class Distiller:
         calibrated = self.data, self.cached_teacher, self.schedule, self.config.calibration_queries
         student, reranker = fit_calibrations(self.student, fusion, *calibrated)
         predictor = self.student.predictor if fusion.gain else None
-        trained_on = text_keys(self.data.documents) if fusion.beta else None
+        trained_on = text_keys(self.data.documents) if predictor and fusion.beta else None
         return Rabtriever(self.encoder, predictor, student, reranker, fusion=fusion, trained_on=trained_on)
 
     def _report(self, round_: int, metrics: dict[str, float]) -> None:

@@ -103,7 +103,8 @@ def label_loss(
 ) -> Tensor:
     """Computes the softmax cross-entropy of labelled queries over all documents (a sample of them, if very many).
 
-    ``score`` maps states of queries (n, H) and documents (k, H) to log-odds (n, k). Documents z_d are float32 (k, H). A query's own document is no negative. The loss is 0 if no query is labelled.
+    ``score`` maps states of queries (n, H) and documents (k, H) to log-odds (n, k). Documents z_d are float32 (k, H). A
+    query's own document is no negative. The loss is 0 if no query is labelled.
     """
     queries = queries.select(queries.labelled)
     if not len(queries):

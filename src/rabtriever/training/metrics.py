@@ -44,7 +44,8 @@ def collapse_metrics(predictor: Predictor, data: EncodedData, targets: Targets) 
     Returns:
         ``collapse/pair_error`` of the prediction; ``collapse/copy_query`` of z_q itself, if it is as wide, and
         ``collapse/mean_document`` of the prediction's mean over documents, both of which it must clearly undercut; and
-        ``collapse/spread``, the standard deviation of the prediction over documents. Nothing without context embeddings.
+        ``collapse/spread``, the standard deviation of the prediction over documents. Nothing without any
+        context embedding.
     """
     pairs, size = targets.pairs, targets.states.shape[1]
     if not size:

@@ -35,9 +35,14 @@ class Schedule:
     decay_steps: int
 
     @classmethod
-    def of(cls, config: DistillConfig, n_queries: int, n_documents: int, n_dev_queries: int, budget: int) -> Schedule:
-        """Returns the sizes for a data set; the ``budget`` of teacher calls is never exceeded, calibration included."""
-        depth = min(CALIBRATION_DEPTH, n_documents)
+    def of(
+        cls, config: DistillConfig, n_queries: int, n_documents: int, n_dev_queries: int, budget: int, readings: int = 1
+    ) -> Schedule:
+        """Returns the sizes for a data set.
+
+        The ``budget`` of teacher calls is never exceeded, ``readings`` of the best documents of dev queries included.
+        """
+        depth = readings * min(CALIBRATION_DEPTH, n_documents)
         calibrated = min(config.calibration_queries, n_dev_queries, int(MAX_CALIBRATION_SHARE * budget) // depth)
         calls = budget - calibrated * depth
         pairs = min(n_documents, max(config.pairs_per_query, math.ceil(calls / config.rounds / n_queries)))

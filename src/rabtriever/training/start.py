@@ -99,13 +99,19 @@ class Start:
         return digest.hexdigest()
 
 
+def partial_folder(out: str | Path) -> Path:
+    """Returns where an unfinished training of a model to be saved as ``out`` keeps its checkpoints."""
+    out = Path(out).expanduser()
+    return out.with_name(out.name + ".partial")
+
+
 def checkpoint_dir(out: Path, run: Mapping[str, Any]) -> Path:
     """Returns ``<out>.partial``, with a record of the run in it and without checkpoints that are not whole.
 
     Raises:
         ConflictError: it holds something else, or an interrupted training of another ``run``.
     """
-    partial = out.with_name(out.name + ".partial")
+    partial = partial_folder(out)
     path = partial / "run.json"
     empty = not partial.exists() or (partial.is_dir() and not any(partial.iterdir()))
     if not empty and not (path.is_file() and json.loads(path.read_text()) == run):

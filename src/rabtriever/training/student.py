@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from rabtriever.scoring.fusion import Fusion
 from rabtriever.scoring.predictor import Predictor
 
 NEW_DOCUMENT_SHARE = 0.3  # of the documents whose correction counts half in a step

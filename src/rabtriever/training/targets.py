@@ -18,7 +18,7 @@ class Targets:
     """The teacher's outputs so far.
 
     Attributes:
-        similarities: Of each of the teacher's encoders its weight and its states of queries (n, H) and documents (k, H).
+        similarities: Of each encoder that teaches, its weight and its states of queries (n, H) and documents (k, H).
         pairs: int64 (p, 2) of (query, document) that rerankers read, ordered as they came.
         log_odds: float32 (p,), the rerankers' weighted sum.
         states: float32 (p, H), z* of the pairs; (p, 0) if no reranker has any.
@@ -60,7 +60,7 @@ class Targets:
         return result + added
 
     def candidates(self, queries: Tensor, n_documents: int, generator: torch.Generator) -> Tensor:
-        """Returns the documents of a step's lists, int64 ascending: all, or the queries' best and a sample of the rest."""
+        """Returns a step's documents, int64 ascending: all, or the queries' best and a sample of the rest."""
         if n_documents <= MAX_CANDIDATES:
             return torch.arange(n_documents)
         best = self.similarity(queries, torch.arange(n_documents)).topk(TOP_DOCUMENTS, dim=1).indices.flatten()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+
+from typing_extensions import Unpack
 
 from rabtriever.encoders.base import Encoder
-from rabtriever.encoders.loading import load_encoder
 from rabtriever.errors import InputError
-from rabtriever.persistence.hub import is_sentence_model
 from rabtriever.rerankers.base import Reranker
-from rabtriever.rerankers.generative import load_reranker
+from rabtriever.rerankers.generative import RerankerOptions
+from rabtriever.scoring.fusion import COSINE_WEIGHT
+from rabtriever.teachers import is_encoder, load_teacher
 
 ENCODER_WEIGHT = 60.0  # of encoders alone: log-odds of a cosine of 1, shared by all of them
-FUSED_ENCODER_WEIGHT = 30.0  # beside rerankers, whose log-odds count once
+OWN_SHARE = 0.25  # of the student's own encoder, relative to the others
 
 
 @dataclass(frozen=True)
@@ -42,31 +43,35 @@ class Teacher:
                 name = encoder.describe()["name"]
                 raise InputError(f"teacher {name}: its states have no similarity; let it read pairs", param="teacher")
 
+    def joined_by(self, encoder: Encoder) -> Teacher:
+        """Returns the teacher with the student's own encoder in it, which errs otherwise than the others.
+
+        It counts a quarter of the other encoders, or for all where there is no other.
+        """
+        if any(one.fingerprint == encoder.fingerprint for one, _ in self.encoders) or not (
+            self.encoders or self.rerankers
+        ):
+            return self
+        weight = OWN_SHARE * sum(weight for _, weight in self.encoders) or COSINE_WEIGHT
+        return replace(self, encoders=[*self.encoders, (encoder, weight)])
+
     @classmethod
     def of(cls, encoders: Sequence[Encoder] = (), rerankers: Sequence[Reranker] = ()) -> Teacher:
         """Returns a teacher with the default weights, which were measured without labels."""
-        total = FUSED_ENCODER_WEIGHT if rerankers else ENCODER_WEIGHT
+        total = COSINE_WEIGHT if rerankers else ENCODER_WEIGHT
         return cls([(one, total / len(encoders)) for one in encoders], [(one, 1 / len(rerankers)) for one in rerankers])
 
 
-def load_teacher(names: Sequence[str], preset: str | None = None, task: str | None = None, **options: Any) -> Teacher:  # noqa: ANN401
-    """Loads the models of a teacher.
+def load_teachers(names: Sequence[str], **options: Unpack[RerankerOptions]) -> Teacher:
+    """Loads the models of a teacher, with the default weights.
 
     Args:
-        names: Of each: a sentence-transformers model (an encoder), a CrossEncoder, an LLM or a model of ours (a
-            reranker), or a remote reranker's source.
-        preset: Prompt of the LLMs (:mod:`rabtriever.llm.presets`).
-        task: Task sentence of that prompt.
-        **options: ``device``, ``dtype``, ``backend``, ``token``, ``local_files_only``.
+        names: Of each, as in :func:`rabtriever.teachers.load_teacher`.
+        **options: As there.
 
     Raises:
         InputError: a name of nothing that can be loaded.
     """
-    encoders: list[Encoder] = []
-    rerankers: list[Reranker] = []
-    for name in names:
-        if is_sentence_model(name):
-            encoders.append(load_encoder(name, **options))
-        else:
-            rerankers.append(load_reranker(name, preset=preset, task=task, **options))
-    return Teacher.of(encoders, rerankers)
+    models = [load_teacher(name, **options) for name in names]
+    encoders = [model for model in models if is_encoder(model)]
+    return Teacher.of(encoders, [model for model in models if not is_encoder(model)])

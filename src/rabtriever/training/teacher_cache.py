@@ -29,8 +29,8 @@ VECTORS_PER_SHARD = 1024  # an interruption loses fewer
 class TeacherCache:
     """States of an encoder, or log-odds and context embeddings of a reranker, on disk.
 
-    A hash of everything that changes the numbers, the model's ``fingerprint`` and ``numerics``, names the folder. A hash
-    of the texts names the vector. In memory are only the names.
+    A hash of everything that changes the numbers, the model's ``fingerprint`` and ``numerics``, names the folder. A
+    hash of the texts names the vector. In memory are only the names.
 
     Args:
         model: The encoder or reranker.

@@ -74,7 +74,10 @@ def train_reranker(
     data.labelled_queries("train")
     if len(data.documents) < 2:
         raise InputError(f"{data.name}: a single document has no negatives; add documents to the corpus")
-    _train(data, out, Start.of(model, prompt), config, callbacks, *_dtype_and_device(dtype, device))
+    start = Start.of(model, prompt)
+    if start.prompt.query_first:  # its steps share a document's computation among queries
+        raise InputError("prompt.query_first: training reads documents first; leave it out")
+    _train(data, out, start, config, callbacks, *_dtype_and_device(dtype, device))
     return GenerativeReranker.from_pretrained(out, device=device, dtype=dtype)
 
 

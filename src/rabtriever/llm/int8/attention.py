@@ -50,9 +50,9 @@ def apply_rope_and_store_kv(
 
 @njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
 def attention(  # noqa: C901 (loops, not cases)
-    queries: Any, offset: Any, count: Any, batch: Any, layer: Any, shape: Any, codes: Any, scales: Any
+    queries: Any, offset: Any, count: Any, batch: Any, layer: Any, sight: Any, shape: Any, codes: Any, scales: Any
 ) -> None:
-    """Computes causal attention of each text over its past and itself, quantised.
+    """Computes attention of each text over its past and itself, quantised.
 
     A register holds 16 query rows (a position's heads of one key head, then the next position's): what is summed or
     compared runs from register to register, and keys and values are read as they lie.
@@ -63,6 +63,7 @@ def attention(  # noqa: C901 (loops, not cases)
         count: Rows to take.
         batch: Has keys and values.
         layer: Number of the layer.
+        sight: How many tokens a query sees behind and ahead of itself; none ahead is causal.
         shape: (heads, key heads, size of a head, ...).
         codes: uint8 (at least ``count``, at least heads * size) to fill.
         scales: float32 (at least ``count``,) to fill.
@@ -79,7 +80,9 @@ def attention(  # noqa: C901 (loops, not cases)
     keys, values = np.zeros((longest, size), np.float32), np.zeros((longest, padded_size), np.float32)
     scaled_queries = np.zeros((size, TILE_COLUMNS), np.float32)
     scores, outputs = np.empty((longest, TILE_COLUMNS), np.float32), np.empty((padded_size, TILE_COLUMNS), np.float32)
-    totals, last_keys = np.empty(TILE_COLUMNS, np.float32), np.empty(TILE_COLUMNS, np.int32)
+    totals = np.empty(TILE_COLUMNS, np.float32)
+    first_keys, last_keys = np.empty(TILE_COLUMNS, np.int32), np.empty(TILE_COLUMNS, np.int32)
+    biased, centre = len(batch.position_bias) > 0, batch.position_bias.shape[1] // 2
     result = np.empty((longest, width), np.float32)
     sharpness = LOG2_E / np.sqrt(np.float32(size))
     for text in range(len(past_starts)):
@@ -88,22 +91,31 @@ def attention(  # noqa: C901 (loops, not cases)
         if first >= last:
             continue
         own, rows = first - offset, (last - first) * group
+        seen = min(starts[text + 1], last + sight[1])  # the first token of the text that none of these rows sees
         for head in range(key_heads):
             for i in range(before):
                 _load_kv(past, past_starts[text] + i, head, size, keys, values, i)
-            for i in range(last - begin):
+            for i in range(seen - begin):
                 _load_kv(store, cache_rows[begin + i], head, size, keys, values, before + i)
             for tile in range(0, rows, TILE_COLUMNS):
                 for r in range(TILE_COLUMNS):  # columns beyond the last row repeat it
                     i, member = divmod(min(tile + r, rows - 1), group)
-                    last_keys[r] = before + first - begin + i
+                    position = before + first - begin + i
+                    first_keys[r] = max(0, position - sight[0])
+                    last_keys[r] = min(before + seen - begin - 1, position + sight[1])
                     at = (head * group + member) * size
                     for d in range(size):
                         scaled_queries[d, r] = queries[own + i, at + d] * sharpness
                 reach = last_keys[TILE_COLUMNS - 1] + 1
                 for key in range(0, reach, TILE_ROWS):
                     multiply(keys, key, scaled_queries, scores, key, size, False)  # type: ignore[call-arg]
-                _softmax(scores, last_keys, totals)
+                if biased:
+                    bias = batch.position_bias[head]
+                    for r in range(TILE_COLUMNS):
+                        nearest = centre - (before + first - begin + min(tile + r, rows - 1))
+                        for key in range(reach):
+                            scores[key, r] += bias[nearest + key]
+                _softmax(scores, first_keys, last_keys, totals)
                 for d in range(0, size, TILE_ROWS):
                     multiply(values, d, scores, outputs, d, reach, True)  # type: ignore[call-arg]
                 for r in range(min(TILE_COLUMNS, rows - tile)):
@@ -137,12 +149,16 @@ def _load_kv(store: Any, row: Any, head: Any, size: Any, keys: Any, values: Any,
 
 
 @njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
-def _softmax(scores: Any, last_keys: Any, totals: Any) -> None:
-    """Computes softmax down each column's rows up to its last key, in place, but for the division by ``totals``."""
+def _softmax(scores: Any, first_keys: Any, last_keys: Any, totals: Any) -> None:
+    """Computes softmax down each column's rows between two keys, in place, but for the division by ``totals``."""
     maxima, fractions = np.empty(TILE_COLUMNS, np.float32), np.empty(TILE_COLUMNS, np.float32)
     bits = np.empty(TILE_COLUMNS, np.int32)
     powers = bits.view(np.float32)
     reach = last_keys[TILE_COLUMNS - 1] + 1
+    for key in range(first_keys[TILE_COLUMNS - 1]):
+        for r in range(TILE_COLUMNS):
+            if key < first_keys[r]:
+                scores[key, r] = np.float32(-1e30)
     for key in range(last_keys[0] + 1, reach):
         for r in range(TILE_COLUMNS):
             if key > last_keys[r]:

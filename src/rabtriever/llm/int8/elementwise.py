@@ -74,7 +74,7 @@ def silu_gate(gate_up: Any, size: Any, count: Any, in_scales: Any, block: Any, c
         for j in range(size):
             decay = exp2_fraction(fractions[j]) * powers[j]
             values[j] = row[j] * scale / (np.float32(1) + decay) * (row[size + j] * scale)
-        _hadamard(values, size, block)
+        mix(values, size, block)
         scales[i] = quantize(values, size, codes[i])
 
 
@@ -138,7 +138,7 @@ def _nan_if_not_finite(values: Any, size: Any) -> Any:
 
 
 @njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
-def _hadamard(values: Any, size: Any, block: Any) -> None:
+def mix(values: Any, size: Any, block: Any) -> None:
     """Multiplies by Hadamard's matrix of ``block`` rows over the units' upper index, by butterflies of registers."""
     span = 1
     while span < block:

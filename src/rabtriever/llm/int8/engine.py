@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rabtriever.llm.int8.forward import Batch, Layers, forward
-from rabtriever.llm.int8.gang import run_in_threads
+from rabtriever.llm.int8.gang import share_rows
 from rabtriever.llm.int8.matmul import TILE_ROWS
 from rabtriever.llm.int8.prefixes import SharedPrefix, compute_prefix
 from rabtriever.llm.int8.rotation import hadamard_block_size, orthogonal
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     from rabtriever.llm.backbone import Pooling
 
-MIN_ROWS_PER_THREAD = 8
-MAX_IMBALANCE = 1.15  # a thread's rows, relative to an equal share, up to which texts are not divided
+NO_BIAS = np.empty((0, 0), np.float32)
 MIN_POSITIONS = 1024  # whose cosines and sines are computed at the start
 
 
@@ -95,7 +94,7 @@ class Int8Engine:
         cls,
         get_model: Callable[[], PreTrainedModel],
         prefixes: Sequence[Sequence[int]] = (),
-        cache: WeightCache | None = None,
+        cache: WeightCache[Int8Weights] | None = None,
     ) -> Int8Engine:
         """Makes the engine of an LLM, from the cache if it is there; the model is then not asked for.
 
@@ -191,29 +190,17 @@ class Int8Engine:
         if cache_rows is None:  # a layer's are forgotten after the next: a thread may be so far ahead
             store, cache_rows = np.empty((2, len(ids), self.kv_width), np.uint16), np.arange(len(ids))
         past_starts, past_lengths = past.starts.numpy(), past.lengths.numpy()
-        batch = Batch(ends, positions, past.rows, past_starts, past_lengths, store, cache_rows, rope, last)
-        threads = max(1, min(torch.get_num_threads(), len(ids) // MIN_ROWS_PER_THREAD))
-        cuts, sharing = _split_rows(ends, threads), 1
-        if cuts is None:
-            cuts, sharing = [len(ids) * i // threads for i in range(threads + 1)], threads
-        barrier = np.zeros(2, np.int64)
-        try:
-            parts = run_in_threads(threads, lambda i: self._run(ids, batch, cuts[i], cuts[i + 1], sharing, barrier))
-        except BaseException:  # an interruption: those who began need not wait for those who will not
-            barrier[1] = 1
-            raise
+        cached = past.rows, past_starts, past_lengths, store, cache_rows
+        batch = Batch(ends, positions, *cached, rope, NO_BIAS, last)
+        parts = share_rows(ends, lambda *share: self._run(ids, batch, *share))
         return torch.from_numpy(np.concatenate(parts)), ends
 
     @torch.inference_mode()
     def _run(self, ids: Tensor, batch: Batch, first: int, end: int, threads: int, barrier: np.ndarray) -> np.ndarray:
         """Takes a thread's rows through all layers."""
-        try:
-            update = (self.embeddings[ids[first:end]].double() @ self.rotation).float().numpy()
-            hidden = np.zeros((-(-len(update) // TILE_ROWS) * TILE_ROWS, update.shape[1]), np.float32)
-            return hidden[: forward(hidden, update, first, self.layers, batch, threads, barrier)]
-        except BaseException:
-            barrier[1] = 1  # nobody waits for who will not come
-            raise
+        update = (self.embeddings[ids[first:end]].double() @ self.rotation).float().numpy()
+        hidden = np.zeros((-(-len(update) // TILE_ROWS) * TILE_ROWS, update.shape[1]), np.float32)
+        return hidden[: forward(hidden, update, first, self.layers, batch, threads, barrier)]
 
     def _rope(self, positions: int) -> np.ndarray:
         """Returns the cosine and sine of each position: float32 (2, positions, head size / 2)."""
@@ -222,7 +209,7 @@ class Int8Engine:
 
 
 def _cached_prefix(
-    get_model: Callable[[], PreTrainedModel], tokens: tuple[int, ...], cache: WeightCache | None
+    get_model: Callable[[], PreTrainedModel], tokens: tuple[int, ...], cache: WeightCache[Int8Weights] | None
 ) -> SharedPrefix:
     def compute() -> dict[str, np.ndarray]:
         prefix = compute_prefix(get_model(), tokens)
@@ -231,17 +218,6 @@ def _cached_prefix(
     name = "prefix-" + hashlib.sha256(str(tokens).encode()).hexdigest()[:32]
     arrays = cache.arrays(name, compute) if cache else compute()
     return SharedPrefix(tokens, arrays["rows"], torch.from_numpy(arrays["states"]))
-
-
-def _split_rows(ends: np.ndarray, threads: int) -> list[int] | None:
-    """Returns where threads' rows begin and end, if whole texts can be divided fairly; None if not.
-
-    Then no thread waits for another.
-    """
-    ideal = ends[-1] / threads
-    cuts = [int(ends[np.abs(ends - ideal * i).argmin()]) for i in range(threads + 1)]
-    shares = np.diff(cuts)
-    return cuts if shares.min() > 0 and shares.max() <= MAX_IMBALANCE * ideal else None
 
 
 def _batch_spans(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:

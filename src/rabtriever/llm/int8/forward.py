@@ -13,6 +13,7 @@ from rabtriever.llm.int8.elementwise import FASTMATH, add_and_finish, add_and_no
 from rabtriever.llm.int8.matmul import TILE_ROWS, atomic_increment, atomic_load, multiply_bytes
 
 ROWS_PER_CHUNK = 64  # rows that go through the MLP together: what is between its products stays in the cache
+EVERY_TOKEN = 2**30
 SPINS_BEFORE_YIELD = 2000  # loads of the counter before a waiting thread lets others run
 
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
@@ -45,6 +46,8 @@ class Batch(NamedTuple):
         store: uint16 (layers or 2, rows, 2 * key heads * head size), where keys and values of the n tokens go.
         cache_rows: int64 (n,), each token's row of ``store``.
         rope: float32 (2, positions, head size / 2), cosine and sine.
+        position_bias: float32 (heads, 2 * positions - 1), what is added to the scores of keys by how far they are from
+            the query, multiplied by log2(e); (0, 0) where there is none. Each head has its own keys then.
         last: Whether only each text's last state is wanted.
     """
 
@@ -56,6 +59,7 @@ class Batch(NamedTuple):
     store: Any
     cache_rows: Any
     rope: Any
+    position_bias: Any
     last: Any
 
 
@@ -87,9 +91,9 @@ def forward(hidden: Any, update: Any, first: Any, layers: Any, batch: Any, threa
         add_and_normalise(hidden, count, update_out, update_scales, epsilon, norm_codes, scales)
         product(norm_codes, count, qkv, layer, qkv_out)
         apply_rope_and_store_kv(qkv_out, first, scales[:count], bias[layer], norms[layer], epsilon, batch, layer)
-        if threads > 1 and not _wait_at_barrier(barrier, (layer + 1) * threads):
+        if threads > 1 and not wait_at_barrier(barrier, (layer + 1) * threads):
             return 0
-        attention(qkv_out, first, count, batch, layer, shape, attention_codes, update_scales)
+        attention(qkv_out, first, count, batch, layer, (EVERY_TOKEN, 0), shape, attention_codes, update_scales)
         if batch.last and layer == len(bias) - 1:
             count = _move_last_rows(first, count, batch.ends, hidden, attention_codes, update_scales)
         product(attention_codes, count, out, layer, update_out)
@@ -125,7 +129,7 @@ def _move_last_rows(first: Any, count: Any, ends: Any, hidden: Any, codes: Any, 
 
 
 @njit(nogil=True, error_model="numpy")
-def _wait_at_barrier(barrier: Any, target: Any) -> Any:
+def wait_at_barrier(barrier: Any, target: Any) -> Any:
     """Waits until ``target`` arrivals were counted; returns False if a thread failed."""
     atomic_increment(barrier)  # type: ignore[call-arg]
     n_loads = 0

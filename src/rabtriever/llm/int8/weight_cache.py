@@ -11,14 +11,14 @@ import uuid
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, fields
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from rabtriever.caching import cache_dir
-from rabtriever.llm.int8.weights import LINEARS, Int8Weights, LLMShape
 
+Weights = TypeVar("Weights")
 FORMAT = 1  # raise it when conversion or the arrays change
 MAX_CACHE_BYTES = 8 * 2**30  # of all LLMs; beyond, the least recently used are removed
 CONFIG_FIELDS = (  # of transformers, that change numbers but no weight's shape
@@ -30,44 +30,57 @@ CONFIG_FIELDS = (  # of transformers, that change numbers but no weight's shape
     "max_position_embeddings",
 )
 PARTS = ("codes", "offsets", "scales")
-ARRAYS = ("bias", "norms", "embeddings", "final_norm", "frequencies")
 
 
-class WeightCache:
-    """The folder of one LLM's converted weights, ``<cache folder>/int8/<key>``.
+class WeightCache(Generic[Weights]):
+    """The folder of one model's converted weights, ``<cache folder>/int8/<key>``.
 
     Its arrays are mapped into memory, so that processes share them and only what is read is loaded. A folder that
     cannot be read or written is as good as none. When all folders hold more than ``MAX_CACHE_BYTES``, the least
     recently used are removed; a process that has one mapped goes on.
+
+    Args:
+        weights_hash: Of the model's files.
+        config: Its configuration, of which some fields count beside the files.
+        dtype: Of what is converted.
+        kind: The dataclass of the weights: arrays, linear maps (``Linear``) and ``shape``, of its ``shape_type``.
     """
 
-    def __init__(self, weights_hash: str, config: Any, dtype: Any) -> None:
+    def __init__(self, weights_hash: str, config: Any, dtype: Any, kind: type[Weights]) -> None:
         details = {name: getattr(config, name, None) for name in CONFIG_FIELDS}
         described = json.dumps([FORMAT, weights_hash, str(dtype), details], sort_keys=True, default=str)
-        self.folder = cache_dir() / "int8" / hashlib.sha256(described.encode()).hexdigest()[:32]
+        self.folder, self.kind = cache_dir() / "int8" / hashlib.sha256(described.encode()).hexdigest()[:32], kind
 
-    def load(self) -> Int8Weights | None:
+    def load(self) -> Weights | None:
         """Returns the weights, mapped; None if they are not cached."""
+        kind: Any = self.kind
         try:
-            shape = LLMShape(**json.loads((self.folder / "shape.json").read_text()))
-            arrays: dict[str, Any] = {name: self._map(name) for name in ARRAYS}
-            arrays |= {name: tuple(self._map(f"{name}-{part}") for part in PARTS) for name in LINEARS}
+            found: dict[str, Any] = {"shape": kind.shape_type(**json.loads((self.folder / "shape.json").read_text()))}
+            for field in fields(kind):
+                if field.type == "Linear":
+                    found[field.name] = tuple(self._map(f"{field.name}-{part}") for part in PARTS)
+                elif field.name != "shape":
+                    found[field.name] = self._map(field.name)
             os.utime(self.folder, ns=(time.time_ns(),) * 2)  # finer than the file system's own clock
         except (OSError, ValueError, TypeError, EOFError):
             return None
-        return Int8Weights(**arrays, shape=shape)
+        weights: Weights = kind(**found)
+        return weights
 
-    def save(self, weights: Int8Weights) -> Int8Weights:
+    def save(self, weights: Weights) -> Weights:
         """Caches weights; returns them mapped, or as they are if they cannot be written."""
         temporary = self.folder.parent / f".{uuid.uuid4().hex}"
         try:
             temporary.mkdir(parents=True)
-            arrays = {name: getattr(weights, name) for name in ARRAYS}
-            for name in LINEARS:
-                arrays |= dict(zip([f"{name}-{part}" for part in PARTS], getattr(weights, name), strict=True))
-            for name, array in arrays.items():
-                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-            (temporary / "shape.json").write_text(json.dumps(asdict(weights.shape)))
+            for field in fields(weights):  # type: ignore[arg-type]
+                value = getattr(weights, field.name)
+                if field.name == "shape":
+                    (temporary / "shape.json").write_text(json.dumps(asdict(value)))
+                elif field.type == "Linear":
+                    for part, array in zip(PARTS, value, strict=True):
+                        np.save(temporary / f"{field.name}-{part}.npy", array, allow_pickle=False)
+                else:
+                    np.save(temporary / f"{field.name}.npy", value, allow_pickle=False)
             if self.load() is None:  # else another process was faster
                 shutil.rmtree(self.folder, ignore_errors=True)
                 os.replace(temporary, self.folder)

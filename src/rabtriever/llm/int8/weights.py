@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -66,6 +66,7 @@ class Int8Weights:
     final_norm: np.ndarray
     frequencies: np.ndarray
     shape: LLMShape
+    shape_type: ClassVar[type] = LLMShape
 
     @property
     def nbytes(self) -> int:

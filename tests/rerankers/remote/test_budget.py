@@ -1,0 +1,60 @@
+import threading
+
+import pytest
+
+from rabtriever.errors import InputError
+from rabtriever.rerankers.remote.budget import Budget
+from rabtriever.rerankers.remote.options import RemoteOptions
+
+
+def make_budget(max_cost=None, **prices):
+    return Budget(RemoteOptions(max_cost=max_cost, **prices or {"price_per_1000_requests": 1000.0}))
+
+
+def test_both_prices_add_up():
+    budget = make_budget(price_per_1000_requests=1000.0, price_per_million_tokens=1e6)
+    with budget.charge(100) as charge:
+        charge.tokens = 7
+    assert budget.cost == pytest.approx(8)
+
+
+def test_a_request_that_was_refused_costs_nothing():
+    budget = make_budget()
+    with budget.charge(1) as charge:
+        charge.paid = False
+    assert (budget.cost, budget.calls) == (0, 1)
+
+
+def test_a_request_that_fails_on_its_way_may_have_been_paid():
+    budget = make_budget()
+    with pytest.raises(KeyError), budget.charge(1):
+        raise KeyError
+    assert budget.cost == 1
+
+
+def test_the_cap_is_reached_exactly():
+    budget = make_budget(0.3, price_per_1000_requests=100.0)
+    for _ in range(3):
+        with budget.charge(1):
+            pass
+    with pytest.raises(InputError, match="max_cost 0.3"), budget.charge(1):
+        raise AssertionError("a request passed the cap")
+    assert budget.calls == 3
+
+
+def test_what_is_on_its_way_is_reserved_and_may_turn_out_cheaper():
+    budget = make_budget(100.0, price_per_million_tokens=1e6)
+    begun = threading.Event()
+
+    def other():
+        with budget.charge(80) as charge:
+            begun.set()
+            charge.tokens = 5
+
+    with budget.charge(60) as charge:
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert not begun.wait(0.05), "60 and 80 bytes could be more than 100 tokens"
+        charge.tokens = 10
+    thread.join()
+    assert begun.is_set() and budget.cost == pytest.approx(15)
