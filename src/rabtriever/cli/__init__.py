@@ -12,7 +12,7 @@ from rabtriever import __version__
 from rabtriever.cli.arguments import Parser, rename_flags
 from rabtriever.errors import InputError
 
-COMMANDS = ("demo", "judge", "train", "distill", "index", "search", "serve", "info", "evaluate")
+COMMANDS = ("demo", "judge", "train", "generate", "distill", "index", "search", "serve", "info", "evaluate")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rabtriever {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        hint = "; the same command goes on where it was" if args.command in ("train", "distill") else ""
+        hint = "; the same command goes on where it was" if args.command in ("train", "generate", "distill") else ""
         print(f"rabtriever {args.command}: interrupted{hint}", file=sys.stderr)
         return 130
     except BrokenPipeError:

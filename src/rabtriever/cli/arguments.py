@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_type_hints
 
 from rabtriever.choices import BACKENDS, DTYPES, PRESETS
+from rabtriever.errors import InputError
 
 if TYPE_CHECKING:
     from rabtriever.data import RetrievalData
@@ -117,6 +118,27 @@ def add_teacher_arguments(parser: argparse.ArgumentParser, required: bool = Fals
     )
     add_prompt_arguments(parser)
     add_config_arguments(parser.add_argument_group("teachers behind HTTP"), RemoteOptions, PROMPT_OPTIONS)
+
+
+def add_generator_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the LLM that writes requests."""
+    parser.add_argument(
+        "--generator", metavar="LLM", help="an instruct LLM that writes requests: a hub id, a folder or a .gguf file"
+    )
+
+
+def generate(args: argparse.Namespace, n: int, path: str) -> int:
+    """Lets ``--generator`` write ``n`` requests for each document of the corpus ``args.data[0]``; returns how many."""
+    if not args.generator:
+        raise InputError("--generator: name the instruct LLM that writes the requests", param="generator")
+    from rabtriever.data import read_corpus
+
+    documents = list(read_corpus(args.data[0]))
+    from rabtriever.llm.loading import load_llm
+    from rabtriever.training.generate import generate_requests
+
+    llm = load_llm(args.generator, **load_options(args))
+    return generate_requests(documents, llm, path, n, seed=args.seed, show_progress_bar=not args.json)
 
 
 def load_options(args: argparse.Namespace) -> dict[str, Any]:

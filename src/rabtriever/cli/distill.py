@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rabtriever.cli import arguments
 from rabtriever.errors import InputError
 from rabtriever.persistence.folder import require_absent
 from rabtriever.training.config import DistillConfig, TuneEncoderConfig
+
+if TYPE_CHECKING:
+    from rabtriever.data import RetrievalData
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--queries", metavar="FILE", help="JSONL file of requests for that corpus, without labels; each line has a text"
     )
+    parser.add_argument(
+        "--generate",
+        type=int,
+        metavar="N",
+        help="requests that --generator writes for each document, beside other ones",
+    )
+    arguments.add_generator_argument(parser)
     arguments.add_teacher_arguments(parser)
     parser.add_argument(
         "--encoder",
@@ -50,11 +62,7 @@ def run(args: argparse.Namespace) -> None:
     if args.tune_encoder:
         tuning = TuneEncoderConfig(args.tune_encoder, steps=args.encoder_steps, seed=args.seed)
     require_absent(args.out)
-    if args.queries and len(args.data) > 1:
-        raise InputError("--queries: belongs to one corpus; give one, or BEIR folders that hold their queries")
-    from rabtriever.data import load_requests
-
-    data = load_requests(args.data[0], args.queries) if args.queries else arguments.read_data(args)
+    data = _read(args)
     from rabtriever.training.distill import distill
 
     retriever = distill(
@@ -70,5 +78,27 @@ def run(args: argparse.Namespace) -> None:
     hint = f"next: rabtriever index {args.data[0]} --model {args.out} --out INDEX"
     gain = retriever.fusion.gain
     confirmed = "" if gain else "; held-out queries confirmed no gain over the encoder, whose ranking it keeps"
+    if data.queries.keys() <= data.generated:
+        confirmed = "; all requests were generated, so nothing confirmed its gain or calibrated its probabilities"
     text = f"{args.out}: a retriever{confirmed}; {hint}"
     arguments.print_result(args, {"retriever": args.out, "gain": gain}, text)
+
+
+def _read(args: argparse.Namespace) -> RetrievalData:
+    """Returns the data to learn from, with the requests that ``--generate`` asks for."""
+    for flag in ("queries", "generate"):
+        if getattr(args, flag) is not None and len(args.data) > 1:
+            raise InputError(f"--{flag}: belongs to one corpus; give one, or BEIR folders that hold their queries")
+    from rabtriever.data import add_requests, load_corpus, load_requests
+
+    if args.queries:
+        data = load_requests(args.data[0], args.queries)
+    elif args.generate is not None and not (Path(args.data[0]) / "queries.jsonl").is_file():
+        data = load_corpus(args.data[0])
+    else:
+        data = arguments.read_data(args)
+    if args.generate is not None:
+        path = f"{args.out}.requests.jsonl"  # beside the folder, which is made in one piece at the end
+        arguments.generate(args, args.generate, path)
+        data = add_requests(data, path)
+    return data

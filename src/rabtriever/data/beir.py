@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,13 @@ def load_data(source: str | Path) -> RetrievalData:
     if not folder.is_dir():
         raise NotFoundError(f"{folder} is no folder: give a BEIR folder with corpus.jsonl, queries.jsonl and qrels/")
     documents = {document.id: document for document in read_corpus(folder)}
-    queries = _read_queries(_existing(folder / "queries.jsonl"))
+    queries, generated = _read_queries(_existing(folder / "queries.jsonl"))
     qrels = {
         path.stem: _read_qrels(path, queries, documents)
         for path in sorted((folder / "qrels").glob("*.tsv"))
         if not path.name.startswith(".")
     }
-    return RetrievalData(folder.resolve().name, documents, queries, qrels)
+    return RetrievalData(folder.resolve().name, documents, queries, qrels, generated)
 
 
 def load_requests(corpus: str | Path, queries: str | Path) -> RetrievalData:
@@ -49,11 +50,23 @@ def load_requests(corpus: str | Path, queries: str | Path) -> RetrievalData:
     Raises:
         NotFoundError, InputError: as of :func:`load_data`.
     """
-    path = Path(queries)
-    if not path.is_file():
-        raise NotFoundError(f"{path} is missing: give a JSONL file of requests, each line with a text")
+    if not Path(queries).is_file():
+        raise NotFoundError(f"{queries} is missing: give a JSONL file of requests, each line with a text")
+    return add_requests(load_corpus(corpus), queries)
+
+
+def load_corpus(corpus: str | Path) -> RetrievalData:
+    """Loads a corpus (as for :func:`read_corpus`) without any query."""
     documents = {document.id: document for document in read_corpus(corpus)}
-    return RetrievalData(Path(corpus).resolve().stem, documents, _read_queries(path, named=False), {})
+    return RetrievalData(Path(corpus).resolve().stem, documents, {}, {})
+
+
+def add_requests(data: RetrievalData, path: str | Path) -> RetrievalData:
+    """Returns a data set with the unlabelled queries of a JSONL file, too; raises as :func:`load_requests`."""
+    found, generated = _read_queries(Path(path), named=False)
+    if shared := data.queries.keys() & found.keys():
+        raise InputError(f"{path}: _id {min(shared)!r} is a query of {data.name}, too; ids should be unique")
+    return replace(data, queries={**data.queries, **found}, generated=data.generated | generated)
 
 
 def read_corpus(path: str | Path) -> Iterator[Document]:
@@ -87,9 +100,10 @@ def _documents(path: Path) -> Iterator[Document]:
         raise InputError(f"{path} is empty: a corpus needs at least one document")
 
 
-def _read_queries(path: Path, named: bool = True) -> dict[str, str]:
+def _read_queries(path: Path, named: bool = True) -> tuple[dict[str, str], frozenset[str]]:
+    """Returns query id -> text, and the ids of those that an LLM wrote."""
     seen: dict[str, str] = {}
-    queries = {}
+    queries, generated = {}, set()
     for number, (location, row) in enumerate(_rows(path), start=1):
         if not named:
             row.setdefault("_id", str(number))
@@ -97,9 +111,11 @@ def _read_queries(path: Path, named: bool = True) -> dict[str, str]:
         queries[query] = _string(row, "text", location)
         if not queries[query].strip():
             raise InputError(f"{location}: the text of query {query!r} is blank: fill it in or leave the query out")
+        if _value(row, "metadata", dict, location).get("generated") is True:
+            generated.add(query)
     if not queries:
         raise InputError(f"{path} is empty: give at least one query")
-    return queries
+    return queries, frozenset(generated)
 
 
 def _read_qrels(path: Path, queries: dict[str, str], documents: dict[str, Document]) -> Qrels:

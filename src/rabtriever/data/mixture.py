@@ -38,17 +38,19 @@ def concatenate(
     documents: dict[str, Document] = {}
     queries: dict[str, str] = {}
     qrels: dict[str, Qrels] = {}
+    generated: set[str] = set()
     for source in limited:
         prefix = f"{source.name}/"
         documents |= {prefix + key: replace(document, id=prefix + key) for key, document in source.documents.items()}
         queries |= {prefix + key: text for key, text in source.queries.items()}
+        generated |= {prefix + key for key in source.generated}
         for split, labels in source.qrels.items():
             qrels.setdefault(split, {}).update(
                 (prefix + query, {prefix + document: grade for document, grade in grades.items()})
                 for query, grades in labels.items()
             )
     # Once more: a query that one data set holds out may be a train query of another.
-    return train_dev_split(RetrievalData("+".join(names), documents, queries, qrels))
+    return train_dev_split(RetrievalData("+".join(names), documents, queries, qrels, frozenset(generated)))
 
 
 def _limit(source: RetrievalData, max_queries: int | None, seed: int) -> RetrievalData:

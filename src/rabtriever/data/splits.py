@@ -74,9 +74,13 @@ def dev_queries(data: RetrievalData, limit: int = MAX_DEV_QUERIES) -> dict[str, 
 
 
 def held_out_queries(data: RetrievalData, queries: Mapping[str, object], limit: int = MAX_HELD_OUT_QUERIES) -> set[str]:
-    """Returns about a tenth of unlabelled ``queries``, ``limit`` at most, to measure on: by their texts, as ``dev``."""
-    texts = _dev_texts({_normalize(data.queries[query]) for query in queries}, limit)
-    return {query for query in queries if _normalize(data.queries[query]) in texts}
+    """Returns about a tenth of unlabelled ``queries``, ``limit`` at most, to measure on: by their texts, as ``dev``.
+
+    None of them was written by an LLM.
+    """
+    written = [query for query in queries if query not in data.generated]
+    texts = _dev_texts({_normalize(data.queries[query]) for query in written}, limit)
+    return {query for query in written if _normalize(data.queries[query]) in texts}
 
 
 def _held_out_texts(data: RetrievalData) -> set[str]:

@@ -47,12 +47,15 @@ class RetrievalData:
         documents: Document id -> document, in corpus order.
         queries: Query id -> text, in file order; queries of all splits, labelled or not.
         qrels: Split -> labels; empty if there are none.
+        generated: Ids of the queries that an LLM wrote (``"generated": true`` in their metadata). They teach; they are
+            never held out to measure or calibrate on.
     """
 
     name: str
     documents: dict[str, Document]
     queries: dict[str, str]
     qrels: dict[str, Qrels]
+    generated: frozenset[str] = frozenset()
 
     def labelled_queries(self, split: str, limit: int | None = None, seed: int = 0) -> dict[str, str]:
         """Returns the queries with a relevant document in a split: query id -> text, in file order.

@@ -79,7 +79,7 @@ def encode_data(data: RetrievalData, encoder: Encoder, max_labelled_queries: int
     """Splits a data set and encodes it; states come from the cache where they can.
 
     Where no dev query is labelled, a tenth of the train queries, 300 at most, is held out, if the
-    encoder has a similarity, so that an untrained retriever can compete.
+    encoder has a similarity, so that an untrained retriever can compete. No query that an LLM wrote is.
 
     Raises:
         InputError: no query to train on.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rabtriever.rerankers.base import Reranker
 from rabtriever.scoring.calibration import Calibration
-from rabtriever.scoring.fusion import ZERO_SHOT_RERANK, Fusion
+from rabtriever.scoring.fusion import ZERO_SHOT_BETA, ZERO_SHOT_OFFSET, ZERO_SHOT_RERANK, Fusion
 from rabtriever.training.cached_teacher import CachedTeacher
 from rabtriever.training.encoded_data import EncodedData, EncodedQueries
 from rabtriever.training.metrics import dev_recall, rank_dev_documents
@@ -108,8 +108,9 @@ def fit_calibrations(
         return np.array([document in dev.positives[query] for query, document in of.tolist()], dtype=bool)
 
     prior = teacher.calibration if teacher.calls and not student.beta else Calibration()
-    if student.beta and n_queries:  # its log-odds count from the encoder's, whose zero means nothing
-        prior = Calibration(1.0, -float(log_odds[ranked].mean()))
+    if student.beta:  # its log-odds count from the encoder's, whose zero means nothing
+        middle = float(log_odds[ranked].mean()) if n_queries else -ZERO_SHOT_OFFSET / ZERO_SHOT_BETA * student.beta
+        prior = Calibration(1.0, -middle)
     calibration = Calibration.fit(log_odds[ranked].numpy(), labels(pairs[ranked]), prior)
     rows = torch.linspace(0, n_queries - 1, min(n_queries, schedule.calibrated_queries)).long()
     scored = pairs[rows][ranked[rows]] if data.has_labels else pairs.new_empty(0, 2)
