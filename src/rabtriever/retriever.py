@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,23 +17,21 @@ from typing_extensions import Unpack
 from rabtriever.caching import LRUCache
 from rabtriever.deprecation import renamed
 from rabtriever.encoders.base import Encoder, Kind
-from rabtriever.encoders.loading import load_encoder, restore_encoder
+from rabtriever.encoders.loading import load_encoder
 from rabtriever.errors import InputError, TextError, first_line
 from rabtriever.llm.backbone import MAX_KV_CACHE_BYTES
 from rabtriever.llm.loading import LoadOptions, hub_options
-from rabtriever.persistence.folder import read_config, save_model
+from rabtriever.persistence.folder import read_config
 from rabtriever.persistence.hub import find_retriever, upload_model
 from rabtriever.rerankers.base import Reranker
-from rabtriever.rerankers.loading import has_reranker, restore_reranker
+from rabtriever.retriever_folder import load_models, save_retriever
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.fold import Fold, score_latents
 from rabtriever.scoring.fusion import Fusion
-from rabtriever.scoring.predictor import TRAINED_ON, Predictor, load_predictor
+from rabtriever.scoring.predictor import Predictor, load_predictor
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from rabtriever.rerankers.generative import GenerativeReranker
 
 MAX_CACHED_TEXT_LENGTH = 4096  # characters
 
@@ -131,7 +129,7 @@ class Rabtriever:
             fusion = Fusion(**config["fusion"])
         except (TypeError, AttributeError) as error:
             raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
-        encoder, reranker = _load_models(folder, config, calibrations.get("reranker"), kv_cache_bytes, options)
+        encoder, reranker = load_models(folder, config, calibrations.get("reranker"), kv_cache_bytes, options)
         predictor, trained_on = load_predictor(folder, config)
         retriever = cls(
             encoder,
@@ -194,7 +192,7 @@ class Rabtriever:
         Raises:
             InputError: ``folder`` exists, or there is no reranker to save.
         """
-        self._save(folder, notes, log)
+        save_retriever(self, folder, notes, log)
         self.name_or_path = str(Path(folder).expanduser().resolve())
 
     def push_to_hub(
@@ -215,7 +213,7 @@ class Rabtriever:
             InputError: the hub refuses or cannot be reached, or the LLM is a folder of this machine.
         """
         with tempfile.TemporaryDirectory() as temporary:
-            self._save(folder := Path(temporary) / "model")
+            save_retriever(self, folder := Path(temporary) / "model")
             return upload_model(folder, repo_id, private=private, token=token, commit_message=commit_message)
 
     def encode_query(
@@ -302,30 +300,6 @@ class Rabtriever:
     source = renamed("name_or_path")
     known = renamed("cached_query", lambda self: {"query": self._query_cache, "document": self._document_cache})
 
-    def _save(
-        self, folder: str | Path, notes: Mapping[str, Any] | None = None, log: Sequence[Mapping[str, Any]] = ()
-    ) -> None:
-        reranker, encoder = self.reranker, self.encoder.to_config()
-        model = reranker.to_config() if reranker else {}
-        llm = getattr(self.encoder, "llm", None)
-        if llm and reranker and llm.fingerprint == reranker.fingerprint:  # the paper's: one LLM for both
-            encoder = {name: value for name, value in encoder.items() if name not in model}
-        config = {
-            **model,
-            "encoder": encoder,
-            **({"predictor": self.predictor.to_config()} if self.predictor else {}),
-            "fusion": asdict(self.fusion),
-            "calibration": {
-                "retriever": asdict(self.calibration),
-                **({"reranker": asdict(reranker.calibration)} if reranker else {}),
-            },
-            **(notes or {}),
-        }
-        weights = {TRAINED_ON: torch.from_numpy(self.trained_on)} if len(self.trained_on) else {}
-        weights |= self.predictor.state_dict() if self.predictor else {}
-        adapter = reranker.adapter if reranker else None
-        save_model(folder, config, weights, adapter, self.encoder.owned_folder, log)
-
     def _encode(
         self,
         kind: Kind,
@@ -364,19 +338,3 @@ class Rabtriever:
         if bad := np.flatnonzero(~np.isfinite(latents).all(axis=1)).tolist():
             raise TextError(kind, bad[0], texts[bad[0]], "has NaN or infinite numbers in its encoding")
         return latents
-
-
-def _load_models(
-    folder: Path, config: Mapping[str, Any], calibration: Calibration | None, kv_cache_bytes: int, options: LoadOptions
-) -> tuple[Encoder, Reranker | Callable[[], Reranker] | None]:
-    """Loads a retriever's encoder, and its reranker or what loads it."""
-
-    def load_reranker() -> Reranker:
-        return restore_reranker(folder, config, calibration, kv_cache_bytes, options)
-
-    if config["encoder"]["kind"] == "llm" and "llm" not in config["encoder"]:  # the paper's: one LLM for both
-        from rabtriever.encoders.llm import LLMEncoder
-
-        reranker = cast("GenerativeReranker", load_reranker())
-        return LLMEncoder(reranker.llm, config["encoder"]["pooling"]), reranker
-    return restore_encoder(config["encoder"], options), load_reranker if has_reranker(config) else None

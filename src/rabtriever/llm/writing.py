@@ -62,7 +62,8 @@ class Writer:
         n_shared = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)
         self._decoder = decoder = self._decoder or _create_decoder(self.llm, prompts[0])
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        alive, answers, written = list(range(len(prompts))), [""] * len(prompts), [[] for _ in prompts]
+        alive, answers = list(range(len(prompts))), [""] * len(prompts)
+        written: list[list[int]] = [[] for _ in prompts]
         logits = decoder.start(prompts, n_shared, max_tokens)
         for _ in range(max_tokens):
             drawn = self._draw(logits.float().cpu(), [generators[row] for row in alive])
@@ -71,7 +72,7 @@ class Writer:
                 if token in ends:
                     continue
                 written[row].append(token)
-                answers[row] = tokenizer.decode(written[row], skip_special_tokens=True)
+                answers[row] = str(tokenizer.decode(written[row], skip_special_tokens=True))
                 if answers[row].lstrip().count("\n") < max_lines:
                     kept.append(place)
             if not kept:
