@@ -99,7 +99,7 @@ CASES: dict[str, tuple[Any, Any]] = {
     "embedding_weight": (1.0, 0.1),
     "log_odds_weight": (3.0, 0.1),
     "label_weight": (0.5, 1.0),
-    "steps": (8000, 1600),
+    "steps": (8000, 0),  # 0: by the number of queries
 }
 
 
@@ -133,7 +133,7 @@ class DistillConfig(_Checked):
     )
     predictor: str = _option("mlp", "mlp, or quadratic: its score is an inner product", choices=("mlp", "quadratic"))
     hidden_units: int = _option(256, "of the predictor; an index stores as many numbers per document", min=1)
-    steps: int = _case("optimiser steps", min=1)
+    steps: int = _case("optimiser steps; 0: by the number of queries", min=0)
     learning_rate: float = _option(1e-3, "constant through the rounds, cosine decay after them", above=0)
     weight_decay: float = _option(0.05, "of AdamW", min=0)
     dropout: float = _option(0.2, "share of the embeddings' dimensions left out in a step", min=0, below=1)

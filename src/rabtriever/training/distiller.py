@@ -26,14 +26,14 @@ from rabtriever.training.losses import embedding_error, label_loss, list_loss, l
 from rabtriever.training.metrics import collapse_metrics, dev_recall, fresh_pair_pearson
 from rabtriever.training.sampling import EXPLORATION_DEPTH, rank_documents, sample_pairs, shuffled_batches
 from rabtriever.training.schedule import Schedule
-from rabtriever.training.selection import choose_gain, fit_calibrations, label_by_teacher
+from rabtriever.training.selection import choose_gain, fit_calibrations, label_by_teacher, tolerance
 from rabtriever.training.student import Student, training_gains
 from rabtriever.training.targets import Targets
 from rabtriever.training.teacher import Teacher
 from rabtriever.training.weights import weigh_teacher
 
 PAIRS_PER_STEP, QUERIES_PER_STEP = 256, 64
-PATIENCE = 3  # rounds without a better student until training ends
+PATIENCE, MIN_STOPPING_QUERIES = 3, 100  # rounds without a better student, over so many queries, end a training
 
 
 class Distiller:
@@ -202,22 +202,28 @@ class Distiller:
         return self.targets.pairs[:, 0].unique()
 
     def _train_rounds(self) -> None:
-        """Trains in rounds, and ends when several in a row bring no better student; the best one stays."""
-        best, best_recall, unchanged, started = deepcopy(self.student.state_dict()), self._dev_recall(), 0, time.time()
+        """Trains in rounds, and ends when several in a row bring no better student.
+
+        The last one that is as good as the best stays, if it is better than the untrained one.
+        """
+        best, unchanged, started = deepcopy(self.student.state_dict()), 0, time.time()
+        zero_shot = highest = self._dev_recall()
         batches = shuffled_batches(len(self.data.train), self.schedule.queries_per_round, self.generator)
         for round_ in range(1, self.config.rounds + 1):
             metrics = self._query_teacher(next(batches)) | self._fit(self.schedule.steps_per_round)
             late = bool(self.config.minutes) and time.time() - started > 60 * self.config.minutes
-            last = round_ == self.config.rounds or unchanged >= PATIENCE or late
+            stalled = unchanged >= PATIENCE and len(self.data.dev) >= MIN_STOPPING_QUERIES
+            last = round_ == self.config.rounds or stalled or late
             if last:
                 self.schedule = self.schedule.end_after(round_)
                 metrics |= self._fit(self.schedule.decay_steps)
             self._report(round_, metrics)
             recall = self._dev_recall()
-            if recall > best_recall or not self.student.beta or not len(self.data.dev):
-                best, best_recall, unchanged = deepcopy(self.student.state_dict()), recall, 0
-            else:
-                unchanged += 1
+            unchanged = 0 if recall > highest else unchanged + 1
+            highest = max(highest, recall)
+            good = recall > zero_shot and recall >= highest - tolerance(len(self.data.dev))
+            if good or not self.student.beta or not len(self.data.dev):
+                best = deepcopy(self.student.state_dict())
             if last:
                 break
         self.student.load_state_dict(best)

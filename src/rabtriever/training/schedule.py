@@ -9,6 +9,7 @@ from rabtriever.training.config import DistillConfig
 
 CALIBRATION_DEPTH = 10  # best documents of a dev query that calibrations are fitted on
 MAX_CALIBRATION_SHARE = 0.1  # of the teacher calls
+MIN_STEPS, MAX_STEPS, STEPS_PER_QUERY = 1600, 6000, 0.35  # where no number is given
 WARMUP_SHARE, DECAY_SHARE = 0.05, 0.25  # of the steps
 
 
@@ -47,8 +48,9 @@ class Schedule:
         calls = budget - calibrated * depth
         pairs = min(n_documents, max(config.pairs_per_query, math.ceil(calls / config.rounds / n_queries)))
         queries = min(n_queries, max(1, math.ceil(calls / config.rounds / pairs)))
-        decay = round(DECAY_SHARE * config.steps)
-        steps = max(1, (config.steps - decay) // config.rounds)
+        steps = config.steps or round(min(MAX_STEPS, max(MIN_STEPS, STEPS_PER_QUERY * n_queries)))
+        decay = round(DECAY_SHARE * steps)
+        steps = max(1, (steps - decay) // config.rounds)
         return cls(calls, calibrated, queries, pairs, config.rounds, steps, decay)
 
     @property

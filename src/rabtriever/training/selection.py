@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,11 @@ from rabtriever.training.student import Student
 from rabtriever.training.targets import Targets
 
 GAINS = (1.0, 0.75, 0.5, 0.25)
-TOLERANCE = 0.01  # of R@1, below which a difference of a few hundred queries is noise
+
+
+def tolerance(n_queries: int) -> float:
+    """Returns the difference of R@1 over so many queries that is noise: about half a standard error."""
+    return 0.25 / math.sqrt(max(1, n_queries))
 
 
 def label_by_teacher(queries: EncodedQueries, teacher: CachedTeacher, n_read: int) -> EncodedQueries:
@@ -66,7 +71,8 @@ def choose_gain(student: Student, data: EncodedData, taught: Tensor, new_documen
     if len(data.dev):
         relative = torch.where(taught, 1.0, new_document_gain)
         recalls = {g: dev_recall(partial(student.log_odds, gain=g * relative), data)["dev/R@1"] for g in (*GAINS, 0.0)}
-        good = [gain for gain in GAINS if recalls[gain] > max(recalls[0.0], max(recalls.values()) - TOLERANCE)]
+        least = max(recalls.values()) - tolerance(len(data.dev))
+        good = [gain for gain in GAINS if recalls[gain] > recalls[0.0] and recalls[gain] >= least]
         gain = good[0] if good else 0.0
     return Fusion(student.beta, gain, new_document_gain * gain, rerank=ZERO_SHOT_RERANK)
 
