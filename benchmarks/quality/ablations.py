@@ -12,10 +12,12 @@ from torch import Tensor
 
 from rabtriever.data import RetrievalData
 from rabtriever.encoders.llm import LLMEncoder
+from rabtriever.llm.backbone import Pooling
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.training.config import DistillConfig
 from rabtriever.training.distill import Distiller
 from rabtriever.training.losses import embedding_error, reverse_kl
+from rabtriever.training.teacher import Teacher
 
 VOCABULARY_PAIRS = 32  # of a step for a KL over the vocabulary, whose tens of thousands of logits are what costs
 PAIRS_PER_STEP = 256
@@ -38,8 +40,8 @@ class BM25Policy(Distiller):
         texts = self.data.train.texts
         return torch.tensor(np.stack([self.bm25.scores(texts[query]) for query in queries.tolist()]))
 
-    def _prepare(self, data: RetrievalData) -> None:
-        super()._prepare(data)
+    def prepare(self, data: RetrievalData) -> None:
+        super().prepare(data)
         self.bm25 = BM25S(self.data.documents)
 
 
@@ -49,22 +51,22 @@ class TeacherPolicy(Distiller):
     def sample_pairs(self, queries: Tensor) -> Tensor:
         """Returns all pairs of as many queries as this round's share of the calls pays for."""
         n_documents, calls = len(self.data.documents), self.schedule.training_calls
-        affordable = -(-calls // self.config.rounds // n_documents), (calls - self.teacher_calls) // n_documents
+        affordable = -(-calls // self.config.rounds // n_documents), (calls - self.cached_teacher.calls) // n_documents
         pairs = torch.cartesian_prod(queries[: min(affordable)], torch.arange(n_documents))
-        excluded = torch.cat([self.data.train.own_pairs, self.pairs])
+        excluded = torch.cat([self.data.train.own_pairs, self.targets.pairs])
         keys, left_out = (some[:, 0] * n_documents + some[:, 1] for some in (pairs, excluded))
         return pairs[~torch.isin(keys, left_out)]
 
 
 def forward_kl(distiller: Distiller, predicted: Tensor, target: Tensor, query: Tensor) -> Tensor:
     """Computes KL(teacher || student) over the two choices."""
-    w = distiller.predictor.choice_direction
+    w = distiller.student.predictor.choice_direction
     return reverse_kl(target @ w, predicted @ w)
 
 
 def vocabulary_kl(distiller: Distiller, predicted: Tensor, target: Tensor, query: Tensor) -> Tensor:
     """Computes KL(student || teacher) over all next tokens, in nats, of a part of the batch."""
-    lm_head = distiller.teacher.llm.loaded.model.get_output_embeddings().weight.detach().float()
+    lm_head = distiller.encoder.llm.loaded.model.get_output_embeddings().weight.detach().float()
     some = predicted[:VOCABULARY_PAIRS], target[:VOCABULARY_PAIRS]
     student, teacher = (F.log_softmax(states @ lm_head.T, dim=1) for states in some)
     return (student.exp() * (student - teacher)).sum(1).mean()
@@ -72,7 +74,7 @@ def vocabulary_kl(distiller: Distiller, predicted: Tensor, target: Tensor, query
 
 def documents_kl(distiller: Distiller, predicted: Tensor, target: Tensor, query: Tensor) -> Tensor:
     """Computes KL(student || teacher) over the scored documents of each query, in nats, mean over queries."""
-    w = distiller.predictor.choice_direction
+    w = distiller.student.predictor.choice_direction
     names, group = torch.unique(query, return_inverse=True)
     group = group.to(predicted.device)
 
@@ -94,32 +96,32 @@ DIVERGENCES: dict[str, Divergence] = {
 
 
 def make_distiller(
-    teacher: GenerativeReranker, config: DistillConfig, policy: str = "on", divergence: str | None = None
+    reranker: GenerativeReranker,
+    config: DistillConfig,
+    policy: str = "on",
+    divergence: str | None = None,
+    pooling: Pooling = "mean",
 ) -> Distiller:
     """Returns a distiller of a policy that learns by a divergence (its weight: ``kl_weight``), or as the product."""
     base = POLICIES[policy]
-    encoder = LLMEncoder(teacher.llm, config.pooling)
+    encoder, teacher = LLMEncoder(reranker.llm, pooling), Teacher.of(rerankers=[reranker])
     if divergence is None:
         return base(encoder, teacher, config)
     diverge = DIVERGENCES[divergence]
 
     class Ablation(base):
-        def sample_batch(self) -> tuple[Tensor, Tensor, Tensor]:
-            if divergence != "documents" or not len(self.pairs):
-                return super().sample_batch()
-            # Whole queries, about as many pairs.
-            size = max(1, PAIRS_PER_STEP // self.config.pairs_per_query)
-            rows = torch.randint(len(self.pairs), (size,), generator=self.generator)
-            rows = torch.isin(self.pairs[:, 0], self.pairs[rows, 0]).nonzero().flatten()
-            return self.pairs[rows, 0], self.pairs[rows, 1], self.targets[rows]
+        def sample_rows(self) -> Tensor:
+            """Returns the pairs of a step: for ``documents`` whole queries, about as many pairs."""
+            pairs = self.targets.pairs
+            size = PAIRS_PER_STEP if divergence != "documents" else max(1, PAIRS_PER_STEP // self.config.pairs_per_query)
+            rows = torch.randint(len(pairs), (size,), generator=self.generator)
+            return torch.isin(pairs[:, 0], pairs[rows, 0]).nonzero().flatten() if divergence == "documents" else rows
 
-        def compute_losses(self) -> dict[str, Tensor]:
-            q, d, target = self.sample_batch()
-            losses = {"loss/labels": self.compute_label_loss()}
-            if len(target):
-                predicted = self.predictor(self.data.train.states[q], self.data.z_d[d])
-                losses["loss/embedding"] = embedding_error(predicted, target, self.predictor.output_scale)
-                losses["loss/kl"] = diverge(self, predicted, target, q)
-            return losses
+        def compute_pair_losses(self) -> dict[str, Tensor]:
+            rows, predictor = self.sample_rows(), self.student.predictor
+            (q, d), target = self.targets.pairs[rows].T, self.targets.states[rows]
+            predicted = predictor(self.data.train.states[q], self.data.z_d[d])
+            losses = {"loss/embedding": embedding_error(predicted, target, predictor.output_scale)}
+            return {**losses, "loss/kl": diverge(self, predicted, target, q)}
 
     return Ablation(encoder, teacher, config)

@@ -128,8 +128,9 @@ def _students(job: Job, args: argparse.Namespace, record: _Record) -> None:
         changes = {**o.get("settings", {}), **variant}
         system = changes.pop("system", None)
         policy, divergence = changes.pop("policy", "on"), changes.pop("divergence", None)
-        config = DistillConfig(**changes)
-        distiller = make_distiller(teacher, config, policy, divergence)
+        pooling = changes.pop("pooling", "mean")
+        config = DistillConfig(**changes).resolve(over_encoder=False)
+        distiller = make_distiller(teacher, config, policy, divergence, pooling)
         started = time.monotonic()
         student = distiller.train(data)
         seconds = round(time.monotonic() - started)
@@ -138,7 +139,7 @@ def _students(job: Job, args: argparse.Namespace, record: _Record) -> None:
             "predictor": config.predictor,
             "width": config.hidden_units,
             "policy": policy,
-            "teacher_calls": distiller.teacher_calls,
+            "teacher_calls": distiller.cached_teacher.calls,
         }
         if system:
             out = args.work / job.name / folder(system)

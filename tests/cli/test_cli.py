@@ -72,8 +72,10 @@ def test_train_distill_index_search_evaluate(workspace, llm_folder, capsys):
     small = ["--steps", "2", "--negatives", "2", "--prompt", "prompt.json", "--model", str(llm_folder)]
     assert answer(capsys, "train", "data", "--out", "teacher", "--dtype", "float32", *small) == {"reranker": "teacher"}
     small = ["--teacher-calls", "12", "--rounds", "2", "--steps", "4", "--hidden-units", "8", "--backend", "torch"]
-    made = answer(capsys, "distill", "data", "--teacher", "teacher", "--out", "student", *small)
-    assert made == {"retriever": "student"}
+    made = answer(
+        capsys, "distill", "data", "--teacher", "teacher", "--encoder", "teacher", "--out", "student", *small
+    )
+    assert made == {"retriever": "student", "gain": 1.0}
     for model in ("teacher", "student"):
         assert "# " + model in (workspace / model / "README.md").read_text()
         for path in (workspace / model).rglob("*"):
@@ -138,7 +140,7 @@ def test_an_index_whose_model_moved_is_searched_with_it(index, capsys):
         (["index", "data", "--model", "nowhere", "--out", "i"], "nowhere: no model there"),
         (
             ["index", "data", "--model", "no-such/model", "--out", "i"],
-            "no-such/model: no model of rabtriever on the hub",
+            "no-such/model: no model on the hub or in its cache",
         ),
         (["index", "data", "--out", "i"], "--model: name the retriever"),
         (["index", "data", "--out", "nowhere", "--update"], "nowhere: no such index"),
@@ -204,7 +206,6 @@ def test_a_wrong_option_of_a_search_costs_no_model(index, capsys, no_model, argv
         ["train", "data", "--out", "t", "--objective", "magic"],
         ["train", "data", "--out", "t", "--dtype", "magic"],
         ["distill", "data", "--teacher", "t", "--out", "s", "--predictor", "magic"],
-        ["distill", "data", "--teacher", "t", "--out", "s", "--pooling", "magic"],
         ["distill", "data", "--teacher", "t", "--out", "s", "--backend", "magic"],
         ["index", "data", "--model", "m", "--out", "i", "--dtype", "magic"],
         ["evaluate", "data", "--model", "m", "--backend", "magic"],

@@ -180,6 +180,7 @@ class Distiller:
             self.taught[:] = False
             self.taught[[document for of_query in train.positives for document in of_query]] = True
         self.log: list[dict[str, Any]] = []
+        self._calls_before = self.cached_teacher.calls  # of dev queries, which the schedule has set aside
         w = self.cached_teacher.choice_direction(extra=bool(teacher.encoders))
         shape = self.encoder.hidden_size, config.hidden_units, config.dropout, config.predictor
         predictor = Predictor(*shape, w, len(w)).eval()
@@ -230,7 +231,7 @@ class Distiller:
 
     def _query_teacher(self, queries: Tensor) -> dict[str, float]:
         """Lets rerankers read pairs of these queries; returns how well the student foresaw the result."""
-        remaining = self.schedule.training_calls - len(self.targets.pairs)
+        remaining = self.schedule.training_calls - (self.cached_teacher.calls - self._calls_before)
         pairs = self.sample_pairs(queries)[:remaining] if remaining > 0 else self.targets.pairs[:0]
         if not len(pairs):
             return {}

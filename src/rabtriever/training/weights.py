@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from rabtriever.training.cached_teacher import CachedTeacher
 from rabtriever.training.encoded_data import EncodedQueries
+from rabtriever.training.sampling import rank_documents
 from rabtriever.training.schedule import CALIBRATION_DEPTH
 from rabtriever.training.targets import Targets
 from rabtriever.training.teacher import Teacher
@@ -35,8 +37,9 @@ def weigh_teacher(teacher: CachedTeacher, queries: EncodedQueries, n_read: int) 
     similarities = teacher.similarities(queries.texts)
     lists = [Targets([(1.0, q, d)]).similarity(rows, documents) for _, q, d in similarities]
     if rerankers:
-        best = Targets(similarities).similarity(rows, documents).topk(min(CALIBRATION_DEPTH, len(documents))).indices
-        pairs = torch.stack([rows[:, None].expand_as(best), best], dim=2).flatten(0, 1)
+        score = partial(Targets(similarities).similarity, documents=documents)
+        values, best = rank_documents(score, rows, len(documents), CALIBRATION_DEPTH, queries.own_pairs)
+        pairs = torch.stack([rows[:, None].expand_as(best), best], dim=2)[~values.isneginf()]
         for log_odds in teacher.read_each(queries.texts, pairs):
             targets = Targets([])
             targets.add(pairs, log_odds, torch.empty(len(pairs), 0))
