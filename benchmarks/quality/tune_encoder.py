@@ -4,8 +4,7 @@
         --teacher google/embeddinggemma-300m --work WORK \
         --unseen DATA/toolalpaca_eval DATA/restbench_spotify DATA/apibank
 
-S@1 is the share of queries whose first document is relevant. The requests are the train split's without their labels;
-an interrupted run goes on. ``WORK`` keeps the encoders.
+The requests are the train split's without their labels; an interrupted run goes on. ``WORK`` keeps the encoders.
 """
 
 from __future__ import annotations
@@ -61,14 +60,14 @@ def main() -> None:
     }
     rows = {
         system: {
-            name: {"S@1": round(float(found.mean()), 4), "p": round(paired_test(found, hits["zero-shot"][name]), 4)}
+            name: {"R@1": round(float(found.mean()), 4), "p": round(paired_test(found, hits["zero-shot"][name]), 4)}
             for name, found in of_sets.items()
         }
         for system, of_sets in hits.items()
     }
     for row in rows.values():
         row["mean of unseen sets"] = {
-            "S@1": round(float(np.mean([row[Path(one).name]["S@1"] for one in args.unseen])), 4)
+            "R@1": round(float(np.mean([row[Path(one).name]["R@1"] for one in args.unseen])), 4)
         }
     result = {
         "data": full.name,
@@ -78,7 +77,7 @@ def main() -> None:
         "tuning": {**asdict(config), **tuned.to_config()},
         "gains": {system: retriever.fusion.gain for system, retriever in systems.items()},
         "seconds": {name: round(value) for name, value in seconds.items()},
-        "systems": rows,
+        "R@1": rows,
     }
     print(json.dumps(result))
 
@@ -91,12 +90,12 @@ def _unlabelled(data: RetrievalData, count: int) -> RetrievalData:
 
 
 def _hits(retriever: Rabtriever, data: RetrievalData, split: str, limit: int) -> np.ndarray:
-    """Returns of each query of a sample whether the first document is relevant, as 0 or 1."""
+    """Returns R@1 of each query of a sample: the share of its relevant documents that the first one is."""
     queries, ids = data.labelled_queries(split, limit, 0), list(data.documents)
     latents = retriever.encode_document([document.content for document in data.documents.values()])
     first = retriever.similarity(retriever.encode_query(list(queries.values())), latents).argmax(1)
     positives = data.positives(split, limit, 0)
-    return np.array([float(ids[i] in positives[q]) for q, i in zip(queries, first, strict=True)])
+    return np.array([(ids[i] in positives[q]) / len(positives[q]) for q, i in zip(queries, first, strict=True)])
 
 
 def _parse() -> argparse.Namespace:

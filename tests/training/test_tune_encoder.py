@@ -225,6 +225,12 @@ def test_held_out_documents_and_requests_for_them_are_never_seen(
         assert [text.split()[-1] for text in held.texts] == asked
 
 
+def test_dev_queries_keep_their_order_so_that_a_resumed_run_is_the_same_run(distiller, data):
+    texts = list(data.queries.values())
+    assert len(distiller.data.dev) > 1
+    assert distiller.data.dev.texts == sorted(distiller.data.dev.texts, key=texts.index)
+
+
 def test_a_step_holds_what_its_requests_ask_for_and_what_is_mistaken_for_it(distiller, encoder, monkeypatch):
     monkeypatch.setattr(tuning_batches, "MAX_DOCUMENTS", 6)
     model = TunedModel(encoder, QUICK)

@@ -94,7 +94,8 @@ def encode_data(data: RetrievalData, encoder: Encoder, max_labelled_queries: int
     train, dev = training_queries(data, max_labelled_queries, seed), dev_queries(data)
     if not dev and encoder.has_similarity:
         held_out = held_out_queries(data, train)
-        train, dev = {q: d for q, d in train.items() if q not in held_out}, {query: [] for query in held_out}
+        dev = {query: [] for query in train if query in held_out}  # in file order: a set's differs from run to run
+        train = {query: relevant for query, relevant in train.items() if query not in held_out}
     z_d = cache.states("document", documents)
     return EncodedData(documents, z_d, encode(train), encode(dev), any(map(len, dev.values())))
 
