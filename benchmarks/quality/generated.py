@@ -37,7 +37,7 @@ from rabtriever.training.config import DistillConfig
 from rabtriever.training.distiller import Distiller
 from rabtriever.training.generate import generate_requests
 from rabtriever.training.generated_text import content_words, normalize
-from rabtriever.training.teacher import load_teacher
+from rabtriever.training.teacher import load_teachers
 
 TASKS = (("hwu64", 5), ("demo", 5), ("hwu64", 15))  # a data set, and how many requests are written for each document
 LIMIT = 600
@@ -130,7 +130,7 @@ def main() -> None:
 
 def measure(task: Task, where: str, rows: dict[str, Any], args: argparse.Namespace) -> None:
     """Makes what is missing of a task's rows."""
-    encoder, teacher = load_encoder("minilm"), load_teacher([args.teacher])
+    encoder, teacher = load_encoder("minilm"), load_teachers([args.teacher])
     zero = task.hits(Rabtriever(encoder))
 
     def row(system: str, make: Callable[[], tuple[np.ndarray, dict[str, Any]]]) -> None:
@@ -156,7 +156,7 @@ def measure(task: Task, where: str, rows: dict[str, Any], args: argparse.Namespa
         data: RetrievalData | Callable[[int], RetrievalData], **options: Any
     ) -> tuple[np.ndarray, dict[str, Any]]:
         hits, gains = [], {gain: [] for gain in GAINS}
-        taught_by = teacher if options.pop("taught", True) else load_teacher([])
+        taught_by = teacher if options.pop("taught", True) else load_teachers([])
         for seed in SEEDS:
             made = Distiller(encoder, taught_by, DistillConfig(seed=seed, **options)).train(
                 data(seed) if callable(data) else data

@@ -55,7 +55,7 @@ class Writer:
             conversations: What they have in common at the beginning is read once.
             seeds: One of each.
             max_lines: Lines after which an answer ends.
-            max_tokens: Tokens after which it ends.
+            max_tokens: Tokens after which it ends. A line that they cut off has no newline, all others have one.
         """
         tokenizer, ends = self.llm.tokenizer, self._ends()
         prompts = [tokenizer(self._text(one), add_special_tokens=False)["input_ids"] for one in conversations]
@@ -69,6 +69,7 @@ class Writer:
             kept = []
             for place, (row, token) in enumerate(zip(alive, drawn, strict=True)):
                 if token in ends:
+                    answers[row] += "\n"
                     continue
                 written[row].append(token)
                 answers[row] = tokenizer.decode(written[row], skip_special_tokens=True)

@@ -24,8 +24,8 @@ from rabtriever.training.generation_prompts import EXAMPLE_TEXTS, LINES, convers
 STYLES = ("situation", "command", "situation", "question", "situation")
 """Of a document's requests, repeated: most are situations, which name no operation."""
 BLOCK = 32  # documents whose requests are written, cleaned, filled up and saved together
-FURTHER_ATTEMPTS = 2  # to fill up what cleaning left out
-TOKENS_PER_LINE = 40
+FURTHER_ATTEMPTS = 1  # to fill up what cleaning left out
+TOKENS_PER_LINE = 28
 MAX_CHARACTERS = 2000  # of a document that the LLM reads
 
 
@@ -118,7 +118,7 @@ def _write(
         conversations = [conversation(style, document.content[:MAX_CHARACTERS]) for document in todo]
         seeds = [_seed(seed, document.id, style, attempt, written.total[document.id]) for document in todo]
         most = max(count - written.by_style[document.id, style] for document in todo)
-        lines = min(LINES, most + 1)  # one to spare
+        lines = min(LINES, most + 2)  # two to spare
         answers = writer.complete(conversations, seeds, lines, lines * TOKENS_PER_LINE)
         for document, answer in zip(todo, answers, strict=True):
             for text in parse_lines(answer):
