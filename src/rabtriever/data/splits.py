@@ -20,9 +20,9 @@ def train_dev_split(data: RetrievalData) -> RetrievalData:
 
     A hash of a query's text decides whether it is held out: about a tenth of the texts, the same ones whatever else is
     in the data set, in whatever order, at whatever limits, and whichever data sets are joined. So teacher and student,
-    trained by different commands, have both never seen them. No query that an LLM wrote is held out. A train query whose text occurs in any other split, under
-    whatever id, is left out of ``train``. Splitting twice changes nothing. There is no ``dev`` without two different
-    labelled train queries.
+    trained by different commands, have both never seen them. No query that an LLM wrote is held out. A train query
+    whose text occurs in any other split, under whatever id, is left out of ``train``. Splitting twice changes nothing.
+    There is no ``dev`` without two different labelled train queries.
     """
     if "train" not in data.qrels:
         return data
