@@ -108,6 +108,19 @@ def test_an_answer_ends_after_its_lines_and_a_line_that_was_cut_off_has_no_end(
     assert writer.complete(CONVERSATIONS[:1], [0], max_lines=2, max_tokens=12) == ["\n"]
 
 
+@pytest.mark.parametrize(("refused", "answers"), [("message.role == 'system'", True), ("true", False)])
+def test_a_system_message_that_a_template_refuses_joins_the_users(folder: Path, refused: str, answers: bool) -> None:
+    fault = "{% for message in messages if " + refused + " %}{{ raise_exception('no') }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(fault + TEMPLATE)
+    writer = Writer(load(folder))
+    if not answers:
+        with pytest.raises(InputError, match="its chat template fails .*; give another LLM"):
+            complete(writer, [0])
+        return
+    joined = "<s>user what is the tool for\n\nplease show the weather<s>find"
+    assert writer._text(CONVERSATIONS[0]) == joined and len(complete(writer, [0])) == 1
+
+
 def test_an_llm_without_a_chat_template_is_refused(llm_folder: Path) -> None:
     with pytest.raises(InputError, match="no chat template.*give an instruct LLM"):
         Writer(load(llm_folder))

@@ -140,7 +140,8 @@ def test_a_real_llm_may_write_anything(tmp_path: Path, llm_folder: Path, monkeyp
     shutil.copytree(llm_folder, tmp_path / "chat")
     (tmp_path / "chat" / "chat_template.jinja").write_text("{% for m in messages %}<s>{{ m.content }}{% endfor %}<s>")
     llm = load_llm(str(tmp_path / "chat"), device="cpu", dtype="float32")
-    monkeypatch.setattr(generate, "conversation", lambda style, text: [{"role": "user", "content": text}])
+    messages = [{"role": "system", "content": "find"}, {"role": "user", "content": "the lamp"}]
+    monkeypatch.setattr(generate, "conversation", lambda style, text: messages)
     path = tmp_path / "requests.jsonl"
     assert generate_requests(DOCUMENTS, llm, path, 2) == len(read(path))
 

@@ -66,7 +66,8 @@ def generate_requests(
     writer, path = Writer(llm), Path(path).expanduser()
     styles = Counter(islice(cycle(STYLES), n))
     written = _Written.read(path)
-    # Documents of similar length side by side: the answer does not depend on it, the padding does.
+    _append(path, [])  # fails before anything is paid
+    # Documents of similar length side by side: the answers do not depend on it, the padding does.
     missing = sorted((d for d in documents if written.total[d.id] < n), key=lambda document: len(document.content))
     count = 0
     with tqdm(total=len(missing), desc="writing requests", disable=not show_progress_bar) as bar:
@@ -93,7 +94,7 @@ class _Written:
         """Reads a file, if there is one; a last line that was not written to its end is cut off."""
         written = cls()
         for row in _rows(path):
-            metadata, number = row.get("metadata") or {}, str(row.get("_id", "")).rpartition("-")[2]
+            metadata, number = row.get("metadata", {}), str(row.get("_id", "")).rpartition("-")[2]
             document, style = metadata.get("document", ""), metadata.get("style", "")
             written.add(row["text"], document, style, int(number) if number.isdecimal() else 0)
         return written
@@ -159,7 +160,8 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("text"), str) else None
+    fine = isinstance(row, dict) and isinstance(row.get("text"), str) and isinstance(row.get("metadata", {}), dict)
+    return row if fine else None
 
 
 def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -54,8 +54,7 @@ class Int8Decoder:
     def _read(self, texts: Sequence[Sequence[int]]) -> Tensor:
         counts = torch.tensor([len(text) for text in texts])
         begins = (self.starts + self.lengths).tolist()
-        places = np.concatenate([np.arange(a, a + len(text)) for a, text in zip(begins, texts, strict=True)])
-        past = PackedKVCache(self.rows, self.starts, self.lengths)
-        states = self.engine._forward(texts, past, True, places)[0] @ self.engine.inverse_rotation
+        rows = np.concatenate([np.arange(a, a + len(text)) for a, text in zip(begins, texts, strict=True)])
+        states = self.engine.append(PackedKVCache(self.rows, self.starts, self.lengths), texts, rows)
         self.lengths = self.lengths + counts
         return states.to(self.head.dtype) @ self.head.T
