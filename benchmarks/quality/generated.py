@@ -37,7 +37,7 @@ from rabtriever.training.config import DistillConfig
 from rabtriever.training.distiller import Distiller
 from rabtriever.training.generate import generate_requests
 from rabtriever.training.generated_text import content_words, normalize
-from rabtriever.training.teacher import load_teacher
+from rabtriever.training.teacher import load_teachers
 
 TASKS = (("hwu64", 5), ("demo", 5), ("hwu64", 15))  # a data set, and how many requests are written for each document
 LIMIT = 600
@@ -129,60 +129,47 @@ def main() -> None:
 
 
 def measure(task: Task, where: str, rows: dict[str, Any], args: argparse.Namespace) -> None:
-    """Makes what is missing of a task's rows."""
-    encoder, teacher = load_encoder("minilm"), load_teacher([args.teacher])
+    """Makes what is missing of a task's rows, seed by seed."""
+    encoder, teacher = load_encoder("minilm"), load_teachers([args.teacher])
     zero = task.hits(Rabtriever(encoder))
 
     def row(system: str, make: Callable[[], tuple[np.ndarray, dict[str, Any]]]) -> None:
-        key = f"{where}: {system}"
-        if key in rows:
+        if f"{where}: {system}" in rows:
             return
         hits, notes = make()
         mean, error = float(hits.mean()), 1.96 * float(hits.std() / len(hits) ** 0.5)
-        interval = [round(mean - error, 3), round(mean + error, 3)]
-        per_query = hits if hits.shape == zero.shape else zero
-        rows[key] = {
-            "R@1": round(mean, 4),
-            "interval": interval,
-            "p_to_zero_shot": round(paired_test(per_query, zero), 4),
-        }
-        rows[key] |= {"queries": len(hits), **notes}
-        print(key, json.dumps(rows[key]), file=sys.stderr, flush=True)
+        measured = {"R@1": round(mean, 4), "interval": [round(mean - error, 3), round(mean + error, 3)]}
+        measured |= {"queries": len(hits), "p_to_zero_shot": round(paired_test(hits, zero), 4)} if len(hits) > 1 else {}
+        rows[f"{where}: {system}"] = (measured if len(hits) else {}) | notes
+        print(where, system, json.dumps(rows[f"{where}: {system}"]), file=sys.stderr, flush=True)
         record = {"command": "python benchmarks/quality/generated.py", **machine(), "rows": rows}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(record, indent=1) + "\n")
 
-    def distilled(
-        data: RetrievalData | Callable[[int], RetrievalData], **options: Any
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        hits, gains = [], {gain: [] for gain in GAINS}
-        taught_by = teacher if options.pop("taught", True) else load_teacher([])
-        for seed in SEEDS:
-            made = Distiller(encoder, taught_by, DistillConfig(seed=seed, **options)).train(
-                data(seed) if callable(data) else data
-            )
-            hits.append(task.hits(made))
-            for gain in GAINS if made.predictor else ():
-                fused = replace(made.fusion, gain=gain)
-                again = Rabtriever(encoder, made.predictor, fusion=fused, trained_on=made.trained_on)
-                gains[gain].append(float(task.hits(again).mean()))
-        by_gain = {str(gain): round(float(np.mean(values)), 4) for gain, values in gains.items() if values}
-        seeds = [round(float(one.mean()), 4) for one in hits]
-        return np.mean(hits, axis=0), {"seeds": seeds, "by_gain": by_gain}
+    def distilled(data: RetrievalData, seed: int, taught: bool = True) -> tuple[np.ndarray, dict[str, Any]]:
+        teachers = teacher if taught else load_teachers([])
+        made = Distiller(encoder, teachers, DistillConfig(seed=seed)).train(data)
+        by_gain = {}
+        for gain in GAINS if made.predictor else ():
+            fusion = replace(made.fusion, gain=gain)
+            again = Rabtriever(encoder, made.predictor, fusion=fusion, trained_on=made.trained_on)
+            by_gain[str(gain)] = round(float(task.hits(again).mean()), 4)
+        return task.hits(made), {"gain": made.fusion.gain, "by_gain": by_gain}
 
-    row("requests", lambda: (np.ones(1), task.describe(teacher.encoders[0][0])))
     row("zero-shot", lambda: (zero, {}))
+    for seed in SEEDS:
+        row(f"distilled from generated, seed {seed}", lambda s=seed: distilled(task.generated, s))
+        for rival, (epochs, rate) in RIVALS.items():
+            row(f"fine-tuned on generated, {rival}, seed {seed}", lambda e=epochs, r=rate, s=seed: tuned(task, e, r, s))
+        if real := task.real(seed):
+            row(f"distilled from as many real, seed {seed}", lambda d=real, s=seed: distilled(d, s))
+        row(f"distilled from generated and their labels, seed {seed}", lambda s=seed: distilled(task.labelled(), s))
+        row(f"labels of generated alone, seed {seed}", lambda s=seed: distilled(task.labelled(), s, taught=False))
+    row("requests", lambda: (np.empty(0), task.describe(teacher.encoders[0][0])))
     row("teacher", lambda: (task.hits(Rabtriever(teacher.encoders[0][0])), {}))
-    row("distilled from generated", lambda: distilled(task.generated))
-    if task.real(0) is not None:
-        row("distilled from as many real", lambda: distilled(task.real))  # type: ignore[arg-type]
-    row("distilled from generated, labels too", lambda: distilled(task.labelled()))
-    row("labels of generated alone", lambda: distilled(task.labelled(), taught=False))
-    for rival, (epochs, rate) in RIVALS.items():
-        row(f"fine-tuned on generated, {rival}", lambda e=epochs, r=rate: fine_tuned(task, e, r))
 
 
-def fine_tuned(task: Task, epochs: int, learning_rate: float) -> tuple[np.ndarray, dict[str, Any]]:
+def tuned(task: Task, epochs: int, learning_rate: float, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
     """MiniLM fine-tuned on (request, document) pairs with in-batch negatives, a document once in a batch."""
     from datasets import Dataset
     from sentence_transformers import (
@@ -193,30 +180,27 @@ def fine_tuned(task: Task, epochs: int, learning_rate: float) -> tuple[np.ndarra
     from sentence_transformers.losses import MultipleNegativesRankingLoss
     from sentence_transformers.training_args import BatchSamplers
 
-    hits = []
-    for seed in SEEDS:
-        model = SentenceTransformer(load_encoder("minilm").model.folder.as_posix(), device="cpu")
-        pairs = [(text, task.full.documents[document].content) for text, document, _ in task.pairs]
-        columns = Dataset.from_dict({"anchor": [text for text, _ in pairs], "positive": [text for _, text in pairs]})
-        with tempfile.TemporaryDirectory() as folder:
-            options = SentenceTransformerTrainingArguments(
-                folder,
-                num_train_epochs=epochs,
-                per_device_train_batch_size=32,
-                learning_rate=learning_rate,
-                warmup_steps=0.1,
-                batch_sampler=BatchSamplers.NO_DUPLICATES,
-                seed=seed,
-                report_to="none",
-                save_strategy="no",
-                use_cpu=True,
-                disable_tqdm=True,
-            )
-            loss = MultipleNegativesRankingLoss(model)
-            SentenceTransformerTrainer(model, options, train_dataset=columns, loss=loss).train()
-            model.save(f"{folder}/model")
-            hits.append(task.hits(Rabtriever.from_encoder(f"{folder}/model")))
-    return np.mean(hits, axis=0), {"seeds": [round(float(one.mean()), 4) for one in hits]}
+    model = SentenceTransformer(load_encoder("minilm").model.folder.as_posix(), device="cpu")
+    pairs = [(text, task.full.documents[document].content) for text, document, _ in task.pairs]
+    columns = Dataset.from_dict({"anchor": [text for text, _ in pairs], "positive": [text for _, text in pairs]})
+    with tempfile.TemporaryDirectory() as folder:
+        options = SentenceTransformerTrainingArguments(
+            folder,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=32,
+            learning_rate=learning_rate,
+            warmup_steps=0.1,
+            batch_sampler=BatchSamplers.NO_DUPLICATES,
+            seed=seed,
+            report_to="none",
+            save_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        loss = MultipleNegativesRankingLoss(model)
+        SentenceTransformerTrainer(model, options, train_dataset=columns, loss=loss).train()
+        model.save(f"{folder}/model")
+        return task.hits(Rabtriever.from_encoder(f"{folder}/model")), {}
 
 
 if __name__ == "__main__":

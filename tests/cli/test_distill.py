@@ -49,3 +49,50 @@ def test_what_cannot_be_tuned_is_refused_in_one_line(llm_folder, capsys):
 def test_a_teacher_without_states_is_refused(cross_encoder_folder, capsys):
     assert distil(cross_encoder_folder) == 2
     assert "distil needs an LLM" in capsys.readouterr().err and not Path("student").exists()
+
+
+@pytest.fixture
+def _script(monkeypatch):
+    """Instead of an LLM's answers, one usable line for each."""
+
+    def complete(self, conversations, seeds, max_lines, max_tokens):
+        return [f"1. please number {seed}\n" for seed in seeds]
+
+    monkeypatch.setattr("rabtriever.llm.writing.Writer.complete", complete)
+
+
+@pytest.mark.usefixtures("_script")
+def test_requests_are_written_to_a_file_and_again_only_where_they_are_missing(chat_folder, capsys):
+    command = ["generate", "data", "--generator", str(chat_folder), "-n", "2", "--out", "new.jsonl", "--device", "cpu"]
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"requests": "new.jsonl", "written": 6 * 2}
+    assert main(command) == 0
+    assert "0 new requests; next: rabtriever distill data --queries new.jsonl" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_script")
+def test_a_corpus_without_requests_is_distilled_from_generated_ones(chat_folder, capsys):
+    assert distil(chat_folder, "--generate", "2", "--generator", str(chat_folder)) == 0
+    capsys.readouterr()
+    Path("data/queries.jsonl").unlink()
+    corpus = ["--preset", "plain", "--generate", "2", "--generator", str(chat_folder), "--encoder", "teacher"]
+    argv = ["distill", "data/corpus.jsonl", "--teacher", str(chat_folder), "--out", "other", "--rounds", "1", *corpus]
+    assert main([*argv, "--steps", "2", "--teacher-calls", "12", "--device", "cpu"]) == 0
+    assert "all requests were generated, so nothing confirmed" in capsys.readouterr().out
+    assert len(Path("other.requests.jsonl").read_text().splitlines()) == 12
+
+
+@pytest.mark.parametrize(
+    ("argv", "fault"),
+    [
+        (["generate", "data", "--out", "new.jsonl"], "--generator: name the instruct LLM"),
+        (["generate", "data", "--out", "new.jsonl", "--generator", "LLM", "-n", "0"], "give at least 1"),
+        (["generate", "data", "--out", "new.jsonl", "--generator", "LLM"], "no chat template"),
+        (["distill", "data", "--out", "new", "--generate", "5"], "--generator: name the instruct LLM"),
+        (["distill", "data", "data", "--out", "new", "--generate", "5"], "--generate: belongs to one corpus"),
+    ],
+)
+def test_what_cannot_be_generated_is_one_line(llm_folder, capsys, argv, fault):
+    assert main([str(llm_folder) if part == "LLM" else part for part in argv]) == 2
+    error = capsys.readouterr().err
+    assert fault in error and error.count("\n") == 1 and not list(Path().glob("new*"))

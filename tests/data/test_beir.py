@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rabtriever.data import Document, load_data, read_corpus
+from rabtriever.data import Document, add_requests, load_corpus, load_data, load_requests, read_corpus
 from rabtriever.errors import InputError
 
 CORPUS = (
@@ -211,3 +211,19 @@ def test_real_folders_load_and_count_right(real_data: Path, name: str) -> None:
     assert data.name == name
     assert len(data.documents) == documents
     assert {split: len(data.labelled_queries(split)) for split in judged} == judged
+
+
+def test_requests_are_added_to_a_corpus_or_a_data_set_and_those_an_llm_wrote_are_known(
+    folder: Folder, tmp_path: Path
+) -> None:
+    path = tmp_path / "requests.jsonl"
+    path.write_text('{"_id": "g1", "text": "so dark", "metadata": {"generated": true}}\n{"text": "mine"}\n')
+    shop = folder(test=QRELS)
+    data = add_requests(load_data(shop), path)
+    assert list(data.queries.values()) == ["it is dark", "it falls off", "so dark", "mine"]
+    assert data.generated == {"g1"} and data.qrels == load_data(shop).qrels
+    alone = load_requests(shop, path)
+    assert alone == add_requests(load_corpus(shop), path) and list(alone.queries) == ["g1", "2"]
+    path.write_text('{"_id": "q1", "text": "so dark"}\n')
+    with pytest.raises(InputError, match="_id 'q1' is a query of shop, too"):
+        add_requests(load_data(shop), path)

@@ -54,3 +54,8 @@ def test_a_source_without_labels_gives_its_queries_and_documents(tiny_data):
     assert len(both.documents) == 12 and len([q for q in both.queries if q.startswith("unlabelled/")]) == 12
     corpus = replace(unlabelled, queries={})
     assert len(concatenate([tiny_data, corpus]).documents) == 12
+
+
+def test_a_union_knows_which_queries_an_llm_wrote(tiny_data):
+    sources = [replace(tiny_data, generated=frozenset(["q1"])), replace(tiny_data, name="other")]
+    assert concatenate(sources).generated == {"tiny/q1"} and concatenate(sources[:1]).generated == {"q1"}

@@ -163,3 +163,11 @@ def test_where_no_query_is_left_it_is_an_error_and_a_dev_split_may_be_missing(ti
         training_queries(test_alone)
     assert dev_queries(test_alone) == {}
     assert dev_queries(replace(tiny_data, qrels={"dev": {"q0": {"lamp": 0}}})) == {}
+
+
+def test_no_query_that_an_llm_wrote_is_held_out(tiny_data):
+    held_out = train_dev_split(tiny_data).qrels["dev"]
+    marked = train_dev_split(replace(tiny_data, generated=frozenset(held_out)))
+    assert held_out and marked.qrels["dev"].keys().isdisjoint(held_out)
+    everything = train_dev_split(replace(tiny_data, generated=frozenset(tiny_data.queries)))
+    assert "dev" not in everything.qrels and everything.qrels["train"] == tiny_data.qrels["train"]

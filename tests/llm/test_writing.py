@@ -21,7 +21,8 @@ TEMPLATE = (
 )
 QUESTIONS = ("please show the weather", "music", "where is my flight for the city")
 CONVERSATIONS = [
-    [{"role": "system", "content": "what is the tool for"}, {"role": "user", "content": question}] for question in QUESTIONS
+    [{"role": "system", "content": "what is the tool for"}, {"role": "user", "content": question}]
+    for question in QUESTIONS
 ]
 SEEDS = [3, 1, 2]
 BACKENDS = ["torch", pytest.param("int8", marks=pytest.mark.skipif(why_no_llvm() is not None, reason="no LLVM"))]
@@ -62,7 +63,8 @@ def test_without_chance_it_writes_what_transformers_generates(
         ids = torch.tensor([llm.tokenizer(text, add_special_tokens=False)["input_ids"]])
         found = llm.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12)
         expected.append(llm.tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True))
-    assert complete(Writer(llm, temperature=1e-4), [0, 1, 2]) == expected
+    found = complete(Writer(llm, temperature=1e-4), [0, 1, 2])
+    assert [answer.removesuffix("\n") for answer in found] == [answer.removesuffix("\n") for answer in expected]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -92,14 +94,31 @@ def test_the_int8_engine_predicts_what_torch_does(folder: Path) -> None:
     torch.testing.assert_close(exact.second, whole, atol=1e-4, rtol=1e-4)  # type: ignore[attr-defined]
 
 
-def test_an_answer_ends_after_its_lines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_ends_after_its_lines_and_a_line_that_was_cut_off_has_no_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = Writer(load(folder))
     newline, word = (writer.llm.tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in ("\n", "rain"))
     script = iter([word, newline, word, newline, word])
     monkeypatch.setattr(writer, "_draw", lambda logits, generators: [next(script)])
     assert writer.complete(CONVERSATIONS[:1], [0], max_lines=2, max_tokens=12)[0].count("\n") == 2
+    monkeypatch.setattr(writer, "_draw", lambda logits, generators: [word])
+    assert "\n" not in writer.complete(CONVERSATIONS[:1], [0], max_lines=2, max_tokens=3)[0]
     monkeypatch.setattr(writer, "_draw", lambda logits, generators: [writer.llm.tokenizer.eos_token_id])
-    assert writer.complete(CONVERSATIONS[:1], [0], max_lines=2, max_tokens=12) == [""]
+    assert writer.complete(CONVERSATIONS[:1], [0], max_lines=2, max_tokens=12) == ["\n"]
+
+
+@pytest.mark.parametrize(("refused", "answers"), [("message.role == 'system'", True), ("true", False)])
+def test_a_system_message_that_a_template_refuses_joins_the_users(folder: Path, refused: str, answers: bool) -> None:
+    fault = "{% for message in messages if " + refused + " %}{{ raise_exception('no') }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(fault + TEMPLATE)
+    writer = Writer(load(folder))
+    if not answers:
+        with pytest.raises(InputError, match="its chat template fails .*; give another LLM"):
+            complete(writer, [0])
+        return
+    joined = "<s>user what is the tool for\n\nplease show the weather<s>find"
+    assert writer._text(CONVERSATIONS[0]) == joined and len(complete(writer, [0])) == 1
 
 
 def test_an_llm_without_a_chat_template_is_refused(llm_folder: Path) -> None:

@@ -35,7 +35,9 @@ class Script:
 
     def complete(self, conversations: Any, seeds: Any, max_lines: int, max_tokens: int) -> list[str]:
         Script.calls.append([messages[-1]["content"] for messages in conversations])
-        return ["\n".join(f"{i}. my case no {seed % 10**6} {i}" for i in range(1, max_lines + 1)) for seed in seeds]
+        return [
+            "\n".join(f"{i}. my case no {seed % 10**6} {i}" for i in range(1, max_lines + 1)) + "\n" for seed in seeds
+        ]
 
 
 @pytest.fixture(autouse=True)
@@ -105,14 +107,16 @@ def test_what_cleaning_leaves_out_is_asked_for_again_but_not_forever(
     def complete(self: object, conversations: Any, seeds: Any, max_lines: int, max_tokens: int) -> list[str]:
         for messages in conversations:
             asked[messages[-1]["content"]] += 1
-        return ["1. it is always the same" for _ in seeds]
+        return ["1. it is always the same\n" for _ in seeds]
 
     monkeypatch.setattr(Script, "complete", complete)
     assert write(tmp_path / "requests.jsonl", 2) == 1  # no two documents have one request
     assert max(asked.values()) == 2 * (1 + generate.FURTHER_ATTEMPTS)
 
 
-def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, llm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_is_one_line_and_writes_nothing(
+    tmp_path: Path, llm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "requests.jsonl"
     with pytest.raises(InputError, match="generate 0: give at least 1"):
         write(path, 0)
@@ -136,7 +140,8 @@ def test_a_real_llm_may_write_anything(tmp_path: Path, llm_folder: Path, monkeyp
     shutil.copytree(llm_folder, tmp_path / "chat")
     (tmp_path / "chat" / "chat_template.jinja").write_text("{% for m in messages %}<s>{{ m.content }}{% endfor %}<s>")
     llm = load_llm(str(tmp_path / "chat"), device="cpu", dtype="float32")
-    monkeypatch.setattr(generate, "conversation", lambda style, text: [{"role": "user", "content": text}])
+    messages = [{"role": "system", "content": "find"}, {"role": "user", "content": "the lamp"}]
+    monkeypatch.setattr(generate, "conversation", lambda style, text: messages)
     path = tmp_path / "requests.jsonl"
     assert generate_requests(DOCUMENTS, llm, path, 2) == len(read(path))
 
@@ -145,8 +150,8 @@ def test_a_real_llm_may_write_anything(tmp_path: Path, llm_folder: Path, monkeyp
     ("answer", "lines"),
     [
         ("1. It rains\n2) I'm wet\n\n3: **Help**\n", ["It rains", "I'm wet", "Help"]),
-        ('- "Let me in"\n• “Now!”\n(4) 3 apples', ["Let me in", "Now!", "3 apples"]),
-        ('Say "yes"\n  two   spaces ', ['Say "yes"', "two spaces"]),
+        ('- "Let me in"\n• “Now!”\n(4) 3 apples\n', ["Let me in", "Now!", "3 apples"]),
+        ('Say "yes"\n  two   spaces \nwhat was cut o', ['Say "yes"', "two spaces"]),
         ("", []),
     ],
 )

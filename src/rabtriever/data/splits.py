@@ -20,16 +20,17 @@ def train_dev_split(data: RetrievalData) -> RetrievalData:
 
     A hash of a query's text decides whether it is held out: about a tenth of the texts, the same ones whatever else is
     in the data set, in whatever order, at whatever limits, and whichever data sets are joined. So teacher and student,
-    trained by different commands, have both never seen them. A train query whose text occurs in any other split, under
-    whatever id, is left out of ``train``. Splitting twice changes nothing. There is no ``dev`` without two different
-    labelled train queries.
+    trained by different commands, have both never seen them. No query that an LLM wrote is held out. A train query
+    whose text occurs in any other split, under whatever id, is left out of ``train``. Splitting twice changes nothing.
+    There is no ``dev`` without two different labelled train queries.
     """
     if "train" not in data.qrels:
         return data
     others = {name: qrels for name, qrels in data.qrels.items() if name != "train"}
     train = _without(data.qrels["train"], _held_out_texts(data), data)
     if not others.get("dev"):
-        dev_texts = _dev_texts({_normalize(data.queries[query]) for query in train if data.is_labelled("train", query)})
+        labelled = [query for query in train if data.is_labelled("train", query) and query not in data.generated]
+        dev_texts = _dev_texts({_normalize(data.queries[query]) for query in labelled})
         rest = _without(train, dev_texts, data)
         dev: Qrels = {query: grades for query, grades in train.items() if query not in rest}
         train, others = rest, {**others, "dev": dev} if dev else others

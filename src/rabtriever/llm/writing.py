@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rabtriever.errors import InputError
+from rabtriever.errors import InputError, first_line
 from rabtriever.llm.loading import LoadedLLM
 
 MAX_CHOICES = 64  # tokens that one is drawn from: sorting a whole vocabulary takes longer than the LLM
 
 Messages = Sequence[dict[str, str]]
-"""A conversation: dicts of ``role`` and ``content``."""
+"""A conversation: dicts of ``role`` and ``content``; a system's message, a user's and so on."""
 
 
 class Decoder(Protocol):
@@ -55,21 +55,21 @@ class Writer:
             conversations: What they have in common at the beginning is read once.
             seeds: One of each.
             max_lines: Lines after which an answer ends.
-            max_tokens: Tokens after which it ends.
+            max_tokens: Tokens after which it ends. A line that they cut off has no newline, all others have one.
         """
         tokenizer, ends = self.llm.tokenizer, self._ends()
         prompts = [tokenizer(self._text(one), add_special_tokens=False)["input_ids"] for one in conversations]
         n_shared = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)
         self._decoder = decoder = self._decoder or _create_decoder(self.llm, prompts[0])
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        alive, answers = list(range(len(prompts))), [""] * len(prompts)
-        written: list[list[int]] = [[] for _ in prompts]
+        alive, answers, written = list(range(len(prompts))), [""] * len(prompts), [list[int]() for _ in prompts]
         logits = decoder.start(prompts, n_shared, max_tokens)
         for _ in range(max_tokens):
             drawn = self._draw(logits.float().cpu(), [generators[row] for row in alive])
             kept = []
             for place, (row, token) in enumerate(zip(alive, drawn, strict=True)):
                 if token in ends:
+                    answers[row] += "\n"
                     continue
                 written[row].append(token)
                 answers[row] = str(tokenizer.decode(written[row], skip_special_tokens=True))
@@ -95,8 +95,16 @@ class Writer:
         return {token for token in [*listed, self.llm.tokenizer.eos_token_id] if token is not None}
 
     def _text(self, messages: Messages) -> str:
+        from jinja2 import TemplateError
+
         options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-        return str(self.llm.tokenizer.apply_chat_template(list(messages), **options))
+        system, first, *rest = messages
+        for tried in (messages, [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]):
+            try:
+                return str(self.llm.tokenizer.apply_chat_template(list(tried), **options))
+            except TemplateError as error:  # some LLMs know no system message
+                fault = first_line(error)
+        raise InputError(f"{self.llm.source}: its chat template fails ({fault}); give another LLM")
 
 
 class TorchDecoder:

@@ -24,8 +24,8 @@ from rabtriever.training.generation_prompts import EXAMPLE_TEXTS, LINES, convers
 STYLES = ("situation", "command", "situation", "question", "situation")
 """Of a document's requests, repeated: most are situations, which name no operation."""
 BLOCK = 32  # documents whose requests are written, cleaned, filled up and saved together
-FURTHER_ATTEMPTS = 2  # to fill up what cleaning left out
-TOKENS_PER_LINE = 40
+FURTHER_ATTEMPTS = 1  # to fill up what cleaning left out
+TOKENS_PER_LINE = 28
 MAX_CHARACTERS = 2000  # of a document that the LLM reads
 
 
@@ -66,7 +66,8 @@ def generate_requests(
     writer, path = Writer(llm), Path(path).expanduser()
     styles = Counter(islice(cycle(STYLES), n))
     written = _Written.read(path)
-    # Documents of similar length side by side: the answer does not depend on it, the padding does.
+    _append(path, [])  # fails before anything is paid
+    # Documents of similar length side by side: the answers do not depend on it, the padding does.
     missing = sorted((d for d in documents if written.total[d.id] < n), key=lambda document: len(document.content))
     count = 0
     with tqdm(total=len(missing), desc="writing requests", disable=not show_progress_bar) as bar:
@@ -93,7 +94,7 @@ class _Written:
         """Reads a file, if there is one; a last line that was not written to its end is cut off."""
         written = cls()
         for row in _rows(path):
-            metadata, number = row.get("metadata") or {}, str(row.get("_id", "")).rpartition("-")[2]
+            metadata, number = row.get("metadata", {}), str(row.get("_id", "")).rpartition("-")[2]
             document, style = metadata.get("document", ""), metadata.get("style", "")
             written.add(row["text"], document, style, int(number) if number.isdecimal() else 0)
         return written
@@ -118,7 +119,7 @@ def _write(
         conversations = [conversation(style, document.content[:MAX_CHARACTERS]) for document in todo]
         seeds = [_seed(seed, document.id, style, attempt, written.total[document.id]) for document in todo]
         most = max(count - written.by_style[document.id, style] for document in todo)
-        lines = min(LINES, most + 1)  # one to spare
+        lines = min(LINES, most + 2)  # two to spare
         answers = writer.complete(conversations, seeds, lines, lines * TOKENS_PER_LINE)
         for document, answer in zip(todo, answers, strict=True):
             for text in parse_lines(answer):
@@ -159,7 +160,8 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("text"), str) else None
+    fine = isinstance(row, dict) and isinstance(row.get("text"), str) and isinstance(row.get("metadata", {}), dict)
+    return row if fine else None
 
 
 def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -25,11 +25,8 @@ _QUOTES = "\"'“”„‘’«»`*_ \t"
 
 
 def parse_lines(answer: str) -> list[str]:
-    """Returns the lines of an answer without numbering, emphasis and quotes around them; blank ones are left out.
-
-    The last line counts although the answer may have been cut off there: :func:`why_unusable` sees whether it ends.
-    """
-    lines = (_unquote(" ".join(_NUMBERING.sub("", line).split())) for line in answer.splitlines())
+    """Returns the lines of an answer that a newline ends, without numbering and quotes; blank ones are left out."""
+    lines = (_unquote(" ".join(_NUMBERING.sub("", line).split())) for line in answer.split("\n")[:-1])
     return [line for line in lines if line]
 
 

@@ -8,8 +8,8 @@ INTRODUCTION = (
     "this and have never heard of it, numbered, one a line, in the language of the description. "
 )
 INSTRUCTIONS = {
-    "situation": "Each tells of a concrete situation or problem and stops there: it asks for nothing, names no solution "
-    "and uses none of the description's words.",
+    "situation": "Each tells of a concrete situation or problem and stops there: it asks for nothing, names no "
+    "solution and uses none of the description's words.",
     "command": "Each is a terse command.",
     "question": "Each is an indirect question in everyday words.",
 }

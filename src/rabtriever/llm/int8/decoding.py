@@ -12,6 +12,7 @@ from rabtriever.llm.engines import create_engine
 from rabtriever.llm.int8.engine import Int8Engine, PackedKVCache
 from rabtriever.llm.loading import LoadedLLM
 
+MAX_SHARED = 8  # beginnings that are kept
 EXACT_TOKENS = 4  # that are read in float32: the first one's huge states are what eight bits cannot hold
 
 
@@ -26,11 +27,16 @@ class Int8Decoder:
         head = engine.embeddings if tied else llm.model.get_output_embeddings().weight
         self.head = head.to(llm.dtype)
         llm.release_model()
+        self.shared: dict[tuple[int, ...], np.ndarray] = {}  # of the beginnings that were read, keys and values
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Sequence[int]], n_shared: int, max_tokens: int) -> Tensor:
         """Reads prompts whose first ``n_shared`` tokens are the same; returns the next token's logits (n, V)."""
-        shared = self.engine.prefill([prompts[0][:n_shared]]).rows
+        beginning = tuple(prompts[0][:n_shared])
+        if beginning not in self.shared:
+            self.shared = dict(list(self.shared.items())[1 - MAX_SHARED :])
+            self.shared[beginning] = self.engine.prefill([beginning]).rows
+        shared = self.shared[beginning]
         room = max(map(len, prompts)) + max_tokens
         self.rows = np.empty((shared.shape[0], len(prompts) * room, shared.shape[2]), np.uint16)
         self.starts = torch.arange(len(prompts)) * room
@@ -48,8 +54,7 @@ class Int8Decoder:
     def _read(self, texts: Sequence[Sequence[int]]) -> Tensor:
         counts = torch.tensor([len(text) for text in texts])
         begins = (self.starts + self.lengths).tolist()
-        places = np.concatenate([np.arange(a, a + len(text)) for a, text in zip(begins, texts, strict=True)])
-        past = PackedKVCache(self.rows, self.starts, self.lengths)
-        states = self.engine._forward(texts, past, True, places)[0] @ self.engine.inverse_rotation
+        rows = np.concatenate([np.arange(a, a + len(text)) for a, text in zip(begins, texts, strict=True)])
+        states = self.engine.append(PackedKVCache(self.rows, self.starts, self.lengths), texts, rows)
         self.lengths = self.lengths + counts
         return states.to(self.head.dtype) @ self.head.T

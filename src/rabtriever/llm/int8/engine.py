@@ -162,6 +162,15 @@ class Int8Engine:
         past = PackedKVCache(cache.rows, cache.starts[rows], cache.lengths[rows])
         return self._forward(queries, past, True)[0] @ self.inverse_rotation
 
+    @torch.inference_mode()
+    def append(self, cache: PackedKVCache, texts: Sequence[Sequence[int]], rows: np.ndarray) -> Tensor:
+        """Reads further tokens of texts; their keys and values go to ``rows`` of the cache, int64 (tokens,).
+
+        Returns:
+            The last token's state of each text: float32 (n, H).
+        """
+        return self._forward(texts, cache, True, rows)[0] @ self.inverse_rotation
+
     def _split(self, sequences: Sequence[Sequence[int]]) -> tuple[list[SharedPrefix], list[Sequence[int]]]:
         """Returns each text's shared prefix, and what is left to read, at least one token."""
         prefixes = []
