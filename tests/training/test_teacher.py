@@ -6,7 +6,8 @@ from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.errors import InputError
 from rabtriever.rerankers.base import Scores
 from rabtriever.training.cached_teacher import CachedTeacher
-from rabtriever.training.teacher import ENCODER_WEIGHT, FUSED_ENCODER_WEIGHT, Teacher, load_teacher
+from rabtriever.scoring.fusion import COSINE_WEIGHT
+from rabtriever.training.teacher import ENCODER_WEIGHT, Teacher, load_teachers
 
 PAIRS = torch.tensor([[0, 1], [2, 5], [0, 0]])
 LLM_OPTIONS = {"device": "cpu", "dtype": "float32", "backend": "torch"}
@@ -30,7 +31,7 @@ def test_default_weights_share_among_encoders_and_among_rerankers(sentence_encod
     both = list(sentence_encoders.values())
     alone, fused = Teacher.of(both), Teacher.of(both, [teacher, teacher])
     assert [weight for _, weight in alone.encoders] == [ENCODER_WEIGHT / 2] * 2 and not alone.rerankers
-    assert [weight for _, weight in fused.encoders] == [FUSED_ENCODER_WEIGHT / 2] * 2
+    assert [weight for _, weight in fused.encoders] == [COSINE_WEIGHT / 2] * 2
     assert [weight for _, weight in fused.rerankers] == [0.5, 0.5]
     assert not Teacher.of().encoders and not Teacher.of().rerankers
 
@@ -79,11 +80,11 @@ def test_encoders_states_are_cached(tiny_data, sentence_encoders, monkeypatch):
 
 def test_a_teacher_is_loaded_by_names(sentence_folders, llm_folder):
     names = [str(sentence_folders["bert"]), str(llm_folder)]
-    loaded = load_teacher(names, preset="plain", **LLM_OPTIONS)
+    loaded = load_teachers(names, preset="plain", **LLM_OPTIONS)
     assert [encoder.describe()["name"] for encoder, _ in loaded.encoders] == [names[0]]
     assert [reranker.has_states for reranker, _ in loaded.rerankers] == [True]
-    assert not load_teacher([]).encoders
+    assert not load_teachers([]).encoders
     for bad in ("nowhere", "owner/absent"):
         with pytest.raises(InputError, match=f"^{bad}: ") as caught:
-            load_teacher([bad], local_files_only=True)
+            load_teachers([bad], local_files_only=True)
         assert "\n" not in str(caught.value)
