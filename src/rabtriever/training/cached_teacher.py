@@ -76,17 +76,23 @@ class CachedTeacher:
         """The first reranker's; the identity without one."""
         return self.teacher.rerankers[0][0].calibration if self.teacher.rerankers else Calibration()
 
-    def calibrated_reranker(self, queries: Sequence[str], pairs: Tensor, labels: np.ndarray) -> Reranker | None:
-        """Returns a copy of the first reranker, calibrated on labelled pairs int64 (n, 2); None without one."""
+    def calibrated_reranker(
+        self, queries: Sequence[str], pairs: Tensor, labels: np.ndarray
+    ) -> tuple[Reranker | None, Tensor]:
+        """Returns a copy of the first reranker, calibrated on labelled pairs int64 (n, 2), and their log-odds (n,).
+
+        None and no log-odds without a reranker.
+        """
         if not self._rerankers:
-            return None
+            return None, torch.empty(0)
         cache = self._rerankers[0]
         reranker = copy(cast(Reranker, cache.model))
-        if len(pairs):
-            log_odds, _, n_new = cache.scores(queries, self.documents, pairs)
-            reranker.calibration = Calibration.fit(log_odds.numpy(), labels, reranker.calibration)
-            self.calls, self.new_calls = self.calls + len(pairs), self.new_calls + n_new
-        return reranker
+        if not len(pairs):
+            return reranker, torch.empty(0)
+        log_odds, _, n_new = cache.scores(queries, self.documents, pairs)
+        reranker.calibration = Calibration.fit(log_odds.numpy(), labels, reranker.calibration)
+        self.calls, self.new_calls = self.calls + len(pairs), self.new_calls + n_new
+        return reranker, log_odds
 
     def choice_direction(self, extra: bool) -> Tensor:
         """Returns what maps z^ to log-odds, float32: weight (w_yes - w_no) of the reranker that has context embeddings.
