@@ -1,3 +1,8 @@
+"""What dev queries decide."""
+
+import torch
+
+from rabtriever.training.selection import choose_share
 
 
 def test_a_rerankers_share_is_what_ranks_best_and_ties_stay_near_the_default():

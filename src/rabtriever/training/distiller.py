@@ -270,7 +270,7 @@ class Distiller:
         """Returns the retriever with what dev queries confirm of the correction, and calibrated probabilities."""
         fusion = choose_gain(self.student, self.data, self.taught, self.config.new_document_gain)
         calibrated = self.data, self.cached_teacher, self.schedule, self.config.calibration_queries
-        student, reranker = fit_calibrations(self.student, fusion, self.taught, *calibrated)
+        fusion, student, reranker = fit_calibrations(self.student, fusion, self.taught, *calibrated)
         predictor = self.student.predictor if fusion.gain else None
         taught = [text for text, known in zip(self.data.documents, self.taught.tolist(), strict=True) if known]
         trained_on = text_keys(taught) if predictor and fusion.beta else None

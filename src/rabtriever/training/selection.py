@@ -23,6 +23,8 @@ from rabtriever.training.student import Student
 from rabtriever.training.targets import Targets
 
 GAINS = (1.0, 0.75, 0.5, 0.25)
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+MIN_RERANKED = 30  # queries that decide about a reranker's share
 
 
 def tolerance(n_queries: int) -> float:
@@ -85,8 +87,8 @@ def fit_calibrations(
     teacher: CachedTeacher,
     schedule: Schedule,
     n_queries: int,
-) -> tuple[Calibration, Reranker | None]:
-    """Fits probabilities on the student's best documents of dev queries.
+) -> tuple[Fusion, Calibration, Reranker | None]:
+    """Fits probabilities on the student's best documents of dev queries, and how much a reranker of them counts.
 
     Args:
         student: The trained student.
@@ -98,7 +100,7 @@ def fit_calibrations(
         n_queries: Most dev queries to use.
 
     Returns:
-        The student's calibration; the teacher's first reranker with its own.
+        The fusion with the reranker's share; the student's calibration; the teacher's first reranker with its own.
     """
     dev, n_queries = data.dev, min(n_queries, len(data.dev))
     queries = torch.linspace(0, len(dev) - 1, n_queries).long()
@@ -120,4 +122,26 @@ def fit_calibrations(
     calibration = Calibration.fit(log_odds[ranked].numpy(), labels(pairs[ranked]), prior)
     rows = torch.linspace(0, n_queries - 1, min(n_queries, schedule.calibrated_queries)).long()
     scored = pairs[rows][ranked[rows]] if data.has_labels else pairs.new_empty(0, 2)
-    return calibration, teacher.calibrated_reranker(dev.texts, scored, labels(scored))
+    reranker, reranked = teacher.calibrated_reranker(dev.texts, scored, labels(scored))
+    if fusion.beta and reranker and len(rows) >= MIN_RERANKED and len(scored) == documents[rows].numel():
+        converted = torch.from_numpy(calibration.convert(reranked.numpy(), reranker.calibration))
+        right = torch.from_numpy(labels(scored))
+        share = choose_share(log_odds[rows], converted.view_as(log_odds[rows]), right.view_as(log_odds[rows]))
+        fusion = replace(fusion, rerank=share)
+    return fusion, calibration, reranker
+
+
+def choose_share(student: Tensor, reranker: Tensor, right: Tensor) -> float:
+    """Chooses the reranker's share in the log-odds of hits by R@1; of equal ones, the nearest to the default.
+
+    Args:
+        student: Log-odds float (n, k) of n queries' best documents.
+        reranker: Its log-odds of them, on the student's scale.
+        right: bool (n, k), whether they are relevant.
+    """
+
+    def recall(share: float) -> float:
+        best = ((1 - share) * student + share * reranker).argmax(1)
+        return float(right[torch.arange(len(right)), best].float().mean())
+
+    return max(sorted(SHARES, key=lambda share: abs(share - ZERO_SHOT_RERANK)), key=recall)
