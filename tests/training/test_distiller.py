@@ -14,7 +14,6 @@ from rabtriever.errors import InputError
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 from rabtriever.scoring.calibration import Calibration
-from rabtriever.training.config import DistillConfig
 from rabtriever.training.losses import embedding_error, label_loss, log_odds_error, reverse_kl
 
 
