@@ -17,6 +17,7 @@ from rabtriever.evaluation.lexical import lexical_index
 from rabtriever.index import Index
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
+from rabtriever.scoring.fold import Fold
 from rabtriever.teachers import load_teacher
 
 pytestmark = pytest.mark.slow
@@ -51,7 +52,7 @@ def test_the_shipped_fold_is_exact(shipped):
     z_q, z_d = shipped.encoder.encode_queries(QUERIES), shipped.encoder.encode_documents(DOCUMENTS)
     predicted = shipped.predictor(torch.from_numpy(z_q)[:, None], torch.from_numpy(z_d)[None])
     unfolded = predicted @ shipped.reranker.llm.choice_direction
-    fold = shipped.predictor.fold()
+    fold = Fold(shipped.encoder.hidden_size, shipped.predictor.fold())
     folded = shipped.similarity(fold.query(z_q), fold.document(z_d))
     np.testing.assert_allclose(folded, unfolded.detach().numpy(), atol=1e-3)
 

@@ -62,7 +62,7 @@ def real_latents(data: Path, work: Path, kind: str, quick: bool) -> Latents:
 
         mixed = concatenate([load_data(data / name) for name in TRAINED_ON], 2500, 0)
         config = DistillConfig(predictor=kind, hidden_units=128, teacher_calls=0, steps=1000, calibration_queries=0)
-        distill(mixed, shipped_model("tools"), folder, config)
+        distill(mixed, shipped_model("tools"), folder, config, encoder="teacher")
     retriever = Rabtriever.from_pretrained(folder)
 
     def encode(name: str, texts: Iterable[str], side: str) -> np.ndarray:

@@ -26,6 +26,7 @@ from record import machine
 from rabtriever import Rabtriever
 from rabtriever.index.quantization import QuantizedLatents
 from rabtriever.index.scan import scan
+from rabtriever.scoring.fold import Fold
 
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 TOKENS_PER_BATCH = 4096
@@ -36,7 +37,8 @@ QUERY_TOKENS = 16
 @torch.inference_mode()
 def measure(retriever: Rabtriever, documents: list[list[int]], query_ids: list[int], repeats: int) -> dict[str, float]:
     """Returns seconds a candidate, taken by turns."""
-    backbone, fold = retriever.reranker.llm.backbone, retriever.predictor.fold()
+    backbone = retriever.reranker.llm.backbone
+    fold = Fold(retriever.encoder.hidden_size, retriever.predictor.fold())
     query = fold.query(backbone.states([query_ids], retriever.encoder.pooling).numpy())
     real = fold.document(backbone.states(documents, retriever.encoder.pooling).numpy())
     latents = np.resize(real, (CANDIDATES, len(query[0])))

@@ -41,6 +41,7 @@ class BM25Policy(Distiller):
         return torch.tensor(np.stack([self.bm25.scores(texts[query]) for query in queries.tolist()]))
 
     def prepare(self, data: RetrievalData) -> None:
+        """Reads the corpus for BM25, too."""
         super().prepare(data)
         self.bm25 = BM25S(self.data.documents)
 
@@ -113,7 +114,9 @@ def make_distiller(
         def sample_rows(self) -> Tensor:
             """Returns the pairs of a step: for ``documents`` whole queries, about as many pairs."""
             pairs = self.targets.pairs
-            size = PAIRS_PER_STEP if divergence != "documents" else max(1, PAIRS_PER_STEP // self.config.pairs_per_query)
+            size = (
+                PAIRS_PER_STEP if divergence != "documents" else max(1, PAIRS_PER_STEP // self.config.pairs_per_query)
+            )
             rows = torch.randint(len(pairs), (size,), generator=self.generator)
             return torch.isin(pairs[:, 0], pairs[rows, 0]).nonzero().flatten() if divergence == "documents" else rows
 

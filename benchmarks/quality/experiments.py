@@ -148,7 +148,7 @@ def _students(job: Job, args: argparse.Namespace, record: _Record) -> None:
                 out, {"data": data.name, "experiment": {**shape, "seed": config.seed}}, distiller.log
             )
         for bench, target in zip(benches, scored, strict=True):
-            scores = bench.student(student, cache)
+            scores = bench.student(student)
             name = system or _name(config, policy)
             row = {"task": bench.data.name, "split": bench.split, "system": name, "variant": variant}
             row |= {**shape, "teacher": o["teacher"], "n_queries": len(bench.texts)}
@@ -184,10 +184,7 @@ def _scores(
 ) -> dict[str, np.ndarray]:
     """Returns each system's scores (n_queries, n_documents) of the candidates, which the first stage chooses if any."""
     teacher = GenerativeReranker.from_pretrained(_folder(args, o["teacher"]))
-    caches = {teacher.fingerprint: TeacherCache(teacher)}
-    for student in students.values():
-        caches.setdefault(student.reranker.fingerprint, TeacherCache(student.reranker))
-    scores = {name: bench.student(s, caches[s.reranker.fingerprint]) for name, s in students.items()}
+    scores = {name: bench.student(student) for name, student in students.items()}
     scores["bm25s"] = bench.bm25s()
     first = o.get("first_stage", "")
     if first.endswith(".trec"):
@@ -200,7 +197,7 @@ def _scores(
         encoder = BiEncoder(_folder(args, o["biencoder"]), teacher.llm.template.query_tokens)
         scores["bi-encoder"] = encoder.scores(bench.texts, bench.contents).numpy()
     if o.get("reranker", True):
-        scores["reranker"] = bench.teacher(caches[teacher.fingerprint])
+        scores["reranker"] = bench.teacher(TeacherCache(teacher))
     return scores
 
 

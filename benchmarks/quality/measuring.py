@@ -52,10 +52,10 @@ class Bench:
         """Lets all systems rank only the documents of a run."""
         self.candidates = np.array([[d in run.get(q, {}) for d in self.ids] for q in self.queries]) & ~self.own
 
-    def student(self, retriever: Rabtriever, cache: TeacherCache) -> np.ndarray:
+    def student(self, retriever: Rabtriever) -> np.ndarray:
         """Returns the student's log-odds."""
-        z_q = cache.states(retriever.encoder, "query", self.texts)
-        z_d = cache.states(retriever.encoder, "document", self.contents)
+        cache = TeacherCache(retriever.encoder)
+        z_q, z_d = cache.states("query", self.texts), cache.states("document", self.contents)
         with torch.no_grad():
             blocks = [retriever.predictor.log_odds(block, z_d) for block in z_q.split(64)]
         return torch.cat(blocks).numpy()
@@ -63,9 +63,9 @@ class Bench:
     def teacher(self, cache: TeacherCache) -> np.ndarray:
         """Returns the teacher's log-odds of the candidates; NaN elsewhere."""
         pairs = torch.from_numpy(np.argwhere(self.candidates))
-        states, _ = cache.context_embeddings(self.texts, self.contents, pairs)
+        log_odds, _, _ = cache.scores(self.texts, self.contents, pairs)
         scores = np.full(self.relevant.shape, np.nan, dtype=np.float32)
-        scores[self.candidates] = (states @ cache.teacher.llm.choice_direction).numpy()
+        scores[self.candidates] = log_odds.numpy()
         return scores
 
     def bm25s(self) -> np.ndarray:

@@ -72,9 +72,7 @@ def test_train_distill_index_search_evaluate(workspace, llm_folder, capsys):
     small = ["--steps", "2", "--negatives", "2", "--prompt", "prompt.json", "--model", str(llm_folder)]
     assert answer(capsys, "train", "data", "--out", "teacher", "--dtype", "float32", *small) == {"reranker": "teacher"}
     small = ["--teacher-calls", "12", "--rounds", "2", "--steps", "4", "--hidden-units", "8", "--backend", "torch"]
-    made = answer(
-        capsys, "distill", "data", "--teacher", "teacher", "--encoder", "teacher", "--out", "student", *small
-    )
+    made = answer(capsys, "distill", "data", "--teacher", "teacher", "--encoder", "teacher", "--out", "student", *small)
     assert made == {"retriever": "student", "gain": 1.0}
     for model in ("teacher", "student"):
         assert "# " + model in (workspace / model / "README.md").read_text()

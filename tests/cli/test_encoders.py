@@ -18,7 +18,9 @@ def workspace(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     write_beir(tmp_path / "data", tiny_data)
-    lines = [{"text": f"{start} {topic}"} for start in ("show", "find the", "where is") for topic in tiny_data.documents]
+    lines = [
+        {"text": f"{start} {topic}"} for start in ("show", "find the", "where is") for topic in tiny_data.documents
+    ]
     (tmp_path / "requests.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return tmp_path
 
@@ -51,8 +53,9 @@ def test_an_encoder_is_indexed_and_searched_as_it_is_from_wherever(workspace, se
     monkeypatch.chdir(workspace / "elsewhere")
     assert answer(capsys, "search", "../index", "find the lamp for me")["hits"] == hits
     retriever = Rabtriever.from_encoder(sentence_folders["bert"], device="cpu")
-    expected = retriever.similarity(retriever.encode_query("find the lamp for me"), retriever.encode_document(
-        [hit["text"] for hit in hits]))[0]
+    expected = retriever.similarity(
+        retriever.encode_query("find the lamp for me"), retriever.encode_document([hit["text"] for hit in hits])
+    )[0]
     assert [hit["log_odds"] for hit in hits] == pytest.approx(sorted(expected, reverse=True), abs=1e-4)
     argv = ["evaluate", "../data", "--model", str(sentence_folders["bert"]), "--split", "test"]
     assert "retriever" in answer(capsys, *argv)["systems"]

@@ -1,4 +1,4 @@
-"""What an index says of a retriever over an encoder: untrained it is the encoder's ranking, trained the unfolded score."""
+"""Over an encoder, an index of an untrained retriever is its ranking, of a trained one the unfolded score."""
 
 import numpy as np
 import pytest
