@@ -5,8 +5,8 @@ from training.teaching import contents
 from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.errors import InputError
 from rabtriever.rerankers.base import Scores
-from rabtriever.training.cached_teacher import CachedTeacher
 from rabtriever.scoring.fusion import COSINE_WEIGHT
+from rabtriever.training.cached_teacher import CachedTeacher
 from rabtriever.training.teacher import ENCODER_WEIGHT, Teacher, load_teachers
 
 PAIRS = torch.tensor([[0, 1], [2, 5], [0, 0]])
