@@ -2,7 +2,8 @@
 
     python corpora.py JOB [JOB ...] --data FOLDER_OF_BEIR_FOLDERS [--gemma MODEL] [--mpnet MODEL] [--llm MODEL]
 
-Each job writes ``results/quality/corpora/<job>.json`` and is skipped if that is there. R@1 is that of the retriever's own scores over all documents, on 600 test queries or all.
+Each job writes ``results/quality/corpora/<job>.json`` and is skipped if that is there. R@1 is that of the retriever's own
+scores over all documents, on 600 test queries or all.
 """
 
 from __future__ import annotations

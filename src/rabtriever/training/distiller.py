@@ -175,10 +175,8 @@ class Distiller:
         if not self.data.has_labels:
             dev = label_by_teacher(self.data.dev, self.cached_teacher, self.schedule.calibrated_queries)
             self.data = replace(self.data, dev=dev)
-        self.taught = torch.ones(len(self.data.documents), dtype=torch.bool)  # to be right for some query
-        if over_encoder and not len(self.listed) and not calls:
-            self.taught[:] = False
-            self.taught[[document for of_query in train.positives for document in of_query]] = True
+        self.taught = self.targets.asked_for(len(self.data.documents))
+        self.taught[[document for of_query in train.positives for document in of_query]] = True
         self.log: list[dict[str, Any]] = []
         self._calls_before = self.cached_teacher.calls  # of dev queries, which the schedule has set aside
         w = self.cached_teacher.choice_direction(extra=bool(teacher.encoders))
