@@ -277,7 +277,7 @@ class Index:
         """
         view = self._current.get()
         with self.table.reading(view.snapshot.version):
-            return retrieve(view, texts, vectors, options, self.retriever.calibration)
+            return retrieve(view, texts, vectors, options, self.retriever)
 
     wait = renamed("write_timeout")
     find = renamed("retrieve", lambda self: lambda texts, vectors, *a: self.retrieve(texts, vectors, SearchOptions(*a)))
