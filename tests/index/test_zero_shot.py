@@ -96,7 +96,10 @@ def test_mode_encoder_of_an_untrained_retriever_is_exact(sentence_encoders, tmp_
 
 @pytest.mark.parametrize(
     ("kind", "beta", "message"),
-    [("mlp", 0.0, "score has no similarity; choose another"), ("quadratic", 20.0, "cannot be left out of its documents")],
+    [
+        ("mlp", 0.0, "score has no similarity; choose another"),
+        ("quadratic", 20.0, "cannot be left out of its documents"),
+    ],
 )
 def test_mode_encoder_is_refused_where_there_is_nothing_to_show(tmp_path, kind, beta, message):
     retriever = Rabtriever(HashEncoder(), random_predictor(12, 8, kind), fusion=Fusion(beta))
