@@ -147,7 +147,9 @@ def poisoned_folder(
 
 
 @pytest.fixture(scope="session")
-def sentence_folders(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def sentence_folders(
+    tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """A saved tiny random sentence-transformers model of each of two architectures."""
     from encoders.models import save_sentence_model
 

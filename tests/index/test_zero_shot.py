@@ -1,4 +1,4 @@
-"""What an index says of a retriever over an encoder: untrained it is the encoder's ranking, trained the unfolded score."""
+"""An index of a retriever over an encoder: untrained it has the encoder's ranking, trained the unfolded score."""
 
 import numpy as np
 import pytest

@@ -41,9 +41,7 @@ def make(folders, encoder, reranker=None, kind="mlp", prompt=TEMPLATE):
     """A retriever over ``sentence`` or an LLM's folder, with a predictor of a kind or none, and an LLM as reranker."""
     torch.manual_seed(0)
     if encoder == "sentence":
-        over = SentenceEncoder.from_pretrained(
-            str(folders / encoder), truncate_dim=24, query_prompt="show: ", **OPTIONS
-        )
+        over = SentenceEncoder.from_pretrained(str(folders / encoder), truncate_dim=24, query_prompt="show: ", **OPTIONS)
     else:
         over = LLMEncoder(make_reranker(folders / encoder, prompt, backend="torch", dtype="float32").llm, "last")
     predictor = random_predictor(over.hidden_size, 8, kind, 1) if kind else None
@@ -58,9 +56,7 @@ def make(folders, encoder, reranker=None, kind="mlp", prompt=TEMPLATE):
 def assert_same(loaded, live):
     assert loaded.fingerprint == live.fingerprint and loaded.layout == live.layout
     assert loaded.fusion == live.fusion and loaded.calibration == live.calibration
-    assert (loaded.predictor is None) == (live.predictor is None) and (loaded.reranker is None) == (
-        live.reranker is None
-    )
+    assert (loaded.predictor is None) == (live.predictor is None) and (loaded.reranker is None) == (live.reranker is None)
     np.testing.assert_array_equal(loaded.trained_on, live.trained_on)
     np.testing.assert_allclose(loaded.encode_query(QUERIES), live.encode_query(QUERIES), atol=1e-5)
     np.testing.assert_allclose(loaded.encode_document(DOCUMENTS), live.encode_document(DOCUMENTS), atol=1e-5)
@@ -107,12 +103,7 @@ def test_what_changes_no_ranking_changes_no_fingerprint(folders):
     encoder, predictor, known = live.encoder, live.predictor, live.trained_on
     same = Rabtriever(encoder, predictor, fusion=Fusion(25.0, 0.75, 0.25, -1.0, rerank=1.0), trained_on=known[::-1])
     assert same.fingerprint == live.fingerprint
-    others = [
-        Fusion(24.0, 0.75, 0.25, -1.0),
-        Fusion(25.0, 0.5, 0.25, -1.0),
-        Fusion(25.0, 0.75, 0.5, -1.0),
-        Fusion(25.0),
-    ]
+    others = [Fusion(24.0, 0.75, 0.25, -1.0), Fusion(25.0, 0.5, 0.25, -1.0), Fusion(25.0, 0.75, 0.5, -1.0), Fusion(25.0)]
     made = [Rabtriever(encoder, predictor, fusion=fusion, trained_on=known).fingerprint for fusion in others]
     made += [Rabtriever(encoder, predictor, fusion=FUSION).fingerprint, Rabtriever(encoder).fingerprint]
     assert len({live.fingerprint, *made}) == 1 + len(made)

@@ -109,10 +109,8 @@ def test_folded_is_unfolded_for_known_and_for_new_documents(requests, encoder, o
     fusion, predictor = student.fusion, student.predictor
     new = ["wipe the table", "a song of rain", *contents(requests)[:2]]
     queries = list(requests.queries.values())[:5]
-    z_q, z_d = (
-        torch.from_numpy(encode(texts))
-        for encode, texts in ((encoder.encode_queries, queries), (encoder.encode_documents, new))
-    )
+    z_q, z_d = (torch.from_numpy(encode(texts)) for encode, texts in
+                ((encoder.encode_queries, queries), (encoder.encode_documents, new)))
     gains = torch.tensor([fusion.new_gain] * 2 + [fusion.gain] * 2)
     expected = fusion.beta * z_q @ z_d.T + gains * predictor.log_odds(z_q, z_d)
     found = student.similarity(student.encode_query(queries), student.encode_document(new))
@@ -131,9 +129,7 @@ def test_labels_alone_teach_what_the_encoder_does_not_know(requests, encoder, ot
     assert made.log[-1]["teacher_calls"] == 0 and made.log[-1]["loss/labels"] < 0.5 * made.log[0]["loss/labels"]
     assert "loss/list" not in made.log[-1]
     held_out = made.data.dev.texts
-    assert (
-        agreement(requests, student, other, held_out) > agreement(requests, Rabtriever(encoder), other, held_out) + 0.2
-    )
+    assert agreement(requests, student, other, held_out) > agreement(requests, Rabtriever(encoder), other, held_out) + 0.2
 
 
 def test_labels_and_an_encoder_teach_together(requests, encoder, other):
@@ -168,9 +164,7 @@ def test_all_of_a_budget_is_spent_and_no_more(requests, encoder, teacher):
     """Labels that the teacher gives dev queries are part of it."""
     for calls in (1, 60, 150, 301):
         teacher.scored.clear()
-        made = Distiller(
-            encoder, Teacher.of(rerankers=[teacher]), replace(QUICK, teacher_calls=calls, steps=6, seed=calls)
-        )
+        made = Distiller(encoder, Teacher.of(rerankers=[teacher]), replace(QUICK, teacher_calls=calls, steps=6, seed=calls))
         made.train(requests)
         assert made.cached_teacher.calls == calls, calls
         labelled_by_teacher = 10 * made.schedule.calibrated_queries
@@ -222,9 +216,7 @@ def test_a_document_added_later_gets_the_new_gain(requests, encoder, other):
     assert hits["again"].log_odds == hits["lamp"].log_odds  # the text was trained on, under whatever id
 
 
-def test_training_ends_when_rounds_bring_no_better_student_and_the_best_one_stays(
-    requests, encoder, other, monkeypatch
-):
+def test_training_ends_when_rounds_bring_no_better_student_and_the_best_one_stays(requests, encoder, other, monkeypatch):
     config = replace(QUICK, rounds=12, steps=120)
     made = Distiller(encoder, Teacher.of([other]), config)
     recalls = iter([0.2, 0.3, 0.5, 0.5, 0.4, 0.5, 0.1, 0.9])  # zero-shot's, then each round's
