@@ -70,6 +70,7 @@ def search(page, query=QUERY):
     page.locator("#query").fill(query)
     page.keyboard.press("Enter")
     expect(page.locator("#results:not([aria-busy]) #retriever li").first).to_be_visible()
+    expect(page.locator("#rerank[hidden], #rerank li").first).to_be_attached()
 
 
 def ids(page, side="retriever"):
@@ -376,6 +377,9 @@ def test_everything_is_done_by_keys(opened, standing):
     page.keyboard.press("R")
     expect(page.locator("#retriever .gauge.reranker")).to_have_count(4)
     page.keyboard.press("ArrowRight")
+    expect(page.locator("#rerank li:focus")).to_have_count(1)
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
     expect(page.locator("#bm25 li:focus")).to_have_count(1)
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()

@@ -125,6 +125,11 @@ class View:
         self._limit_memory(len(queries) * (4 * k + 128) * mmap.PAGESIZE)
         return [_merge_top_k([of_part[query] for of_part in found], k) for query in range(len(queries))]
 
+    def warm(self) -> None:
+        """Compiles the kernel for a pair of queries, and for those that leave the ReLU columns out."""
+        for mode in ("exact", "encoder") if self.layout.n_inner else ("exact",):
+            self.search(np.zeros((2, self.layout.dim), np.float32), 1, mode)
+
     @property
     def layout(self) -> ScoreLayout:
         """What the latents' columns mean."""

@@ -59,8 +59,10 @@ async function search() {
     const judged = info.model.scorers.includes("reranker") ? { hits: [], unable: "The reranker reads…" } : null;
     show(q, filter, [[bm25, encoded(lexical, 0)], [encoder, encoded(similar)], [retriever, found], [rerank, judged]]);
     say(summary(ours, lexical, retriever.strangers));
-    $("#results").removeAttribute("aria-busy");
-    if (judged) show(q, filter, [[rerank, encoded(await attempt(() => ask({ mode: "auto", rerank: K }), signal))]]);
+    if (judged)
+      attempt(() => ask({ mode: "auto", rerank: K }), signal)
+        .then((answer) => show(q, filter, [[rerank, encoded(answer)]]))
+        .catch((error) => signal.aborted || problem(error));
   } catch (error) {
     if (!signal.aborted) failed(error, search);
   } finally {
