@@ -14,7 +14,6 @@ import httpx
 import pytest
 import torch
 import uvicorn
-from encoders.models import HashEncoder
 from scoring.predictors import random_predictor
 from tiny import make_retriever
 
@@ -97,11 +96,12 @@ def standing(reranker: GenerativeReranker, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def over_encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def over_encoder(sentence_encoders: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A server of a retriever over an encoder, without a reranker."""
     torch.manual_seed(0)
-    predictor = random_predictor(12, 8, "mlp")
-    retriever = Rabtriever(HashEncoder(), predictor, fusion=Fusion(20.0, 1.0, 1.0, -10.0))
+    encoder = sentence_encoders["bert"]
+    predictor = random_predictor(encoder.hidden_size, 8, "mlp")
+    retriever = Rabtriever(encoder, predictor, fusion=Fusion(20.0, 1.0, 1.0, -10.0))
     with running(Index.build(tmp_path_factory.mktemp("encoder") / "index", retriever, DOCUMENTS)) as server:
         yield server
 
