@@ -42,8 +42,8 @@ def main() -> None:
         shot("phone", searched(browser, args.url, PHONE_QUERY, viewport=PHONE))
 
         page = searched(browser, args.url, query=BOTH)
-        page.locator("#meaning .judge").click()
-        page.locator("#meaning .gauge.reranker").first.wait_for()
+        page.locator("#retriever .judge").click()
+        page.locator("#retriever .gauge.reranker").first.wait_for()
         shot("reranked", page)
 
         page = opened(browser, args.url, {"q": QUERY, "where": "colour = 'red'"})
@@ -65,7 +65,8 @@ def searched(browser: Browser, url: str, query: str = QUERY, **options: object) 
     page.wait_for_timeout(1500)  # the browser's own start is over
     page.locator("#query").fill(query)
     page.keyboard.press("Enter")
-    page.locator("#results:not([aria-busy]) #meaning li").first.wait_for()
+    page.locator("#results:not([aria-busy]) #retriever li").first.wait_for()
+    page.locator("#rerank .timing:not(:empty), #rerank[hidden]").first.wait_for(state="attached")
     page.wait_for_timeout(400)
     return page
 

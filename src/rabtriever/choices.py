@@ -1,6 +1,6 @@
 """Values of options, in a module that costs nothing: the library checks by them and the command line lists them."""
 
-MODES = ("auto", "exact", "ann", "bm25")
+MODES = ("auto", "exact", "ann", "bm25", "encoder")
 BACKENDS = ("auto", "torch", "int8")
 DTYPES = ("float32", "bfloat16", "float16")
 PRESETS = ("plain", "chat", "qwen3-reranker", "bge-reranker-v2-gemma")

@@ -251,6 +251,20 @@ class Rabtriever:
         """Encodes documents; arguments, result and errors as in :meth:`encode_query`."""
         return self._encode("document", inputs, batch_size, show_progress_bar, convert_to_tensor)
 
+    def encoder_only(self, latents: np.ndarray) -> np.ndarray:
+        """Returns queries that rank by the encoder's similarity alone, without the predictor's correction.
+
+        Args:
+            latents: float32 (n, dim) or (dim,) from :meth:`encode_query`; not changed.
+
+        Returns:
+            The same shape; a score is ``beta <e_q, e_d> + offset``.
+
+        Raises:
+            InputError: the similarity has no part in this retriever's score, or none that can be told apart.
+        """
+        return self._fold.similarity_only(latents)
+
     def similarity(self, queries: np.ndarray | Tensor, documents: np.ndarray | Tensor) -> np.ndarray:
         """Returns the log-odds float32 (n, k) of every query and document.
 

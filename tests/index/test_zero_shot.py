@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scoring.predictors import random_predictor
 
 from rabtriever.data import Document
+from rabtriever.errors import InputError
 from rabtriever.index import Index
 from rabtriever.index.quantization import PRECISIONS
 from rabtriever.retriever import Rabtriever
@@ -41,10 +42,7 @@ def test_an_untrained_retriever_ranks_as_its_encoder(sentence_encoders, tmp_path
     encoder = sentence_encoders["bert"]
     retriever = untrained(encoder, kind)
     Index.build(tmp_path / "index", retriever, DOCUMENTS)
-    z_q = encoder.encode_queries(QUERIES).astype(np.float64)
-    z_d = encoder.encode_documents([document.content for document in DOCUMENTS]).astype(np.float64)
-    similarity = z_q @ z_d.T
-    orders = np.argsort(-similarity.round(9), axis=1, kind="stable")  # equal texts tie: the first comes first
+    similarity, orders = by_similarity(encoder)
     gaps = -np.diff(np.sort(np.unique(similarity.round(9)))[::-1])
     assert (similarity.round(9)[:, 0] == similarity.round(9)[:, len(TEXTS)]).all() and np.median(gaps) < 1e-3
     expected = {query: [f"d{i}" for i in order] for query, order in zip(QUERIES, orders, strict=True)}
@@ -57,6 +55,58 @@ def test_an_untrained_retriever_ranks_as_its_encoder(sentence_encoders, tmp_path
         found = {hit.id: hit.log_odds for hit in index.search(QUERIES[0], len(DOCUMENTS))}
         log_odds = ZERO_SHOT_BETA * similarity[0] + ZERO_SHOT_OFFSET
         np.testing.assert_allclose([found[document.id] for document in DOCUMENTS], log_odds, atol=1e-4)
+
+
+def by_similarity(encoder):
+    """The order of all documents for each query, by e_q . e_d of float64; of equal texts, the first first."""
+    z_q, z_d = encoder.encode_queries(QUERIES), encoder.encode_documents([one.content for one in DOCUMENTS])
+    similarity = z_q.astype(np.float64) @ z_d.T.astype(np.float64)
+    return similarity, np.argsort(-similarity.round(9), axis=1, kind="stable")
+
+
+@pytest.mark.parametrize("fusion", [Fusion(30.0, 1.0, 0.25, -3.0), Fusion(1.0, 0.5, 2.0), Fusion(20.0, 0.0, 0.0)])
+def test_mode_encoder_ranks_by_the_similarity_alone(tmp_path, fusion):
+    torch.manual_seed(0)
+    encoder = HashEncoder()
+    retriever = Rabtriever(encoder, random_predictor(12, 8, "mlp"), fusion=fusion, trained_on=text_keys(TEXTS[::2]))
+    Index.build(tmp_path / "index", retriever, DOCUMENTS)
+    similarity, orders = by_similarity(encoder)
+    vectors = retriever.encode_query(QUERIES)
+    before = vectors.copy()
+    alone = retriever.encoder_only(vectors)
+    np.testing.assert_array_equal(vectors, before)
+    log_odds = retriever.similarity(alone, retriever.encode_document([one.content for one in DOCUMENTS]))
+    np.testing.assert_allclose(log_odds, fusion.beta * similarity + fusion.offset, atol=1e-4)
+    for precision in PRECISIONS:
+        index = Index.open(tmp_path / "index", retriever, precision=precision)
+        for k in (1, 3, len(DOCUMENTS)):
+            for order, row, hits in zip(orders, log_odds, index.search(QUERIES, k, mode="encoder"), strict=True):
+                assert [hit.id for hit in hits] == [f"d{i}" for i in order[:k]], (precision, k)
+                np.testing.assert_allclose([hit.log_odds for hit in hits], row[order[:k]], atol=1e-4)
+        for order, hits in zip(orders, index.search(QUERIES, 3, mode="encoder", where="id > 'd3'"), strict=True):
+            assert [hit.id for hit in hits] == [f"d{i}" for i in order if f"d{i}" > "d3"][:3]
+        if fusion.gain:
+            assert index.search(QUERIES, 3, mode="encoder") != index.search(QUERIES, 3, mode="exact")
+
+
+def test_mode_encoder_of_an_untrained_retriever_is_exact(sentence_encoders, tmp_path):
+    index = Index.build(tmp_path / "index", Rabtriever(sentence_encoders["bert"]), DOCUMENTS)
+    assert index.search(QUERIES, 7, mode="encoder") == index.search(QUERIES, 7, mode="exact")
+
+
+@pytest.mark.parametrize(
+    ("kind", "beta", "message"),
+    [
+        ("mlp", 0.0, "score has no similarity; choose another"),
+        ("quadratic", 20.0, "cannot be left out of its documents"),
+    ],
+)
+def test_mode_encoder_is_refused_where_there_is_nothing_to_show(tmp_path, kind, beta, message):
+    retriever = Rabtriever(HashEncoder(), random_predictor(12, 8, kind), fusion=Fusion(beta))
+    index = Index.build(tmp_path / "index", retriever, DOCUMENTS)
+    with pytest.raises(InputError, match=f"^mode 'encoder': .*{message}") as refused:
+        index.search("bread", mode="encoder")
+    assert refused.value.param == "mode" and "\n" not in str(refused.value)
 
 
 def test_a_retriever_is_made_of_a_folder_of_an_encoder_alone(sentence_folders, sentence_encoders):

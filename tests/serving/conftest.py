@@ -12,13 +12,16 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 import uvicorn
+from scoring.predictors import random_predictor
 from tiny import make_retriever
 
 from rabtriever.data import Document
 from rabtriever.index import Index
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
+from rabtriever.scoring.fusion import Fusion
 from rabtriever.serving.app import make_app
 from rabtriever.serving.config import ServerConfig, ServerLimits
 from rabtriever.serving.server import uvicorn_options
@@ -89,6 +92,17 @@ def standing(reranker: GenerativeReranker, tmp_path_factory: pytest.TempPathFact
     made = make_retriever(reranker)
     retriever = Rabtriever(made.encoder, made.predictor, reranker=reranker, document_cache=100)
     with running(Index.build(folder / "index", retriever, DOCUMENTS)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def over_encoder(sentence_encoders: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A server of a retriever over an encoder, without a reranker."""
+    torch.manual_seed(0)
+    encoder = sentence_encoders["bert"]
+    predictor = random_predictor(encoder.hidden_size, 8, "mlp")
+    retriever = Rabtriever(encoder, predictor, fusion=Fusion(20.0, 1.0, 1.0, -10.0))
+    with running(Index.build(tmp_path_factory.mktemp("encoder") / "index", retriever, DOCUMENTS)) as server:
         yield server
 
 

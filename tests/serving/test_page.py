@@ -69,10 +69,11 @@ def opened(browser):
 def search(page, query=QUERY):
     page.locator("#query").fill(query)
     page.keyboard.press("Enter")
-    expect(page.locator("#results:not([aria-busy]) #meaning li").first).to_be_visible()
+    expect(page.locator("#results:not([aria-busy]) #retriever li").first).to_be_visible()
+    expect(page.locator("#rerank[hidden], #rerank li").first).to_be_attached()
 
 
-def ids(page, side="meaning"):
+def ids(page, side="retriever"):
     return page.locator(f"#{side} li").evaluate_all("all => all.map(one => one.dataset.id)")
 
 
@@ -80,17 +81,17 @@ def percent(text):
     return float(text.strip("<>%")) / 100
 
 
-def test_a_search_shows_both_rankings(opened, standing):
+def test_a_search_shows_the_rankings_beside_each_other(opened, standing):
     page = opened(standing.url)
     expect(page.locator("#about")).to_contain_text("4 documents")
     expect(page.locator("#query")).to_be_focused()
     search(page)
     hits = standing.post("/v1/search", query=QUERY).json()["hits"]
     assert ids(page) == [hit["id"] for hit in hits]
-    assert ids(page, "words") == [
+    assert ids(page, "bm25") == [
         hit["id"] for hit in standing.post("/v1/search", query=QUERY, mode="bm25").json()["hits"]
     ]
-    for item, hit in zip(page.locator("#meaning li").all(), hits, strict=True):
+    for item, hit in zip(page.locator("#retriever li").all(), hits, strict=True):
         title, _, text = hit["text"].rpartition(": ")
         expect(item.locator("h3")).to_have_text(title or hit["id"])
         expect(item.locator(".text")).to_have_text(text)
@@ -98,27 +99,59 @@ def test_a_search_shows_both_rankings(opened, standing):
         assert float(meter.get_attribute("aria-valuenow")) == pytest.approx(hit["probability"], rel=0.01)
         for name, value in hit["metadata"].items():
             expect(item.locator("dl")).to_contain_text(f"{name}{value}")
-    for side in ("meaning", "words"):
-        expect(page.locator(f"#{side} .timing")).to_contain_text(re.compile(r"search [\d.]+ ms"))
-    expect(page.locator("#status")).to_have_text(
-        "4 documents by meaning, 2 of which share no word with the query; 2 by words."
-    )
+    expect(page.locator("#rerank li")).to_have_count(4)
+    reranked = standing.post("/v1/search", query=QUERY, rerank=10).json()["hits"]
+    assert ids(page, "rerank") == [hit["id"] for hit in reranked]
+    expect(page.locator("#encoder")).to_be_hidden()  # an LLM's states alone rank nothing
+    expect(page.locator("#rerank .timing")).to_contain_text(re.compile(r"reranker [\d.]+"))
+    for side in ("retriever", "bm25", "rerank"):
+        expect(page.locator(f"#{side} .timing")).to_contain_text(re.compile(r"^[\d.]+ ms"))
+    expect(page.locator("#status")).to_have_text("4 documents, 2 of which share no word with the query; 2 by BM25.")
+
+
+def test_over_an_encoder_its_own_ranking_is_shown_and_none_of_a_reranker(opened, over_encoder):
+    page = opened(over_encoder.url)
+    search(page)
+    for side, mode in (("encoder", "encoder"), ("retriever", "exact"), ("bm25", "bm25")):
+        hits = over_encoder.post("/v1/search", query=QUERY, mode=mode).json()["hits"]
+        assert hits and ids(page, side) == [hit["id"] for hit in hits]
+    assert ids(page, "encoder") != ids(page)
+    expect(page.locator("#rerank")).to_be_hidden()
+    meters = page.locator("#encoder").get_by_role("meter", name="Probability by the encoder")
+    expect(meters).to_have_count(4)
+    encoding = re.compile(r"encoding ([\d.]+)")
+    times = [
+        encoding.search(page.locator(f"#{side} .timing").inner_text()) for side in ("encoder", "retriever", "bm25")
+    ]
+    assert [bool(time) for time in times] == [bool(times[1])] * 2 + [False]  # one encoding serves both, BM25 needs none
+
+
+def test_a_document_is_highlighted_in_all_rankings(opened, standing):
+    page = opened(standing.url)
+    search(page)
+    expect(page.locator("#rerank li")).to_have_count(4)
+    item = page.locator("#retriever li[data-id=weather]")
+    item.hover()
+    expect(page.locator("li.twin[data-id=weather]")).to_have_count(2)  # BM25's and the reranked one
+    expect(page.locator("li.twin:not([data-id=weather])")).to_have_count(0)
+    page.locator("#query").hover()
+    expect(page.locator("li.twin")).to_have_count(0)
 
 
 def test_words_shared_with_the_query_are_marked_as_bm25_sees_them(opened, standing):
     page = opened(standing.url)
     search(page, "He plays cities in the lamps")
-    assert set(ids(page, "words")) == {"music", "weather", "lamp"}
-    for item in page.locator("#meaning li").all():
-        found = item.get_attribute("data-id") in ids(page, "words")
+    assert set(ids(page, "bm25")) == {"music", "weather", "lamp"}
+    for item in page.locator("#retriever li").all():
+        found = item.get_attribute("data-id") in ids(page, "bm25")
         assert bool(item.locator("mark").count()) == found
-        expect(item.locator(".place")).to_contain_text("Also by words" if found else "no word in common")
-    expect(page.locator("#words mark").filter(has_text="city")).to_have_count(1)
-    place = page.locator("#words li").first
-    place.get_by_role("button", name="Also by meaning").click()
-    expect(page.locator(f"#meaning li[data-id='{place.get_attribute('data-id')}']")).to_be_focused()
+        expect(item.locator(".place")).to_contain_text("BM25" if found else "No word in common")
+    expect(page.locator("#bm25 mark").filter(has_text="city")).to_have_count(1)
+    place = page.locator("#bm25 li").first
+    place.get_by_role("button", name="Rabtriever, rank").click()
+    expect(page.locator(f"#retriever li[data-id='{place.get_attribute('data-id')}']")).to_be_focused()
     search(page, "somebody sleepy")
-    expect(page.locator("#words .none")).to_have_text("No document shares a word with the query.")
+    expect(page.locator("#bm25 .none")).to_have_text("No document shares a word with the query.")
 
 
 def test_the_reranker_is_asked_for_one_hit_and_for_all(opened, standing):
@@ -129,16 +162,16 @@ def test_the_reranker_is_asked_for_one_hit_and_for_all(opened, standing):
         "results"
     ]
     expected = {hits[one["index"]]["id"]: one["relevance_score"] for one in judged}
-    meters = page.locator("#meaning").get_by_role("meter", name="Probability by the reranker")
-    page.locator("#meaning li").nth(1).get_by_role("button", name="Ask the reranker").click()
+    meters = page.locator("#retriever").get_by_role("meter", name="Probability by the reranker")
+    page.locator("#retriever li").nth(1).get_by_role("button", name="Ask the reranker").click()
     expect(meters).to_have_count(1)
-    page.get_by_role("button", name="Ask the reranker for these 4").click()
+    page.locator("#retriever .judge").click()
     expect(meters).to_have_count(4)
     told = [float(meter.get_attribute("aria-valuenow")) for meter in meters.all()]
     assert told == pytest.approx([expected[hit["id"]] for hit in hits], rel=0.01)
-    page.locator("#meaning .judge").click()
+    page.locator("#retriever .judge").click()
     assert ids(page) == sorted(expected, key=lambda one: -expected[one])
-    page.locator("#meaning .judge").click()
+    page.locator("#retriever .judge").click()
     assert ids(page) == [hit["id"] for hit in hits]
 
 
@@ -151,7 +184,7 @@ def test_the_threshold_greys_out_what_is_under_it(opened, standing):
     for _ in range(28):
         page.keyboard.press("ArrowRight")
         least = percent(slider.get_attribute("aria-valuetext"))
-        under = page.locator("#meaning li").evaluate_all("all => all.map(one => one.classList.contains('under'))")
+        under = page.locator("#retriever li").evaluate_all("all => all.map(one => one.classList.contains('under'))")
         assert under == [probability < least for probability in probabilities]
     assert least == 0.99
     assert page.evaluate("location.hash").endswith("t=0.99")
@@ -176,7 +209,7 @@ def test_a_document_is_added_found_and_removed(opened, live):
     dialog.get_by_label("Id", exact=True).fill("../new lamp?")
     dialog.get_by_label("Text").fill("<img src=x onerror=alert(1)>")
     dialog.get_by_role("button", name="Add").click()
-    new = page.locator("#meaning li.new")
+    new = page.locator("#retriever li.new")
     expect(new.locator("h3")).to_have_text("A Néw lamp")
     expect(new.locator(".text")).to_have_text("<img src=x onerror=alert(1)>")
     expect(page.locator("#notice")).to_contain_text(
@@ -187,7 +220,7 @@ def test_a_document_is_added_found_and_removed(opened, live):
     assert stored.metadata == {"year": 2020}
     page.get_by_role("button", name="Remove it").click()
     expect(page.locator("#notice")).to_contain_text("Removed")
-    expect(page.locator("#meaning li")).to_have_count(4)
+    expect(page.locator("#retriever li")).to_have_count(4)
     assert len(live.index) == 4
 
 
@@ -203,7 +236,7 @@ def test_a_document_beyond_the_first_ten_is_shown_with_its_rank(opened, live):
     page.get_by_label("Replace").check()
     page.get_by_role("dialog").get_by_role("button", name="Add").click()
     expect(page.locator("#notice")).to_contain_text("It has rank 21")
-    expect(page.locator("#meaning li.new .rank")).to_have_text("Rank 21")
+    expect(page.locator("#retriever li.new .rank")).to_have_text("Rank 21")
 
 
 def test_a_filter_is_used_or_its_fault_shown_beside_it(opened, standing):
@@ -219,12 +252,12 @@ def test_a_filter_is_used_or_its_fault_shown_beside_it(opened, standing):
     expect(page.locator("#results")).to_be_hidden()
     where.fill("json_get_int(metadata, 'year') > 2001")
     page.keyboard.press("Enter")
-    expect(page.locator("#meaning li")).to_have_count(2)
+    expect(page.locator("#retriever li")).to_have_count(2)
     assert set(ids(page)) == {"it's/bread", "lamp"}
     expect(where).not_to_have_attribute("aria-invalid", "true")
     where.fill("id = 'nobody'")
     page.keyboard.press("Enter")
-    expect(page.locator("#meaning .none")).to_have_text("No document passes the filter.")
+    expect(page.locator("#retriever .none")).to_have_text("No document passes the filter.")
 
 
 def test_a_key_is_asked_for_and_forgotten_with_the_tab(opened, live_with_keys):
@@ -252,7 +285,7 @@ def test_a_key_is_asked_for_and_forgotten_with_the_tab(opened, live_with_keys):
     add.get_by_role("button", name="Use another key").click()
     key.get_by_label("Key").fill(live_with_keys.write_key)
     page.keyboard.press("Enter")
-    expect(page.locator("#meaning li.new")).to_have_count(1)
+    expect(page.locator("#retriever li.new")).to_have_count(1)
 
 
 def test_without_a_key_the_page_says_so(opened, live_with_keys):
@@ -282,7 +315,7 @@ def test_a_server_that_is_not_there_yet_is_waited_for_and_one_that_is_gone_is_na
     expect(page.locator("#status")).to_have_text("The server is not ready yet; trying again in 1 s.")
     expect(page.locator("#problem")).to_contain_text("The server cannot be reached.")
     page.get_by_role("button", name="Try again").click()
-    expect(page.locator("#meaning li")).to_have_count(4)
+    expect(page.locator("#retriever li")).to_have_count(4)
     expect(page.locator("#problem")).to_be_hidden()
 
 
@@ -317,14 +350,14 @@ def test_the_address_holds_the_search_where_no_server_sees_it(opened, standing):
     assert page.evaluate("location.hash") == "#q=bread"
     page.go_back()
     expect(page.locator("#query")).to_have_value("lamp & light")
-    expect(page.locator("#meaning li mark").first).to_be_visible()
+    expect(page.locator("#retriever li mark").first).to_be_visible()
     page.go_back()
     expect(page.locator("#intro")).to_be_visible()
     page.get_by_role("button", name="Should I pack an umbrella").click()
-    expect(page.locator("#meaning li")).to_have_count(4)
+    expect(page.locator("#retriever li")).to_have_count(4)
     assert not any("q=" in url.split("#")[0] for url in asked)
     shared = opened(standing.url, "#q=lamp+light&where=id+%3D+%27lamp%27&t=0.5")
-    expect(shared.locator("#meaning li")).to_have_count(1)
+    expect(shared.locator("#retriever li")).to_have_count(1)
     expect(shared.locator("#where")).to_have_value("id = 'lamp'")
     expect(shared.locator("#threshold-value")).to_contain_text("50%")
 
@@ -332,7 +365,7 @@ def test_the_address_holds_the_search_where_no_server_sees_it(opened, standing):
 def test_everything_is_done_by_keys(opened, standing):
     page = opened(standing.url)
     search(page)
-    first, second = page.locator("#meaning li").nth(0), page.locator("#meaning li").nth(1)
+    first, second = page.locator("#retriever li").nth(0), page.locator("#retriever li").nth(1)
     page.keyboard.press("ArrowDown")
     expect(first).to_be_focused()
     page.keyboard.press("j")
@@ -342,9 +375,12 @@ def test_everything_is_done_by_keys(opened, standing):
     page.keyboard.press("k")
     expect(first).to_be_focused()
     page.keyboard.press("R")
-    expect(page.locator("#meaning .gauge.reranker")).to_have_count(4)
+    expect(page.locator("#retriever .gauge.reranker")).to_have_count(4)
     page.keyboard.press("ArrowRight")
-    expect(page.locator("#words li:focus")).to_have_count(1)
+    expect(page.locator("#rerank li:focus")).to_have_count(1)
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#bm25 li:focus")).to_have_count(1)
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
     page.get_by_label("Single keys work").uncheck()
@@ -365,9 +401,9 @@ def test_it_is_accessible(opened, standing, scheme):
     page = opened(standing.url, color_scheme=scheme, reduced_motion="reduce")
     search(page)
     page.locator("#threshold").fill("28")
-    page.locator("#meaning li").first.get_by_role("button", name="Ask the reranker").click()
-    expect(page.locator("#meaning .gauge.reranker")).to_have_count(1)
-    page.locator("#meaning li").first.focus()
+    page.locator("#retriever li").first.get_by_role("button", name="Ask the reranker").click()
+    expect(page.locator("#retriever .gauge.reranker")).to_have_count(1)
+    page.locator("#retriever li").first.focus()
     assert not [one for one in page.evaluate(CONTRAST) if one[0] < 4.5]
     page.evaluate("document.querySelectorAll('#results li').forEach(one => one.classList.add('twin'))")
     assert not [one for one in page.evaluate(CONTRAST) if one[0] < 4.5]
@@ -407,10 +443,10 @@ def test_a_phone_shows_one_list_at_a_time_and_never_scrolls_sideways(opened, sta
     page = opened(standing.url, viewport={"width": 390, "height": 844})
     search(page)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    expect(page.locator("#words")).to_be_hidden()
-    page.get_by_role("button", name=re.compile("^By words 2")).click()
-    expect(page.locator("#words li")).to_have_count(2)
-    expect(page.locator("#meaning")).to_be_hidden()
+    expect(page.locator("#bm25")).to_be_hidden()
+    page.get_by_role("button", name=re.compile("^BM25 2")).click()
+    expect(page.locator("#bm25 li")).to_have_count(2)
+    expect(page.locator("#retriever")).to_be_hidden()
     page.set_viewport_size({"width": 320, "height": 600})
     assert page.evaluate("document.documentElement.scrollWidth") == 320
 
@@ -424,7 +460,7 @@ def test_below_a_proxys_prefix_it_asks_below_it_too(browser, standing):
         ),
     )
     page.goto("http://proxy.test/some/where/#q=lamp")
-    expect(page.locator("#meaning li")).to_have_count(4)
+    expect(page.locator("#retriever li")).to_have_count(4)
     page.close()
 
 
@@ -433,8 +469,8 @@ def test_a_title_or_text_that_is_odd_is_shown_as_it_is(opened, live):
     live.index.add([Document("long", long), Document("web", "see https://x: y"), Document("b", "x", "T" * 200)])
     page = opened(live.url)
     search(page)
-    item = page.locator("#meaning li[data-id=long]")
+    item = page.locator("#retriever li[data-id=long]")
     assert len(item.locator(".text").inner_text()) < 500
     item.get_by_role("button", name="all of it").click()
     expect(item.locator(".text")).to_contain_text(long.strip())
-    expect(page.locator("#meaning li[data-id=b] h3")).to_have_text("b")
+    expect(page.locator("#retriever li[data-id=b] h3")).to_have_text("b")

@@ -33,6 +33,15 @@ def test_several_queries_filters_modes_and_rerank(standing):
     ]
 
 
+def test_mode_encoder_is_the_librarys_or_refused(standing, over_encoder):
+    hits = over_encoder.post("/v1/search", query="lamp", mode="encoder").json()["hits"]
+    assert [hit["id"] for hit in hits] == [hit.id for hit in over_encoder.index.search("lamp", mode="encoder")]
+    answer = standing.post("/v1/search", query="lamp", mode="encoder")
+    assert answer.status_code == 422 and answer.json()["error"]["param"] == "mode"
+    modes = [server.http.get("/info").json()["model"]["modes"] for server in (standing, over_encoder)]
+    assert modes == [[mode for mode in MODES if mode != "encoder"], list(MODES)]
+
+
 def test_a_threshold_leaves_out_what_is_improbable(standing):
     hits = standing.post("/v1/search", query="lamp", k=10).json()["hits"]
     least = hits[1]["probability"]

@@ -8,7 +8,10 @@ from dataclasses import asdict
 from rabtriever.choices import MODES
 from rabtriever.cli.arguments import add_index_arguments, open_index, print_result
 
-MODE_HELP = "exact; ann: approximate; auto: exact for up to so many documents; bm25: its ranking (default: auto)"
+MODE_HELP = (
+    "exact; ann: approximate; auto: exact for up to so many documents; bm25: its ranking; encoder: that of the encoder "
+    "alone (default: auto)"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

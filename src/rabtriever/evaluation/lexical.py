@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from rabtriever.data import Document
+from rabtriever.errors import InputError
 from rabtriever.index import Index
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.layout import ScoreLayout
@@ -29,6 +30,10 @@ class ConstantRetriever:
     def encode_document(self, inputs: Sequence[str]) -> np.ndarray:
         """Returns zeros, float32 (n, dim)."""
         return self.encode_query(inputs)
+
+    def encoder_only(self, latents: np.ndarray) -> np.ndarray:
+        """Raises InputError: it has no encoder."""
+        raise InputError("mode 'encoder': an index of texts alone has no encoder; choose another mode", param="mode")
 
 
 def lexical_index(documents: Iterable[Document]) -> Index:

@@ -42,6 +42,9 @@ class Retriever(Protocol):
     def encode_document(self, inputs: Sequence[str]) -> Any:  # noqa: ANN401
         """Returns latents float32 (n, dim)."""
 
+    def encoder_only(self, latents: np.ndarray) -> np.ndarray:
+        """Returns queries' latents float32 (n, dim) as the encoder's similarity alone ranks by."""
+
 
 def encode_queries(retriever: Retriever, texts: Sequence[str]) -> np.ndarray:
     """Returns the latents float32 (n, dim) of queries; an error names the query's text."""

@@ -221,7 +221,7 @@ class Index:
 
         :meth:`build` and :meth:`optimize` do it; a server that opens an index should.
         """
-        self._current.get().search(np.zeros((2, self.table.model.layout.dim), np.float32), 1, "exact")
+        self._current.get().warm()
 
     def info(self) -> dict[str, Any]:
         """Returns what the index holds: documents, model, version, segments and bytes on disk, bytes in memory now."""
@@ -277,7 +277,7 @@ class Index:
         """
         view = self._current.get()
         with self.table.reading(view.snapshot.version):
-            return retrieve(view, texts, vectors, options, self.retriever.calibration)
+            return retrieve(view, texts, vectors, options, self.retriever)
 
     wait = renamed("write_timeout")
     find = renamed("retrieve", lambda self: lambda texts, vectors, *a: self.retrieve(texts, vectors, SearchOptions(*a)))

@@ -15,7 +15,7 @@ columns has the sum of both bounds, ReLU columns' times the documents' gains.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -123,11 +123,17 @@ class QuantizedLatents:
         """Bytes of blocks, gains and biases."""
         return self.blocks.nbytes + self.gain.nbytes + self.bias.nbytes
 
+    @property
+    def inner(self) -> QuantizedLatents:
+        """The same, read without ReLU columns, whose rounding then costs no score."""
+        error, size = ((values[0], 0.0) for values in (self.error, self.size))
+        return replace(self, layout=self.layout.inner, error=error, size=size)
+
     def quantize(self, queries: np.ndarray) -> QuantizedQueries:
-        """Quantises finite query latents float32 (n, dim) for these codes."""
-        ends = [self.layout.n_inner, self.layout.width, self.layout.width + 1]
-        left, right, gained, constant = np.split(queries.astype(np.float64), ends, axis=1)
-        gained, constant = gained[:, 0], constant[:, 0]
+        """Quantises finite query latents float32 (n, dim) for these codes; what the layout does not name is left."""
+        queries = queries.astype(np.float64)
+        left, right = np.split(queries[:, :-2], [self.layout.n_inner], axis=1)
+        gained, constant = queries[:, -2], queries[:, -1]
         int8 = self.blocks.dtype == np.uint8
         units, error = np.ones((len(queries), 3)), np.zeros(len(queries))
         size = np.abs(constant) + self.offset + self.max_gain * np.abs(gained)

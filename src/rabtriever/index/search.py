@@ -30,7 +30,8 @@ class SearchOptions:
             ``json_get_int(metadata, 'year') > 2001`` (also ``json_get_string``, ``json_get_bool``, ...).
         mode: ``exact``: the best of all documents. ``ann``: of the clusters that score best, a small share of the
             documents. ``auto``: exact up to the index's ``exact_up_to`` documents, approximate beyond. ``bm25``:
-            BM25's ranking, of documents that share a word with the query, with the retriever's log-odds.
+            BM25's ranking, of documents that share a word with the query, with the retriever's log-odds. ``encoder``:
+            the best of all documents by the similarity of the retriever's encoder alone.
         rerank: Number of best hits that the reranker scores, and others of the same texts; all hits are then ordered
             by log-odds. None: no reranker.
         threshold: Least probability of a hit.
@@ -73,7 +74,7 @@ class SearchKeywords(TypedDict, total=False):
 
 
 def retrieve(
-    view: View, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions, calibration: Calibration
+    view: View, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions, retriever: Retriever
 ) -> list[list[Hit]]:
     """Finds hits for each query, without a reranker; arguments and errors as of :meth:`rabtriever.Index.retrieve`."""
     vectors, shape = np.asarray(vectors, np.float32), (len(texts), view.layout.dim)
@@ -89,9 +90,11 @@ def retrieve(
             for text, vector in zip(texts, vectors, strict=True)
         ]
     else:
+        if options.mode == "encoder":
+            vectors = retriever.encoder_only(vectors)
         allowed = None if options.where is None else view.snapshot.filter(options.where)
         rankings = view.search(vectors, options.depth, options.mode, allowed)
-    return [_make_hits(ranking, view.snapshot, calibration) for ranking in rankings]
+    return [_make_hits(ranking, view.snapshot, retriever.calibration) for ranking in rankings]
 
 
 def _with_log_odds(ordinals: np.ndarray, vector: np.ndarray, view: View) -> Ranking:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 import torch
 
@@ -39,6 +41,13 @@ class TorchLatents:
         """Bytes on the device."""
         return self.latents.nbytes
 
+    @property
+    def inner(self) -> TorchLatents:
+        """The same, read without ReLU columns."""
+        result = copy(self)
+        result.layout, result._relu_size = self.layout.inner, 0.0
+        return result
+
     def candidates(
         self, queries: np.ndarray, live: np.ndarray, k: int, blocks: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -62,9 +71,10 @@ class TorchLatents:
 
     def _errors(self, queries: np.ndarray) -> np.ndarray:
         """Returns the most that a float32 sum can be wrong by, for each query: float32 (n,)."""
-        ends = [self.layout.n_inner, self.layout.width, self.layout.width + 1]
-        inner, relu, gained, bias = np.split(np.abs(queries), ends, axis=1)
-        size = self._gain * (relu.sum(1) + self._relu_size + gained[:, 0]) + bias[:, 0] + self._offset
+        inner, relu, gained, bias = (part.numpy() for part in self._split(torch.from_numpy(np.abs(queries))))
+        size = self._gain * (self._relu_size + gained[:, 0]) + bias[:, 0] + self._offset
+        if self.layout.n_relu:
+            size += self._gain * relu.sum(1)
         size += np.linalg.norm(inner, axis=1) * self._inner_size
         return (2 * EPS * self.layout.dim * size).astype(np.float32)
 
@@ -79,4 +89,5 @@ class TorchLatents:
         return scores + a_inner @ b_inner.T if self.layout.n_inner else scores
 
     def _split(self, latents: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return latents.split([self.layout.n_inner, self.layout.n_relu, 1, 1], dim=1)
+        n_inner = self.layout.n_inner
+        return latents[:, :n_inner], latents[:, n_inner:-2], latents[:, -2:-1], latents[:, -1:]

@@ -102,7 +102,7 @@ class View:
         Args:
             queries: float32 (n, dim).
             k: Documents to return, at most.
-            mode: ``exact``, ``ann`` or ``auto``, as in :class:`rabtriever.index.SearchOptions`.
+            mode: ``exact``, ``ann``, ``auto`` or ``encoder``, as in :class:`rabtriever.index.SearchOptions`.
             allowed: Ordinals that may be found; all if None.
 
         Returns:
@@ -113,6 +113,8 @@ class View:
             mask = np.zeros(len(self.snapshot) + 1, np.uint8)  # the last entry is ordinal -1's
             mask[allowed] = 1
             parts = [replace(part, live=mask[part.ordinals]) for part in parts]
+        if mode == "encoder":
+            parts = [replace(part, codes=part.codes.inner) for part in parts]
         approximate = mode == "ann" or (mode == "auto" and len(self.snapshot) > self.exact_up_to)
         found: list[list[Ranking]] = []
         for part in parts:
@@ -122,6 +124,11 @@ class View:
                 found.append(scan(queries, part.codes, part.segment.latents, part.live, k, part.ordinals, part.blocks))
         self._limit_memory(len(queries) * (4 * k + 128) * mmap.PAGESIZE)
         return [_merge_top_k([of_part[query] for of_part in found], k) for query in range(len(queries))]
+
+    def warm(self) -> None:
+        """Compiles the kernel for a pair of queries, and for those that leave the ReLU columns out."""
+        for mode in ("exact", "encoder") if self.layout.n_inner else ("exact",):
+            self.search(np.zeros((2, self.layout.dim), np.float32), 1, mode)
 
     @property
     def layout(self) -> ScoreLayout:

@@ -2,7 +2,8 @@
 
 Codes lie in blocks of 64 documents, column by column (int8: four columns by four, as the processor's dot products of
 bytes want them), so that a register holds one column of many documents: no sum within a register, and what was loaded
-serves every query. Inner-product columns come first, then ReLU columns; a layout may have both. With ``t = -a`` and
+serves every query. Inner-product columns come first, then ReLU columns; a layout may have both, and queries may have
+the former alone. With ``t = -a`` and
 signs s, a ReLU costs one maximum and one multiply-add::
 
     sum_j s_j relu(a_j + b_j) = sum_j s_j max(b_j, t_j) - sum_j s_j t_j
@@ -13,6 +14,7 @@ With AVX-512 VNNI the bytes' dot product is one instruction.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -118,11 +120,13 @@ def block_scores(
         def n_columns(factors: Any) -> Any:
             return I64(0) if factors is None else cgutils.unpack_tuple(b, factors.shape)[-1]
 
-        code, gains, offsets, scores, best = (array(signature.args[i], args[i]).data for i in (0, 2, 3, 7, 8))
+        code, gains, offsets, scores, best = (array(signature.args[i], args[i]) for i in (0, 2, 3, 7, 8))
+        gains, offsets, scores, best = gains.data, offsets.data, scores.data, best.data
         inner, thresholds, weights, units = map(array, queries.types, cgutils.unpack_tuple(b, args[1]))
         rows = [b.add(args[5], I64(i)) for i in range(count.literal_value)]
         n_inner, n_relu = n_columns(inner), n_columns(thresholds)
-        start = b.gep(code, [b.mul(args[4], b.mul(b.add(n_inner, n_relu), I64(BLOCK)))])
+        size = reduce(b.mul, cgutils.unpack_tuple(b, code.shape)[1:])  # of a block: queries may leave its ReLUs out
+        start = b.gep(code.data, [b.mul(args[4], size)])
         unit = [[b.load(b.gep(units.data, [b.add(b.mul(row, I64(3)), I64(i))])) for row in rows] for i in range(3)]
         # Four registers of 16 documents a query; what is to be multiplied by the gain begins with the query's constant.
         totals = [[ir.Constant(F32X16, None)] * 4 for _ in rows], [[broadcast(b, c, F32X16)] * 4 for c in unit[2]]
@@ -210,7 +214,7 @@ def _store(b: Any, slots: list[list[Any]], values: list[list[Any]]) -> None:
 def _finish(b: Any, totals: tuple[list[Any], list[Any]], gain: Any, bias: Any, found: Any, top: Any) -> None:
     """Writes the first totals + gain * the second + bias and their maximum, query by query."""
     largest = declare(b, "llvm.maxnum.v16f32", F32X16, F32X16, F32X16)
-    reduce = declare(b, "llvm.vector.reduce.fmax.v16f32", F32, F32X16)
+    largest_of_16 = declare(b, "llvm.vector.reduce.fmax.v16f32", F32, F32X16)
     gains, offsets = ([load(b, b.gep(array, [I64(16 * i)]), F32X16, 4) for i in range(4)] for array in (gain, bias))
     for query, (inner, gained) in enumerate(zip(*totals, strict=True)):
         plain = [b.fadd(total, offset) for total, offset in zip(inner, offsets, strict=True)]
@@ -219,4 +223,4 @@ def _finish(b: Any, totals: tuple[list[Any], list[Any]], gain: Any, bias: Any, f
             at = b.gep(found, [I64(BLOCK * query + 16 * i)])
             b.store(value, b.bitcast(at, F32X16.as_pointer()), align=4)
         pairs = [b.call(largest, values[:2]), b.call(largest, values[2:])]
-        b.store(b.call(reduce, [b.call(largest, pairs)]), b.gep(top, [I64(query)]))
+        b.store(b.call(largest_of_16, [b.call(largest, pairs)]), b.gep(top, [I64(query)]))

@@ -21,7 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rabtriever.errors import InputError
 from rabtriever.scoring.layout import ScoreLayout
+
+UNREACHED = np.float32(-1e30)  # of a ReLU column: no document makes it positive
 
 
 class Affine(NamedTuple):
@@ -88,6 +91,22 @@ class Fold:
                 gain, units = gain + np.square(units) @ signs, 2 * signs * units
             parts.append(units)
         return _join(parts, gain, np.full(len(states), self._offset))
+
+    def similarity_only(self, latents: np.ndarray) -> np.ndarray:
+        """Returns a copy of query latents, float32 (..., dim), whose scores are ``beta <q, d> + offset``.
+
+        Raises:
+            InputError: no similarity in the score, or squares that each document has added to its bias.
+        """
+        if not self._root:
+            raise InputError("mode 'encoder': this retriever's score has no similarity; choose another", param="mode")
+        if self.predictor and self.predictor.squares:
+            fault = "a quadratic predictor's part cannot be left out of its documents"
+            raise InputError(f"mode 'encoder': {fault}; choose another, or distill an mlp", param="mode")
+        result = np.array(latents, np.float32)
+        result[..., self.layout.n_inner : -2] = UNREACHED
+        result[..., -2] = 0
+        return result
 
     def document(self, states: np.ndarray, gains: np.ndarray | float = 1.0) -> np.ndarray:
         """Returns the latents float32 (n, layout.dim) of document states float32 (n, H), with their gains (n,)."""

@@ -29,6 +29,11 @@ class ScoreLayout:
     n_negative: int = 0
 
     @property
+    def inner(self) -> ScoreLayout:
+        """The same latents, read without their ReLU columns."""
+        return ScoreLayout(self.n_inner)
+
+    @property
     def n_relu(self) -> int:
         """Number of ReLU columns."""
         return self.n_positive + self.n_negative

@@ -13,8 +13,9 @@ from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
+from rabtriever.choices import MODES
 from rabtriever.data import Document
-from rabtriever.errors import BusyError, NotFoundError
+from rabtriever.errors import BusyError, InputError, NotFoundError
 from rabtriever.index import Hit, Index
 from rabtriever.index.search import RerankPlan, SearchOptions, cut_hits
 from rabtriever.retriever import Rabtriever
@@ -69,6 +70,14 @@ class SearchService:
         """Loads and compiles what the first requests would have to wait for."""
         self.index.warm()
         self._models.warm()
+
+    def modes(self) -> list[str]:
+        """Returns the search modes for which this retriever has something to show."""
+        try:
+            self.retriever.encoder_only(np.empty((0, self.retriever.dim), np.float32))
+        except InputError:
+            return [mode for mode in MODES if mode != "encoder"]
+        return list(MODES)
 
     async def search(self, texts: Sequence[str], options: SearchOptions) -> SearchResult:
         """Finds hits as :meth:`rabtriever.index.Index.search` does."""

@@ -73,6 +73,16 @@ export async function patiently(path, options, waiting) {
   }
 }
 
+// What a search answers, or no hits and why it cannot.
+export async function attempt(ask, signal) {
+  try {
+    return await ask();
+  } catch (error) {
+    signal.throwIfAborted();
+    return { hits: [], timings: null, unable: error.message };
+  }
+}
+
 function sleep(time, signal) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(resolve, time);

@@ -38,14 +38,16 @@ function moved(key, at, target, box) {
   if (!columns.length) return false;
   if (!at) {
     if (key !== "ArrowDown") return false;
-    columns[0][0].card.focus();
+    const chosen = seen($(".column.chosen"));
+    (chosen[0] ?? columns[0][0]).card.focus();
     return true;
   }
   const c = columns.findIndex((items) => items.includes(at.element));
   const i = columns[c].indexOf(at.element);
   if (key === "ArrowLeft" || key === "ArrowRight") {
     const other = columns[c + (key === "ArrowLeft" ? -1 : 1)];
-    if (other) (at.twin && other.includes(at.twin.element) ? at.twin : other[Math.min(i, other.length - 1)].card).focus();
+    const twin = at.twins.find(({ element }) => other?.includes(element));
+    if (other) (twin ?? other[Math.min(i, other.length - 1)].card).focus();
     return true;
   }
   const next = columns[c][i + (key === "ArrowDown" ? 1 : -1)];

@@ -1,14 +1,14 @@
 // The page: what is asked, what is shown, and the address that says so.
 
-import { ApiError, call, onKeyNeeded, patiently } from "./api.js";
+import { ApiError, attempt, call, onKeyNeeded, patiently } from "./api.js";
 import { askKey, otherKey, setUpAdding } from "./dialogs.js";
 import { $, button, fault, percent, plural } from "./dom.js";
 import { askReranker } from "./judge.js";
 import { setUpKeys } from "./keyboard.js";
-import { Column, compare } from "./results.js";
+import { Column, compare, summary } from "./results.js";
 import { terms } from "./words.js";
 
-const K = 10; // documents in each list
+const K = 10; // documents in each list, and how many of them the reranker reads
 const STOPS = [0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5,
   0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99];
 const EXAMPLES = [
@@ -24,8 +24,9 @@ let info = null; // what the server says of itself
 let asked = { q: "", where: "" }; // what is shown, or being looked for
 let running = new AbortController(); // everything that belongs to it
 let added = null; // the document that was added last
-const meaning = new Column($("#meaning"), (card) => judge([card]), judgeAll);
-const words = new Column($("#words"), (card) => judge([card]), judgeAll);
+const columns = [...document.querySelectorAll(".column")].map((element) =>
+  new Column(element, (card) => judge([card]), judgeAll));
+const [bm25, encoder, retriever, rerank] = columns;
 
 // --- searching
 
@@ -44,19 +45,24 @@ async function search() {
   $("#results").setAttribute("aria-busy", "true");
   const slow = setTimeout(() => say("Searching…"), 200);
   try {
+    info ??= await patiently("info", { signal }, say);
     const body = { query: q, k: K, ...(filter && { where: filter }) };
-    const ours = await patiently("v1/search", { body: { ...body, mode: "auto" }, signal }, say);
-    const found = await withAdded(ours.hits, body, signal);
-    let theirs = { hits: [] };
-    let unable = "";
-    try {
-      theirs = await patiently("v1/search", { body: { ...body, mode: "bm25" }, signal }, say);
-    } catch (error) {
-      signal.throwIfAborted();
-      unable = error.message;
-    }
-    show(q, filter, { ...ours, hits: found }, theirs, unable);
-    summary(ours, theirs, unable);
+    const ask = (more) => patiently("v1/search", { body: { ...body, ...more }, signal }, say);
+    // One after another, so that none waits for another's work. The first pays for the query's encoding, which the
+    // server then has: it counts for all who need it, which BM25 does not.
+    const ours = await ask({ mode: "auto" });
+    const encoded = (answer, encode = ours.timings.encode) =>
+      answer?.timings ? { ...answer, timings: { ...answer.timings, encode } } : answer;
+    const found = { ...ours, hits: await withAdded(ours.hits, body, signal) };
+    const similar = info.model.modes.includes("encoder") ? await attempt(() => ask({ mode: "encoder" }), signal) : null;
+    const lexical = await attempt(() => ask({ mode: "bm25" }), signal);
+    const judged = info.model.scorers.includes("reranker") ? { hits: [], unable: "The reranker reads…" } : null;
+    show(q, filter, [[bm25, encoded(lexical, 0)], [encoder, encoded(similar)], [retriever, found], [rerank, judged]]);
+    say(summary(ours, lexical, retriever.strangers));
+    if (judged)
+      attempt(() => ask({ mode: "auto", rerank: K }), signal)
+        .then((answer) => show(q, filter, [[rerank, encoded(answer)]]))
+        .catch((error) => signal.aborted || problem(error));
   } catch (error) {
     if (!signal.aborted) failed(error, search);
   } finally {
@@ -65,35 +71,26 @@ async function search() {
   }
 }
 
-function show(q, filter, ours, theirs, unable) {
+// Fills some columns; one that the server has no answer for (null) is not there.
+function show(q, filter, answers) {
   const wanted = terms(q);
   const lacking = filter ? "No document passes the filter." : "The index is empty. Add a document.";
-  meaning.show(ours.hits, ours.timings, wanted, lacking);
-  words.show(theirs.hits, theirs.timings, wanted, unable);
-  meaning.strangers = unable ? 0 : compare(meaning, words, q, K, filter !== "");
-  for (const [column, n] of [[meaning, ours.hits.length], [words, theirs.hits.length]])
-    $(`#sides [data-side=${column.element.id}] span`).textContent = String(n);
+  for (const [column, answer] of answers) {
+    const tab = $(`#sides [data-side=${column.element.id}]`);
+    tab.hidden = column.element.hidden = answer === null;
+    column.show(answer?.hits ?? [], answer?.timings, wanted, answer?.unable ?? lacking);
+    column.unable = answer?.unable;
+    $("span", tab).textContent = String(answer?.hits.length ?? "");
+  }
+  retriever.strangers = compare(columns, bm25, q, K, filter !== "");
   $("#results").hidden = false;
   grey();
-  for (const card of [...meaning.cards, ...words.cards])
+  for (const card of columns.flatMap((column) => column.cards))
     card.element.classList.toggle("new", card.hit.id === added?.id);
 }
 
-function summary(ours, theirs, unable) {
-  const n = ours.hits.length;
-  const { strangers } = meaning;
-  const which = !strangers ? "" : n === 1 ? ", which shares" : strangers === n ? ", all of which share"
-    : `, ${strangers} of which share${strangers === 1 ? "s" : ""}`;
-  say([
-    plural(n, "document"), " by meaning", which && `${which} no word with the query`,
-    unable ? "." : `; ${theirs.hits.length} by words.`,
-    ours.truncated ? " The query is longer than the model reads; its beginning was left out." : "",
-  ].join(""));
-}
-
 function idle() {
-  meaning.show([], null, new Set(), "");
-  words.show([], null, new Set(), "");
+  for (const column of columns) column.show([], null, new Set(), "");
   $("#results").hidden = true;
   $("#intro").hidden = false;
   say(info && !info.index.documents ? "The index is empty. Add a document." : "");
@@ -121,12 +118,12 @@ function problem(error, again) {
 
 // --- the reranker
 
-async function judge(cards, column = [meaning, words].find((one) => one.cards.includes(cards[0]))) {
+async function judge(cards, column = columns.find((one) => one.cards.includes(cards[0]))) {
   if ($("#results").hasAttribute("aria-busy")) return;
   const { signal } = running;
   problem(null);
   try {
-    const said = await askReranker(asked.q, cards, column, [meaning, words], { signal, say });
+    const said = await askReranker(asked.q, cards, column, columns, { signal, say });
     if (said) say(said);
   } catch (error) {
     if (!signal.aborted) problem(error, () => judge(cards, column));
@@ -141,10 +138,10 @@ function judgeAll(column) {
 
 function grey() {
   const least = STOPS[slider.value];
-  const left = meaning.cards.filter((card) => card.setThreshold(least)).length;
-  for (const card of words.cards) card.setThreshold(least);
+  for (const card of columns.flatMap((column) => column.cards)) card.setThreshold(least);
+  const left = retriever.cards.filter((card) => card.hit.probability >= least).length;
   const told = !least ? "off" : percent(least).replace(".0%", "%");
-  $("#threshold-value").textContent = meaning.cards.length && least ? `${told}: ${left} left` : told;
+  $("#threshold-value").textContent = retriever.cards.length && least ? `${told}: ${left} left` : told;
   slider.setAttribute("aria-valuetext", told);
 }
 
@@ -270,13 +267,14 @@ slider.addEventListener("input", grey);
 slider.addEventListener("change", () => history.replaceState(null, "", address()));
 for (const side of document.querySelectorAll("#sides button"))
   side.addEventListener("click", () => {
-    $("#results").dataset.side = side.dataset.side;
+    for (const { element } of columns) element.classList.toggle("chosen", element.id === side.dataset.side);
     for (const one of document.querySelectorAll("#sides button")) one.setAttribute("aria-pressed", String(one === side));
   });
 for (const type of ["focusin", "focusout", "mouseover", "mouseout"])
   $("#results").addEventListener(type, (event) => {
     const card = event.target.closest("li[data-id]")?.card;
-    card?.twin?.element.classList.toggle("twin", type === "focusin" || type === "mouseover");
+    for (const twin of card?.twins ?? [])
+      twin.element.classList.toggle("twin", type === "focusin" || type === "mouseover");
   });
 $("#open-add").addEventListener("click", openAdd);
 $("#open-keys").addEventListener("click", () => $("#keys").showModal());
@@ -286,7 +284,7 @@ setUpKeys({
     query.select();
   },
   r: (card) => (card ? judge([card]) : false),
-  R: (card) => judgeAll(words.cards.includes(card) ? words : meaning),
+  R: (card) => judgeAll(columns.find((column) => column.cards.includes(card)) ?? retriever),
   a: () => openAdd(),
   "?": () => $("#keys").showModal(),
 }, query);

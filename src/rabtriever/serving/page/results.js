@@ -1,15 +1,20 @@
-// Two lists of documents beside each other, and what each says of the other.
+// Lists of documents beside each other, and what each says of the others.
 
-import { $, button, h, milliseconds, percent } from "./dom.js";
+import { $, button, h, milliseconds, percent, plural } from "./dom.js";
 import { marked, terms } from "./words.js";
 
 const SHOWN = 400; // characters of a text before it is folded
 const HEADING = 90; // characters that a title may have
+const LABELS = {
+  Encoder: "Probability by the encoder", Rabtriever: "Probability by Rabtriever",
+  Reranked: "Probability by Rabtriever and the reranker", Reranker: "Probability by the reranker",
+};
 
 // One document in one list.
 export class Card {
-  constructor(hit, rank, wanted, judge) {
+  constructor(hit, rank, wanted, judge, scorer) {
     this.hit = hit;
+    this.twins = [];
     this.rank = rank;
     this.place = h("span", { class: "place" });
     this.teacher = h("div", { class: "teacher" }, button("Ask the reranker", () => judge(this), { class: "link" }));
@@ -21,17 +26,19 @@ export class Card {
       { tabindex: "-1", "aria-labelledby": name, "data-id": hit.id },
       h("span", { class: "rank" }, h("span", { class: "unseen" }, "Rank "), String(rank)),
       h("div", { class: "what" }, heading, folded(text, wanted)),
-      h("div", { class: "gauges" }, gauge("Rabtriever", hit.probability), this.teacher),
+      h("div", { class: "gauges" }, gauge(scorer, hit.probability), this.teacher),
       h("div", { class: "marks" }, this.place, details(hit)),
     );
     this.element.card = this;
   }
 
-  // Where the other list has it: its card there, or null and why not.
-  setPlace(twin, where, why, only) {
-    this.twin = twin;
-    this.element.classList.toggle("only", !twin && only);
-    this.place.replaceChildren(twin ? button(`${where}, rank ${twin.rank}`, () => twin.focus(), { class: "link" }) : why);
+  // Where other lists have it, [[list's name, its card there]], and why BM25's has not.
+  setPlaces(places, why, only) {
+    this.twins = places.map(([, twin]) => twin);
+    this.element.classList.toggle("only", only);
+    this.place.replaceChildren(...places.map(([name, twin]) => button(`${name} ${twin.rank}`, () => twin.focus(), {
+      class: "link", "aria-label": `${name}, rank ${twin.rank}`,
+    })), why);
   }
 
   setTeacher(probability) {
@@ -70,7 +77,7 @@ function gauge(who, probability) {
     {
       role: "meter",
       class: "meter",
-      "aria-label": `Probability by ${who === "Reranker" ? "the reranker" : who}`,
+      "aria-label": LABELS[who],
       "aria-valuemin": 0,
       "aria-valuemax": 1,
       "aria-valuenow": probability.toPrecision(3),
@@ -108,7 +115,7 @@ function details(hit) {
   return h("dl", {}, h("div", {}, h("dt", {}, "id"), h("dd", {}, hit.id)), ...entries);
 }
 
-// One of both lists.
+// One of the lists.
 export class Column {
   constructor(element, judge, judgeAll) {
     this.element = element;
@@ -121,7 +128,7 @@ export class Column {
 
   // Cards and milliseconds of each stage; `none` is said if there are no hits.
   show(hits, timings, wanted, none) {
-    this.cards = hits.map((hit, i) => new Card(hit, hit.rank ?? i + 1, wanted, this.judge));
+    this.cards = hits.map((hit, i) => new Card(hit, hit.rank ?? i + 1, wanted, this.judge, this.element.dataset.scorer));
     this.list.replaceChildren(...this.cards.map((card) => card.element));
     this.said = $(".none", this.element);
     this.said.hidden = hits.length > 0;
@@ -135,9 +142,10 @@ export class Column {
 
   time(reranker = null) {
     const told = reranker === null ? this.stages : [...this.stages, ["reranker", reranker]];
+    const total = told.reduce((sum, [, value]) => sum + value, 0);
+    const parts = told.map(([stage, value]) => `${stage} ${milliseconds(value)}`).join(", ");
     $(".timing", this.element).replaceChildren(
-      ...told.flatMap(([stage, value], i) => [i ? " · " : "", `${stage} ${milliseconds(value)} ms`]),
-    );
+      ...(told.length ? [h("strong", {}, `${milliseconds(total)} ms`), told.length > 1 ? `: ${parts}` : ""] : []));
   }
 
   // The button over the list: asks, or, once all are judged, orders.
@@ -161,26 +169,39 @@ export class Column {
   }
 }
 
-function stages({ queue, encode, scan }) {
-  return [["waiting", queue], ["encoding", encode], ["search", scan]].filter(([, value]) => value >= 0.05);
+function stages({ queue, encode, scan, rerank }) {
+  return [["waiting", queue], ["encoding", encode], ["search", scan], ["reranker", rerank]].filter(([, value]) => value >= 0.05);
 }
 
-// Says on each card whether the other list has the document; answers how many of `meaning` share no word.
-export function compare(meaning, words, query, asked, filtered) {
+// Says on each card where other lists have its document; answers how many of Rabtriever's share no word.
+export function compare(columns, bm25, query, asked, filtered) {
   const wanted = terms(query);
-  const full = words.cards.length >= asked; // there may be more than these
-  const there = new Map(words.cards.map((card) => [card.hit.id, card]));
-  const here = new Map(meaning.cards.map((card) => [card.hit.id, card]));
+  const full = bm25.cards.length >= asked; // there may be more than these
+  const maps = new Map(columns.map((column) => [column, new Map(column.cards.map((card) => [card.hit.id, card]))]));
   let strangers = 0;
-  for (const card of meaning.cards) {
-    const shares = full && [...terms(card.hit.text)].some((word) => wanted.has(word));
-    if (!there.has(card.hit.id) && !shares) strangers += 1;
-    const why = shares ? `Not in the first ${asked} by words` : "Only by meaning: no word in common";
-    card.setPlace(there.get(card.hit.id), "Also by words", why, !shares);
-  }
-  for (const card of words.cards)
-    card.setPlace(here.get(card.hit.id), "Also by meaning", `Not in the first ${asked} by meaning`, false);
-  if (!words.cards.length)
-    words.said.textContent = `No document${filtered ? " that passes the filter" : ""} shares a word with the query.`;
+  for (const column of columns)
+    for (const card of column.cards) {
+      const { id, text } = card.hit;
+      const others = columns.filter((one) => one !== column && maps.get(one).has(id));
+      const unknown = bm25.unable || maps.get(bm25).has(id);
+      const shares = unknown || (full && [...terms(text)].some((word) => wanted.has(word)));
+      if (!shares && column.element.id === "retriever") strangers += 1;
+      const why = unknown ? "" : shares ? `Not in BM25's first ${asked}` : "No word in common";
+      card.setPlaces(others.map((one) => [one.element.dataset.name, maps.get(one).get(id)]), why, !shares);
+    }
+  if (!bm25.cards.length && !bm25.unable)
+    bm25.said.textContent = `No document${filtered ? " that passes the filter" : ""} shares a word with the query.`;
   return strangers;
+}
+
+// What was found, in a sentence; of Rabtriever's, so many share no word with the query.
+export function summary(ours, lexical, strangers) {
+  const n = ours.hits.length;
+  const which = !strangers ? "" : n === 1 ? ", which shares" : strangers === n ? ", all of which share"
+    : `, ${strangers} of which share${strangers === 1 ? "s" : ""}`;
+  return [
+    plural(n, "document"), which && `${which} no word with the query`,
+    lexical.unable ? "." : `; ${lexical.hits.length} by BM25.`,
+    ours.truncated ? " The query is longer than the model reads; its beginning was left out." : "",
+  ].join("");
 }

@@ -62,6 +62,7 @@ async def info(service: Service) -> dict[str, Any]:
             "predictor": retriever.predictor.kind if retriever.predictor else None,
             "dimensions": retriever.dim,
             "backend": described.get("backend"),
+            "modes": service.modes(),
             "scorers": ["retriever", "reranker"] if retriever.reranker else ["retriever"],
             "embeddings": ["rabtriever-query", "rabtriever-document"],
         },

@@ -82,8 +82,8 @@ class SearchRequest(NativeRequest):
     )
     k: HitCount = Field(10, description="Hits a query, at most.")
     where: str | None = Field(None, description="SQL condition over id, title, text and metadata.")
-    mode: Literal["auto", "exact", "ann", "bm25"] = Field(
-        "auto", description="exact, ann (approximate), auto, or bm25: its ranking alone."
+    mode: Literal["auto", "exact", "ann", "bm25", "encoder"] = Field(
+        "auto", description="exact, ann (approximate), auto, bm25: its ranking, or encoder: that of the encoder alone."
     )
     rerank: HitCount | None = Field(None, description="How many of the best hits the reranker scores.")
     threshold: float | None = Field(None, ge=0, le=1, description="Least probability of a hit.")
