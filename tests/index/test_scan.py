@@ -50,6 +50,22 @@ def test_the_scan_is_a_full_sort(n, layout, precision, k, integers, threads, see
         np.testing.assert_array_equal(log_odds, row[expected])
 
 
+@settings(max_examples=20, deadline=None)
+@given(sizes, precisions, st.integers(1, 250), st.booleans(), st.integers(0, 999))
+def test_without_relu_columns_the_scan_is_a_full_sort_of_the_rest(n, precision, k, in_torch, seed):
+    queries, latents, live = make(n, MIXED, seed)
+    queries[:, MIXED.n_inner : -2] = -1e30
+    made = TorchLatents(latents, MIXED, "cpu") if in_torch else QuantizedLatents.encode(latents, MIXED, precision)
+    expected = score_latents(queries, latents, MIXED)
+    np.testing.assert_array_equal(expected, score_latents(queries, latents, MIXED.inner))
+    for row, (positions, log_odds) in zip(expected, scan(queries, made.inner, latents, live, k), strict=True):
+        order = np.argsort(-row, kind="stable")[:k]
+        np.testing.assert_array_equal(positions, order)
+        np.testing.assert_array_equal(log_odds, row[order])
+    positions, scores, error = candidates(made.inner, queries, live, n)
+    assert (np.abs(scores - np.take_along_axis(expected, positions, 1)) <= error[:, None]).all()
+
+
 @settings(max_examples=60, deadline=None)
 @given(sizes, layouts, precisions, st.integers(0, 999))
 def test_quantized_scores_err_by_no_more_than_the_bound(n, layout, precision, seed):

@@ -170,7 +170,8 @@ export class Column {
 }
 
 function stages({ queue, encode, scan, rerank }) {
-  return [["waiting", queue], ["encoding", encode], ["search", scan], ["reranker", rerank]].filter(([, value]) => value >= 0.05);
+  const all = [["waiting", queue], ["encoding", encode], ["search", scan], ["reranker", rerank]];
+  return all.filter(([, value]) => value >= 0.05);
 }
 
 // Says on each card where other lists have its document; answers how many of Rabtriever's share no word.
@@ -183,10 +184,10 @@ export function compare(columns, bm25, query, asked, filtered) {
     for (const card of column.cards) {
       const { id, text } = card.hit;
       const others = columns.filter((one) => one !== column && maps.get(one).has(id));
-      const unknown = bm25.unable || maps.get(bm25).has(id);
-      const shares = unknown || (full && [...terms(text)].some((word) => wanted.has(word)));
+      const listed = bm25.unable || maps.get(bm25).has(id);
+      const shares = listed || (full && [...terms(text)].some((word) => wanted.has(word)));
       if (!shares && column.element.id === "retriever") strangers += 1;
-      const why = unknown ? "" : shares ? `Not in BM25's first ${asked}` : "No word in common";
+      const why = listed ? "" : shares ? `Not in BM25's first ${asked}` : "No word in common";
       card.setPlaces(others.map((one) => [one.element.dataset.name, maps.get(one).get(id)]), why, !shares);
     }
   if (!bm25.cards.length && !bm25.unable)
