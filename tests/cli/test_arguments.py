@@ -88,6 +88,6 @@ def test_an_old_flag_works_and_is_reported(tmp_path, monkeypatch, capsys, comman
 
 def test_a_flag_means_what_its_command_says():
     assert rename_flags(["train", "x", "--queries", "4"])[2] == "--queries-per-step"
-    assert rename_flags(["distill", "x", "--queries=4"])[2] == "--max-labelled-queries=4"
+    assert rename_flags(["distill", "x", "--queries=4"])[2] == "--queries=4"
     for unchanged in (["distill", "--pooling", "mean"], ["--version"], ["search", "--pool"], []):
         assert rename_flags(unchanged) == unchanged
