@@ -101,7 +101,7 @@ def over_encoder(sentence_encoders: dict[str, Any], tmp_path_factory: pytest.Tem
     torch.manual_seed(0)
     encoder = sentence_encoders["bert"]
     predictor = random_predictor(encoder.hidden_size, 8, "mlp")
-    retriever = Rabtriever(encoder, predictor, fusion=Fusion(20.0, 1.0, 1.0, -10.0))
+    retriever = Rabtriever(encoder, predictor, fusion=Fusion(1.0, 5.0, 5.0))
     with running(Index.build(tmp_path_factory.mktemp("encoder") / "index", retriever, DOCUMENTS)) as server:
         yield server
 
