@@ -188,7 +188,7 @@ def test_bad_input_is_one_line_and_exit_code_2(workspace, llm_folder, capsys, ar
         (["--rerank", "0"], "rerank 0"),
         (["--threshold", "2"], "threshold 2.0"),
         (["--threshold", "auto"], "invalid float value: 'auto'"),
-        (["--mode", "fast"], "--mode: invalid choice: 'fast' (choose from 'auto', 'exact', 'ann', 'bm25')"),
+        (["--mode", "fast"], "--mode: invalid choice: 'fast' (choose from 'auto', 'exact', 'ann', 'bm25', 'encoder')"),
         (["--dtype", "float8"], "--dtype: invalid choice: 'float8'"),
         (["--backend", "gpu"], "--backend: invalid choice: 'gpu'"),
         (["--device", "cdua"], "--device: 'cdua' is no device"),

@@ -46,9 +46,10 @@ def test_what_cannot_be_tuned_is_refused_in_one_line(llm_folder, capsys):
     assert "steps 0: must be at least 1" in capsys.readouterr().err and not Path("student").exists()
 
 
-def test_a_teacher_without_states_is_refused(cross_encoder_folder, capsys):
-    assert distil(cross_encoder_folder) == 2
-    assert "distil needs an LLM" in capsys.readouterr().err and not Path("student").exists()
+def test_a_teacher_without_states_teaches_log_odds_alone(cross_encoder_folder, capsys):
+    assert distil(cross_encoder_folder) == 0
+    config = json.loads(Path("student/rabtriever.json").read_text())
+    assert "cross_encoder" in config and "llm" not in config and config["encoder"]["name"] == "minilm"
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_systems_side_by_side_in_any_order(workspace, capsys):
     assert found["n_queries"] == 4 and found["own_documents_left_out"] == 0
     assert "no query cached" in found["timing"] and "6 hits" in found["timing"]
     assert list(found["systems"]) == ["retriever", "reranker", "bm25"]
-    assert all(set(values) == MEASURES | {"ms_per_query"} for values in found["systems"].values())
+    assert all(set(values) == MEASURES | {"R@1_interval", "ms_per_query"} for values in found["systems"].values())
     assert set(found["fidelity"]) == MEASURES | {"top1_agreement", "pearson"}
     assert found["systems"]["bm25"]["R@1"] == 1  # here query and document do share a word
     assert sorted(path.stem for path in (workspace / "runs").iterdir()) == ["bm25", "reranker", "retriever"]
@@ -130,7 +130,7 @@ def test_a_querys_own_document_takes_no_candidates_slot(tiny_data, retriever, sc
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--systems", "bm25,magic"], "--systems 'magic': choose from retriever, reranker, bm25"),
+        (["--systems", "bm25,magic"], "--systems 'magic': choose from bm25, encoder, retriever, rerankN, reranker"),
         (["--systems", ""], "--systems '': choose from"),
         (["--limit", "0"], "a limit of 0"),
         (["--split", "nope"], "'nope'"),

@@ -12,7 +12,7 @@ from rabtriever.llm.prompted import PromptedLLM
 from rabtriever.persistence.folder import write_config
 from rabtriever.rerankers.cross_encoder import CrossEncoderReranker
 from rabtriever.rerankers.generative import GenerativeReranker
-from rabtriever.rerankers.remote import RemoteReranker
+from rabtriever.rerankers.remote.reranker import RemoteReranker
 
 QUERIES = ["rain", "please show me the weather for my city"]
 DOCUMENTS = ["find the weather", "a recipe", "turn the lamp light"]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rabtriever.rerankers.remote import RemoteReranker
+from rabtriever.rerankers.remote.reranker import RemoteReranker
 
 TEXTS = ["turn the lamp light", "find the weather", "a recipe for bread", "play music", "find the weather"]
 

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from rabtriever.data import RetrievalData, Run
 from rabtriever.errors import InputError
-from rabtriever.evaluation.measures import MAX_CUTOFF, MEASURES, agreement, measure
+from rabtriever.evaluation.measures import MAX_CUTOFF, MEASURES, agreement, interval, mean_measures, measure_queries
 from rabtriever.evaluation.runs import run_file
 
 if TYPE_CHECKING:
@@ -94,17 +94,25 @@ def evaluate(
         for query in queries
     }
     # Ranks, not scores: the order of hits is the ranking, ties included.
-    quality = {name: measure(qrels, {q: _rank_scores(r) for q, r in run.items()}) for name, run in scored.items()}
+    rows = {name: measure_queries(qrels, {q: _rank_scores(r) for q, r in run.items()}) for name, run in scored.items()}
+    quality = {name: mean_measures(of_system) for name, of_system in rows.items()}
     return {
         "n_queries": len(queries),
         "own_documents_left_out": sum(data.is_own_document(query, query) for query in queries),
         "timing": f"{TIMING}; at most {n_hits} hits",
-        "systems": {name: quality[name] | {"ms_per_query": 1000 * median(seconds[name])} for name in systems},
+        "systems": {
+            name: {
+                **quality[name],
+                "R@1_interval": list(interval([row["R@1"] for row in rows[name].values()])),
+                "ms_per_query": 1000 * median(seconds[name]),
+            }
+            for name in systems
+        },
         "fidelity": _fidelity(quality, scored) if compared else {},
     }
 
 
-def _fidelity(quality: Mapping[str, Mapping[str, Any]], scored: Mapping[str, Run]) -> dict[str, float | None]:
+def _fidelity(quality: Mapping[str, Mapping[str, float]], scored: Mapping[str, Run]) -> dict[str, float | None]:
     """Returns the retriever's measures over the reranker's, and how far their rankings agree."""
     pairs = {name: (quality["retriever"][name], quality["reranker"][name]) for name in MEASURES}
     ratios = {name: value / reference if reference else None for name, (value, reference) in pairs.items()}

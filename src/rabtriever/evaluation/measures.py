@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -29,17 +28,18 @@ def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def measure(qrels: Qrels, run: Run) -> dict[str, Any]:
-    """Computes the mean of every measure over the queries of ``qrels``, and the interval of R@1.
-
-    Arguments and errors are those of :func:`measure_queries`.
+def measure(qrels: Qrels, run: Run) -> dict[str, float]:
+    """Computes the mean of every measure over the queries of ``qrels``; arguments as in :func:`measure_queries`.
 
     A query's own document, if the corpus holds its queries, must be in neither argument:
     :func:`rabtriever.evaluation.evaluate` leaves it out.
     """
-    rows = list(measure_queries(qrels, run).values())
-    means: dict[str, Any] = {name: sum(row[name] for row in rows) / len(rows) for name in MEASURES}
-    return means | {"R@1_interval": list(interval([row["R@1"] for row in rows]))}
+    return mean_measures(measure_queries(qrels, run))
+
+
+def mean_measures(rows: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Returns the mean of every measure over what :func:`measure_queries` returned."""
+    return {name: sum(row[name] for row in rows.values()) / len(rows) for name in MEASURES}
 
 
 def measure_queries(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:

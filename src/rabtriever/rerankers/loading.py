@@ -18,7 +18,9 @@ from rabtriever.persistence.hub import resolve_model
 from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.cross_encoder import CrossEncoderReranker
 from rabtriever.rerankers.generative import GenerativeReranker, RerankerOptions
-from rabtriever.rerankers.remote import RemoteOptions, RemoteReranker, is_remote
+from rabtriever.rerankers.remote.options import RemoteOptions
+from rabtriever.rerankers.remote.reranker import RemoteReranker
+from rabtriever.rerankers.remote.source import is_remote
 from rabtriever.scoring.calibration import Calibration
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from stub_teacher import StubTeacher
 
-from rabtriever.rerankers.remote import RemoteReranker, transport
+from rabtriever.rerankers.remote import transport
+from rabtriever.rerankers.remote.reranker import RemoteReranker
 
 
 @pytest.fixture

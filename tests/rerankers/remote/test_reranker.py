@@ -10,7 +10,7 @@ import pytest
 from stub_teacher import DOCUMENTS, KEY, PATHS, QUERIES, log_odds_of, top_logprobs
 
 from rabtriever.errors import InputError, RemoteError, TextError
-from rabtriever.rerankers.remote import RemoteReranker, notice
+from rabtriever.rerankers.remote.reranker import RemoteReranker, notice
 
 PAIRS = np.array([[0, 0], [0, 1], [0, 2], [1, 2], [1, 0], [0, 1]])
 EXPECTED = [log_odds_of(QUERIES[q], DOCUMENTS[d]) for q, d in PAIRS.tolist()]
@@ -96,7 +96,7 @@ def test_a_killed_run_pays_twice_at_most_what_was_in_flight(stub):
     stub.delay = 0.004
     program = (
         "import sys, numpy as np\n"
-        "from rabtriever.rerankers.remote import RemoteReranker\n"
+        "from rabtriever.rerankers.remote.reranker import RemoteReranker\n"
         "reranker = RemoteReranker.from_source(sys.argv[1], concurrency=4)\n"
         "reranker.score(['q'], [f'text {i}' for i in range(1000)], np.array([[0, i] for i in range(1000)]))\n"
         "print(reranker.calls, reranker.cached)\n"

@@ -1,7 +1,7 @@
 import pytest
 
 from rabtriever.errors import InputError
-from rabtriever.rerankers.remote import RemoteSource, is_remote
+from rabtriever.rerankers.remote.source import RemoteSource, is_remote
 
 
 def test_a_source_names_protocol_endpoint_and_model():

@@ -7,7 +7,8 @@ import pytest
 from stub_teacher import DOCUMENTS, QUERIES
 
 from rabtriever.errors import RemoteError
-from rabtriever.rerankers.remote import RemoteReranker, transport
+from rabtriever.rerankers.remote import transport
+from rabtriever.rerankers.remote.reranker import RemoteReranker
 
 ONE = np.array([[0, 0]])
 BUSY = (429, {"Retry-After": "0"}, {"error": "slow down"})
