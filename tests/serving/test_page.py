@@ -303,7 +303,7 @@ def test_a_server_that_is_not_there_yet_is_waited_for_and_one_that_is_gone_is_na
     def answer(route):
         what = answers.pop(0) if answers else "there"
         if what == "unready":
-            route.fulfill(status=503, headers={"Retry-After": "1"}, json={"message": "loading"})
+            route.fulfill(status=503, headers={"Retry-After": "2"}, json={"message": "loading"})
         elif what == "gone":
             route.abort()
         else:
@@ -312,7 +312,7 @@ def test_a_server_that_is_not_there_yet_is_waited_for_and_one_that_is_gone_is_na
     page.route("**/v1/search", answer)
     page.locator("#query").fill(QUERY)
     page.keyboard.press("Enter")
-    expect(page.locator("#status")).to_have_text("The server is not ready yet; trying again in 1 s.")
+    expect(page.locator("#status")).to_have_text("The server is not ready yet; trying again in 2 s.")
     expect(page.locator("#problem")).to_contain_text("The server cannot be reached.")
     page.get_by_role("button", name="Try again").click()
     expect(page.locator("#retriever li")).to_have_count(4)
