@@ -56,6 +56,8 @@ def test_systems_are_reported_side_by_side_with_fidelity() -> None:
     assert list(report["systems"]) == ["retriever", "reranker", "bm25"]
     assert all(system.pop("ms_per_query") > 0 for system in report["systems"].values())
     second = 1 / math.log2(3)
+    intervals = {name: system.pop("R@1_interval") for name, system in report["systems"].items()}
+    assert intervals["reranker"] == [1, 1] and intervals["retriever"][0] < 2 / 3 < intervals["retriever"][1]
     assert report["systems"]["retriever"] == pytest.approx(
         {"R@1": 2 / 3, "R@3": 1, "R@10": 1, "MRR@10": 2.5 / 3, "nDCG@10": (2 + second) / 3}
     )

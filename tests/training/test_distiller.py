@@ -245,7 +245,9 @@ def test_what_is_minimised_is_the_weighted_sum_of_the_losses(tiny_data, teacher)
         "loss/embedding": embedding_error(predicted, target, predictor.output_scale),
         "loss/log_odds": log_odds_error(predicted @ w, target @ w),
         "loss/kl": reverse_kl(predicted @ w, target @ w),
-        "loss/labels": label_loss(predictor.log_odds, labelled, made.data.z_d, generator),
+        "loss/labels": label_loss(
+            lambda q, d: predictor.log_odds(q, made.data.z_d[d]), labelled, len(made.data.z_d), generator
+        ),
     }
     losses = made.compute_losses()
     torch.testing.assert_close(losses, expected)

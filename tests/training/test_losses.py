@@ -132,7 +132,9 @@ def test_a_sample_of_a_large_corpus_holds_the_relevant_documents(monkeypatch):
     candidates = sorted({*sampled.tolist(), 40, 7, 49})
     positive = torch.tensor([[d in relevant for d in candidates] for relevant in queries.positives])
     expected = listwise(predictor.log_odds(queries.states, z_d[candidates]), positive)
-    torch.testing.assert_close(label_loss(over(predictor, z_d), queries, 50, torch.Generator().manual_seed(1)), expected)
+    torch.testing.assert_close(
+        label_loss(over(predictor, z_d), queries, 50, torch.Generator().manual_seed(1)), expected
+    )
 
 
 def test_list_loss_is_the_cross_entropy_with_the_teachers_softmax_by_hand():

@@ -75,7 +75,12 @@ def test_only_the_texts_of_a_chunk_are_tokenised(teacher, tmp_path, monkeypatch)
     tokenised = []
     prompt = type(teacher.llm.prompt)
     original = prompt.document_ids
-    monkeypatch.setattr(prompt, "document_ids", lambda self, texts: tokenised.append(texts) or original(self, texts))
+
+    def spy(self, texts, **options):
+        tokenised.append(texts)
+        return original(self, texts, **options)
+
+    monkeypatch.setattr(prompt, "document_ids", spy)
     documents = [*DOCUMENTS, *(f"document {i}" for i in range(100))]
     TeacherCache(teacher, tmp_path).scores(QUERIES, documents, PAIRS)
     assert [len(texts) for texts in tokenised] == [1, 1, 1]

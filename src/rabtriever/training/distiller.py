@@ -185,9 +185,9 @@ class Distiller:
         predictor.fit_normalization("query", train.states)
         predictor.fit_normalization("document", self.data.z_d)
         self.student = Student(predictor, ZERO_SHOT_BETA if over_encoder else 0.0).eval()
-        self.optimizer = torch.optim.AdamW(
-            self.student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        beta = [{"params": [self.student.log_beta], "weight_decay": 0.0}] if over_encoder else []
+        groups = [{"params": predictor.parameters(), "weight_decay": config.weight_decay}, *beta]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
         self.learning_rate = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer,
             lambda step: self.schedule.learning_rate_factor(step),  # whose end may come early
