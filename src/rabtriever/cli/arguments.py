@@ -75,7 +75,7 @@ def add_config_arguments(parser: argparse._ActionsContainer, config: type[Any], 
             continue
         kind = next(kind for kind in get_args(hint) or (hint,) if kind is not type(None))
         choices = field.metadata.get("choices")
-        shown = "by case" if field.default is None else field.default
+        shown = field.metadata.get("shown", "none" if field.default is None else field.default)
         parser.add_argument(
             "--" + field.name.replace("_", "-"),
             type=kind,

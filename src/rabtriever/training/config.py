@@ -26,7 +26,7 @@ def _option(default: T, text: str, **rules: Any) -> T:  # noqa: ANN401
 
 def _case(text: str, **rules: Any) -> Any:  # noqa: ANN401
     """Returns a field whose default, None, stands for a value that depends on the case."""
-    return field(default=None, metadata={"help": text, **rules})
+    return field(default=None, metadata={"help": text, "shown": "by case", **rules})
 
 
 class _Checked:
