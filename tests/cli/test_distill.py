@@ -73,7 +73,7 @@ def test_requests_are_written_to_a_file_and_again_only_where_they_are_missing(ch
 
 @pytest.mark.usefixtures("_script")
 def test_a_corpus_without_requests_is_distilled_from_generated_ones(chat_folder, capsys):
-    assert distil(chat_folder, "--generate", "2", "--generator", str(chat_folder)) == 0
+    assert distil(chat_folder, "--generate", "2", "--generator", str(chat_folder), "--encoder", "teacher") == 0
     capsys.readouterr()
     Path("data/queries.jsonl").unlink()
     corpus = ["--preset", "plain", "--generate", "2", "--generator", str(chat_folder), "--encoder", "teacher"]
