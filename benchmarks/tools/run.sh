@@ -6,7 +6,7 @@
 # The first training of the reranker that ships was made before a step's pool was cut down to the hardest pairs; its
 # command, at commit 7cf13a5, was: rabtriever train DATA --out teacher --steps 320 --hard 0.7 --seed 0
 # (8 queries x 8 documents a step, learning rate 5e-4, 47 minutes on two shared cores; log: teacher_log.jsonl). The second,
-# with a jointly trained student, took 21 minutes (further_log.jsonl). The retriever learns labels alone, in four minutes.
+# with a jointly trained student, took 21 minutes (further_log.jsonl). The retriever learns labels alone, in six minutes.
 set -euo pipefail
 metatool=$1/metatool clinc150=$1/clinc150 work=$2
 [ -d "$work/teacher" ] || rabtriever train "$metatool" --out "$work/teacher" --seed 0
