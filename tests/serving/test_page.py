@@ -461,6 +461,7 @@ def test_below_a_proxys_prefix_it_asks_below_it_too(browser, standing):
     )
     page.goto("http://proxy.test/some/where/#q=lamp")
     expect(page.locator("#retriever li")).to_have_count(4)
+    expect(page.locator("#rerank li")).to_have_count(4)  # nothing is in flight when it is closed
     page.close()
 
 
