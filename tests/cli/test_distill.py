@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 from encoders.models import save_sentence_model
+from stub_teacher import StubTeacher
 from tiny import write_beir
 
 from rabtriever.cli import main
+from rabtriever.rerankers.remote.reranker import notice
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +52,21 @@ def test_a_teacher_without_states_teaches_log_odds_alone(cross_encoder_folder, c
     assert distil(cross_encoder_folder) == 0
     config = json.loads(Path("student/rabtriever.json").read_text())
     assert "cross_encoder" in config and "llm" not in config and config["encoder"]["name"] == "minilm"
+
+
+def test_a_server_teaches_and_what_its_terms_may_forbid_is_said(capsys):
+    notice.cache_clear()
+    stub = StubTeacher()
+    try:
+        assert distil(stub.source("tei")) == 0
+    finally:
+        stub.server.shutdown()
+        stub.server.server_close()
+    assert capsys.readouterr().err.count("providers' terms forbid training") == 1 and 0 < sum(stub.pairs.values()) <= 12
+    remote = json.loads(Path("student/rabtriever.json").read_text())["remote"]
+    assert remote["name"].startswith("tei+http://127.0.0.1") and "key" not in json.dumps(remote).replace(
+        "key_variable", ""
+    )
 
 
 @pytest.fixture

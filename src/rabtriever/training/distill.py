@@ -20,6 +20,7 @@ from rabtriever.llm.loading import LoadOptions
 from rabtriever.persistence.folder import CONFIG, ENCODER, read_config, require_absent
 from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.generative import GenerativeReranker, RerankerOptions
+from rabtriever.rerankers.remote.reranker import RemoteReranker, notice
 from rabtriever.retriever import Rabtriever
 from rabtriever.training.callbacks import JsonlLogger, TrainingCallback
 from rabtriever.training.config import DistillConfig, TuneEncoderConfig
@@ -74,6 +75,8 @@ def distill(
     if not isinstance(teacher, Teacher):
         names = [teacher] if isinstance(teacher, str | Path) else list(teacher)
         teacher = load_teachers([str(name) for name in names], **options)
+    if any(isinstance(reranker, RemoteReranker) for reranker, _ in teacher.rerankers):
+        notice()
     loading: Any = {name: value for name, value in options.items() if name in LoadOptions.__annotations__}
     if not isinstance(encoder, str | Path):
         chosen = encoder
