@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rabtriever.errors import InputError, first_line
+from rabtriever.kernels.relu_scores import relu_scores
 from rabtriever.persistence.folder import load_weights
 from rabtriever.scoring.fold import Affine, FoldedPredictor
 
@@ -116,10 +117,12 @@ class Predictor(nn.Module):
     def log_odds(self, z_q: Tensor, z_d: Tensor) -> Tensor:
         """Returns the log-odds float32 (n, k) of states (n, H) and (k, H), differentiably, without computing z^."""
         v, constant = self._fold_output_layer()
-        queries = self._query_hidden(z_q)[:, None]
-        blocks = z_d.split(DOCUMENTS_PER_BLOCK)
-        scores = [self._activation(queries + self._document_hidden(block)) @ v for block in blocks]
-        return torch.cat(scores, dim=1) + constant
+        a, b = self._query_hidden(z_q), self._document_hidden(z_d)
+        if self.kind == "quadratic":
+            return a.square() @ v[:, None] + 2 * (v * a) @ b.T + b.square() @ v + constant
+        if a.device.type == "cpu":
+            return relu_scores(a, b, v) + constant
+        return torch.cat([torch.relu(a[:, None] + block) @ v for block in b.split(DOCUMENTS_PER_BLOCK)], 1) + constant
 
     @torch.no_grad()
     def fold(self) -> FoldedPredictor:
