@@ -189,7 +189,9 @@ def elsewhere(bench: Bench, retriever: Rabtriever, sets: str) -> dict:
     return {"never_trained_mean": means, "rows": rows}
 
 
-def added_later(bench: Bench, name: str, student: str, teacher: str, seeds: int = 3, **options: Any) -> dict:
+def added_later(
+    bench: Bench, name: str, student: str, teacher: str, n: str = "all", seeds: int = 3, **options: Any
+) -> dict:
     """Documents that come after a distillation."""
     data = bench.data(name)
     held = set((Path(bench.args.data) / name / "held_docs.txt").read_text().split())
@@ -198,7 +200,7 @@ def added_later(bench: Bench, name: str, student: str, teacher: str, seeds: int 
     for seed in range(seeds):
         row: dict[str, Any] = {}
         for kind, without in (("all known", set()), ("held out", held)):
-            train = unlabelled(data, None, without)
+            train = unlabelled(data, None if n == "all" else int(n), without)
             retriever, about = distil(bench, train, student, teacher, seed=seed, teacher_calls=0, **options)
             row[kind] = {
                 split: compare(hits(retriever, data, split), hits(zero, data, split))

@@ -81,7 +81,7 @@ class Rabtriever:
             raise InputError("encoder: an LLM's states have no similarity to rank by; distil a predictor for it first")
         self.name_or_path: str | None = None
         folded = predictor.fold() if predictor else None
-        self._fold = Fold(encoder.hidden_size, folded, self.fusion.beta, self.fusion.offset)
+        self._fold = Fold(encoder.hidden_size, folded, self.fusion.beta, self.fusion.offset, self.fusion.center)
         self.layout, self.dim = self._fold.layout, self._fold.layout.dim
         self._query_cache: LRUCache[str, np.ndarray] = LRUCache(query_cache)
         self._document_cache: LRUCache[str, np.ndarray] = LRUCache(document_cache)

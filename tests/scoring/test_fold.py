@@ -20,10 +20,11 @@ from rabtriever.scoring.predictor import KINDS
     output=st.sampled_from(["1", "H", "H+1"]),
     beta=st.sampled_from([0.0, 0.5, 20.0, 60.0]),
     offset=st.sampled_from([0.0, -10.0]),
+    center=st.sampled_from([0.0, 3.0]),
     gains=st.sampled_from([0.0, 0.25, 1.0, None]),
     seed=st.integers(0, 2**20),
 )
-def test_the_fold_is_exact(kind, units, hidden, output, beta, offset, gains, seed):
+def test_the_fold_is_exact(kind, units, hidden, output, beta, offset, center, gains, seed):
     torch.manual_seed(seed)
     size = {"1": 1, "H": hidden, "H+1": hidden + 1}[output]
     predictor = random_predictor(hidden, units, kind, size)
@@ -33,8 +34,8 @@ def test_the_fold_is_exact(kind, units, hidden, output, beta, offset, gains, see
     correction = z_hat @ predictor.choice_direction
     torch.testing.assert_close(predictor.log_odds(z_q, z_d), correction, atol=1e-4, rtol=1e-4)
     gains = np.random.default_rng(seed).random(5).astype(np.float32) if gains is None else gains  # one for each
-    expected = beta * z_q.double() @ z_d.double().T + torch.as_tensor(gains) * correction.double() + offset
-    fold = Fold(hidden, predictor.fold(), beta, offset)
+    expected = beta * z_q.double() @ z_d.double().T + torch.as_tensor(gains) * (correction.double() - center) + offset
+    fold = Fold(hidden, predictor.fold(), beta, offset, center)
     similarity = hidden if beta else 0
     assert fold.layout.n_inner == similarity + (units if kind == "quadratic" else 0)
     assert fold.layout.width == similarity + units

@@ -4,7 +4,7 @@ Ranking needs only ``w . z^`` with ``w = w_yes - w_no``, lm_head's two rows. The
 (W2 act(a + b) + b2)`` with ``a = U q``, ``b = V d + b1``. With ``v = W2^T (scale * w)`` and ``c = w . (mean + scale *
 b2)``:
 
-    log-odds(q, d) = beta <q, d> + gain_d (sum_j v_j act(a_j + b_j) + c) + offset
+    log-odds(q, d) = beta <q, d> + gain_d (sum_j v_j act(a_j + b_j) + c - center) + offset
 
 The similarity is an inner product of ``sqrt(beta) q`` and ``sqrt(beta) d``; gain_d is stored with the document.
 
@@ -64,15 +64,21 @@ class Fold:
         predictor: None: the encoder's similarity alone.
         beta: Weight of the similarity; 0 leaves its columns out.
         offset: Added to every score.
+        center: Subtracted from the predictor's part.
 
     Attributes:
         layout: What the latents' columns mean.
     """
 
     def __init__(
-        self, hidden_size: int, predictor: FoldedPredictor | None, beta: float = 0.0, offset: float = 0.0
+        self,
+        hidden_size: int,
+        predictor: FoldedPredictor | None,
+        beta: float = 0.0,
+        offset: float = 0.0,
+        center: float = 0.0,
     ) -> None:
-        self.predictor, self._offset = predictor, np.float32(offset)
+        self.predictor, self._offset, self._center = predictor, np.float32(offset), center
         self._root = np.float32(np.sqrt(beta))
         n_similarity, signs = hidden_size if beta else 0, predictor.signs if predictor else np.empty(0)
         n_positive = int((signs > 0).sum())
@@ -86,7 +92,7 @@ class Fold:
         gain, parts = np.zeros(len(states), np.float32), self._similarity(states)
         if self.predictor:
             units, signs = self.predictor.query_map(states), self.predictor.signs
-            gain = gain + np.float32(self.predictor.constant)
+            gain = gain + np.float32(self.predictor.constant - self._center)
             if self.predictor.squares:
                 gain, units = gain + np.square(units) @ signs, 2 * signs * units
             parts.append(units)

@@ -17,12 +17,14 @@ ZERO_SHOT_RERANK = 0.5  # encoder and LLM err differently: their sum is better t
 
 @dataclass(frozen=True)
 class Fusion:
-    """``log-odds(q, d) = beta <e_q, e_d> + gain_d (w . z^(q, d)) + offset``; with z* for z^, the teacher's.
+    """``log-odds(q, d) = beta <e_q, e_d> + gain_d (w . z^(q, d) - center) + offset``; with z* for z^, the teacher's.
 
     Attributes:
         beta: Weight of the encoder's similarity; 0 leaves the predictor alone, as in the paper.
         gain: gain_d of documents that the predictor was trained on.
         new_gain: gain_d of all other documents: what was learnt holds less for them.
+        center: Subtracted from the correction. It moves documents of a smaller gain, ``(gain - new_gain) center`` up
+            against the others, which the predictor has learnt to prefer.
         offset: Added to every score.
         rerank: Share of a reranker's log-odds in the score of a hit that it read; the rest is the retriever's.
 
@@ -35,6 +37,7 @@ class Fusion:
     new_gain: float = 1.0
     offset: float = 0.0
     rerank: float = 1.0
+    center: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks the values."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,9 @@ from rabtriever.data import RetrievalData
 from rabtriever.encoders.base import Encoder
 from rabtriever.errors import InputError
 from rabtriever.retriever import Rabtriever
-from rabtriever.scoring.fusion import ZERO_SHOT_BETA, text_keys
+from rabtriever.scoring.fusion import ZERO_SHOT_BETA, Fusion, text_keys
 from rabtriever.scoring.predictor import Predictor
+from rabtriever.training import new_documents
 from rabtriever.training.cached_teacher import CachedTeacher
 from rabtriever.training.callbacks import TrainingCallback
 from rabtriever.training.config import DistillConfig
@@ -179,11 +180,18 @@ class Distiller:
         self.taught[[document for of_query in train.positives for document in of_query]] = True
         self.log: list[dict[str, Any]] = []
         self._calls_before = self.cached_teacher.calls  # of dev queries, which the schedule has set aside
+        self._make_student()
+
+    def _make_student(self) -> None:
+        """Makes a new student and its optimiser."""
+        config, over_encoder, teacher = self.config, self.encoder.has_similarity, self.cached_teacher.teacher
         w = self.cached_teacher.choice_direction(extra=bool(teacher.encoders))
         shape = self.encoder.hidden_size, config.hidden_units, config.dropout, config.predictor
         predictor = Predictor(*shape, w, len(w)).eval()
-        predictor.fit_normalization("query", train.states)
+        predictor.fit_normalization("query", self.data.train.states)
         predictor.fit_normalization("document", self.data.z_d)
+        if len(self.targets.states):
+            predictor.fit_normalization("output", self.targets.states)
         self.student = Student(predictor, ZERO_SHOT_BETA if over_encoder else 0.0).eval()
         beta = [{"params": [self.student.log_beta], "weight_decay": 0.0}] if over_encoder else []
         groups = [{"params": predictor.parameters(), "weight_decay": config.weight_decay}, *beta]
@@ -267,12 +275,27 @@ class Distiller:
     def _make_retriever(self) -> Rabtriever:
         """Returns the retriever with what dev queries confirm of the correction, and calibrated probabilities."""
         fusion = choose_gain(self.student, self.data, self.taught, self.config.new_document_gain)
+        if fusion.gain > fusion.new_gain:
+            fusion = self._center(fusion)
         calibrated = self.data, self.cached_teacher, self.schedule, self.config.calibration_queries
         fusion, student, reranker = fit_calibrations(self.student, fusion, self.taught, *calibrated)
         predictor = self.student.predictor if fusion.gain else None
         taught = [text for text, known in zip(self.data.documents, self.taught.tolist(), strict=True) if known]
         trained_on = text_keys(taught) if predictor and fusion.beta else None
         return Rabtriever(self.encoder, predictor, student, reranker, fusion=fusion, trained_on=trained_on)
+
+    def _center(self, fusion: Fusion) -> Fusion:
+        """Returns the fusion with the center that a training without some documents finds; no teacher is called."""
+        left_out = new_documents.leave_out(self.data, self.taught, self.generator)
+        if left_out is None:
+            return fusion
+        trial = copy(self)
+        trial.data, trial.targets = new_documents.without(self.data, self.targets, left_out)
+        trial.taught, trial.labelled = self.taught[~left_out], trial.data.train.labelled
+        trial._make_student()
+        trial._fit(self.schedule.total_steps)
+        center = new_documents.choose_center(trial.student, self.data, self.taught, left_out, fusion)
+        return replace(fusion, center=center)
 
     def _report(self, round_: int, metrics: dict[str, float]) -> None:
         """Adds metrics of the student to those of a round, logs them and calls the callbacks."""

@@ -105,7 +105,7 @@ def fit_calibrations(
     dev, n_queries = data.dev, min(n_queries, len(data.dev))
     queries = torch.linspace(0, len(dev) - 1, n_queries).long()
     log_odds, documents = rank_dev_documents(
-        partial(student.log_odds, gain=torch.where(taught, fusion.gain, fusion.new_gain)),
+        partial(student.log_odds, gain=torch.where(taught, fusion.gain, fusion.new_gain), center=fusion.center),
         data,
         queries,
         CALIBRATION_DEPTH,

@@ -14,7 +14,7 @@ NEW_DOCUMENT_GAIN = 0.5
 
 
 class Student(nn.Module):
-    """Scores as a retriever will: ``beta <e_q, e_d> + gain_d (w . z^(q, d))``.
+    """Scores as a retriever will: ``beta <e_q, e_d> + gain_d (w . z^(q, d) - center)``.
 
     In a training step a share of the documents counts as new, with half of the correction, so that the similarity stays
     good for documents that come later. So do always the documents that no one teaches to be right for a query: labels
@@ -38,18 +38,19 @@ class Student(nn.Module):
         """Weight of the similarity."""
         return 0.0 if self.log_beta is None else self.log_beta.exp().item()
 
-    def log_odds(self, z_q: Tensor, z_d: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+    def log_odds(self, z_q: Tensor, z_d: Tensor, gain: Tensor | float = 1.0, center: float = 0.0) -> Tensor:
         """Returns the log-odds float32 (n, k) of states (n, H) and (k, H).
 
         Args:
             z_q: Query states.
             z_d: Document states.
             gain: gain_d, one for all or (k,).
+            center: Subtracted from the correction.
         """
         correction = self.predictor.log_odds(z_q, z_d)
         if self.log_beta is None:
             return correction
-        return self.log_beta.exp() * (z_q @ z_d.T) + gain * correction
+        return self.log_beta.exp() * (z_q @ z_d.T) + gain * (correction - center)
 
 
 def training_gains(taught: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,89 @@
+"""Documents that come after a training: how they are scored, learnt from a training that leaves some documents out.
+
+What was learnt prefers the documents that it was learnt from. A second training, without a fifth of them and their
+queries, says by how much: the ``Fusion.center`` that moves new documents up so far that most dev queries are answered
+(calibrated stacking, arXiv 1605.04253).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from rabtriever.scoring.fusion import Fusion
+from rabtriever.training.encoded_data import EncodedData, EncodedQueries
+from rabtriever.training.metrics import dev_recall
+from rabtriever.training.student import Student
+from rabtriever.training.targets import Targets
+
+SHARE = 0.2  # of the documents is left out
+MIN_QUERIES = 30  # on dev, for documents that were left out and for the others
+ADVANTAGES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)  # log-odds that new documents may get
+
+
+def leave_out(data: EncodedData, taught: Tensor, generator: torch.Generator) -> Tensor | None:
+    """Draws a fifth of the documents ``taught``, bool (k,): bool (k,); None if dev queries are too few to measure."""
+    documents = taught.nonzero().flatten()
+    left_out = torch.zeros_like(taught)
+    left_out[documents[torch.randperm(len(documents), generator=generator)[: round(SHARE * len(documents))]]] = True
+    return left_out if min(map(len, _divide(data.dev, left_out))) >= MIN_QUERIES else None
+
+
+def without(data: EncodedData, targets: Targets, left_out: Tensor) -> tuple[EncodedData, Targets]:
+    """Returns train queries, documents and targets as if some documents, bool (k,), were not there yet.
+
+    Queries that are labelled with them, or for which the teacher puts one of them first, go with them.
+    """
+    left, train = (~left_out).nonzero().flatten(), data.train
+    position = torch.where(left_out, -1, (~left_out).cumsum(0) - 1)
+    best = torch.cat([targets.lists(rows, torch.arange(len(left_out))).argmax(1) for rows in _blocks(len(train))])
+    gone = left_out[best] & torch.tensor([not relevant for relevant in train.positives])
+    gone |= torch.tensor([any(left_out[d] for d in relevant) for relevant in train.positives])
+    queries = (~gone).nonzero().flatten()
+    row = torch.where(gone, -1, (~gone).cumsum(0) - 1)
+    chosen = train.select(queries)
+    chosen = replace(
+        chosen,
+        positives=[position[relevant].tolist() for relevant in chosen.positives],
+        own_documents=torch.where(chosen.own_documents < 0, -1, position[chosen.own_documents]),
+    )
+    q, d = row[targets.pairs[:, 0]], position[targets.pairs[:, 1]]
+    there = (q >= 0) & (d >= 0)
+    remaining = Targets(
+        [(weight, z_q[queries], z_d[left]) for weight, z_q, z_d in targets.similarities],
+        torch.stack([q, d], dim=1)[there],
+        targets.log_odds[there],
+        targets.states[there],
+    )
+    texts = [data.documents[document] for document in left.tolist()]
+    return replace(data, documents=texts, z_d=data.z_d[left], train=chosen), remaining
+
+
+def choose_center(student: Student, data: EncodedData, taught: Tensor, left_out: Tensor, fusion: Fusion) -> float:
+    """Chooses the center by R@1 on dev queries, a fifth of whose documents is left out; of equal ones the least.
+
+    Args:
+        student: Trained without some documents.
+        data: With all of them; its ``dev`` decides.
+        taught: bool (k,), documents that were right for some train query.
+        left_out: bool (k,), those of them that the student has not seen.
+        fusion: With the gains of the correction.
+    """
+    gains = torch.where(taught & ~left_out, fusion.gain, fusion.new_gain)
+    centers = [advantage / (fusion.gain - fusion.new_gain) for advantage in ADVANTAGES]
+    scores = (partial(student.log_odds, gain=gains, center=center) for center in centers)
+    recalls = [dev_recall(score, data)["dev/R@1"] for score in scores]
+    return centers[recalls.index(max(recalls))]
+
+
+def _divide(dev: EncodedQueries, left_out: Tensor) -> tuple[EncodedQueries, EncodedQueries]:
+    """Returns the queries all of whose relevant documents are left out, and those of which none is."""
+    shares = torch.tensor([left_out[relevant].float().mean() if relevant else 0.5 for relevant in dev.positives])
+    return dev.select((shares == 1).nonzero().flatten()), dev.select((shares == 0).nonzero().flatten())
+
+
+def _blocks(count: int) -> tuple[Tensor, ...]:
+    return torch.arange(count).split(256)

@@ -1,0 +1,88 @@
+"""Documents that come after a training."""
+
+import pytest
+import torch
+
+from rabtriever.scoring.fusion import Fusion
+from rabtriever.scoring.predictor import Predictor
+from rabtriever.training import new_documents
+from rabtriever.training.encoded_data import EncodedData, EncodedQueries
+from rabtriever.training.new_documents import choose_center, leave_out, without
+from rabtriever.training.student import Student
+from rabtriever.training.targets import Targets
+
+
+def queries(positives, own=None, width=4):
+    generator = torch.Generator().manual_seed(len(positives))
+    states = torch.nn.functional.normalize(torch.randn(len(positives), width, generator=generator), dim=1)
+    own = torch.full((len(positives),), -1) if own is None else torch.tensor(own)
+    return EncodedQueries([f"query {i}" for i in range(len(positives))], states, positives, own)
+
+
+@pytest.fixture
+def data():
+    """Five documents; train queries 0 to 5, two of them without labels, one of them a document."""
+    z_d = torch.eye(5, 4)
+    train = queries([[0], [1, 4], [2], [], [], [3]], own=[-1, -1, 4, -1, -1, 1])
+    return EncodedData([f"document {i}" for i in range(5)], z_d, train, queries([[0], [1], [0, 1], [4]] * 40), True)
+
+
+def test_without_some_documents_their_queries_and_pairs_are_gone(data):
+    left_out = torch.tensor([False, True, False, False, False])
+    unlabelled = data.train.states[3:5]
+    teacher_states = torch.zeros(6, 4)
+    teacher_states[3, 1] = teacher_states[4, 2] = 1.0  # the teacher's best of query 3 is the one left out
+    pairs = torch.tensor([[0, 0], [0, 1], [2, 4], [3, 0], [5, 3]])
+    targets = Targets([(2.0, teacher_states, data.z_d)], pairs, torch.arange(5.0), torch.arange(10.0).view(5, 2))
+    reduced, remaining = without(data, targets, left_out)
+    assert reduced.documents == ["document 0", "document 2", "document 3", "document 4"]
+    assert reduced.train.texts == ["query 0", "query 2", "query 4", "query 5"]
+    assert reduced.train.positives == [[0], [1], [], [2]]
+    assert reduced.train.own_documents.tolist() == [-1, 3, -1, -1]
+    torch.testing.assert_close(reduced.train.states[2], unlabelled[1])
+    assert remaining.pairs.tolist() == [[0, 0], [1, 3], [3, 2]]
+    assert remaining.log_odds.tolist() == [0, 2, 4] and remaining.states.tolist() == [[0, 1], [4, 5], [8, 9]]
+    rows = torch.tensor([0, 2, 4, 5])
+    before = targets.lists(rows, (~left_out).nonzero().flatten())
+    torch.testing.assert_close(remaining.lists(torch.arange(4), torch.arange(4)), before)
+    assert reduced.dev is data.dev
+
+
+def test_a_fifth_of_the_taught_documents_is_left_out_if_dev_can_judge(data, monkeypatch):
+    taught, generator = torch.tensor([True, True, True, True, True]), torch.Generator().manual_seed(0)
+    drawn = [leave_out(data, taught, generator) for _ in range(40)]
+    # Documents 2 and 3 have no dev query, so that nothing could be measured.
+    assert {int(found.nonzero()) for found in drawn if found is not None} == {0, 1, 4}
+    assert any(found is None for found in drawn)
+    assert leave_out(data, torch.zeros(5, dtype=torch.bool), generator) is None
+    monkeypatch.setattr(new_documents, "MIN_QUERIES", 41)
+    assert all(leave_out(data, taught, generator) is None for _ in range(10))
+
+
+class Flat(Predictor):
+    """Prefers what it was trained on by 3 log-odds, whatever the query."""
+
+    def log_odds(self, z_q, z_d):
+        return torch.full((len(z_q), len(z_d)), 4.0)
+
+
+def test_the_center_gives_new_documents_what_the_others_were_given():
+    n, width = 200, 8
+    left_out = torch.zeros(4, dtype=torch.bool)
+    left_out[0] = True
+    dev = queries([[i % 4] for i in range(n)], width=width)
+    z_d = torch.nn.functional.normalize(torch.randn(4, width, generator=torch.Generator().manual_seed(1)), dim=1)
+    states = torch.nn.functional.normalize(z_d[torch.arange(n) % 4] + 0.3 * dev.states, dim=1)
+    dev = EncodedQueries(dev.texts, states, dev.positives, dev.own_documents)
+    data = EncodedData(list("abcd"), z_d, dev, dev, True)
+    student = Student(Flat(width, 2), 2.0)
+    center = choose_center(student, data, torch.ones(4, dtype=torch.bool), left_out, Fusion(2.0, 1.0, 0.25))
+    assert 2 < 0.75 * center < 4  # its part of 4 is a quarter: the others are 3 ahead
+
+    def wins(center):
+        gains = torch.where(left_out, 0.25, 1.0)
+        return (
+            (student.log_odds(states, z_d, gains, center).argmax(1) == torch.arange(n) % 4).view(-1, 4).float().mean(0)
+        )
+
+    assert wins(0.0)[0] == 0 and (wins(center) > 0.9).all()
