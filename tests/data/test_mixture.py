@@ -6,18 +6,24 @@ from rabtriever.data import concatenate, train_dev_split
 from rabtriever.errors import InputError
 
 
+def renamed(data):
+    """The same data set under another name, with other texts of its documents."""
+    documents = {key: replace(one, text=f"{one.text} here") for key, one in data.documents.items()}
+    return replace(data, name="other", documents=documents)
+
+
 def test_a_union_holds_every_text_and_judgement_under_its_sources_name(tiny_data):
-    other = replace(tiny_data, name="other")
+    other = renamed(tiny_data)
     both = concatenate([tiny_data, other])
     assert both.name == "tiny+other" and len(both.documents) == 12 and len(both.queries) == 24
     assert both.documents["other/lamp"].id == "other/lamp"
-    assert both.documents["other/lamp"].content == tiny_data.documents["lamp"].content
+    assert both.documents["other/lamp"].content == other.documents["lamp"].content
     assert both.qrels["dev"] == {f"{name}/q1": {f"{name}/flight": 1} for name in ("tiny", "other")}
     assert both.qrels["train"]["tiny/q7"] == {"tiny/flight": 1} and len(both.qrels["test"]) == 8
 
 
 def test_the_limit_is_per_data_set_and_for_labelled_train_queries_alone(tiny_data):
-    sources = [tiny_data, replace(tiny_data, name="other")]
+    sources = [tiny_data, renamed(tiny_data)]
     both = concatenate(sources, max_queries_per_dataset=3)
     assert len(both.labelled_queries("train")) == 6 and len(both.labelled_queries("test")) == 8
     assert both.qrels["dev"] == concatenate(sources).qrels["dev"]  # held out before the limit
@@ -46,10 +52,12 @@ def test_sources_of_one_name_or_none_and_bad_limits_are_refused(tiny_data):
     for limited in (tiny_data, replace(tiny_data, qrels={})):
         with pytest.raises(InputError, match="max_queries_per_dataset 0: must be at least 1"):
             concatenate([limited], 0)
+        with pytest.raises(InputError, match="max_queries_per_document -1: must be at least 1"):
+            concatenate([limited], max_queries_per_document=-1)
 
 
 def test_a_source_without_labels_gives_its_queries_and_documents(tiny_data):
-    unlabelled = replace(tiny_data, name="unlabelled", qrels={})
+    unlabelled = replace(renamed(tiny_data), name="unlabelled", qrels={})
     both = concatenate([tiny_data, unlabelled], 3)
     assert len(both.documents) == 12 and len([q for q in both.queries if q.startswith("unlabelled/")]) == 12
     corpus = replace(unlabelled, queries={})
@@ -59,3 +67,25 @@ def test_a_source_without_labels_gives_its_queries_and_documents(tiny_data):
 def test_a_union_knows_which_queries_an_llm_wrote(tiny_data):
     sources = [replace(tiny_data, generated=frozenset(["q1"])), replace(tiny_data, name="other")]
     assert concatenate(sources).generated == {"tiny/q1"} and concatenate(sources[:1]).generated == {"q1"}
+
+
+def test_documents_of_the_same_text_are_one(tiny_data):
+    both = concatenate([tiny_data, replace(tiny_data, name="other")])
+    assert list(both.documents) == [f"tiny/{key}" for key in tiny_data.documents]
+    assert both.qrels["dev"]["other/q1"] == {"tiny/flight": 1}
+    # But for a document that is a query of its data set, which the query must go on to recognise.
+    text = tiny_data.documents["lamp"].content
+    asked = replace(tiny_data, queries={**tiny_data.queries, "lamp": text})
+    found = concatenate([asked, replace(asked, name="other")])
+    assert found.is_own_document("other/lamp", "other/lamp") and len(found.documents) == 7
+
+
+def test_a_document_has_no_more_train_queries_than_the_limit(tiny_data):
+    labels = {f"q{i}": {"lamp": 1} for i in range(6)} | {"q6": {"flight": 1}, "q7": {"lamp": 1, "music": 1}}
+    data = replace(tiny_data, qrels={"train": labels, "dev": {"q8": {"lamp": 1}}})
+    for seed in range(4):
+        train = concatenate([data], seed=seed, max_queries_per_document=2).qrels["train"]
+        # A query of several documents counts for each, and stays while one of them is short of queries.
+        assert len(train.keys() & {f"q{i}" for i in range(6)}) in (1, 2) and {"q6", "q7"} <= train.keys()
+        assert concatenate([data], 3, seed, 2).qrels["train"].items() <= labels.items()
+        assert len(concatenate([data], 3, seed, 2).qrels["train"]) == 3

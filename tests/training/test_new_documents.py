@@ -7,7 +7,7 @@ from rabtriever.scoring.fusion import Fusion
 from rabtriever.scoring.predictor import Predictor
 from rabtriever.training import new_documents
 from rabtriever.training.encoded_data import EncodedData, EncodedQueries
-from rabtriever.training.new_documents import choose_center, leave_out, without
+from rabtriever.training.new_documents import choose_center, leave_out, measure_centers, without
 from rabtriever.training.student import Student
 from rabtriever.training.targets import Targets
 
@@ -48,15 +48,16 @@ def test_without_some_documents_their_queries_and_pairs_are_gone(data):
     assert reduced.dev is data.dev
 
 
-def test_a_fifth_of_the_taught_documents_is_left_out_if_dev_can_judge(data, monkeypatch):
+def test_fifths_of_the_taught_documents_are_left_out_if_dev_can_judge(data, monkeypatch):
     taught, generator = torch.tensor([True, True, True, True, True]), torch.Generator().manual_seed(0)
-    drawn = [leave_out(data, taught, generator) for _ in range(40)]
+    draws = [[int(found.nonzero()) for found in leave_out(data, taught, generator)] for _ in range(40)]
     # Documents 2 and 3 have no dev query, so that nothing could be measured.
-    assert {int(found.nonzero()) for found in drawn if found is not None} == {0, 1, 4}
-    assert any(found is None for found in drawn)
-    assert leave_out(data, torch.zeros(5, dtype=torch.bool), generator) is None
+    assert {document for drawn in draws for document in drawn} == {0, 1, 4}
+    assert all(len(set(drawn)) == len(drawn) <= 3 for drawn in draws) and max(map(len, draws)) == 3
+    assert leave_out(data, torch.zeros(5, dtype=torch.bool), generator) == []
     monkeypatch.setattr(new_documents, "MIN_QUERIES", 41)
-    assert all(leave_out(data, taught, generator) is None for _ in range(10))
+    assert leave_out(data, taught, generator) == []
+    assert choose_center([]) == 0.0 and choose_center([{0.0: 0.5, 1.0: 0.6}, {0.0: 0.9, 1.0: 0.8}]) == 0.0
 
 
 class Flat(Predictor):
@@ -76,7 +77,8 @@ def test_the_center_gives_new_documents_what_the_others_were_given():
     dev = EncodedQueries(dev.texts, states, dev.positives, dev.own_documents)
     data = EncodedData(list("abcd"), z_d, dev, dev, True)
     student = Student(Flat(width, 2), 2.0)
-    center = choose_center(student, data, torch.ones(4, dtype=torch.bool), left_out, Fusion(2.0, 1.0, 0.25))
+    taught, fusion = torch.ones(4, dtype=torch.bool), Fusion(2.0, 1.0, 0.25)
+    center = choose_center([measure_centers(student, data, taught, left_out, fusion)])
     assert 2 < 0.75 * center < 4  # its part of 4 is a quarter: the others are 3 ahead
 
     def wins(center):

@@ -195,13 +195,20 @@ def add_data_arguments(parser: argparse.ArgumentParser, summary: str) -> None:
     parser.add_argument(
         "--max-queries-per-dataset", type=int, metavar="N", help="train queries to use of each folder (default: all)"
     )
+    parser.add_argument(
+        "--max-queries-per-document",
+        type=int,
+        metavar="N",
+        help="labelled train queries to use of each document (default: all)",
+    )
 
 
 def read_data(args: argparse.Namespace) -> RetrievalData:
     """Returns the data of :func:`add_data_arguments`; ``--seed`` draws the queries."""
     from rabtriever.data import concatenate, load_data
 
-    return concatenate([load_data(source) for source in args.data], args.max_queries_per_dataset, args.seed)
+    sources = [load_data(source) for source in args.data]
+    return concatenate(sources, args.max_queries_per_dataset, args.seed, args.max_queries_per_document)
 
 
 def print_result(args: argparse.Namespace, result: Any, text: str) -> None:  # noqa: ANN401

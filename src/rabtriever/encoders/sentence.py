@@ -115,7 +115,7 @@ class SentenceEncoder:
     @property
     def owned_folder(self) -> Path | None:
         """Folder of a model that belongs to the retriever and is saved with it; None of one that is loaded by name."""
-        return self.model.folder if self._to_load["owned"] else None
+        return Path(self.model.source) if self._to_load["owned"] else None
 
     def moved(self, folder: Path) -> SentenceEncoder:
         """Returns the encoder of another folder, which belongs to a retriever, computed as this one is."""

@@ -36,6 +36,7 @@ class SentenceModel:
         similarity: ``cosine`` or ``dot``.
         prompts: Text before each ``query`` and each ``document``.
         truncate_dim: First dimensions to keep, or None.
+        weights_identity: What the weights were computed from, instead of their files' hashes.
     """
 
     source: str
@@ -46,6 +47,7 @@ class SentenceModel:
     similarity: str
     prompts: dict[str, str] = field(hash=False)
     truncate_dim: int | None
+    weights_identity: str | None = None
 
     @property
     def dimension(self) -> int:
@@ -71,6 +73,8 @@ class SentenceModel:
     @cached_property
     def weights_hash(self) -> str:
         """SHA-256 of the weights and of the settings that are no choice of the user's."""
+        if self.weights_identity:
+            return _digest(self.weights_identity)
         files = {path.relative_to(self.folder).as_posix(): file_hash(path) for path in self.weight_files}
         files |= {path.name: file_hash(path) for path in self.tokenizer_files}
         steps = [[module.kind, module.settings] for module in self.modules]

@@ -11,6 +11,7 @@ from rabtriever.persistence.model_card import CARD, model_card
 SHIPPED = ("tools",)
 ENCODERS = {"minilm": "sentence-transformers/all-MiniLM-L6-v2", "mpnet": "sentence-transformers/all-mpnet-base-v2"}
 MODULES = "modules.json"  # of a sentence-transformers model
+DIFFERENCE = "difference.json"  # of an encoder that is kept as what changed from another
 
 
 def resolve_model(
@@ -62,7 +63,8 @@ def is_sentence_model(
 ) -> bool:
     """Returns whether a name is a sentence-transformers model's: of :data:`ENCODERS`, a folder or a repository."""
     name = str(name_or_path)
-    if name in ENCODERS or (Path(name).expanduser() / MODULES).is_file():
+    folder = Path(name).expanduser()
+    if name in ENCODERS or (folder / MODULES).is_file() or (folder / DIFFERENCE).is_file():
         return True
     if not is_hub_id(name):
         return False

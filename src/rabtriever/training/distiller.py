@@ -285,17 +285,16 @@ class Distiller:
         return Rabtriever(self.encoder, predictor, student, reranker, fusion=fusion, trained_on=trained_on)
 
     def _center(self, fusion: Fusion) -> Fusion:
-        """Returns the fusion with the center that a training without some documents finds; no teacher is called."""
-        left_out = new_documents.leave_out(self.data, self.taught, self.generator)
-        if left_out is None:
-            return fusion
-        trial = copy(self)
-        trial.data, trial.targets = new_documents.without(self.data, self.targets, left_out)
-        trial.taught, trial.labelled = self.taught[~left_out], trial.data.train.labelled
-        trial._make_student()
-        trial._fit(self.schedule.total_steps)
-        center = new_documents.choose_center(trial.student, self.data, self.taught, left_out, fusion)
-        return replace(fusion, center=center)
+        """Returns the fusion with the center that trainings without some documents find; no teacher is called."""
+        measured = []
+        for left_out in new_documents.leave_out(self.data, self.taught, self.generator):
+            trial = copy(self)
+            trial.data, trial.targets = new_documents.without(self.data, self.targets, left_out)
+            trial.taught, trial.labelled = self.taught[~left_out], trial.data.train.labelled
+            trial._make_student()
+            trial._fit(self.schedule.total_steps)
+            measured.append(new_documents.measure_centers(trial.student, self.data, self.taught, left_out, fusion))
+        return replace(fusion, center=new_documents.choose_center(measured))
 
     def _report(self, round_: int, metrics: dict[str, float]) -> None:
         """Adds metrics of the student to those of a round, logs them and calls the callbacks."""

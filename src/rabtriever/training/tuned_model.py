@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rabtriever.encoders.base import Kind
+from rabtriever.encoders.difference import save_copy
 from rabtriever.encoders.sentence import SentenceEncoder
 from rabtriever.encoders.sentence_model import SentenceModel
 from rabtriever.encoders.sentence_tokenizer import SentenceTokenizer
@@ -116,13 +117,9 @@ def save_interpolated(original: SentenceModel, tuned: dict[str, Tensor], alpha: 
         alpha: Share of the tuned weights.
         folder: An existing, empty folder.
     """
-    modules: SentenceTransformer = TorchSentenceEngine(original, "cpu", torch.float32).modules
-    for name, weight in modules.named_parameters():
-        weight.lerp_(tuned[name].to(weight), alpha)
-    modules.prompts, modules.default_prompt_name = dict(original.prompts), None
-    modules.truncate_dim = original.truncate_dim
-    modules.similarity_fn_name = original.similarity  # type: ignore[assignment]
-    modules.save(str(folder), create_model_card=False)
+    modules = TorchSentenceEngine(original, "cpu", torch.float32).modules
+    weights = {name: weight.lerp(tuned[name].to(weight), alpha) for name, weight in modules.named_parameters()}
+    save_copy(original, weights, folder)
 
 
 def _limit(tokenizer: SentenceTokenizer) -> SentenceTokenizer:

@@ -39,8 +39,11 @@ class TuningBatches:
         self._data, self._targets, self._config = data, targets, config
         self._labelled = torch.tensor([bool(found) for found in data.train.positives])
         held = _held_out_documents(data.documents)
-        self._known = torch.arange(len(data.documents))[~held]
         self._answers = self._find_answers(listed)
+        asked_for = torch.zeros_like(held)
+        asked_for[[d for found in self._answers for d in found]] = True
+        # Labels alone would only push documents down that no query asks for.
+        self._known = (~held & asked_for if self._labelled.all() else ~held).nonzero()[:, 0]
         for_held = torch.tensor([any(held[d] for d in found) for found in self._answers])
         answered = torch.tensor([bool(found) for found in self._answers])
         self._rows, self._held_rows = (answered & ~for_held).nonzero()[:, 0], for_held.nonzero()[:, 0]
