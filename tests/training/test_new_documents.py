@@ -7,7 +7,7 @@ from rabtriever.scoring.fusion import Fusion
 from rabtriever.scoring.predictor import Predictor
 from rabtriever.training import new_documents
 from rabtriever.training.encoded_data import EncodedData, EncodedQueries
-from rabtriever.training.new_documents import choose_center, leave_out, measure_centers, without
+from rabtriever.training.new_documents import Measured, choose_center, leave_out, measure_centers, without
 from rabtriever.training.student import Student
 from rabtriever.training.targets import Targets
 
@@ -57,7 +57,18 @@ def test_fifths_of_the_taught_documents_are_left_out_if_dev_can_judge(data, monk
     assert leave_out(data, torch.zeros(5, dtype=torch.bool), generator) == []
     monkeypatch.setattr(new_documents, "MIN_QUERIES", 41)
     assert leave_out(data, taught, generator) == []
-    assert choose_center([]) == 0.0 and choose_center([{0.0: 0.5, 1.0: 0.6}, {0.0: 0.9, 1.0: 0.8}]) == 0.0
+
+
+def test_new_documents_are_found_as_often_as_by_the_encoder_at_the_least_cost():
+    def trial(recalls, new, zero_shot):
+        return Measured(dict(enumerate(recalls)), dict(enumerate(new)), zero_shot)
+
+    assert choose_center([]) == 0
+    assert choose_center([trial([0.8, 0.8, 0.7], [0.6, 0.7, 0.8], 0.5)]) == 0  # of equal ones the least
+    assert choose_center([trial([0.8, 0.7, 0.6], [0.4, 0.5, 0.8], 0.5)]) == 1  # what the encoder finds is found
+    assert choose_center([trial([0.8, 0.7, 0.6], [0.4, 0.5, 0.45], 0.9)]) == 1  # as near to that as can be
+    trials = [trial([0.8, 0.9, 0.6], [0.4, 0.5, 0.6], 0.5), trial([0.8, 0.6, 0.6], [0.6, 0.6, 0.7], 0.5)]
+    assert choose_center(trials) == 0  # means over trials
 
 
 class Flat(Predictor):

@@ -1,15 +1,16 @@
 """Documents that come after a training: how they are scored, learnt from a training that leaves some documents out.
 
 What was learnt prefers the documents that it was learnt from. Further trainings, each without another fifth of them and
-their queries, say by how much: the ``Fusion.center`` that moves new documents up so far that most dev queries are
-answered (calibrated stacking, arXiv 1605.04253).
+their queries, say by how much: ``Fusion.center`` moves new documents up so far that they are found as often as by the
+encoder (calibrated stacking, arXiv 1605.04253).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,10 +64,22 @@ def without(data: EncodedData, targets: Targets, left_out: Tensor) -> tuple[Enco
     return replace(data, documents=texts, z_d=data.z_d[left], train=chosen), remaining
 
 
-def measure_centers(
-    student: Student, data: EncodedData, taught: Tensor, left_out: Tensor, fusion: Fusion
-) -> dict[float, float]:
-    """Measures R@1 on dev queries, with a student that has not seen a fifth of the documents: center -> R@1.
+class Measured(NamedTuple):
+    """R@1 of a trial's dev queries.
+
+    Attributes:
+        all: center -> R@1 of all of them.
+        new: center -> R@1 of those for documents left out.
+        zero_shot: R@1 of the same by the encoder.
+    """
+
+    all: dict[float, float]
+    new: dict[float, float]
+    zero_shot: float
+
+
+def measure_centers(student: Student, data: EncodedData, taught: Tensor, left_out: Tensor, fusion: Fusion) -> Measured:
+    """Measures centers with a student that has not seen a fifth of the documents.
 
     Args:
         student: Trained without some documents.
@@ -76,15 +89,27 @@ def measure_centers(
         fusion: With the gains of the correction.
     """
     gains = torch.where(taught & ~left_out, fusion.gain, fusion.new_gain)
+    new = replace(data, dev=_divide(data.dev, left_out)[0])
+
+    def recall(measured: EncodedData, center: float, gains: Tensor | float = gains) -> float:
+        return dev_recall(partial(student.log_odds, gain=gains, center=center), measured)["dev/R@1"]
+
     centers = [advantage / (fusion.gain - fusion.new_gain) for advantage in ADVANTAGES]
-    return {
-        center: dev_recall(partial(student.log_odds, gain=gains, center=center), data)["dev/R@1"] for center in centers
-    }
+    of_all, of_new = ({center: recall(of, center) for center in centers} for of in (data, new))
+    return Measured(of_all, of_new, recall(new, 0.0, 0.0))
 
 
-def choose_center(measured: Sequence[Mapping[float, float]]) -> float:
-    """Returns the center of the highest mean R@1 over the trials; of equal ones the least, 0 without a trial."""
-    return max(measured[0], key=lambda center: sum(recalls[center] for recalls in measured)) if measured else 0.0
+def choose_center(trials: Sequence[Measured]) -> float:
+    """Returns the center of the highest R@1, of those under which new documents are found as often as by the encoder.
+
+    Means over the trials decide; of equal centers the least, 0 without a trial. If no center does that, it is the one
+    of the most new documents found.
+    """
+    if not trials:
+        return 0.0
+    of_all, of_new = ({c: sum(getattr(t, name)[c] for t in trials) for c in trials[0].all} for name in ("all", "new"))
+    good = [center for center, recall in of_new.items() if recall >= sum(trial.zero_shot for trial in trials)]
+    return max(good, key=lambda center: of_all[center]) if good else max(of_new, key=lambda center: of_new[center])
 
 
 def _divide(dev: EncodedQueries, left_out: Tensor) -> tuple[EncodedQueries, EncodedQueries]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 MAX_TOKENS = 128  # of a text in training, for time and memory; what is tuned reads as many as before
-ENCODED_AT_ONCE = 32  # texts, without gradients
+ENCODED_AT_ONCE = 16  # texts of similar length: padded to the longest of a step, most tokens would be padding
 
 
 class TunedModel:
@@ -53,19 +53,21 @@ class TunedModel:
     def embed(self, kind: Kind, texts: Sequence[str]) -> Tensor:
         """Returns the embeddings float32 (n, H) of queries or documents, with gradients."""
         tokenizer = self._tokenizers[kind]
+        sequences = tokenizer.ids(texts)
+        order = torch.tensor([len(ids) for ids in sequences]).argsort(stable=True)
         with torch.autocast(self.device.type, torch.bfloat16, self._autocast):
-            embeddings = self._engine.embed(tokenizer.ids(texts), tokenizer.prompt_tokens)
-        embeddings = embeddings.float()[:, : self.original.dimension]
+            parts = [
+                self._engine.embed([sequences[i] for i in block.tolist()], tokenizer.prompt_tokens)
+                for block in order.split(ENCODED_AT_ONCE)
+            ]
+        embeddings = torch.cat(parts)[order.argsort()].float()[:, : self.original.dimension]
         return F.normalize(embeddings, dim=1) if self.original.normalized else embeddings
 
     @torch.no_grad()
     def states(self, kind: Kind, texts: Sequence[str]) -> Tensor:
         """Returns the embeddings float32 (n, H) without gradients and dropout."""
         self.modules.eval()
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        result = torch.empty(len(texts), self.original.dimension, device=self.device)
-        for block in torch.tensor(order, dtype=torch.long).split(ENCODED_AT_ONCE):
-            result[block] = self.embed(kind, [texts[i] for i in block.tolist()])
+        result = self.embed(kind, texts)
         self.modules.train()
         return result
 
