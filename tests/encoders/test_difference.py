@@ -85,7 +85,7 @@ def test_it_is_the_same_encoder_on_every_machine_and_is_written_once(original, t
 
 def test_a_retriever_is_saved_with_the_difference_alone(original, tuned, cache, tmp_path):
     save_difference(original, tuned, tmp_path / "small", RANK)
-    encoder = SentenceEncoder.from_pretrained(str(tmp_path / "small"), owned=True, device="cpu", backend="torch")
+    encoder = SentenceEncoder.from_pretrained(str(tmp_path / "small"), device="cpu", backend="torch")
     retriever = Rabtriever(encoder)
     retriever.save_pretrained(tmp_path / "saved")
     assert {path.name for path in (tmp_path / "saved" / "encoder").iterdir()} == {"difference.json", WEIGHTS}

@@ -76,7 +76,7 @@ def save_difference(original: SentenceModel, tuned: SentenceModel, folder: str |
 
 def is_difference(folder: Path) -> bool:
     """Returns whether a folder holds a difference."""
-    return (folder / DIFFERENCE).is_file()
+    return (folder.expanduser() / DIFFERENCE).is_file()
 
 
 def find_original(folder: Path) -> str:
