@@ -73,6 +73,13 @@ def test_a_card_names_encoder_and_reranker():
     assert "Encoder: the folder `../encoder`" in alone and "base_model" not in alone and "## Prompt" not in alone
 
 
+def test_a_card_says_what_a_tuned_encoder_was_tuned_from():
+    tuned = {"encoder": {"kind": "sentence", "name": "./encoder"}, "encoder_tuning": {"of": "minilm"}, "fusion": {}}
+    card = model_card(CONFIG | tuned, "name")
+    assert '"sentence-transformers/all-MiniLM-L6-v2"' in card.split("---")[1]
+    assert "- Encoder: in this folder\n- Encoder before it was tuned: sentence-transformers/all-MiniLM-L6-v2" in card
+
+
 def test_front_matter_is_yaml():
     yaml = pytest.importorskip("yaml")
     front = model_card(CONFIG | {"license": 'odd: "x"'}, "name").split("---\n")[1]

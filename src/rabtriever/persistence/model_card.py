@@ -71,7 +71,11 @@ def _prompt(prompt: Mapping[str, Any]) -> str:
 def _bases(config: Mapping[str, Any]) -> dict[str, str]:
     """Returns what the model stands on: role -> name as it is loaded."""
     encoder = config.get("encoder", {})
-    named = {"Encoder": encoder.get("name") or encoder.get("llm"), "LLM": config.get("llm")}
+    named = {
+        "Encoder": encoder.get("name") or encoder.get("llm"),
+        "Encoder before it was tuned": config.get("encoder_tuning", {}).get("of"),
+        "LLM": config.get("llm"),
+    }
     return {role: name for role, name in named.items() if name}
 
 

@@ -291,8 +291,9 @@ class Distiller:
             trial = copy(self)
             trial.data, trial.targets = new_documents.without(self.data, self.targets, left_out)
             trial.taught, trial.labelled = self.taught[~left_out], trial.data.train.labelled
+            trial.schedule = self.schedule.shorten(new_documents.MAX_STEPS)
             trial._make_student()
-            trial._fit(self.schedule.total_steps)
+            trial._fit(trial.schedule.total_steps)
             measured.append(new_documents.measure_centers(trial.student, self.data, self.taught, left_out, fusion))
         return replace(fusion, center=new_documents.choose_center(measured))
 
