@@ -8,6 +8,7 @@ the cache when it is first used.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -70,7 +71,7 @@ def save_difference(original: SentenceModel, tuned: SentenceModel, folder: str |
         total, lost = total + float(change.square().sum()), lost + float(error.square().sum())
     with atomic_folder(folder) as made:
         save_file(tensors, made / WEIGHTS)
-        write_json(made / DIFFERENCE, {"of": original.source, "weights": original.weights_hash})
+        write_json(made / DIFFERENCE, {"of": original.source, "weights": _files_hash(original)})
     return lost / total if total else 0.0
 
 
@@ -99,7 +100,7 @@ def apply_difference(original: SentenceModel, folder: Path, find: Callable[[Path
         InputError: the difference is broken, or one to other weights.
     """
     wanted = json.loads((folder / DIFFERENCE).read_text(encoding="utf-8")).get("weights")
-    if wanted != original.weights_hash:
+    if wanted != _files_hash(original):
         fault = f"tuned from other weights than those of {original.source} that are here"
         raise InputError(f"{folder}: {fault}; load {original.source} anew, or tune again")
     identity = f"{original.weights_hash}+{file_hash(folder / WEIGHTS)}"
@@ -111,6 +112,11 @@ def apply_difference(original: SentenceModel, folder: Path, find: Callable[[Path
             whole = _write(original, _changed(original, folder), Path(tempfile.mkdtemp()) / "encoder")
     # Named by what it is made of: the sums' last bits depend on the machine.
     return replace(find(whole), source=str(folder), weights_identity=identity)
+
+
+def _files_hash(model: SentenceModel) -> str:
+    """Returns a hash of the weights alone: settings and tokenizer differ between copies of a model."""
+    return hashlib.sha256("".join(file_hash(path) for path in model.weight_files).encode()).hexdigest()
 
 
 def _changed(original: SentenceModel, folder: Path) -> dict[str, Tensor]:
