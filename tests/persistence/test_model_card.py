@@ -74,10 +74,13 @@ def test_a_card_names_encoder_and_reranker():
 
 
 def test_a_card_says_what_a_tuned_encoder_was_tuned_from():
-    tuned = {"encoder": {"kind": "sentence", "name": "./encoder"}, "encoder_tuning": {"of": "minilm"}, "fusion": {}}
+    tuned = {"encoder": {"kind": "sentence", "name": "./encoder"}, "fusion": {}}
+    tuned["encoder_tuning"] = {"of": "minilm", "alpha": 0.5}
     card = model_card(CONFIG | tuned, "name")
     assert '"sentence-transformers/all-MiniLM-L6-v2"' in card.split("---")[1]
     assert "- Encoder: in this folder\n- Encoder before it was tuned: sentence-transformers/all-MiniLM-L6-v2" in card
+    for tuning in ({"of": "minilm", "alpha": 0.0}, {"of": "encoder", "alpha": 1.0}):
+        assert "before it was tuned" not in model_card(CONFIG | tuned | {"encoder_tuning": tuning}, "name")
 
 
 def test_front_matter_is_yaml():

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +40,34 @@ def test_loaded_is_saved(tmp_path, kind):
     np.testing.assert_array_equal(load_predictor(tmp_path, config)[1], np.array([-5, 7], np.int64))
     with pytest.raises(InputError, match="a broken retriever"):
         load_predictor(tmp_path, {**config, "predictor": {**saved.to_config(), "hidden_units": 6}})
+
+
+NO_NUMBA = """
+import sys
+sys.modules.update(numba=None, llvmlite=None)
+import torch
+from rabtriever import Rabtriever
+from rabtriever.scoring.predictor import Predictor
+torch.manual_seed(0)
+predictor = Predictor(6, 4, output_size=1, choice_direction=torch.ones(1))
+z_q, z_d = torch.randn(3, 6), torch.randn(5, 6)
+error = predictor.log_odds(z_q, z_d) - predictor(z_q[:, None], z_d[None])[..., 0]
+print(float(error.abs().max()) < 1e-5)
+"""
+
+
+def test_a_predictor_needs_no_numba():
+    done = subprocess.run([sys.executable, "-c", NO_NUMBA], capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_of_many_documents_are_computed_in_blocks(kind, monkeypatch):
+    predictor = random_predictor(8, 5, kind)
+    z_q, z_d = torch.randn(4, 8), torch.randn(11, 8)
+    at_once = predictor.log_odds(z_q, z_d)
+    monkeypatch.setattr("rabtriever.scoring.predictor.DOCUMENTS_PER_KERNEL", 3)
+    torch.testing.assert_close(predictor.log_odds(z_q, z_d), at_once, atol=1e-5, rtol=1e-5)
 
 
 def test_every_weight_and_buffer_is_in_the_hash():

@@ -16,6 +16,7 @@ from rabtriever.index import Index
 from rabtriever.retriever import Rabtriever
 from rabtriever.scoring.fusion import text_keys
 from rabtriever.training import distiller as module
+from rabtriever.training import new_documents
 from rabtriever.training import weights as weights_module
 from rabtriever.training.config import DistillConfig
 from rabtriever.training.distill import distill
@@ -124,6 +125,32 @@ def test_folded_is_unfolded_for_known_and_for_new_documents(requests, encoder, o
     index = Index.build(None, student, [Document(str(i), text) for i, text in enumerate(new)])
     for row, hits in zip(found, index.search(queries, 4), strict=True):
         np.testing.assert_allclose([hit.log_odds for hit in hits], sorted(row, reverse=True), atol=1e-4)
+
+
+def test_trainings_without_some_documents_choose_the_center(requests, encoder, other, teacher, monkeypatch):
+    monkeypatch.setattr(new_documents, "MIN_QUERIES", 1)
+    monkeypatch.setattr(new_documents, "MAX_STEPS", 20)
+    asked = {q: {topic: 1} for q, text in requests.queries.items() for topic in TOPICS if topic in text.split()}
+    requests = replace(requests, qrels={"train": asked})
+    for options in ({}, {"teacher_calls": 60}):
+        made = Distiller(encoder, Teacher.of([], [teacher] if options else []), replace(QUICK, **options))
+        seen = []
+        monkeypatch.setattr(new_documents, "choose_center", lambda measured, seen=seen: seen.extend(measured) or 2.0)
+        student = made.train(requests)
+        assert student.fusion.center == 2.0 and 1 <= len(seen) <= new_documents.TRIALS
+        assert all(len(one.all) == len(new_documents.ADVANTAGES) and 0 <= one.zero_shot <= 1 for one in seen)
+        # The student, the data and what the teacher said stay those of the training.
+        assert len(made.data.documents) == len(TOPICS) == len(made.taught)
+        assert made.cached_teacher.calls <= 60
+        new, known = "wipe the table", contents(requests)[made.taught.nonzero()[0]]
+        z_q, z_d = (
+            torch.from_numpy(encode(texts))
+            for encode, texts in ((encoder.encode_queries, ["play music"]), (encoder.encode_documents, [new, known]))
+        )
+        gains = torch.tensor([student.fusion.new_gain, student.fusion.gain])
+        correction = student.predictor.log_odds(z_q, z_d) - 2.0
+        found = student.similarity(student.encode_query(["play music"]), student.encode_document([new, known]))
+        np.testing.assert_allclose(found, (student.fusion.beta * z_q @ z_d.T + gains * correction).detach(), atol=1e-4)
 
 
 def test_pairs_that_an_earlier_distillation_read_are_learnt_from_and_not_part_of_the_budget(

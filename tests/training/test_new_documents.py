@@ -48,6 +48,16 @@ def test_without_some_documents_their_queries_and_pairs_are_gone(data):
     assert reduced.dev is data.dev
 
 
+def test_a_querys_own_document_is_not_what_it_asks_for(data):
+    """An unlabelled query that is document 1 stays without that document, if another one is its answer."""
+    train = queries([[], []], own=[1, 1])
+    states = torch.eye(5, 4)[[1, 1]].clone()
+    states[0, 2], states[1, 3] = 0.5, 0.5
+    data = EncodedData(data.documents, data.z_d, train, data.dev, True)
+    targets, left_out = Targets([(1.0, states, data.z_d)]), torch.tensor([False, True, False, True, False])
+    assert without(data, targets, left_out)[0].train.texts == ["query 0"]
+
+
 def test_fifths_of_the_taught_documents_are_left_out_if_dev_can_judge(data, monkeypatch):
     taught, generator = torch.tensor([True, True, True, True, True]), torch.Generator().manual_seed(0)
     draws = [[int(found.nonzero()) for found in leave_out(data, taught, generator)] for _ in range(40)]

@@ -199,7 +199,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, summary: str) -> None:
         "--max-queries-per-document",
         type=int,
         metavar="N",
-        help="labelled train queries to use of each document (default: all)",
+        help="use labelled train queries while one of their documents has fewer than N (default: all)",
     )
 
 

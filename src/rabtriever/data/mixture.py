@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rabtriever.data.splits import train_dev_split
@@ -21,15 +21,16 @@ def concatenate(
     """Returns the union of data sets, named ``a+b+...``: one corpus, one set of queries, the union of each split.
 
     Development queries are held out of each data set before anything else (:func:`train_dev_split`). Documents of the
-    same text become one, the first: no query could ask for one of them and not for the other.
+    same text become one, the first, with the higher of their grades: no query could ask for one of them and not for
+    the other. A single data set stays as it is.
 
     Args:
         sources: Data sets of different names; ids become ``<name>/<id>``. A single one keeps its ids.
         max_queries_per_dataset: Most labelled train queries of each, drawn at random by ``seed``; all if None.
             Unlabelled queries stay.
         seed: Of that draw.
-        max_queries_per_document: Most labelled train queries for the same document, so that a few documents of many
-            queries do not outweigh many of few; all if None.
+        max_queries_per_document: Labelled train queries are drawn while one of their documents has fewer than so many,
+            so that a few documents of many queries do not outweigh many of few; all if None.
 
     Raises:
         InputError: no data set, two of one name, or a limit below 1.
@@ -57,8 +58,8 @@ def concatenate(
     for source in limited:
         prefix = f"{source.name}/"
         same = {
-            key: prefix + key if key in source.queries else first_of.setdefault(document.content, prefix + key)
-            for key, document in source.documents.items()  # a query's own document stays by itself
+            key: first_of.setdefault(document.content, prefix + key) if not _is_own(source, key) else prefix + key
+            for key, document in source.documents.items()
         }
         documents |= {
             same[key]: replace(document, id=same[key])
@@ -69,11 +70,23 @@ def concatenate(
         generated |= {prefix + key for key in source.generated}
         for split, labels in source.qrels.items():
             qrels.setdefault(split, {}).update(
-                (prefix + query, {same[document]: grade for document, grade in grades.items()})
-                for query, grades in labels.items()
+                (prefix + query, _merge(grades, same)) for query, grades in labels.items()
             )
     # Once more: a query that one data set holds out may be a train query of another.
     return train_dev_split(RetrievalData("+".join(names), documents, queries, qrels, frozenset(generated)))
+
+
+def _is_own(source: RetrievalData, document: str) -> bool:
+    """Returns whether a document is a query, too, which must go on to recognise it."""
+    return document in source.queries and source.is_own_document(document, document)
+
+
+def _merge(grades: Mapping[str, int], same: Mapping[str, str]) -> dict[str, int]:
+    """Returns a query's grades by the documents that theirs became; the highest of several."""
+    merged: dict[str, int] = {}
+    for document, grade in grades.items():
+        merged[same[document]] = max(grade, merged.get(same[document], grade))
+    return merged
 
 
 def _limit(

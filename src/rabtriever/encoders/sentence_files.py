@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from rabtriever.encoders.difference import apply_difference, find_original, is_difference
+from rabtriever.encoders.difference import is_difference, load_difference
 from rabtriever.encoders.sentence_model import Module, SentenceModel, weights_in
 from rabtriever.errors import InputError, first_line
 from rabtriever.llm.hashing import file_hash
@@ -37,9 +38,8 @@ def find_sentence_model(
     if name not in ENCODERS and is_path(name):
         folder = Path(name).expanduser().resolve()
         if is_difference(folder):
-            hub: dict[str, Any] = {"token": token, "local_files_only": local_files_only}
-            original = find_sentence_model(find_original(folder), **hub)
-            return apply_difference(original, folder, lambda whole: _read(str(whole), whole))
+            find_original = partial(find_sentence_model, token=token, local_files_only=local_files_only)
+            return load_difference(folder, find_original, lambda whole: _read(str(whole), whole))
         return _read(str(folder), folder)
     return _read(name, _download(ENCODERS.get(name, name), revision, token, local_files_only))
 

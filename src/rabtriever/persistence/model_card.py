@@ -70,10 +70,11 @@ def _prompt(prompt: Mapping[str, Any]) -> str:
 
 def _bases(config: Mapping[str, Any]) -> dict[str, str]:
     """Returns what the model stands on: role -> name as it is loaded."""
-    encoder = config.get("encoder", {})
+    encoder, tuning = config.get("encoder", {}), config.get("encoder_tuning", {})
+    tuned_from = tuning.get("of", "") if tuning.get("alpha") else ""  # a folder's name alone says nothing
     named = {
         "Encoder": encoder.get("name") or encoder.get("llm"),
-        "Encoder before it was tuned": config.get("encoder_tuning", {}).get("of"),
+        "Encoder before it was tuned": tuned_from if tuned_from in ALIASES or "/" in tuned_from else None,
         "LLM": config.get("llm"),
     }
     return {role: name for role, name in named.items() if name}

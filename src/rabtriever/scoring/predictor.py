@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from rabtriever.errors import InputError, first_line
-from rabtriever.kernels.relu_scores import relu_scores
+from rabtriever.kernels import why_no_llvm
 from rabtriever.persistence.folder import load_weights
 from rabtriever.scoring.fold import Affine, FoldedPredictor
 
 KINDS = ("mlp", "quadratic")
 TRAINED_ON = "trained_on"  # beside the weights: keys of the documents
-DOCUMENTS_PER_BLOCK = 512  # whose hidden units are in memory at a time
+DOCUMENTS_PER_BLOCK = 512  # whose hidden units of every query are in memory at a time
+DOCUMENTS_PER_KERNEL = 16_384  # whose own hidden units are
 
 
 class Predictor(nn.Module):
@@ -117,12 +118,14 @@ class Predictor(nn.Module):
     def log_odds(self, z_q: Tensor, z_d: Tensor) -> Tensor:
         """Returns the log-odds float32 (n, k) of states (n, H) and (k, H), differentiably, without computing z^."""
         v, constant = self._fold_output_layer()
-        a, b = self._query_hidden(z_q), self._document_hidden(z_d)
+        a, score, size = self._query_hidden(z_q), _relu_scores, DOCUMENTS_PER_BLOCK
         if self.kind == "quadratic":
-            return a.square() @ v[:, None] + 2 * (v * a) @ b.T + b.square() @ v + constant
-        if a.device.type == "cpu":
-            return relu_scores(a, b, v) + constant
-        return torch.cat([torch.relu(a[:, None] + block) @ v for block in b.split(DOCUMENTS_PER_BLOCK)], 1) + constant
+            score, size = _square_scores, DOCUMENTS_PER_KERNEL
+        elif a.device.type == "cpu" and why_no_llvm() is None:
+            from rabtriever.kernels.relu_scores import relu_scores
+
+            score, size = relu_scores, DOCUMENTS_PER_KERNEL
+        return torch.cat([score(a, self._document_hidden(block), v) for block in z_d.split(size)], dim=1) + constant
 
     @torch.no_grad()
     def fold(self) -> FoldedPredictor:
@@ -161,6 +164,16 @@ class Predictor(nn.Module):
 
     def _activation(self, units: Tensor) -> Tensor:
         return units.square() if self.kind == "quadratic" else torch.relu(units)
+
+
+def _relu_scores(a: Tensor, b: Tensor, v: Tensor) -> Tensor:
+    """Returns ``sum_j v_j relu(a_j + b_j)``, float32 (n, k), of hidden units (n, m) and (k, m)."""
+    return torch.relu(a[:, None] + b) @ v
+
+
+def _square_scores(a: Tensor, b: Tensor, v: Tensor) -> Tensor:
+    """Returns ``sum_j v_j (a_j + b_j)^2``, as an inner product."""
+    return a.square() @ v[:, None] + 2 * (v * a) @ b.T + b.square() @ v
 
 
 def load_predictor(folder: Path, config: Mapping[str, Any]) -> tuple[Predictor | None, np.ndarray | None]:

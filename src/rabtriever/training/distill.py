@@ -17,6 +17,7 @@ from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.encoders.loading import load_encoder
 from rabtriever.errors import InputError, StorageError
 from rabtriever.llm.loading import LoadOptions
+from rabtriever.llm.sources import is_path
 from rabtriever.persistence.folder import CONFIG, ENCODER, read_config, require_absent
 from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.generative import GenerativeReranker, RerankerOptions
@@ -112,7 +113,9 @@ def _distill_tuned(
     retriever = distiller.train(data, first.targets)
     notes = _notes(distiller, data)
     notes |= {"training": asdict(config), "teacher_calls": calls + distiller.cached_teacher.calls}
-    notes["encoder_tuning"] = {"of": _name(first.encoder), **asdict(tuning), **tuned.to_config()}
+    source = first.encoder.describe()["name"]
+    of = _name(first.encoder) if is_path(source) else source
+    notes["encoder_tuning"] = {"of": of, **asdict(tuning), **tuned.to_config()}
     retriever.save_pretrained(out, notes, distiller.log)
     if tuned.encoder.owned_folder:  # the retriever's own copy, since the other one goes
         retriever.encoder = tuned.encoder.moved(Path(out).expanduser() / ENCODER)

@@ -291,6 +291,8 @@ class Distiller:
             trial = copy(self)
             trial.data, trial.targets = new_documents.without(self.data, self.targets, left_out)
             trial.taught, trial.labelled = self.taught[~left_out], trial.data.train.labelled
+            if not len(trial.labelled) and not len(trial.listed):
+                continue
             trial.schedule = self.schedule.shorten(new_documents.MAX_STEPS)
             trial._make_student()
             trial._fit(trial.schedule.total_steps)

@@ -23,6 +23,7 @@ from rabtriever.training.targets import Targets
 
 SHARE, TRIALS = 0.2, 3  # of the documents is left out, so often
 MAX_STEPS = 2000  # of a trial
+QUERIES_PER_BLOCK = 256
 MIN_QUERIES = 30  # on dev, for documents that were left out and for the others
 ADVANTAGES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)  # log-odds that new documents may get
 
@@ -42,7 +43,10 @@ def without(data: EncodedData, targets: Targets, left_out: Tensor) -> tuple[Enco
     """
     left, train = (~left_out).nonzero().flatten(), data.train
     position = torch.where(left_out, -1, (~left_out).cumsum(0) - 1)
-    best = torch.cat([targets.lists(rows, torch.arange(len(left_out))).argmax(1) for rows in _blocks(len(train))])
+    documents, best = torch.arange(len(left_out)), torch.zeros(len(train), dtype=torch.long)
+    for rows in torch.arange(len(train)).split(QUERIES_PER_BLOCK):
+        own = train.own_documents[rows][:, None] == documents
+        best[rows] = targets.lists(rows, documents).masked_fill(own, float("-inf")).argmax(1)
     gone = left_out[best] & torch.tensor([not relevant for relevant in train.positives])
     gone |= torch.tensor([any(left_out[d] for d in relevant) for relevant in train.positives])
     queries = (~gone).nonzero().flatten()
@@ -117,7 +121,3 @@ def _divide(dev: EncodedQueries, left_out: Tensor) -> tuple[EncodedQueries, Enco
     """Returns the queries all of whose relevant documents are left out, and those of which none is."""
     shares = torch.tensor([left_out[relevant].float().mean() if relevant else 0.5 for relevant in dev.positives])
     return dev.select((shares == 1).nonzero().flatten()), dev.select((shares == 0).nonzero().flatten())
-
-
-def _blocks(count: int) -> tuple[Tensor, ...]:
-    return torch.arange(count).split(256)

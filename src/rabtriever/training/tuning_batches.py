@@ -40,15 +40,15 @@ class TuningBatches:
         self._labelled = torch.tensor([bool(found) for found in data.train.positives])
         held = _held_out_documents(data.documents)
         self._answers = self._find_answers(listed)
+        for_held = torch.tensor([any(held[d] for d in found) for found in self._answers])
+        answered = torch.tensor([bool(found) for found in self._answers])
         asked_for = torch.zeros_like(held)
         asked_for[[d for found in self._answers for d in found]] = True
         # Labels alone would only push documents down that no query asks for.
-        self._known = (~held & asked_for if self._labelled.all() else ~held).nonzero()[:, 0]
-        for_held = torch.tensor([any(held[d] for d in found) for found in self._answers])
-        answered = torch.tensor([bool(found) for found in self._answers])
+        self._known = (~held & asked_for if self._labelled[answered].all() else ~held).nonzero()[:, 0]
         self._rows, self._held_rows = (answered & ~for_held).nonzero()[:, 0], for_held.nonzero()[:, 0]
         if not len(self._rows) or len(self._known) < 2:
-            fault = "fewer than two documents, or no request for them, beside the tenth of documents that is held out"
+            fault = "fewer than two documents that requests ask for beside the tenth of documents that is held out"
             raise InputError(f"tune_encoder: {fault}; add documents and requests", param="tune_encoder")
         self._pool, self._pool_states = self._known, torch.empty(0)
 
