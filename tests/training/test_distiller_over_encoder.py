@@ -129,7 +129,6 @@ def test_folded_is_unfolded_for_known_and_for_new_documents(requests, encoder, o
 
 def test_trainings_without_some_documents_choose_the_center(requests, encoder, other, teacher, monkeypatch):
     monkeypatch.setattr(new_documents, "MIN_QUERIES", 1)
-    monkeypatch.setattr(new_documents, "MAX_STEPS", 20)
     asked = {q: {topic: 1} for q, text in requests.queries.items() for topic in TOPICS if topic in text.split()}
     requests = replace(requests, qrels={"train": asked})
     for options in ({}, {"teacher_calls": 60}):

@@ -1,4 +1,3 @@
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,12 +32,3 @@ def test_the_rate_is_at_its_peak_in_the_last_round_and_decays_after_it(steps, ro
         assert len(factors) <= steps
         assert all(factor == 1 for factor in factors[start - schedule.steps_per_round : start]) or schedule.rounds == 1
         assert factors[start:] == sorted(factors[start:], reverse=True) and factors[-1] < 0.6
-
-
-def test_a_shortened_schedule_has_the_same_shape():
-    schedule = Schedule.of(DistillConfig(steps=4000).resolve(True), 100, 50, 10, 0)
-    short = schedule.shorten(1000)
-    assert 0.98 < short.total_steps / 1000 < 1.02 and short.rounds == schedule.rounds
-    assert short.decay_steps / short.total_steps == pytest.approx(schedule.decay_steps / schedule.total_steps, abs=0.01)
-    assert short.learning_rate_factor(short.total_steps) == pytest.approx(0, abs=1e-3)
-    assert schedule.shorten(5000) == schedule

@@ -293,9 +293,8 @@ class Distiller:
             trial.taught, trial.labelled = self.taught[~left_out], trial.data.train.labelled
             if not len(trial.labelled) and not len(trial.listed):
                 continue
-            trial.schedule = self.schedule.shorten(new_documents.MAX_STEPS)
             trial._make_student()
-            trial._fit(trial.schedule.total_steps)
+            trial._fit(self.schedule.total_steps)
             measured.append(new_documents.measure_centers(trial.student, self.data, self.taught, left_out, fusion))
         return replace(fusion, center=new_documents.choose_center(measured))
 

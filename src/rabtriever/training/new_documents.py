@@ -22,7 +22,6 @@ from rabtriever.training.student import Student
 from rabtriever.training.targets import Targets
 
 SHARE, TRIALS = 0.2, 3  # of the documents is left out, so often
-MAX_STEPS = 2000  # of a trial
 QUERIES_PER_BLOCK = 256
 MIN_QUERIES = 30  # on dev, for documents that were left out and for the others
 ADVANTAGES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)  # log-odds that new documents may get

@@ -62,12 +62,6 @@ class Schedule:
         """Returns the schedule of a training that ends after so many rounds."""
         return replace(self, rounds=rounds)
 
-    def shorten(self, max_steps: int) -> Schedule:
-        """Returns the schedule of a training of about ``max_steps`` steps, or of its own if these are fewer."""
-        share = min(1.0, max_steps / self.total_steps)
-        steps, decay = round(share * self.steps_per_round), round(share * self.decay_steps)
-        return replace(self, steps_per_round=max(1, steps), decay_steps=decay)
-
     def learning_rate_factor(self, step: int) -> float:
         """Returns the share of the peak learning rate at a step.
 
