@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from quality.corpora import NEVER_TRAINED  # noqa: E402
 from record import table  # noqa: E402
 
 RESULTS = Path(__file__).parents[1] / "results" / "quality" / "corpora"
@@ -105,10 +106,11 @@ def later_rows(name: str, job: dict[str, Any]) -> list[list[object]]:
 
 def never_rows(job: dict[str, Any]) -> list[str]:
     """Returns the table of one student."""
-    rows = [[name, f"{r['zero_shot']:.3f}", f"{r['R@1']:.3f}", f"{r['p']:.3f}"] for name, r in job["rows"].items()]
-    mean = job["never_trained_mean"]
-    rows.insert(7, ["*mean of the seven*", f"{mean['zero_shot']:.3f}", f"{mean['R@1']:.3f}", ""])
-    return table(["corpus", "zero-shot", "R@1", "p"], rows)
+    columns = ("zero_shot", "encoder", "R@1")
+    rows = [[name, *(f"{r[column]:.3f}" for column in columns), f"{r['p']:.3f}"] for name, r in job["rows"].items()]
+    mean, n_never = job["never_trained_mean"], len(NEVER_TRAINED)
+    rows.insert(n_never, [f"*mean of these {n_never}*", *(f"{mean[column]:.3f}" for column in columns), ""])
+    return table(["corpus", "zero-shot MiniLM", "its tuned encoder", "R@1", "p"], rows)
 
 
 if __name__ == "__main__":
