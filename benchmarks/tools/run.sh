@@ -15,4 +15,4 @@ metatool=$1/metatool clinc150=$1/clinc150 work=$2
 [ -d "$work/encoder" ] || python "$(dirname "$0")/encoder.py" "$1" "$work" --steps 400
 [ -d "$work/tools" ] || rabtriever distill "$metatool" "$clinc150" --teacher "$work/further" --teacher-calls 0 \
   --encoder "$work/encoder" --new-document-gain 0 --out "$work/tools" --seed 0
-python "$(dirname "$0")/card.py" "$work/tools" "$work"
+# Then copy it to models/tools, run figures.sh, and card.py models/tools WORK_FOLDER: its card states those figures.

@@ -61,11 +61,8 @@ def concatenate(
             key: first_of.setdefault(document.content, prefix + key) if not _is_own(source, key) else prefix + key
             for key, document in source.documents.items()
         }
-        documents |= {
-            same[key]: replace(document, id=same[key])
-            for key, document in source.documents.items()
-            if same[key] == prefix + key
-        }
+        for key, document in source.documents.items():
+            documents.setdefault(same[key], replace(document, id=same[key]))
         queries |= {prefix + key: text for key, text in source.queries.items()}
         generated |= {prefix + key for key in source.generated}
         for split, labels in source.qrels.items():

@@ -11,7 +11,6 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from rabtriever.encoders.base import Kind
-from rabtriever.encoders.difference import is_difference
 from rabtriever.encoders.sentence_engines import SentenceEngine, choose_engine, create_engine
 from rabtriever.encoders.sentence_files import find_sentence_model
 from rabtriever.encoders.sentence_model import SentenceModel
@@ -109,7 +108,7 @@ class SentenceEncoder:
             "truncate_dim": truncate_dim,
             "query_prompt": query_prompt,
             "document_prompt": document_prompt,
-            "owned": owned or is_difference(Path(name)) or None,  # some MB, and of use here alone
+            "owned": owned or model.weights_identity is not None or None,  # a difference is some MB
         }
         return cls(model, chosen, reason, device, dtype, to_load)
 
