@@ -14,5 +14,5 @@ metatool=$1/metatool clinc150=$1/clinc150 work=$2
   --steps 64 --learning-rate 3e-4 --checkpoint-every 16 --seed 0
 [ -d "$work/encoder" ] || python "$(dirname "$0")/encoder.py" "$1" "$work" --steps 400
 [ -d "$work/tools" ] || rabtriever distill "$metatool" "$clinc150" --teacher "$work/further" --teacher-calls 0 \
-  --encoder "$work/encoder" --new-document-gain 0 --out "$work/tools" --seed 0
+  --encoder "$work/encoder" --new-document-gain 0 --label-smoothing 0.3 --out "$work/tools" --seed 0
 # Then copy it to models/tools, run figures.sh, and card.py models/tools WORK_FOLDER: its card states those figures.

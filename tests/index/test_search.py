@@ -250,3 +250,13 @@ def test_cut_takes_the_first_of_those_that_reach_the_threshold():
     hits = [[Hit(str(p), p, 0.0, "", {}) for p in (0.9, 0.1, 0.5, 0.4)]]
     assert [hit.probability for hit in cut_hits(hits, SearchOptions(2, threshold=0.4))[0]] == [0.9, 0.5]
     assert cut_hits(hits, SearchOptions(2)) == [hits[0][:2]]
+
+
+@pytest.mark.parametrize("mode", ["exact", "bm25"])
+def test_a_probability_does_not_depend_on_how_many_hits_are_returned(index, retriever, monkeypatch, mode):
+    monkeypatch.setattr(retriever, "calibration", Calibration(0.5, 0.0, 1.0))
+    query = "find the weather and cook bread"
+    few, all_ = index.search(query, k=1, mode=mode), index.search(query, k=10, mode=mode)
+    assert few == all_[:1] and len(all_) > 1
+    alone = Calibration(0.5, 0.0).probability(few[0].log_odds)
+    assert few[0].probability < alone and sum({hit.log_odds: hit.probability for hit in all_}.values()) <= 1

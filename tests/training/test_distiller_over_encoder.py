@@ -184,7 +184,7 @@ def test_labels_alone_teach_what_the_encoder_does_not_know(requests, encoder, ot
     data = replace(requests, qrels={"train": labelled(requests, other, queries)})
     made = Distiller(encoder, Teacher(), QUICK)
     student = made.train(data)
-    assert made.log[-1]["teacher_calls"] == 0 and made.log[-1]["loss/labels"] < 0.6 * made.log[0]["loss/labels"]
+    assert made.log[-1]["teacher_calls"] == 0 and made.log[-1]["loss/labels"] < 0.7 * made.log[0]["loss/labels"]
     assert "loss/list" not in made.log[-1]
     held_out = made.data.dev.texts
     assert (

@@ -124,6 +124,21 @@ def test_a_querys_own_document_is_no_negative():
     torch.testing.assert_close(own, (first + second) / 2)
 
 
+def test_smoothed_labels_are_a_mixture_with_the_encoders_softmax():
+    torch.manual_seed(0)
+    z_q, z_d, scores = torch.randn(2, 8), torch.randn(5, 8), torch.randn(2, 5, requires_grad=True)
+    queries, encoder = encoded(z_q, [[0], [1]], [4, -1]), lambda q, d: q @ z_d[d].T
+    loss = label_loss(lambda q, d: scores[:, d], queries, 5, torch.Generator(), encoder, 0.2)
+    loss.backward()
+    shares = (z_q @ z_d.T).masked_fill(torch.tensor([[0, 0, 0, 0, 1], [0] * 5]).bool(), float("-inf")).softmax(1)
+    target = 0.2 * shares + 0.8 * torch.eye(5)[:2]
+    own = scores.detach().masked_fill(shares == 0, float("-inf"))
+    torch.testing.assert_close(scores.grad, (own.softmax(1) - target) / 2)  # least where the softmax is the target
+    assert label_loss(lambda q, d: scores[:, d], queries, 5, torch.Generator(), encoder, 0.0) == label_loss(
+        lambda q, d: scores[:, d], queries, 5, torch.Generator()
+    )
+
+
 def test_a_sample_of_a_large_corpus_holds_the_relevant_documents(monkeypatch):
     monkeypatch.setattr(losses, "MAX_CANDIDATES", 3)
     torch.manual_seed(0)

@@ -16,7 +16,7 @@ from rabtriever.index.hits import Hit, Ranking
 from rabtriever.index.snapshot import Snapshot
 from rabtriever.index.view import View
 from rabtriever.rerankers.base import Reranker
-from rabtriever.scoring.calibration import Calibration
+from rabtriever.scoring.calibration import LIST_DEPTH, Calibration
 from rabtriever.scoring.fold import score_latents
 
 
@@ -59,8 +59,8 @@ class SearchOptions:
 
     @property
     def depth(self) -> int:
-        """Hits that must be retrieved, to rerank or to return."""
-        return max(self.k, self.rerank or 0)
+        """Hits that must be retrieved: to return, to rerank, and as rivals in probabilities."""
+        return max(self.k, self.rerank or 0, LIST_DEPTH)
 
 
 class SearchKeywords(TypedDict, total=False):
@@ -167,10 +167,11 @@ class RerankPlan:
                 row = self._row_of_pair.get((q, hit.text))
                 if row is not None:
                     value = share * float(converted[row]) + (1 - share) * hit.log_odds
-                    probability = float(retriever.calibration.probability(value))
-                    hit = replace(hit, log_odds=value, probability=probability, reranked=True)
+                    hit = replace(hit, log_odds=value, reranked=True)
                 scored.append(hit)
-            result.append(sorted(scored, key=lambda hit: -hit.log_odds))
+            ranked = sorted(scored, key=lambda hit: -hit.log_odds)
+            probabilities = retriever.calibration.probability(np.array([hit.log_odds for hit in ranked])).tolist()
+            result.append([replace(hit, probability=p) for hit, p in zip(ranked, probabilities, strict=True)])
         return result
 
 

@@ -9,23 +9,37 @@ import numpy as np
 from rabtriever.errors import InputError
 
 REGULARIZATION = 1.0  # towards the prior, so that a few labels do not make a model certain
+LIST_DEPTH = 10  # best documents of a list: the rivals of each
+LEAST_SLOPE = 1e-3  # of log-odds that increase with relevance
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """``P(relevant) = sigmoid(log_odds / temperature + offset)``: Platt scaling, which never changes a ranking.
+    """Probabilities of ranked documents, which never change the ranking.
+
+    A document alone has ``P = sigmoid(x)`` with ``x = log_odds / temperature + offset`` (Platt scaling). In a list,
+    better documents make it less probable::
+
+        P_i = sigmoid(x_i - competition * log(1 + sum_j exp(x_j)))      j: the ten best documents but i
+
+    A ``competition`` of 1 is a softmax over the documents and "none of them", for queries that have one answer; of 0
+    the documents are judged apart. Documents of equal log-odds, such as copies, do not compete.
 
     Attributes:
         temperature: Above 0; above 1 if the model is overconfident.
         offset: Below 0 if relevant documents are rarer than in training.
+        competition: 0 to 1.
     """
 
     temperature: float = 1.0
     offset: float = 0.0
+    competition: float = 0.0
 
     def probability(self, log_odds: np.ndarray | float) -> np.ndarray:
-        """Returns the probabilities of log-odds, float64 of the same shape."""
-        return _sigmoid(np.asarray(log_odds, dtype=np.float64) / self.temperature + self.offset)
+        """Returns the probabilities of log-odds, float64 of the same shape: of one document, or (..., n) of lists."""
+        log_odds = np.asarray(log_odds, dtype=np.float64)
+        rivals = _rivals(log_odds) if self.competition and log_odds.ndim else None
+        return _sigmoid(_logits(log_odds, rivals, 1 / self.temperature, self.offset, self.competition))
 
     def rank(self, log_odds: np.ndarray, top_k: int | None = None) -> list[dict[str, int | float]]:
         """Ranks documents by the log-odds float (n,) of one query.
@@ -46,44 +60,60 @@ class Calibration:
         """Expresses another model's log-odds on this calibration's scale, so that both models' numbers compare.
 
         Returns:
-            float32 (n,) with ``self.probability(result) == source.probability(log_odds)``.
+            float32 (n,): each alone, ``self.probability(result) == source.probability(log_odds)``.
         """
         logit = np.asarray(log_odds, np.float64) / source.temperature + source.offset
         return ((logit - self.offset) * self.temperature).astype(np.float32)
 
     @classmethod
     def fit(cls, log_odds: np.ndarray, labels: np.ndarray, prior: Calibration | None = None) -> Calibration:
-        """Fits the scaling to labelled pairs (Newton's method on the regularised logistic loss, with backtracking).
+        """Fits the scaling to labelled pairs, by the regularised logistic loss.
 
         Args:
-            log_odds: float (n,).
-            labels: bool (n,), whether the document is relevant.
+            log_odds: float (n,) of pairs, which are judged apart, or (n_queries, n) of lists, -inf where there is no
+                document.
+            labels: bool, the same shape, whether the document is relevant.
             prior: What a few labels change little, and the result if there are no pairs, only one kind of label, or
                 if log-odds do not increase with relevance; the identity if None.
         """
-        x, y = np.asarray(log_odds, dtype=np.float64), np.asarray(labels, dtype=np.float64)
-        prior = prior or cls()
+        from scipy.optimize import minimize
+
+        prior, there = prior or cls(), ~np.isneginf(log_odds)
+        x, y = np.asarray(log_odds, dtype=np.float64), np.asarray(labels, dtype=np.float64)[there]
         if not len(y) or y.min() == y.max():
             return prior
-        inputs, start = np.stack([x, np.ones_like(x)]), np.array([1 / prior.temperature, prior.offset])
-        pull = REGULARIZATION * np.array([max(np.square(x).mean(), 1e-12), 1.0])  # log-odds may all be 0
+        rivals, most = (_rivals(x)[there], 1.0) if x.ndim > 1 else (None, 0.0)
+        x, start = x[there], np.array([1 / prior.temperature, prior.offset, prior.competition])
+        size = np.sqrt(max(np.square(x).mean(), 1e-12))  # log-odds may all be 0
+        scale = np.array([size, 1.0, 1.0])
 
-        def loss(at: np.ndarray) -> float:
-            scores = at @ inputs
-            return float((np.logaddexp(0, scores) - y * scores).sum() + (pull * np.square(at - start)).sum() / 2)
+        def loss(scaled: np.ndarray) -> float:
+            logits = _logits(x, rivals, *(scaled / scale))
+            pull = REGULARIZATION * np.square(scaled - start * scale).sum() / 2
+            return float((np.logaddexp(0, logits) - y * logits).sum() + pull)
 
-        values = start
-        for _ in range(100):
-            p = _sigmoid(values @ inputs)
-            slope = inputs @ (p - y) + pull * (values - start)
-            curvature = (inputs * (p * (1 - p))) @ inputs.T + np.diag(pull)
-            step = np.linalg.solve(curvature, slope)
-            while loss(values - step) > loss(values) and np.abs(step).max() > 1e-9:
-                step = step / 2
-            values = values - step
-            if np.abs(step).max() <= 1e-9:
-                break
-        return cls(float(1 / values[0]), float(values[1])) if values[0] > 1e-3 else prior
+        bounds = [(-np.inf, np.inf), (-np.inf, np.inf), (0, most)]
+        slope, offset, competition = minimize(loss, start * scale, method="L-BFGS-B", bounds=bounds).x / scale
+        return cls(float(1 / slope), float(offset), float(competition)) if slope > LEAST_SLOPE else prior
+
+
+def _rivals(log_odds: np.ndarray) -> np.ndarray:
+    """Returns the log-odds of each document's rivals (..., n, up to 10) in lists (..., n); -inf: none."""
+    best = -np.sort(-log_odds, axis=-1)[..., :LIST_DEPTH]
+    copy = np.zeros(best.shape, dtype=bool)
+    copy[..., 1:] = best[..., 1:] == best[..., :-1]
+    best = np.where(copy, -np.inf, best)[..., None, :]
+    return np.where(best == log_odds[..., None], -np.inf, best)
+
+
+def _logits(
+    log_odds: np.ndarray, rivals: np.ndarray | None, slope: float, offset: float, competition: float
+) -> np.ndarray:
+    logits = log_odds * slope + offset
+    if rivals is None:
+        return logits
+    against = np.where(np.isneginf(rivals), -np.inf, rivals * slope + offset)
+    return logits - competition * np.logaddexp(0, np.logaddexp.reduce(against, axis=-1))
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:

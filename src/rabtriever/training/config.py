@@ -127,6 +127,9 @@ class DistillConfig(_Checked):
     log_odds_weight: float = _case("weight of the squared error of the log-odds", min=0)
     kl_weight: float = _option(0.0, "weight of the reverse KL; 1 with log_odds_weight 0 is the paper's loss", min=0)
     label_weight: float = _case("weight of the softmax of labels over all documents", min=0)
+    label_smoothing: float = _option(
+        0.2, "share of a label's target that is the encoder's softmax; for encoders with a similarity", min=0, below=1
+    )
     max_labelled_queries: int = _option(0, "most labelled queries to use; 0: all", min=0)
     new_document_gain: float = _option(
         0.25, "share of the correction that documents get which were not trained on", min=0, max=1
@@ -138,7 +141,7 @@ class DistillConfig(_Checked):
     weight_decay: float = _option(0.05, "of AdamW", min=0)
     dropout: float = _option(0.2, "share of the embeddings' dimensions left out in a step", min=0, below=1)
     calibration_queries: int = _option(
-        100, "dev queries whose ten best documents fit the probabilities; 0: none", min=0
+        100, "dev queries whose ten best documents rerankers read for their probabilities; 0: fit none", min=0
     )
     seed: int = _option(0, "seed of all draws")
 

@@ -123,7 +123,8 @@ class Distiller:
         if self.config.label_weight and len(self.labelled):
             rows = self.labelled[torch.randint(len(self.labelled), (QUERIES_PER_STEP,), generator=self.generator)]
             queries, n_documents = self.data.train.select(rows), len(self.data.documents)
-            losses["loss/labels"] = label_loss(self.score, queries, n_documents, self.generator)
+            smoothing = (self.zero_shot, self.config.label_smoothing) if self.student.beta else ()
+            losses["loss/labels"] = label_loss(self.score, queries, n_documents, self.generator, *smoothing)
         return losses
 
     def compute_pair_losses(self) -> dict[str, Tensor]:
@@ -150,6 +151,10 @@ class Distiller:
         """Returns the log-odds (n, k) of states (n, H) and documents int64 (k,), some of which count as new."""
         gains = training_gains(self.taught[documents], self.generator)
         return self.student.log_odds(z_q, self.data.z_d[documents], gains)
+
+    def zero_shot(self, z_q: Tensor, documents: Tensor) -> Tensor:
+        """Returns the log-odds (n, k) by the encoder's similarity alone of states (n, H) and documents int64 (k,)."""
+        return ZERO_SHOT_BETA * (z_q @ self.data.z_d[documents].T)
 
     def prepare(self, data: RetrievalData) -> None:
         """Encodes the data, asks the teacher what costs no call, and makes a new student; :meth:`train` begins so."""
@@ -277,7 +282,7 @@ class Distiller:
         fusion = choose_gain(self.student, self.data, self.taught, self.config.new_document_gain)
         if fusion.gain > fusion.new_gain:
             fusion = self._center(fusion)
-        calibrated = self.data, self.cached_teacher, self.schedule, self.config.calibration_queries
+        calibrated = self.data, self.cached_teacher, self.schedule, bool(self.config.calibration_queries)
         fusion, student, reranker = fit_calibrations(self.student, fusion, self.taught, *calibrated)
         predictor = self.student.predictor if fusion.gain else None
         taught = [text for text, known in zip(self.data.documents, self.taught.tolist(), strict=True) if known]

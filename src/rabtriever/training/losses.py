@@ -99,12 +99,28 @@ def list_loss(student: Tensor, teacher: Tensor, left_out: Tensor) -> Tensor:
 
 
 def label_loss(
-    score: Callable[[Tensor, Tensor], Tensor], queries: EncodedQueries, n_documents: int, generator: torch.Generator
+    score: Callable[[Tensor, Tensor], Tensor],
+    queries: EncodedQueries,
+    n_documents: int,
+    generator: torch.Generator,
+    encoder: Callable[[Tensor, Tensor], Tensor] | None = None,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Computes the softmax cross-entropy of labelled queries over all documents (a sample of them, if very many).
 
-    ``score`` maps states of queries (n, H) and positions of documents int64 (k,) to log-odds (n, k). A query's own
-    document is no negative. The loss is 0 if no query is labelled.
+    A query's own document is no negative. The loss is 0 if no query is labelled.
+
+    Args:
+        score: Maps states of queries (n, H) and positions of documents int64 (k,) to log-odds (n, k).
+        queries: Train queries.
+        n_documents: Number of documents.
+        generator: Draws the sample.
+        encoder: Log-odds by the encoder's similarity alone, as ``score``.
+        smoothing: Share of the target that is the softmax of these: label smoothing, with the encoder's ranking
+            instead of the uniform distribution, so that labels do not make the student certain against the encoder.
+
+    Returns:
+        Scalar, mean over labelled queries.
     """
     queries = queries.select(queries.labelled)
     if not len(queries):
@@ -119,4 +135,8 @@ def label_loss(
     positive[rows, torch.searchsorted(candidates, relevant)] = True
     own = queries.own_documents[:, None] == candidates
     log_odds = score(queries.states, candidates)
-    return listwise(log_odds.masked_fill(own.to(log_odds.device), float("-inf")), positive.to(log_odds.device))
+    own, positive = own.to(log_odds.device), positive.to(log_odds.device)
+    loss = listwise(log_odds.masked_fill(own, float("-inf")), positive)
+    if encoder is None or not smoothing:
+        return loss
+    return (1 - smoothing) * loss + smoothing * list_loss(log_odds, encoder(queries.states, candidates), own)

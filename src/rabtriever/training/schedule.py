@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from rabtriever.scoring.calibration import LIST_DEPTH
 from rabtriever.training.config import DistillConfig
 
-CALIBRATION_DEPTH = 10  # best documents of a dev query that calibrations are fitted on
 MAX_CALIBRATION_SHARE = 0.1  # of the teacher calls
 MIN_STEPS, MAX_STEPS, STEPS_PER_QUERY = 1600, 6000, 0.35  # where no number is given
 WARMUP_SHARE, DECAY_SHARE = 0.05, 0.25  # of the steps
@@ -43,7 +43,7 @@ class Schedule:
 
         The ``budget`` of teacher calls is never exceeded, ``readings`` of the best documents of dev queries included.
         """
-        depth = readings * min(CALIBRATION_DEPTH, n_documents)
+        depth = readings * min(LIST_DEPTH, n_documents)
         calibrated = min(config.calibration_queries, n_dev_queries, int(MAX_CALIBRATION_SHARE * budget) // depth)
         calls = budget - calibrated * depth
         pairs = min(n_documents, max(config.pairs_per_query, math.ceil(calls / config.rounds / n_queries)))

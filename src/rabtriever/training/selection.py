@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from rabtriever.rerankers.base import Reranker
-from rabtriever.scoring.calibration import Calibration
+from rabtriever.scoring.calibration import LIST_DEPTH, Calibration
 from rabtriever.scoring.fusion import ZERO_SHOT_BETA, ZERO_SHOT_OFFSET, ZERO_SHOT_RERANK, Fusion
 from rabtriever.training.cached_teacher import CachedTeacher
 from rabtriever.training.encoded_data import EncodedData, EncodedQueries
 from rabtriever.training.metrics import dev_recall, rank_dev_documents
 from rabtriever.training.sampling import rank_documents
-from rabtriever.training.schedule import CALIBRATION_DEPTH, Schedule
+from rabtriever.training.schedule import Schedule
 from rabtriever.training.student import Student
 from rabtriever.training.targets import Targets
 
@@ -49,7 +49,7 @@ def label_by_teacher(queries: EncodedQueries, teacher: CachedTeacher, n_read: in
         return rank_documents(lambda block: score(block, documents), rows, len(documents), count, queries.own_pairs)
 
     if teacher.teacher.rerankers and len(queries):
-        values, found = best(targets.similarity, CALIBRATION_DEPTH)
+        values, found = best(targets.similarity, LIST_DEPTH)
         pairs = torch.stack([rows[:, None].expand_as(found), found], dim=2)[~values.isneginf()]
         targets.add(pairs, *teacher.read(queries.texts, pairs))
     _, first = best(targets.lists, 1)
@@ -86,7 +86,7 @@ def fit_calibrations(
     data: EncodedData,
     teacher: CachedTeacher,
     schedule: Schedule,
-    n_queries: int,
+    fits: bool,
 ) -> tuple[Fusion, Calibration, Reranker | None]:
     """Fits probabilities on the student's best documents of dev queries, and how much a reranker of them counts.
 
@@ -97,18 +97,18 @@ def fit_calibrations(
         data: Its ``dev`` has the labels; those that the teacher gave make probabilities that it would agree.
         teacher: Its first reranker reads some of these documents, if the labels are people's.
         schedule: How many dev queries that are.
-        n_queries: Most dev queries to use.
+        fits: Whether to fit anything; the calibrations stay as they are without.
 
     Returns:
         The fusion with the reranker's share; the student's calibration; the teacher's first reranker with its own.
     """
-    dev, n_queries = data.dev, min(n_queries, len(data.dev))
-    queries = torch.linspace(0, len(dev) - 1, n_queries).long()
+    dev, n_queries = data.dev, len(data.dev) if fits else 0
+    queries = torch.arange(n_queries)
     log_odds, documents = rank_dev_documents(
         partial(student.log_odds, gain=torch.where(taught, fusion.gain, fusion.new_gain), center=fusion.center),
         data,
         queries,
-        CALIBRATION_DEPTH,
+        LIST_DEPTH,
     )
     pairs, ranked = torch.stack([queries[:, None].expand_as(documents), documents], dim=2), ~log_odds.isneginf()
 
@@ -119,7 +119,7 @@ def fit_calibrations(
     if student.beta:  # its log-odds count from the encoder's, whose zero means nothing
         middle = float(log_odds[ranked].mean()) if n_queries else -ZERO_SHOT_OFFSET / ZERO_SHOT_BETA * student.beta
         prior = Calibration(1.0, -middle)
-    calibration = Calibration.fit(log_odds[ranked].numpy(), labels(pairs[ranked]), prior)
+    calibration = Calibration.fit(log_odds.numpy(), labels(pairs.flatten(0, 1)).reshape(log_odds.shape), prior)
     rows = torch.linspace(0, n_queries - 1, min(n_queries, schedule.calibrated_queries)).long()
     scored = pairs[rows][ranked[rows]] if data.has_labels else pairs.new_empty(0, 2)
     reranker, reranked = teacher.calibrated_reranker(dev.texts, scored, labels(scored))

@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from rabtriever.scoring.calibration import LIST_DEPTH
 from rabtriever.training.cached_teacher import CachedTeacher
 from rabtriever.training.encoded_data import EncodedQueries
 from rabtriever.training.sampling import rank_documents
-from rabtriever.training.schedule import CALIBRATION_DEPTH
 from rabtriever.training.targets import Targets
 from rabtriever.training.teacher import Teacher
 
@@ -38,7 +38,7 @@ def weigh_teacher(teacher: CachedTeacher, queries: EncodedQueries, n_read: int) 
     lists = [Targets([(1.0, q, d)]).similarity(rows, documents) for _, q, d in similarities]
     if rerankers:
         score = partial(Targets(similarities).similarity, documents=documents)
-        values, best = rank_documents(score, rows, len(documents), CALIBRATION_DEPTH, queries.own_pairs)
+        values, best = rank_documents(score, rows, len(documents), LIST_DEPTH, queries.own_pairs)
         pairs = torch.stack([rows[:, None].expand_as(best), best], dim=2)[~values.isneginf()]
         for log_odds in teacher.read_each(queries.texts, pairs):
             targets = Targets([])
