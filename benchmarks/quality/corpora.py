@@ -29,6 +29,7 @@ from record import machine  # noqa: E402
 
 RESULTS = Path(__file__).parents[1] / "results" / "quality" / "corpora"
 FLIPS = 20_000
+REQUESTS = 3000  # without labels, beside few labels
 NEVER_TRAINED = (
     "toolalpaca_eval restbench_spotify apibank stabletoolbench callnavi nestful cheatsheets k8s_tools demo".split()
 )
@@ -106,7 +107,6 @@ def unlabelled(data: RetrievalData, n: int | None = None, without: set[str] = fr
     train = sorted(data.qrels["train"])
     chosen = [train[i] for i in np.random.default_rng(0).permutation(len(train))][:n]
     tests = {split: qrels for split, qrels in data.qrels.items() if split not in ("train", "dev")}
-    kept = {query for qrels in tests.values() for query in qrels} | set(chosen)
     documents = {i: document for i, document in data.documents.items() if i not in without}
     if without:
         tests = {s: q for s, qrels in tests.items() if (q := {k: v for k, v in qrels.items() if not set(v) & without})}
@@ -156,14 +156,22 @@ def labels(
     """Labels, with or without a teacher; all test queries."""
     data = bench.data(name)
     base = hits(Rabtriever(bench.model(student)), data, "test", None)
+    train = data if n == "all" else few_labels(data, int(n), 0 if teacher == "labels" else REQUESTS)
     runs = []
     for seed in range(seeds):
-        limit = 0 if n == "all" else int(n)
-        retriever, about = distil(
-            bench, data, student, teacher, seed=seed, max_labelled_queries=limit, teacher_calls=0, **options
-        )
+        retriever, about = distil(bench, train, student, teacher, seed=seed, teacher_calls=0, **options)
         runs.append({**compare(hits(retriever, data, "test", None), base), **about})
     return {"mean": float(np.mean([run["R@1"] for run in runs])), "runs": runs}
+
+
+def few_labels(data: RetrievalData, n: int, requests: int) -> RetrievalData:
+    """Returns ``n`` labelled train queries, of which a tenth are held out, and others without labels."""
+    train = sorted(data.qrels["train"])
+    chosen = [train[i] for i in np.random.default_rng(0).permutation(len(train))]
+    tests = {split: qrels for split, qrels in data.qrels.items() if split not in ("train", "dev")}
+    used = {query for qrels in tests.values() for query in qrels} | set(chosen[: max(n, requests)])
+    qrels = {**tests, "train": {query: data.qrels["train"][query] for query in chosen[:n]}}
+    return replace(data, queries={query: data.queries[query] for query in data.queries if query in used}, qrels=qrels)
 
 
 def never_worse(bench: Bench, sets: str, student: str, **options: Any) -> dict:

@@ -1,0 +1,111 @@
+"""The figures of docs/results.md, as SVG files that the same results make equal."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("svg")
+mpl.rcParams.update({"svg.hashsalt": "rabtriever", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3})
+from matplotlib import pyplot  # noqa: E402
+
+OURS, OTHERS, GREY = "#c2410c", "#1d4ed8", "#6b7280"
+# system of systems.py -> (label, system of latency.py)
+POINTS = {
+    "bm25": ("BM25", "bm25"),
+    "minilm": ("MiniLM", "minilm"),
+    "mpnet": ("mpnet", "mpnet"),
+    "gemma": ("EmbeddingGemma", "gemma"),
+    "minilm-fine-tuned": ("MiniLM fine-tuned, labels", "minilm"),
+    "gemma-adapter": ("EmbeddingGemma + adapter, labels", "gemma"),
+    "ours-teacher": ("ours, no labels", "tools"),
+    "ours-both": ("ours, labels and teacher", "tools"),
+    "ours-gemma-labels": ("ours on EmbeddingGemma, labels", "gemma"),
+}
+
+
+def pareto(path: Path, quality: Callable[[str], float | None], ms: Mapping[str, float]) -> None:
+    """Draws quality against milliseconds a query."""
+    figure, axes = pyplot.subplots(figsize=(7, 3.8))
+    for system, (label, measured) in POINTS.items():
+        value = quality(system)
+        if value is None or measured not in ms:
+            continue
+        color = OURS if system.startswith("ours") else OTHERS
+        axes.plot(ms[measured], value, "o" if color == OURS else "s", color=color)
+        axes.annotate(label, (ms[measured], value), xytext=(6, -3), textcoords="offset points", color=color)
+    axes.set(xscale="log", xlabel="milliseconds a query, two CPU cores", ylabel="R@1, mean of four corpora")
+    low, high = axes.get_xlim()
+    axes.set_xlim(low * 0.9, high * 3)
+    axes.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:g}"))
+    _save(path, figure)
+
+
+def requests(path: Path, corpora: Mapping[str, Any]) -> None:
+    """Draws R@1 over the number of unlabelled requests."""
+    figure, axes = pyplot.subplots(figsize=(6, 3.4))
+    for corpus, color in (("hwu64", OTHERS), ("clinc150", OURS)):
+        found = [job for name, job in corpora.items() if re.match(rf"none_{corpus}_minilm_gemma(_|$)", name)]
+        points = sorted((job["requests"], job["mean"]) for job in found)
+        axes.plot(*zip(*points, strict=True), "o-", color=color, label=f"{corpus.upper()}: MiniLM, taught")
+        axes.axhline(found[0]["encoders"]["gemma"], color=color, ls="--", lw=1, label="its teacher, EmbeddingGemma")
+        axes.axhline(found[0]["runs"][0]["zero_shot"], color=color, ls=":", lw=1, label="MiniLM")
+    axes.set(xscale="log", xlabel="requests without labels", ylabel="R@1")
+    axes.legend(fontsize=7, ncol=2)
+    axes.set_ylim(0.6, 0.95)
+    axes.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
+    _save(path, figure)
+
+
+def labels(path: Path, corpora: Mapping[str, Any]) -> None:
+    """Draws R@1 over the number of labels, with and without a teacher."""
+    figure, axes = pyplot.subplots(figsize=(6, 3.4))
+    curves: dict[str, dict[int, float]] = defaultdict(dict)
+    for job in corpora.values():
+        what, corpus, student, *rest = job["job"].partition("?")[0].split("/")
+        options = job["job"].partition("?")[2].replace("seeds=1", "").strip("&")
+        if (what, corpus, student, options) == ("labels", "metatool", "minilm", ""):
+            teacher, n = rest[0] if rest else "labels", rest[1] if len(rest) > 1 else "all"
+            curves[teacher][16435 if n == "all" else int(n)] = job["mean"]
+    named = {"labels": ("labels alone", GREY), "gemma": ("labels, and EmbeddingGemma's lists for 3,000 requests", OURS)}
+    for teacher, points in curves.items():
+        label, color = named[teacher]
+        axes.plot(*zip(*sorted(points.items()), strict=True), "o-", label=label, color=color)
+    axes.axhline(0.548, color=GREY, ls=":", lw=1, label="MiniLM")
+    axes.set(xscale="log", xlabel="labels", ylabel="R@1, MetaTool test")
+    axes.legend(fontsize=8)
+    axes.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
+    _save(path, figure)
+
+
+def elsewhere(
+    path: Path,
+    value: Callable[..., float | None],
+    never: Sequence[str],
+    unseen: Sequence[str],
+    titles: Mapping[str, str],
+) -> None:
+    """Draws what the shipped model does on corpora and documents that it never saw."""
+    figure, axes = pyplot.subplots(figsize=(8, 3.4))
+    columns = [(name, "test") for name in never] + [(name, "test_unseen") for name in unseen]
+    systems = {"minilm": GREY, "tools": OURS, "tools-rerank10": "#f59e0b", "gemma": OTHERS}
+    for i, (system, color) in enumerate(systems.items()):
+        heights = [value(system, corpus, split) or 0.0 for corpus, split in columns]
+        axes.bar([x + 0.2 * i for x in range(len(columns))], heights, 0.2, label=system, color=color)
+    axes.set_xticks([x + 0.3 for x in range(len(columns))])
+    names = [titles[corpus] + (", new documents" if split != "test" else "") for corpus, split in columns]
+    axes.set_xticklabels(names, rotation=40, ha="right", fontsize=7)
+    axes.set_ylabel("R@1")
+    axes.legend(fontsize=7)
+    _save(path, figure)
+
+
+def _save(path: Path, figure: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    pyplot.close(figure)

@@ -1,0 +1,63 @@
+"""Milliseconds of one query alone, encoding included, over MetaTool's 199 documents; systems alternate.
+
+python benchmarks/record.py benchmarks/results/quality/latency.json python benchmarks/quality/latency.py DATA/metatool \
+        [--gemma MODEL] [--mpnet MODEL]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from rabtriever import Rabtriever, load_data
+from rabtriever.encoders.loading import load_encoder
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from bm25 import BM25S  # noqa: E402
+from quality.systems import reranked  # noqa: E402
+
+QUERIES, WARM = 60, 5
+
+
+def main() -> None:
+    """Prints medians."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data")
+    parser.add_argument("--gemma")
+    parser.add_argument("--mpnet")
+    args = parser.parse_args()
+    data = load_data(args.data)
+    documents = [document.content for document in data.documents.values()]
+    words, tools = BM25S(documents), Rabtriever.from_pretrained("tools")
+    latents = tools.encode_document(documents)
+
+    def ours(query: str) -> np.ndarray:
+        return tools.similarity(tools.encode_query([query]), latents)
+
+    def zero_shot(name: str) -> Callable[[str], np.ndarray]:
+        retriever = Rabtriever(load_encoder(name))
+        encoded = retriever.encode_document(documents)
+        return lambda query: retriever.similarity(retriever.encode_query([query]), encoded)
+
+    systems: dict[str, Callable[[str], np.ndarray]] = {"bm25": words.scores, "minilm": zero_shot("minilm")}
+    systems |= {name: zero_shot(path) for name in ("mpnet", "gemma") if (path := getattr(args, name))}
+    systems |= {"tools": ours, "tools-rerank10": lambda query: reranked(tools, documents, [query], ours(query))}
+    times: dict[str, list[float]] = {name: [] for name in systems}
+    for query in list(data.labelled_queries("test", QUERIES + WARM, 0).values()):
+        for name, system in systems.items():
+            tools.clear_caches()
+            started = time.perf_counter()
+            system(query)
+            times[name].append(1000 * (time.perf_counter() - started))
+    ms = {name: round(float(np.median(values[WARM:])), 2) for name, values in times.items()}
+    print(json.dumps({"ms": ms, "n_queries": QUERIES, "documents": len(documents)}))
+
+
+if __name__ == "__main__":
+    main()
