@@ -1,5 +1,5 @@
 # make demo: install and run the built-in task.   make test: install, lint, type-check, test.
-# make results: docs/results.md, docs/index.md, docs/encode.md and docs/serve.md from the committed result files.
+# make results: the pages of docs/ that hold figures, and the tables of README.md, from the committed result files.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,6 +30,8 @@ format: $(VENV)/test-installed
 
 results: $(VENV)/installed
 	$(PIP) -c constraints.txt -e ".[results]"
+	$(BIN)/python benchmarks/quality/corpora_report.py
+	$(BIN)/python benchmarks/quality/paper.py
 	$(BIN)/python benchmarks/quality/results.py
 	$(BIN)/python benchmarks/index/report.py
 	$(BIN)/python benchmarks/encode/report.py

@@ -23,11 +23,16 @@ randomisation test against it, two-sided (the greatest of the seeds).
 
 def main() -> None:
     """Writes the page."""
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """Returns the page."""
     jobs = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
     lines = [HEAD]
     for title, rows in sections(jobs):
         lines += [f"## {title}", *rows]
-    PAGE.write_text("\n".join(lines))
+    return "\n".join(lines)
 
 
 def sections(jobs: dict[str, Any]) -> list[tuple[str, list[str]]]:
@@ -53,19 +58,28 @@ def sections(jobs: dict[str, Any]) -> list[tuple[str, list[str]]]:
         [parts[n][1], parts[n][2], parts[n][3], j["requests"], calls(j), *figures(j, j["encoders"])]
         for n, j in of["none"].items()
     ]
-    labels_head = ["corpus", "student", "options", "zero-shot", "R@1", "seeds", "p", "minutes"]
-    labels = [[parts[n][1], parts[n][2], j["job"].partition("?")[2], *figures(j)] for n, j in of["labels"].items()]
+    labels_head = ["corpus", "student", "teacher", "labels", "options", "zero-shot", "R@1", "seeds", "p", "minutes"]
+    labels = [
+        [*parts[n][1:3], *label_source(parts[n][3:]), j["job"].partition("?")[2], *figures(j)]
+        for n, j in of["labels"].items()
+    ]
     later_head = ["corpus", "requests for", "zero-shot", "all documents known", "a part came later"]
     later = [row for n, j in of["later"].items() for row in later_rows(parts[n][1], j)]
     return [
         ("No labels", table(head, none)),
-        ("Labels alone", table(labels_head, labels)),
+        ("Labels, alone or with a teacher", table(labels_head, labels)),
         ("Documents that come later", table(later_head, later)),
         *(
             (f"What {parts[n][2]} does elsewhere; it learnt {parts[n][1]}", never_rows(j))
             for n, j in of["shipped"].items()
         ),
     ]
+
+
+def label_source(rest: list[str]) -> tuple[str, str]:
+    """Returns the teacher beside the labels, and how many of them were used."""
+    teacher, n = [*rest, *["labels", "all"][len(rest) :]]
+    return "" if teacher == "labels" else teacher, n
 
 
 def calls(job: dict[str, Any]) -> str:
@@ -86,7 +100,7 @@ def figures(job: dict[str, Any], encoders: dict[str, float] | None = None) -> li
         *teachers,
         f"**{job['mean']:.3f}**{spread}",
         len(runs),
-        f"{p:.4f}",
+        f"{p:.3f}" if p >= 0.001 else "< .001",
         f"{minutes:.1f}",
     ]
 

@@ -20,8 +20,10 @@ import ir_measures
 import numpy as np
 from ir_measures import R, nDCG
 
-from rabtriever import Rabtriever, RetrievalData
+from rabtriever import DistillConfig, Rabtriever, RetrievalData, distill
 from rabtriever.encoders.loading import load_encoder
+from rabtriever.training.config import TuneEncoderConfig
+from rabtriever.training.teacher import Teacher
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bm25 import BM25S  # noqa: E402
@@ -32,7 +34,7 @@ from record import machine  # noqa: E402
 RESULTS = Path(__file__).parents[1] / "results" / "quality" / "systems"
 SPLITS = ("test", "test_unseen")
 MEASURES, RANKED = [R @ 1, R @ 5, nDCG @ 5, nDCG @ 10], 10
-REQUESTS, QUERIES, RERANKED = 3000, 600, 10
+REQUESTS, QUERIES, RERANKED, TUNING_STEPS = 3000, 600, 10, 300
 Scores = Callable[[list[str]], np.ndarray]
 
 
@@ -66,16 +68,24 @@ def adapted(bench: Bench, data: RetrievalData) -> Scores:
     return lambda queries: encoder.encode_queries(queries) @ matrix @ documents.T
 
 
-def ours(student: str, teacher: str, labels: bool = True, **options: Any) -> Callable[[Bench, RetrievalData], Scores]:
-    """A student, taught by labels (of the train split), a teacher, or both."""
+def ours(name: str, student: str, teacher: str, labels: bool = True) -> Callable[[Bench, RetrievalData], Scores]:
+    """A student, taught by labels (of the train split), a teacher, or both; saved in the work folder."""
 
     def make(bench: Bench, data: RetrievalData) -> Scores:
         given = data if labels else unlabelled(data, REQUESTS)
         esconv = {"hidden_units": 512, "dropout": 0.4} if data.name == "esconv" else {}
-        retriever, _ = distil(bench, given, student, teacher, teacher_calls=0, **options, **esconv)
+        retriever, _ = distil(bench, given, student, teacher, teacher_calls=0, **esconv)
+        retriever.save_pretrained(Path(bench.args.work) / f"{name}-{data.name}")
         return of_retriever(retriever, data)
 
     return make
+
+
+def tuned(bench: Bench, data: RetrievalData) -> Scores:
+    """MiniLM with its own weights tuned on the labels, and a predictor over it."""
+    folder = Path(bench.args.work) / f"ours-tuned-{data.name}"
+    config, tuning = DistillConfig(teacher_calls=0), TuneEncoderConfig("full", steps=TUNING_STEPS)
+    return of_retriever(distill(data, Teacher(), folder, config, tune_encoder=tuning), data)
 
 
 def shipped(rerank: bool) -> Callable[[Bench, RetrievalData], Scores]:
@@ -106,10 +116,11 @@ SYSTEMS: dict[str, Callable[[Bench, RetrievalData], Scores]] = {
     **{name: encoder(name) for name in ("minilm", "mpnet", "gemma")},
     "minilm-fine-tuned": fine_tuned,
     "gemma-adapter": adapted,
-    "ours-labels": ours("minilm", "labels"),
-    "ours-teacher": ours("minilm", "gemma", labels=False),
-    "ours-both": ours("minilm", "gemma"),
-    "ours-gemma-labels": ours("gemma", "labels"),
+    "ours-labels": ours("ours-labels", "minilm", "labels"),
+    "ours-teacher": ours("ours-teacher", "minilm", "gemma", labels=False),
+    "ours-both": ours("ours-both", "minilm", "gemma"),
+    "ours-gemma-labels": ours("ours-gemma-labels", "gemma", "labels"),
+    "ours-tuned": tuned,
     "tools": shipped(rerank=False),
     "tools-rerank10": shipped(rerank=True),
 }

@@ -29,6 +29,7 @@ from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.fold import Fold, score_latents
 from rabtriever.scoring.fusion import Fusion
 from rabtriever.scoring.predictor import Predictor, load_predictor
+from rabtriever.scoring.refusal import Refusal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +48,7 @@ class Rabtriever:
         fusion: Weights of similarity and correction; if None, the correction alone, or without a predictor the
             similarity.
         trained_on: int64, :func:`rabtriever.scoring.fusion.text_keys` of the documents that it was trained on.
+        refusal: When a search that may refuse returns nothing; if None, it can promise nothing.
         query_cache: Number of queries whose encodings are cached; 0 caches none.
         document_cache: Number of documents whose latents are cached.
 
@@ -69,11 +71,12 @@ class Rabtriever:
         *,
         fusion: Fusion | None = None,
         trained_on: np.ndarray | None = None,
+        refusal: Refusal | None = None,
         query_cache: int = 10_000,
         document_cache: int = 0,
     ) -> None:
         self.encoder, self.predictor, self._reranker = encoder, predictor.eval() if predictor else None, reranker
-        self.calibration = calibration or Calibration()
+        self.calibration, self.refusal = calibration or Calibration(), refusal or Refusal()
         self.fusion = fusion or (Fusion() if predictor else Fusion.zero_shot())
         known = trained_on if predictor and trained_on is not None else np.empty(0, np.int64)
         self.trained_on = np.sort(known)
@@ -129,7 +132,8 @@ class Rabtriever:
         try:
             calibrations = {name: Calibration(**values) for name, values in config["calibration"].items()}
             fusion = Fusion(**config["fusion"])
-        except (TypeError, AttributeError) as error:
+            refusal = Refusal.from_config(config["refusal"]) if "refusal" in config else None
+        except (TypeError, AttributeError, KeyError, ValueError) as error:
             raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
         encoder, reranker = load_models(folder, config, calibrations.get("reranker"), kv_cache_bytes, options)
         predictor, trained_on = load_predictor(folder, config)
@@ -140,6 +144,7 @@ class Rabtriever:
             reranker,
             fusion=fusion,
             trained_on=trained_on,
+            refusal=refusal,
             query_cache=query_cache,
             document_cache=document_cache,
         )

@@ -44,6 +44,7 @@ def save_retriever(
             "retriever": asdict(retriever.calibration),
             **({"reranker": asdict(reranker.calibration)} if reranker else {}),
         },
+        **({"refusal": retriever.refusal.to_config()} if retriever.refusal.requests else {}),
         **(notes or {}),
     }
     weights = {TRAINED_ON: torch.from_numpy(retriever.trained_on)} if len(retriever.trained_on) else {}

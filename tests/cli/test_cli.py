@@ -96,6 +96,7 @@ def test_search_takes_every_option(index, capsys):
     assert len(hits) == 6
     threshold = str(hits[2]["probability"])
     assert answer(capsys, "search", "index", "please show rain", "--threshold", threshold)["hits"] == hits[:3]
+    assert "no requests that people labelled" in fault(capsys, "search", "index", "rain", "--refuse", "0.05")
     for options in (["--mode", "exact"], ["--device", "cpu"], ["--model", "model"], ["-k", "6"]):
         found = answer(capsys, "search", "index", "please show rain", *options)["hits"]
         assert [hit["id"] for hit in found] == [hit["id"] for hit in hits]
@@ -187,6 +188,7 @@ def test_bad_input_is_one_line_and_exit_code_2(workspace, llm_folder, capsys, ar
         (["-k", "few"], "invalid int value: 'few'"),
         (["--rerank", "0"], "rerank 0"),
         (["--threshold", "2"], "threshold 2.0"),
+        (["--refuse", "1"], "refuse 1.0"),
         (["--threshold", "auto"], "invalid float value: 'auto'"),
         (["--mode", "fast"], "--mode: invalid choice: 'fast' (choose from 'auto', 'exact', 'ann', 'bm25', 'encoder')"),
         (["--dtype", "float8"], "--dtype: invalid choice: 'float8'"),

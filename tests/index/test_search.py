@@ -7,6 +7,7 @@ from rabtriever.index import Hit, Index, SearchOptions
 from rabtriever.index.search import RerankPlan, cut_hits
 from rabtriever.rerankers.base import Scores
 from rabtriever.scoring.calibration import Calibration
+from rabtriever.scoring.refusal import Refusal
 
 WORDS = "weather flight recipe music lamp sponge hotel city bread song".split()
 QUERIES = ["rain", "cook bread", "turn the light"]
@@ -101,7 +102,9 @@ def test_equal_texts_are_scored_once_and_all_have_that_score(index):
 
 def test_a_plan_holds_each_pair_of_several_queries_once():
     hit = {name: Hit(name, 0.5, 0.0, f"text {name[0]}", {}) for name in ("a", "a2", "b", "c")}
-    plan = RerankPlan(["x", "y"], [[hit["a"], hit["a2"], hit["b"]], [hit["b"], hit["c"], hit["a"]]], 2)
+    plan = RerankPlan(
+        ["x", "y"], [[hit["a"], hit["a2"], hit["b"]], [hit["b"], hit["c"], hit["a"]]], SearchOptions(3, rerank=2)
+    )
     assert [(plan.queries[q], plan.documents[d]) for q, d in plan.pairs] == [
         ("x", "text a"),
         ("y", "text b"),
@@ -124,7 +127,7 @@ def test_a_hit_that_was_reranked_has_the_weighted_sum_of_both_scores_on_the_retr
     own, others = Calibration(2.0, -1.0), Calibration(0.5, 3.0)
     log_odds = {"a": 4.0, "b": 3.0, "c": 1.0}
     hits = [Hit(name, float(own.probability(value)), value, name, {}) for name, value in log_odds.items()]
-    plan = RerankPlan(["x"], [hits], 2)
+    plan = RerankPlan(["x"], [hits], SearchOptions(3, rerank=2))
     found = {hit.id: hit for hit in plan.apply(np.array([-9.0, 7.0], np.float32), others, Student(own, share))[0]}
     converted = own.convert(np.array([-9.0, 7.0]), others)
     for name, score in zip("ab", converted, strict=True):
@@ -260,3 +263,36 @@ def test_a_probability_does_not_depend_on_how_many_hits_are_returned(index, retr
     assert few == all_[:1] and len(all_) > 1
     alone = Calibration(0.5, 0.0).probability(few[0].log_odds)
     assert few[0].probability < alone and sum({hit.log_odds: hit.probability for hit in all_}.values()) <= 1
+
+
+def test_where_nothing_fits_there_is_no_hit_and_the_closest_is_named(index, retriever, monkeypatch):
+    best = [hits[0].log_odds for hits in index.search(QUERIES, k=1)]
+    limit = sorted(best)[1]
+    monkeypatch.setattr(retriever, "refusal", Refusal(500, {0.05: limit}))
+    found = index.search(QUERIES, k=3, refuse=0.05)
+    for hits, plain, value in zip(found, index.search(QUERIES, k=3), best, strict=True):
+        assert hits == ([] if value < limit else plain)
+        assert hits.closest == (plain[0] if value < limit else None)
+    assert [bool(hits) for hits in found].count(False) == 1
+    assert index.search(QUERIES[0], refuse=0.05) == index.search(QUERIES, refuse=0.05)[0]
+    reranked = index.search(QUERIES, refuse=0.05, rerank=3, reranker=Fixed(lambda query, document: 1.0))
+    assert [hits.closest for hits in reranked] == [hits.closest for hits in found]  # it has no say
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"refuse": 0.05}, "no requests that people labelled"),
+        ({"refuse": 0.0}, "between 0 and 1"),
+        ({"refuse": 0.05, "mode": "encoder"}, "choose another mode"),
+    ],
+)
+def test_a_promise_that_cannot_be_given_is_refused(index, options, fault):
+    with pytest.raises(InputError, match=fault):
+        index.search("rain", **options)
+
+
+def test_reranked_hits_are_those_that_were_retrieved_for_it(index):
+    """Further hits are read as rivals in probabilities alone: they never displace a reranked one."""
+    hits = index.search("rain", k=2, rerank=2, reranker=Fixed(lambda query, document: -100.0))
+    assert set(ids(hits)) == set(ids(index.search("rain", k=2))) and all(hit.reranked for hit in hits)

@@ -18,6 +18,7 @@ from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.retriever import Rabtriever
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.fusion import Fusion, text_keys
+from rabtriever.scoring.refusal import Refusal
 
 QUERIES = ["rain", "please show me the weather for my city"]
 DOCUMENTS = ["find the weather", "a recipe", "turn the lamp light"]
@@ -52,12 +53,14 @@ def make(folders, encoder, reranker=None, kind="mlp", prompt=TEMPLATE):
     if given:
         given.calibration = Calibration(2.0, -1.0)
     known = text_keys(DOCUMENTS[:2])
-    return Rabtriever(over, predictor, Calibration(3.0, 1.0), given, fusion=fusion, trained_on=known)
+    calibration, refusal = Calibration(3.0, 1.0, 0.5), Refusal.fit(np.arange(100.0))
+    return Rabtriever(over, predictor, calibration, given, fusion=fusion, trained_on=known, refusal=refusal)
 
 
 def assert_same(loaded, live):
     assert loaded.fingerprint == live.fingerprint and loaded.layout == live.layout
     assert loaded.fusion == live.fusion and loaded.calibration == live.calibration
+    assert loaded.refusal == live.refusal and loaded.refusal.limits == live.refusal.limits
     assert (loaded.predictor is None) == (live.predictor is None) and (loaded.reranker is None) == (
         live.reranker is None
     )

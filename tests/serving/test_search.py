@@ -3,6 +3,7 @@ from typing import get_args
 import pytest
 
 from rabtriever.choices import MODES
+from rabtriever.scoring.refusal import Refusal
 from rabtriever.serving import batching
 from rabtriever.serving.schemas.native import SearchRequest
 
@@ -50,6 +51,19 @@ def test_a_threshold_leaves_out_what_is_improbable(standing):
     ]
 
 
+def test_where_nothing_fits_the_closest_is_named(standing, monkeypatch):
+    queries = ["lamp", "music"]
+    firsts = [hits[0] for hits in standing.index.search(queries)]
+    limit = max(hit.log_odds for hit in firsts)
+    monkeypatch.setattr(standing.index.retriever, "refusal", Refusal(500, {0.05: limit}))
+    answer = standing.post("/v1/search", queries=queries, refuse=0.05).json()
+    low = [hit.log_odds < limit for hit in firsts]
+    assert low.count(True) == 1 and [hits == [] for hits in answer["results"]] == low
+    named = [hit and hit["id"] for hit in answer["closest"]]
+    assert named == [hit.id if refused else None for hit, refused in zip(firsts, low, strict=True)]
+    assert "closest" not in standing.post("/v1/search", queries=queries).json()
+
+
 def test_a_query_that_was_cut_is_told(live):
     budget = live.index.retriever.encoder.max_tokens("query")
     assert live.post("/v1/search", query="table " * (budget + 50)).json()["truncated"] == 1
@@ -75,6 +89,8 @@ def test_a_query_that_was_cut_is_told(live):
         ({"query": "a", "rerank": 100000}, "rerank"),
         ({"query": "a", "mode": "magic"}, "mode"),
         ({"query": "a", "threshold": 2}, "threshold"),
+        ({"query": "a", "refuse": 1.0}, "refuse"),
+        ({"query": "a", "refuse": 0.05}, "refuse"),  # nothing can be promised
         ({"query": "a", "unknown": 1}, "unknown"),
         ({"query": "a", "where": "title ="}, "where"),
         ({"query": "a", "where": ""}, "where"),

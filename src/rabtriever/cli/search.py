@@ -23,14 +23,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=MODES, default="auto", help=MODE_HELP)
     parser.add_argument("--rerank", type=int, metavar="N", help="let the reranker score the best N")
     parser.add_argument("--threshold", type=float, metavar="P", help="least probability of a hit")
+    parser.add_argument(
+        "--refuse",
+        type=float,
+        metavar="SHARE",
+        help="return nothing where nothing fits, but to this share of the requests that have an answer, at most",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     from rabtriever.index.search import SearchOptions
 
-    names = ("k", "where", "mode", "rerank", "threshold")
+    names = ("k", "where", "mode", "rerank", "threshold", "refuse")
     options = asdict(SearchOptions(**{name: getattr(args, name) for name in names}))  # checked before a model is loaded
     hits = open_index(args).search(args.query, **options)
     lines = [f"{rank:3d}  {hit.probability:6.1%}  {hit.id}  {hit.text}" for rank, hit in enumerate(hits, 1)]
-    print_result(args, {"query": args.query, "hits": [asdict(hit) for hit in hits]}, "\n".join(lines))
+    report = {"query": args.query, "hits": [asdict(hit) for hit in hits]}
+    if hits.closest:
+        report["closest"] = asdict(hits.closest)
+        lines = [f"nothing fits; closest: {hits.closest.id}  {hits.closest.text}"]
+    print_result(args, report, "\n".join(lines))

@@ -11,6 +11,7 @@ from rabtriever.errors import InputError
 from rabtriever.index import Index
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.layout import ScoreLayout
+from rabtriever.scoring.refusal import Refusal
 
 
 class ConstantRetriever:
@@ -18,7 +19,7 @@ class ConstantRetriever:
 
     fingerprint = "constant"
     layout = ScoreLayout(n_inner=1)
-    calibration = Calibration()
+    calibration, refusal = Calibration(), Refusal()
     name_or_path: str | None = None
     reranker = None
     rerank_share = 1.0

@@ -15,6 +15,7 @@ from rabtriever.errors import ConflictError, InputError, TextError, shorten
 from rabtriever.rerankers.base import Reranker
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.layout import ScoreLayout
+from rabtriever.scoring.refusal import Refusal
 
 DOCUMENTS_PER_BATCH = 1024  # encoded and written at a time
 MAX_REUSED_BYTES = 2**26  # of texts and latents that are encoded once if they come again
@@ -26,6 +27,7 @@ class Retriever(Protocol):
     fingerprint: str
     layout: ScoreLayout
     calibration: Calibration
+    refusal: Refusal
     name_or_path: str | None
 
     @property

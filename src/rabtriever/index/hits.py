@@ -20,6 +20,16 @@ class Ranking(NamedTuple):
     log_odds: np.ndarray
 
 
+class Hits(list["Hit"]):
+    """The hits of a query, best first.
+
+    Attributes:
+        closest: What came closest, if the search may refuse and nothing fits the query: then there is no hit.
+    """
+
+    closest: Hit | None = None
+
+
 @dataclass(frozen=True)
 class Hit:
     """A document that was found.

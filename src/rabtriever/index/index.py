@@ -20,9 +20,9 @@ from rabtriever.deprecation import renamed
 from rabtriever.errors import InputError, NotFoundError
 from rabtriever.index.current_view import CurrentView
 from rabtriever.index.encoding import Retriever, encode_batches, encode_queries
-from rabtriever.index.hits import Hit
+from rabtriever.index.hits import Hit, Hits
 from rabtriever.index.schema import ModelInfo
-from rabtriever.index.search import SearchKeywords, SearchOptions, cut_hits, rerank_hits, retrieve
+from rabtriever.index.search import SearchKeywords, SearchOptions, cut_hits, find_closest, rerank_hits, retrieve
 from rabtriever.index.snapshot import id_filter
 from rabtriever.index.table import Table, normalized_uri
 from rabtriever.index.view import EXACT_UP_TO
@@ -230,36 +230,36 @@ class Index:
     @overload
     def search(  # type: ignore[overload-overlap]  # a string is also an iterable of strings
         self, queries: str, k: int = ..., **options: Unpack[SearchKeywords]
-    ) -> list[Hit]: ...
+    ) -> Hits: ...
     @overload
-    def search(self, queries: Iterable[str], k: int = ..., **options: Unpack[SearchKeywords]) -> list[list[Hit]]: ...
-    def search(
-        self, queries: str | Iterable[str], k: int = 10, **options: Unpack[SearchKeywords]
-    ) -> list[Hit] | list[list[Hit]]:
+    def search(self, queries: Iterable[str], k: int = ..., **options: Unpack[SearchKeywords]) -> list[Hits]: ...
+    def search(self, queries: str | Iterable[str], k: int = 10, **options: Unpack[SearchKeywords]) -> Hits | list[Hits]:
         """Finds the best documents for a query, or for each of several.
 
         Args:
             queries: A query, or several.
             k: Hits a query, at most.
-            **options: ``where``, ``mode``, ``rerank`` and ``threshold`` (:class:`SearchOptions`), and
+            **options: ``where``, ``mode``, ``rerank``, ``threshold`` and ``refuse`` (:class:`SearchOptions`), and
                 ``reranker``, which scores the best hits if ``rerank`` is given; the retriever's own if None.
 
         Returns:
-            A query's hits, best first, ties in the order of insertion; a list of that for several queries.
+            A query's hits, best first, ties in the order of insertion; a list of that for several queries. Where
+            nothing fits there is no hit, and ``closest`` says what came closest (:class:`rabtriever.index.hits.Hits`).
 
         Raises:
-            InputError: an option that is wrong, a condition that cannot be read, a query of zero tokens, or a text of
-                which a model makes NaN.
+            InputError: an option that is wrong, a promise that cannot be given, a condition that cannot be read, a
+                query of zero tokens, or a text of which a model makes NaN.
         """
         texts = [queries] if isinstance(queries, str) else list(queries)
         reranker = options.pop("reranker", None)
         asked = SearchOptions(k, **options)  # type: ignore[misc]
         hits = self.retrieve(texts, encode_queries(self.retriever, texts), asked)
+        closest = find_closest(hits, asked, self.retriever)
         if asked.rerank is not None:
             reranker = reranker or self.retriever.reranker
-            hits = rerank_hits(texts, hits, asked.rerank, reranker, self.retriever)
-        hits = cut_hits(hits, asked)
-        return hits[0] if isinstance(queries, str) else hits
+            hits = rerank_hits(texts, hits, asked, reranker, self.retriever)
+        found = cut_hits(hits, asked, closest)
+        return found[0] if isinstance(queries, str) else found
 
     def retrieve(self, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions) -> list[list[Hit]]:
         """Finds hits for queries that are encoded already, without a reranker.

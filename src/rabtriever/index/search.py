@@ -12,7 +12,7 @@ import numpy as np
 from rabtriever.choices import MODES
 from rabtriever.errors import InputError, TextError, shorten
 from rabtriever.index.encoding import Retriever
-from rabtriever.index.hits import Hit, Ranking
+from rabtriever.index.hits import Hit, Hits, Ranking
 from rabtriever.index.snapshot import Snapshot
 from rabtriever.index.view import View
 from rabtriever.rerankers.base import Reranker
@@ -35,9 +35,12 @@ class SearchOptions:
         rerank: Number of best hits that the reranker scores, and others of the same texts; all hits are then ordered
             by log-odds. None: no reranker.
         threshold: Least probability of a hit.
+        refuse: Return nothing where nothing fits, but to this share of the requests that have an answer, at most
+            (:class:`rabtriever.scoring.refusal.Refusal`). A reranker has no say in that.
 
     Raises:
-        InputError: ``k`` below 1, ``rerank`` below 1, an unknown ``mode``, or a ``threshold`` outside [0, 1].
+        InputError: ``k`` below 1, ``rerank`` below 1, an unknown ``mode``, a ``threshold`` outside [0, 1], or
+            ``refuse`` outside (0, 1) or with the mode ``encoder``.
     """
 
     k: int = 10
@@ -45,6 +48,7 @@ class SearchOptions:
     mode: str = "auto"
     rerank: int | None = None
     threshold: float | None = None
+    refuse: float | None = None
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -56,6 +60,11 @@ class SearchOptions:
             raise InputError(f"mode {self.mode!r}: choose one of {', '.join(MODES)}", param="mode")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise InputError(f"threshold {self.threshold}: a probability lies in [0, 1]", param="threshold")
+        if self.refuse is not None and not 0 < self.refuse < 1:
+            raise InputError(f"refuse {self.refuse}: a share of requests lies between 0 and 1", param="refuse")
+        if self.refuse is not None and self.mode == "encoder":
+            message = "refuse: the retriever's limits mean nothing to its encoder alone; choose another mode"
+            raise InputError(message, param="refuse")
 
     @property
     def depth(self) -> int:
@@ -70,6 +79,7 @@ class SearchKeywords(TypedDict, total=False):
     mode: str
     rerank: int | None
     threshold: float | None
+    refuse: float | None
     reranker: Reranker | None
 
 
@@ -121,7 +131,7 @@ class RerankPlan:
     Args:
         queries: n queries.
         hits: The hits of each, best first.
-        depth: Number of best hits of each that the reranker scores.
+        options: How many of the best hits of each the reranker scores, and how many are returned.
 
     Attributes:
         documents: The different texts of those hits.
@@ -129,8 +139,9 @@ class RerankPlan:
         ids: The id of each pair's document, of several with its text the first.
     """
 
-    def __init__(self, queries: Sequence[str], hits: Sequence[Sequence[Hit]], depth: int) -> None:
-        self.queries, self._hits = list(queries), hits
+    def __init__(self, queries: Sequence[str], hits: Sequence[Sequence[Hit]], options: SearchOptions) -> None:
+        self.queries, self._hits, depth = list(queries), hits, options.rerank or 0
+        self._pool = max(options.k, depth)  # further hits are but rivals in probabilities
         ids: dict[tuple[int, str], str] = {}
         for q, of_query in enumerate(hits):
             for hit in of_query[:depth]:
@@ -163,22 +174,23 @@ class RerankPlan:
         result = []
         for q, of_query in enumerate(self._hits):
             scored = []
-            for hit in of_query:
+            for rank, hit in enumerate(of_query):
                 row = self._row_of_pair.get((q, hit.text))
                 if row is not None:
                     value = share * float(converted[row]) + (1 - share) * hit.log_odds
                     hit = replace(hit, log_odds=value, reranked=True)
-                scored.append(hit)
-            ranked = sorted(scored, key=lambda hit: -hit.log_odds)
-            probabilities = retriever.calibration.probability(np.array([hit.log_odds for hit in ranked])).tolist()
-            result.append([replace(hit, probability=p) for hit, p in zip(ranked, probabilities, strict=True)])
+                scored.append((rank, hit))
+            ranked = sorted(scored, key=lambda pair: -pair[1].log_odds)
+            probabilities = retriever.calibration.probability(np.array([hit.log_odds for _, hit in ranked])).tolist()
+            in_pool = zip(ranked, probabilities, strict=True)
+            result.append([replace(hit, probability=p) for (rank, hit), p in in_pool if rank < self._pool])
         return result
 
 
 def rerank_hits(
     queries: Sequence[str],
     hits: Sequence[Sequence[Hit]],
-    depth: int,
+    options: SearchOptions,
     reranker: Reranker | None,
     retriever: Retriever,
 ) -> list[list[Hit]]:
@@ -189,7 +201,7 @@ def rerank_hits(
     """
     if reranker is None:
         raise InputError("rerank: the retriever has no reranker; give one", param="rerank")
-    plan = RerankPlan(queries, hits, depth)
+    plan = RerankPlan(queries, hits, options)
     if not len(plan.pairs):
         return [list(of_query) for of_query in hits]
     try:
@@ -203,7 +215,26 @@ def rerank_hits(
     return plan.apply(log_odds, reranker.calibration, retriever)
 
 
-def cut_hits(hits: Sequence[Sequence[Hit]], options: SearchOptions) -> list[list[Hit]]:
-    """Returns the first ``k`` hits of each query, of those that reach the threshold."""
-    least = options.threshold or 0.0
-    return [[hit for hit in of_query if hit.probability >= least][: options.k] for of_query in hits]
+def find_closest(hits: Sequence[Sequence[Hit]], options: SearchOptions, retriever: Retriever) -> list[Hit | None]:
+    """Returns, of each query that nothing fits, what came closest by the retriever alone; None of the others.
+
+    Raises:
+        InputError: the retriever cannot promise to refuse so few.
+    """
+    if options.refuse is None:
+        return [None] * len(hits)
+    limit = retriever.refusal.limit(options.refuse)
+    best = [max(of_query, key=lambda hit: hit.log_odds, default=None) for of_query in hits]
+    return [hit if hit is not None and hit.log_odds < limit else None for hit in best]
+
+
+def cut_hits(
+    hits: Sequence[Sequence[Hit]], options: SearchOptions, closest: Sequence[Hit | None] | None = None
+) -> list[Hits]:
+    """Returns the first ``k`` hits of each query, of those that reach the threshold; none where nothing fits."""
+    least, result = options.threshold or 0.0, []
+    for of_query, refused in zip(hits, closest or [None] * len(hits), strict=True):
+        good = [hit for hit in of_query if hit.probability >= least and refused is None]
+        result.append(Hits(good[: options.k]))
+        result[-1].closest = refused
+    return result

@@ -16,8 +16,9 @@ import numpy as np
 from rabtriever.choices import MODES
 from rabtriever.data import Document
 from rabtriever.errors import BusyError, InputError, NotFoundError
-from rabtriever.index import Hit, Index
-from rabtriever.index.search import RerankPlan, SearchOptions, cut_hits
+from rabtriever.index import Index
+from rabtriever.index.hits import Hits
+from rabtriever.index.search import RerankPlan, SearchOptions, cut_hits, find_closest
 from rabtriever.retriever import Rabtriever
 from rabtriever.serving.batching import ScanBatcher, TokenCounts
 from rabtriever.serving.config import ServerLimits
@@ -34,7 +35,7 @@ logger = logging.getLogger("rabtriever.serving")
 class SearchResult(NamedTuple):
     """Hits of each query, best first; the sizes of the queries; milliseconds of each stage."""
 
-    hits: list[list[Hit]]
+    hits: list[Hits]
     counts: TokenCounts
     milliseconds: dict[str, float]
 
@@ -90,10 +91,11 @@ class SearchService:
             vectors, encode = await self._models.encode_queries(texts, counts)
             with _reading():
                 hits, scan = await self._scan_batcher(texts, vectors, options)
+        closest = find_closest(hits, options, self.retriever)
         stages = {"queue": perf_counter() - started - encode - scan, "encode": encode, "scan": scan}
         if options.rerank is not None:
             started = perf_counter()
-            plan = RerankPlan(texts, hits, options.rerank)
+            plan = RerankPlan(texts, hits, options)
             if len(plan.pairs):
                 with self._reranks.acquire():
                     sizes = await self._models.count_tokens("document", plan.documents)
@@ -101,7 +103,7 @@ class SearchService:
                 hits = plan.apply(log_odds, reranker.calibration, self.retriever)
             stages["rerank"] = perf_counter() - started
         milliseconds = {stage: 1000 * seconds for stage, seconds in stages.items()}
-        return SearchResult(cut_hits(hits, options), counts, milliseconds)
+        return SearchResult(cut_hits(hits, options, closest), counts, milliseconds)
 
     async def score(
         self, query: str, documents: Sequence[str], scorer: str, max_tokens: int = 0

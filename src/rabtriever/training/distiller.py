@@ -283,11 +283,13 @@ class Distiller:
         if fusion.gain > fusion.new_gain:
             fusion = self._center(fusion)
         calibrated = self.data, self.cached_teacher, self.schedule, bool(self.config.calibration_queries)
-        fusion, student, reranker = fit_calibrations(self.student, fusion, self.taught, *calibrated)
+        fusion, student, refusal, reranker = fit_calibrations(self.student, fusion, self.taught, *calibrated)
         predictor = self.student.predictor if fusion.gain else None
         taught = [text for text, known in zip(self.data.documents, self.taught.tolist(), strict=True) if known]
         trained_on = text_keys(taught) if predictor and fusion.beta else None
-        return Rabtriever(self.encoder, predictor, student, reranker, fusion=fusion, trained_on=trained_on)
+        return Rabtriever(
+            self.encoder, predictor, student, reranker, fusion=fusion, trained_on=trained_on, refusal=refusal
+        )
 
     def _center(self, fusion: Fusion) -> Fusion:
         """Returns the fusion with the center that trainings without some documents find; no teacher is called."""

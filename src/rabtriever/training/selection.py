@@ -14,6 +14,7 @@ from torch import Tensor
 from rabtriever.rerankers.base import Reranker
 from rabtriever.scoring.calibration import LIST_DEPTH, Calibration
 from rabtriever.scoring.fusion import ZERO_SHOT_BETA, ZERO_SHOT_OFFSET, ZERO_SHOT_RERANK, Fusion
+from rabtriever.scoring.refusal import Refusal
 from rabtriever.training.cached_teacher import CachedTeacher
 from rabtriever.training.encoded_data import EncodedData, EncodedQueries
 from rabtriever.training.metrics import dev_recall, rank_dev_documents
@@ -87,7 +88,7 @@ def fit_calibrations(
     teacher: CachedTeacher,
     schedule: Schedule,
     fits: bool,
-) -> tuple[Fusion, Calibration, Reranker | None]:
+) -> tuple[Fusion, Calibration, Refusal, Reranker | None]:
     """Fits probabilities on the student's best documents of dev queries, and how much a reranker of them counts.
 
     Args:
@@ -100,7 +101,8 @@ def fit_calibrations(
         fits: Whether to fit anything; the calibrations stay as they are without.
 
     Returns:
-        The fusion with the reranker's share; the student's calibration; the teacher's first reranker with its own.
+        The fusion with the reranker's share; the student's calibration; when nothing fits, if people's labels say which
+        requests something fits; the teacher's first reranker with its own calibration.
     """
     dev, n_queries = data.dev, len(data.dev) if fits else 0
     queries = torch.arange(n_queries)
@@ -128,7 +130,8 @@ def fit_calibrations(
         right = torch.from_numpy(labels(scored))
         share = choose_share(log_odds[rows], converted.view_as(log_odds[rows]), right.view_as(log_odds[rows]))
         fusion = replace(fusion, rerank=share)
-    return fusion, calibration, reranker
+    refusal = Refusal.fit(log_odds[:, 0].numpy()) if data.has_labels and n_queries else Refusal()
+    return fusion, calibration, refusal, reranker
 
 
 def choose_share(student: Tensor, reranker: Tensor, right: Tensor) -> float:

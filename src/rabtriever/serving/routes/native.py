@@ -28,11 +28,14 @@ CONTENT: dict[str, Any] = {"application/json": {"schema": SCHEMA}, "application/
 @router.post("/v1/search", tags=["search"], response_model_exclude_none=True, responses=error_responses(415, 422))
 async def search(body: schemas.SearchRequest, service: Service) -> schemas.SearchResponse:
     """Finds the best documents of the index for a query, or for each of several."""
-    options = SearchOptions(body.k, body.where, body.mode, body.rerank, body.threshold)
+    options = SearchOptions(body.k, body.where, body.mode, body.rerank, body.threshold, body.refuse)
     result = await service.search(body.queries or [body.query or ""], options)
-    found = [[schemas.SearchHit.model_construct(**vars(hit)) for hit in hits] for hits in result.hits]
+    shown = schemas.SearchHit.model_construct
+    found = [[shown(**vars(hit)) for hit in hits] for hits in result.hits]
     timings = schemas.Timings(**{stage: round(value, 3) for stage, value in result.milliseconds.items()})
     shape: dict[str, Any] = {"hits": found[0]} if body.queries is None else {"results": found}
+    if body.refuse is not None:
+        shape["closest"] = [hits.closest and shown(**vars(hits.closest)) for hits in result.hits]
     return schemas.SearchResponse(**shape, timings=timings, truncated=result.counts.truncated)
 
 

@@ -87,6 +87,12 @@ class SearchRequest(NativeRequest):
     )
     rerank: HitCount | None = Field(None, description="How many of the best hits the reranker scores.")
     threshold: float | None = Field(None, ge=0, le=1, description="Least probability of a hit.")
+    refuse: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Return no hit where nothing fits, but to this share of the requests that have an answer, at most.",
+    )
 
     @model_validator(mode="after")
     def _has_queries(self) -> SearchRequest:
@@ -120,6 +126,9 @@ class SearchResponse(BaseModel):
 
     hits: list[SearchHit] | None = None
     results: list[list[SearchHit]] | None = None
+    closest: list[SearchHit | None] | None = Field(
+        None, description="With `refuse`: of each query that nothing fits, what came closest; null of the others."
+    )
     timings: Timings
     truncated: int = Field(description="Number of queries that were truncated to their token budget.")
 
