@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,11 +19,18 @@ def python_of(text):
 
 
 def run_readme(package_root, folder):
-    """Runs README's Python in an empty folder, with the package that is found in package_root."""
+    """Runs README's Python in a folder with a corpus and requests, with the package that is found in package_root.
+
+    The teacher is the reranker that ships, since no hub is asked in a test.
+    """
     folder.mkdir()
+    demo = ROOT / "src" / "rabtriever" / "demo"
+    shutil.copy(demo / "corpus.jsonl", folder)
+    lines = (demo / "queries.jsonl").read_text(encoding="utf-8").splitlines()[:20]
+    (folder / "requests.jsonl").write_text("\n".join(lines), encoding="utf-8")
     code = "import rabtriever, sys\nprint(rabtriever.__file__, file=sys.stderr)\n" + python_of(
-        (ROOT / "README.md").read_text()
-    )
+        (ROOT / "README.md").read_text(encoding="utf-8")
+    ).replace('["mpnet"]', '["tools"]')
     environment = {**os.environ, "PYTHONPATH": str(package_root), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False

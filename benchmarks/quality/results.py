@@ -1,6 +1,6 @@
 """docs/results.md, its figures and the tables of README.md, from the committed result files: make results.
 
-``docs/results.head.md`` is the page with ``{{...}}`` where a figure or a table belongs (:func:`fill`). In README.md the
+A ``docs/*.head.md`` is a page with ``{{...}}`` where a figure or a table belongs (:func:`fill`). In README.md the
 tables stand between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
 """
 
@@ -23,6 +23,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 OWN = "metatool clinc150 hwu64 banking77".split()
 SMALL = "ultratool sealtools saycan_next".split()
 NEVER = "demo toolalpaca_eval restbench_spotify apibank stabletoolbench callnavi nestful cheatsheets k8s_tools".split()
+FILLED = ("results", "no-answer")  # pages of docs/, from ``<name>.head.md``
 UNSEEN = "clinc150 hwu64 banking77 ultratool tldr".split()
 WORDS = "nfcorpus scifact strategyqa_facts tau2_banking".split()
 TITLES = {
@@ -58,7 +59,7 @@ SYSTEMS = {
     "gemma-adapter": "EmbeddingGemma + linear adapter on the labels",
     "ours-teacher": "**ours on MiniLM**, EmbeddingGemma as teacher, no labels",
     "ours-labels": "**ours on MiniLM**, labels",
-    "ours-tuned": "**ours on MiniLM**, labels, the encoder tuned too (300 steps)",
+    "ours-on-fine-tuned": "**ours on the fine-tuned MiniLM**, the same labels",
     "ours-both": "**ours on MiniLM**, labels and teacher",
     "ours-gemma-labels": "**ours on EmbeddingGemma**, labels",
     "tools": "**`tools`**",
@@ -81,6 +82,7 @@ class Results:
             file.stem: json.loads(file.read_text()) for file in sorted((folder / "quality" / "corpora").glob("*.json"))
         }
         self.latency = json.loads((folder / "quality" / "latency.json").read_text())["result"]
+        self.no_answer = json.loads((folder / "quality" / "no_answer.json").read_text())["result"]
         self.first_hit = json.loads((folder / "quality" / "first_hit.json").read_text())["result"]
 
     def figure(self, system: str, corpus: str, split: str = "test", measure: str = "R@1") -> float | None:
@@ -137,6 +139,27 @@ def first_hits(results: Results) -> str:
     return "\n".join(table(["first hits of `tools`", "mean probability", "right", "calibration error"], rows))
 
 
+def promise(results: Results) -> str:
+    """Returns the table of what ``refuse=0.05`` refuses."""
+    rows = [
+        [TITLES[name], int(of["held out"]), int(of["n_queries"]), number(of["refused"])]
+        for name, of in results.no_answer["promise"].items()
+    ]
+    head = ["`refuse=0.05`, ours on MiniLM with labels", "held out", "test queries", "refused of them"]
+    return "\n".join(table(head, rows))
+
+
+def out_of_scope(results: Results) -> str:
+    """Returns the table of how requests out of scope are told apart."""
+    columns = ["AUROC", "AUROC of the margin", "refused", "caught", "caught at as many refused"]
+    named = {"ours": "**ours on MiniLM**, labels", "ours on gemma": SYSTEMS["ours-gemma-labels"]}
+    rows = [
+        [named.get(name, SYSTEMS.get(name, name)), *(number(of.get(column)) for column in columns)]
+        for name, of in results.no_answer["out of scope"].items()
+    ]
+    return "\n".join(table(["CLINC150", *columns], rows))
+
+
 KNOWN = ["minilm", "mpnet", "gemma", "tools", "tools-rerank10"]
 TABLES = {
     "own": lambda r: compared(r, [s for s in SYSTEMS if not s.startswith("tools")], OWN, "test", "minilm", True),
@@ -146,6 +169,8 @@ TABLES = {
     "words": lambda r: compared(r, ["bm25", *KNOWN], WORDS, "test", "minilm", False),
     "latency": latency,
     "first-hit": first_hits,
+    "promise": promise,
+    "out-of-scope": out_of_scope,
 }
 
 
@@ -188,9 +213,9 @@ def fill_readme(text: str, results: Results) -> str:
 
 def pages(results: Results) -> dict[Path, str]:
     """Returns the pages that these results make."""
-    head, readme = ROOT / "docs" / "results.head.md", ROOT / "README.md"
+    docs, readme = ROOT / "docs", ROOT / "README.md"
     return {
-        ROOT / "docs" / "results.md": fill(head.read_text(encoding="utf-8"), results),
+        **{docs / f"{name}.md": fill((docs / f"{name}.head.md").read_text("utf-8"), results) for name in FILLED},
         readme: fill_readme(readme.read_text(encoding="utf-8"), results),
     }
 
