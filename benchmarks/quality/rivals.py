@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from rabtriever import RetrievalData
-from rabtriever.data import dev_queries, train_dev_split, training_queries
+from rabtriever.data import train_dev_split, training_queries
 from rabtriever.encoders.sentence import SentenceEncoder
+from rabtriever.training.encoded_data import encode_data
 
 STEPS, BATCH, MAX_EPOCHS, LEARNING_RATE = (150, 300), 64, 3, 1e-4
 ADAPTER_STEPS, ADAPTER_BATCH, ADAPTER_RATES, SCALE = 1500, 256, (1e-5, 1e-4, 1e-3), 20.0
@@ -59,20 +60,13 @@ def fit_adapter(encoder: SentenceEncoder, data: RetrievalData) -> np.ndarray:
 
     It starts as the identity; dev queries choose the learning rate, and the identity competes.
     """
-    split, row_of = train_dev_split(data), {key: row for row, key in enumerate(data.documents)}
-    documents = torch.from_numpy(encoder.encode_documents([one.content for one in data.documents.values()]))
-
-    def encoded(of: dict[str, list[str]]) -> tuple[torch.Tensor, list[list[int]]]:
-        queries = {query: right for query, right in of.items() if right}
-        states = encoder.encode_queries([data.queries[query] for query in queries])
-        return torch.from_numpy(states), [[row_of[document] for document in right] for right in queries.values()]
-
-    (train, right), (dev, dev_right) = encoded(training_queries(split)), encoded(dev_queries(split))
-    first = torch.tensor([positions[0] for positions in right])
+    encoded = encode_data(data, encoder, None, 0)
+    train, documents, dev = encoded.train.states, encoded.z_d, encoded.dev
+    first = torch.tensor([relevant[0] for relevant in encoded.train.positives])
 
     def recall(matrix: torch.Tensor) -> float:
-        found = (dev @ matrix @ documents.T).argmax(1).tolist()
-        return float(np.mean([d in positions for d, positions in zip(found, dev_right, strict=True)]))
+        found = (dev.states @ matrix @ documents.T).argmax(1).tolist()
+        return float(np.mean([d in relevant for d, relevant in zip(found, dev.positives, strict=True)]))
 
     generator = torch.Generator().manual_seed(0)
     candidates = [torch.eye(train.shape[1])]
