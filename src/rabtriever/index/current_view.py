@@ -38,7 +38,7 @@ class CurrentView:
     def get(self) -> View:
         """Returns the view, after opening the latest version if a writer has made a new one."""
         with self._lock:
-            if self._view is None or (self.version is None and self._view.snapshot.version != self._table.version):
+            if self._view is None or (self.version is None and self._view.snapshot.version < self._table.version):
                 self._view = self._open(self._view)
             return self._view
 

@@ -109,7 +109,8 @@ class Index:
             uri: Folder or object-store URI.
             retriever: The one that made it; if None, it is loaded from the folder it was in then.
             precision: Number format of the scan: ``int8``, ``float16`` or ``float32``; hits and log-odds are the same.
-            version: One of :meth:`versions`, to read; None: the latest, and later ones as they are written.
+            version: One of :meth:`versions`, to read; None: the latest, and later ones as they are written, in an
+                object store seconds later.
             device: Device on which torch holds and scans the latents, such as ``cuda``; None: the CPU's kernel scans.
             exact_up_to: Documents up to which ``mode="auto"`` searches exactly.
 

@@ -26,6 +26,7 @@ TABLE = "documents"
 LOCK = "writer.lock"
 IDS_PER_LOOKUP = 10_000
 DOCUMENT_CACHE_CHARS = 2**24  # characters of documents that stay in memory after they were found
+REMOTE_CHECK = timedelta(seconds=5)  # a reader of an object store sees what others wrote that long after, at most
 LANCE_ERRORS = (RuntimeError, OSError, ValueError)
 
 
@@ -73,7 +74,7 @@ class Table:
 
     @property
     def version(self) -> int:
-        """Number of the latest version; every change raises it."""
+        """Number of the latest version; every change raises it. In a store: as of ``REMOTE_CHECK`` ago at most."""
         return int(self.table.version)
 
     def versions(self) -> list[dict[str, Any]]:
@@ -140,6 +141,8 @@ class Table:
         except Timeout:
             raise BusyError(f"{self.uri}: another process is changing it; wait until it is done") from None
         with held:
+            with table_errors(self.uri):
+                self.table.checkout_latest()  # a change must not build on what this process saw seconds ago
             yield
 
     def drop(self) -> None:
@@ -225,8 +228,8 @@ def _connect(uri: str) -> lancedb.DBConnection:
     finally:
         if collecting:
             gc.enable()
-    # Every read looks for a newer version, so that a reader sees what a writer has finished.
-    return lancedb.connect(uri, read_consistency_interval=timedelta(0))
+    # Every read of a folder looks for a newer version; of a store it would be one more request for each search.
+    return lancedb.connect(uri, read_consistency_interval=REMOTE_CHECK if "://" in uri else timedelta(0))
 
 
 @contextmanager
