@@ -189,7 +189,7 @@ class Index:
         with self._writing():
             missing = sorted(set(ids) - self.table.existing_ids(ids))
             if missing:
-                raise NotFoundError(f"delete: no document {missing[0]!r} in the index", param="id")
+                raise NotFoundError(f"delete: no document {missing[0]!r} in the index; leave it out", param="id")
             if ids:
                 self.table.delete(ids)
 

@@ -233,23 +233,31 @@ def _connect(uri: str) -> lancedb.DBConnection:
 
 
 @contextmanager
-def table_errors(
-    uri: str,
-    error_type: type[InputError] = CorruptIndexError,
-    message: str = "damaged ({}); restore it from a copy, or index again",
-) -> Iterator[None]:
-    """Turns Lance's errors into one line of this package's."""
+def table_errors(uri: str) -> Iterator[None]:
+    """Turns Lance's errors while reading into :class:`CorruptIndexError`."""
     try:
         yield
     except InputError:
         raise
     except LANCE_ERRORS as error:
-        raise error_type(f"{uri}: {message.format(' '.join(str(error).split())[:300])}") from error
+        message = f"{uri}: damaged ({_reason(error)}); restore it from a copy, or index again"
+        raise CorruptIndexError(message) from error
 
 
-def write_errors(uri: str) -> AbstractContextManager[None]:
+@contextmanager
+def write_errors(uri: str) -> Iterator[None]:
     """Turns Lance's errors while writing into :class:`StorageError`."""
-    return table_errors(uri, StorageError, "cannot be written, nothing was changed: {}")
+    try:
+        yield
+    except InputError:
+        raise
+    except LANCE_ERRORS as error:
+        message = f"{uri}: cannot be written, nothing was changed: {_reason(error)}"
+        raise StorageError(message) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _indexed_columns(table: lancedb.table.Table) -> set[str]:
