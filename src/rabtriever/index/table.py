@@ -50,9 +50,7 @@ class Table:
         uri = normalized_uri(uri)
         if "://" not in uri and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
             raise ConflictError(f"{uri}: exists already; give another folder or remove it")
-        connection = _connect(uri)
-        if connection.list_tables().tables:
-            raise ConflictError(f"{uri}: holds tables already; give another URI or remove them")
+        connection = connect_to_empty(uri)
         return cls(uri, connection, connection.create_table(TABLE, schema=table_schema(model)))
 
     @classmethod
@@ -218,6 +216,14 @@ class Table:
         existing = [v["version"] for v in self.versions()]
         if version not in existing:
             raise NotFoundError(f"{self.uri}: no version {version}; there are {', '.join(map(str, existing))}")
+
+
+def connect_to_empty(uri: str) -> lancedb.DBConnection:
+    """Connects to where a table is to be made; raises ConflictError if there are any."""
+    connection = _connect(uri)
+    if connection.list_tables().tables:
+        raise ConflictError(f"{uri}: holds tables already; give another URI or remove them")
+    return connection
 
 
 def _connect(uri: str) -> lancedb.DBConnection:
