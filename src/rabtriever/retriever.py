@@ -357,5 +357,7 @@ class Rabtriever:
             states = self.encoder.encode_documents(texts, batch_size, show_progress_bar)
             latents = self._fold.document(states, self.fusion.gains(texts, self.trained_on))
         if bad := np.flatnonzero(~np.isfinite(latents).all(axis=1)).tolist():
-            raise TextError(kind, bad[0], texts[bad[0]], "has NaN or infinite numbers in its encoding")
+            raise TextError(
+                kind, bad[0], texts[bad[0]], "has NaN or infinite numbers in its encoding; load the encoder in float32"
+            )
         return latents

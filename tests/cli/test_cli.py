@@ -7,7 +7,9 @@ import torch
 from tiny import write_beir
 
 from rabtriever.cli import COMMANDS, main
+from rabtriever.data import Document
 from rabtriever.encoders.llm import LLMEncoder
+from rabtriever.index import Index
 from rabtriever.retriever import Rabtriever
 from rabtriever.training import hard_negatives
 
@@ -236,6 +238,14 @@ def test_a_device_that_is_not_there_is_one_line(index, capsys):
 def test_index_looks_at_out_before_anything_else(index, capsys, no_model):
     line = fault(capsys, "index", "nowhere", "--model", "nowhere", "--out", "index")
     assert "index: exists already" in line and "--update adds documents" in line
+
+
+def test_a_store_that_holds_an_index_is_found_before_a_model_is_loaded(workspace, retriever, capsys, no_model):
+    uri = f"file-object-store://{workspace}/store"
+    Index.build(uri, retriever, [Document("a", "find the rain")])
+    for taken in (uri, f"file://{workspace}/store"):
+        line = fault(capsys, "index", "data", "--model", "model", "--out", taken)
+        assert "already; give another" in line and "--update adds documents" in line
 
 
 def test_a_malformed_corpus_leaves_no_index(workspace, retriever, capsys):

@@ -11,6 +11,7 @@ import pytest
 from rabtriever.data import Document
 from rabtriever.errors import BusyError, ConflictError, CorruptIndexError, InputError, NotFoundError, StorageError
 from rabtriever.index import Index, schema
+from rabtriever.index import table as index_table
 
 DOCUMENTS = [
     Document(f"d{i}", f"find the {word}", word.title()) for i, word in enumerate("rain wind city hotel".split())
@@ -213,6 +214,22 @@ def test_an_index_in_an_object_store(retriever, tmp_path, monkeypatch):
     assert list((tmp_path / "cache").rglob("segment.json")) and not list((tmp_path / "store").rglob("segment.json"))
     with pytest.raises(ConflictError, match="holds tables already"):
         Index.create(uri, retriever)
+
+
+def test_a_reader_of_an_object_store_asks_for_a_newer_version_now_and_then(retriever, tmp_path, monkeypatch):
+    monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(index_table, "REMOTE_CHECK", timedelta(hours=1))
+    index = Index.build(f"file-object-store://{tmp_path}/store", retriever, DOCUMENTS)
+    patient = Index.open(index.table.uri, retriever)
+    monkeypatch.setattr(index_table, "REMOTE_CHECK", timedelta(0))
+    eager = Index.open(index.table.uri, retriever)
+    patient.search("rain")
+    index.add([Document("new", "music")])
+    found = [{hit.id for hit in reader.search("rain")} for reader in (index, eager, patient)]
+    assert found[0] == found[1] == found[2] | {"new"} and "new" not in found[2]
+    with pytest.raises(ConflictError, match="'new' exists already"):  # a change sees the latest version
+        patient.add([Document("new", "bread")])
+    assert {hit.id for hit in patient.search("rain")} == found[0]
 
 
 def test_a_home_folder_and_a_file_uri_are_local_folders_with_a_lock(retriever, tmp_path, monkeypatch):

@@ -2,7 +2,9 @@ import errno
 import itertools
 import os
 import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -219,6 +221,40 @@ def test_adds_make_small_segments_which_are_merged_in_time(index, monkeypatch):
     index.delete([f"d{i}" for i in range(2000)])
     assert len(found(index)) == 3020
     assert index.info()["segments"] == 1 and len(index._current.get().parts[0].segment.keys) == 3020
+
+
+def test_readers_share_their_segments(index):
+    readers = [reopened(index) for _ in range(3)]
+    for i in range(3):
+        assert [len(found(reader)) for reader in readers] == 3 * [3000 + 5 * i]
+        assert len(folders(index)) == 1 + i
+        index.add(documents(5, 3000 + 5 * i), latents=latents(5, i))
+    index.delete([f"d{i}" for i in range(3000) if i % 2])  # so many that one segment is made anew
+    index.add(documents(5000, 4000), latents=latents(5000))
+    assert len({frozenset(found(reader)) for reader in readers}) == 1
+    assert len(folders(index)) == 1
+
+
+def test_readers_that_start_at_once_make_one_segment(index, monkeypatch):
+    readers, both, load = [reopened(index) for _ in range(2)], threading.Barrier(2), segments.Segments.load
+
+    def together(self, *known):
+        found = load(self, *known)
+        if not known:  # neither may find the other's segment when it begins
+            both.wait(10)
+        return found
+
+    monkeypatch.setattr(segments.Segments, "load", together)
+    with ThreadPoolExecutor(2) as pool:
+        hits = list(pool.map(found, readers))
+    assert hits[0] == hits[1] and len(hits[0]) == 3000
+    assert len(folders(index)) == 1
+
+
+def test_a_process_that_hangs_while_it_makes_a_segment_stops_nobody(index, monkeypatch):
+    monkeypatch.setattr(segments, "MAX_WAIT_SECONDS", 0.1)
+    with index._current._segments.making():
+        assert len(found(reopened(index))) == 3000
 
 
 def test_deleted_documents_are_gone_from_small_and_large_segments(index):

@@ -151,7 +151,8 @@ def _convert(model: SentenceModel, lower: bool) -> tuple[Tokenizer, int]:
         loaded = AutoTokenizer.from_pretrained(model.transformer)
         tokenizer: Tokenizer = loaded.backend_tokenizer
     except Exception as error:  # a broken or missing file makes it fail in many ways
-        raise InputError(f"{model.source}: no tokenizer that can be used there ({first_line(error)})") from error
+        fault = f"no tokenizer that can be used there ({first_line(error)})"
+        raise InputError(f"{model.source}: {fault}; copy or download the model again") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if lower:  # as sentence-transformers does

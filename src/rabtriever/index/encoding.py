@@ -91,8 +91,8 @@ def encode_batches(
                 values = _stack(batch, list(islice(given, len(batch))), retriever.layout.dim)
             not_finite = np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()
             if not_finite:
-                name = batch[not_finite[0]].id
-                raise InputError(f"add: the latent of document {name!r} is NaN or infinite", param="document")
+                fault = f"the latent of document {batch[not_finite[0]].id!r} is NaN or infinite"
+                raise InputError(f"add: {fault}; check the model's weights", param="document")
             negative = np.flatnonzero(values[:, -2] < 0).tolist()
             if negative:
                 name, gain = batch[negative[0]].id, values[negative[0], -2]

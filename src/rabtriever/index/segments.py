@@ -14,11 +14,14 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from rabtriever.caching import cache_dir, remove_stale
 from rabtriever.errors import InputError, StorageError
@@ -31,6 +34,7 @@ FORMAT = 3
 MIN_DOCUMENTS_FOR_CLUSTERS = 100_000  # smaller segments are one cluster
 DOCUMENTS_PER_CLUSTER = 40
 STALE_AFTER_SECONDS = 24 * 3600  # age at which a half-written segment is removed
+MAX_WAIT_SECONDS = 600  # for another process that makes a segment
 ROWS_PER_COPY = 2**16
 CODE_ARRAYS, CODE_NUMBERS = ("blocks", "gain", "bias", "low", "step"), ("unit", "error", "size", "offset", "max_gain")
 ARRAYS = ("keys", "order", "latents", "starts", "centres", *CODE_ARRAYS)
@@ -88,11 +92,31 @@ class Segments:
             "segment_bytes": sum(segment.nbytes for segment in found),
         }
 
-    def load(self) -> list[Segment]:
-        """Returns all whole segments, the largest first, and removes what was left half-written long ago."""
+    def load(self, known: Collection[Path] = ()) -> list[Segment]:
+        """Returns all whole segments, the largest first, and removes what was left half-written long ago.
+
+        Args:
+            known: Folders of segments to leave out.
+        """
         remove_stale(self.folder.glob(".*"), STALE_AFTER_SECONDS)
-        found = [self._read(path) for path in self.folder.glob("[!.]*")]
+        found = [self._read(path) for path in self.folder.glob("[!.]*") if path not in known]
         return sorted(filter(None, found), key=lambda segment: -len(segment.keys))
+
+    @contextmanager
+    def making(self) -> Iterator[None]:
+        """Lets one process at a time make a segment, so that the others find it and make none of the same rows.
+
+        Without the lock a segment may be made twice, which costs disk alone: a process that hangs or a file system
+        without locks stops nobody.
+        """
+        lock = FileLock(self.folder.with_suffix(".lock"))  # beside the folder, which holds segments alone
+        with suppress(OSError, NotImplementedError, Timeout):
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=MAX_WAIT_SECONDS)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def make(self, keys: np.ndarray, latents: np.ndarray) -> Segment:
         """Writes a segment of rows: keys int64 (n,), in the order of insertion, and latents float32 (n, dim)."""

@@ -23,7 +23,7 @@ from rabtriever.llm.sources import (
     hash_model,
     is_path,
 )
-from rabtriever.llm.weights import load_config, load_model, merge_adapter, read_output_rows
+from rabtriever.llm.weights import load_config, load_merged, load_model, read_output_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -83,11 +83,8 @@ class LoadedLLM:
     def _load(self) -> PreTrainedModel:
         if self.adapter is None:
             model = load_model(self.source, self.files, self.dtype)
-        else:  # merged in float32, then rounded once
-            model = merge_adapter(load_model(self.source, self.files, torch.float32), self.adapter)
-            # Parameters alone, no buffer: rope frequencies in bfloat16 are a radian off at position 700.
-            for weight in model.parameters():
-                weight.data = weight.data.to(self.dtype)
+        else:
+            model = load_merged(self.source, self.files, self.adapter, self.dtype)
         return model.to(self.device).eval().requires_grad_(False)  # type: ignore[arg-type]
 
 

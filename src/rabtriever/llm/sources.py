@@ -116,7 +116,7 @@ def check_adapter(adapter: Path) -> None:
     """Raises InputError if a folder holds no PEFT adapter."""
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (adapter / name).is_file():
-            raise InputError(f"{adapter}: no PEFT adapter there (no {name})")
+            raise InputError(f"{adapter}: no PEFT adapter there (no {name}); give the whole folder of one")
 
 
 def alias_file() -> Path:
@@ -132,7 +132,7 @@ def alias_file() -> Path:
 def convert_gguf(gguf: Path) -> Path:
     """Returns the folder of a GGUF file's model and tokenizer, converted once to what loads in less than a second."""
     if not gguf.is_file():
-        raise InputError(f"{gguf}: no such GGUF file")
+        raise InputError(f"{gguf}: no such GGUF file; give the path of one")
     folder = cache_dir() / f"{gguf.stem}-{file_hash(gguf)[:12]}"
     complete = folder / "config.json"
     if complete.is_file():
@@ -160,7 +160,8 @@ def _save_converted(gguf: Path, folder: Path) -> None:
             gguf.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
         )
     except Exception as error:  # a broken file makes the reader fail in many ways
-        raise InputError(f"{gguf}: not a GGUF file that transformers can read ({first_line(error)})") from error
+        fault = f"not a GGUF file that transformers can read ({first_line(error)})"
+        raise InputError(f"{gguf}: {fault}; download it again or give another") from error
     if gguf.stat().st_size < 1.5 * model.num_parameters():
         model.bfloat16()  # the file is quantised: bfloat16 holds what is left
     model.save_pretrained(folder)
