@@ -281,7 +281,11 @@ class Index:
             return retrieve(view, texts, vectors, options, self.retriever)
 
     wait = renamed("write_timeout")
-    find = renamed("retrieve", lambda self: lambda texts, vectors, *a: self.retrieve(texts, vectors, SearchOptions(*a)))
+    find = renamed("retrieve", lambda self: self._find)
+
+    def _find(self, texts: Sequence[str], vectors: np.ndarray, *options: Any) -> list[Hits]:  # noqa: ANN401
+        asked = SearchOptions(*options)
+        return cut_hits(self.retrieve(texts, vectors, asked), asked)
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """Returns the documents of these ids that exist, in the order of insertion."""
