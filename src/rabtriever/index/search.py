@@ -27,7 +27,8 @@ class SearchOptions:
     Attributes:
         k: Hits a query, at most.
         where: SQL condition over ``id``, ``title``, ``text`` and metadata, such as ``title LIKE 'A%'`` or
-            ``json_get_int(metadata, 'year') > 2001`` (also ``json_get_string``, ``json_get_bool``, ...).
+            ``json_get_int(metadata, 'year') > 2001`` (also ``json_get_string``, ``json_get_bool``, ...). A value of
+            another kind is null; so is a fraction under ``json_get_int``: take ``json_get_float``.
         mode: ``exact``: the best of all documents. ``ann``: of the clusters that score best, a small share of the
             documents. ``auto``: exact up to the index's ``exact_up_to`` documents, approximate beyond. ``bm25``:
             BM25's ranking, of documents that share a word with the query, with the retriever's log-odds. ``encoder``:
