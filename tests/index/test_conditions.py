@@ -1,6 +1,7 @@
 """Conditions over metadata without a schema."""
 
 import pytest
+from tiny import make_retriever
 
 from rabtriever.data import Document
 from rabtriever.index import Index
@@ -26,9 +27,8 @@ VALUES = {
 
 @pytest.fixture(scope="module")
 def index(reranker, tmp_path_factory):
-    from tiny import make_retriever
-
-    documents = [Document(name, f"find the {name}", metadata={"v": value, "a {[b": 1}) for name, value in VALUES.items()]
+    values = {name: {"v": value, "a {[b": 1} for name, value in VALUES.items()}
+    documents = [Document(name, f"find the {name}", metadata=metadata) for name, metadata in values.items()]
     documents.append(Document("bare", "find the table"))
     return Index.build(tmp_path_factory.mktemp("conditions") / "index", make_retriever(reranker), documents)
 

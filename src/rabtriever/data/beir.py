@@ -27,7 +27,7 @@ def load_data(source: str | Path) -> RetrievalData:
         NotFoundError: a file is missing.
         InputError: a file is malformed; the message names it and the line.
     """
-    folder = Path(source)
+    folder = Path(source).expanduser()
     if not folder.is_dir():
         raise NotFoundError(f"{folder} is no folder: give a BEIR folder with corpus.jsonl, queries.jsonl and qrels/")
     documents = {document.id: document for document in read_corpus(folder)}
@@ -50,7 +50,7 @@ def load_requests(corpus: str | Path, queries: str | Path) -> RetrievalData:
     Raises:
         NotFoundError, InputError: as of :func:`load_data`.
     """
-    if not Path(queries).is_file():
+    if not Path(queries).expanduser().is_file():
         raise NotFoundError(f"{queries} is missing: give a JSONL file of requests, each line with a text")
     return add_requests(load_corpus(corpus), queries)
 
@@ -63,7 +63,7 @@ def load_corpus(corpus: str | Path) -> RetrievalData:
 
 def add_requests(data: RetrievalData, path: str | Path) -> RetrievalData:
     """Returns a data set with the unlabelled queries of a JSONL file, too; raises as :func:`load_requests`."""
-    found, generated = _read_queries(Path(path), named=False)
+    found, generated = _read_queries(Path(path).expanduser(), named=False)
     if shared := data.queries.keys() & found.keys():
         raise InputError(f"{path}: _id {min(shared)!r} is a query of {data.name}, too; ids should be unique")
     return replace(data, queries={**data.queries, **found}, generated=data.generated | generated)
@@ -80,7 +80,7 @@ def read_corpus(path: str | Path) -> Iterator[Document]:
         NotFoundError: the file is missing (raised at once).
         InputError: a line is malformed (raised when it is reached).
     """
-    path = Path(path)
+    path = Path(path).expanduser().absolute()  # it is opened when the first document is asked for
     return _documents(_existing(path / "corpus.jsonl" if path.is_dir() else path))
 
 

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -34,8 +33,6 @@ class ModelInfo:
     def of(cls, retriever: Retriever) -> ModelInfo:
         """Describes a retriever."""
         source = retriever.name_or_path
-        if source is not None and Path(source).exists():
-            source = str(Path(source).resolve())
         return cls(retriever.fingerprint, retriever.layout, source)
 
     def check(self, fingerprint: str, uri: str) -> None:

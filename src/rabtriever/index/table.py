@@ -18,6 +18,7 @@ from rabtriever.data import Document
 from rabtriever.errors import BusyError, ConflictError, CorruptIndexError, InputError, NotFoundError, StorageError
 from rabtriever.index.schema import ModelInfo, read_model, record_batches, table_schema, writable_schema
 from rabtriever.index.snapshot import Snapshot, id_filter
+from rabtriever.persistence.folder import absolute_path
 
 if TYPE_CHECKING:
     import lancedb
@@ -30,9 +31,9 @@ LANCE_ERRORS = (RuntimeError, OSError, ValueError)
 
 
 def normalized_uri(uri: str | Path) -> str:
-    """Returns a local folder, ``~`` and ``file://`` included, as a path; another URI as it is."""
+    """Returns a local folder, ``~`` and ``file://`` included, as an absolute path; another URI as it is."""
     uri = str(uri).removeprefix("file://")
-    return uri if "://" in uri else str(Path(uri).expanduser())
+    return uri if "://" in uri else str(absolute_path(uri))
 
 
 class Table:

@@ -71,7 +71,7 @@ class CrossEncoderReranker(PairScorer):
             model = CrossEncoder(str(files.folder), device=device, local_files_only=True, model_kwargs={"dtype": dtype})
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(f"{name_or_path}: no cross-encoder could be loaded ({first_line(error)})") from error
-        source = str(files.folder.resolve()) if is_path(str(name_or_path)) else str(name_or_path)
+        source = str(files.folder) if is_path(str(name_or_path)) else str(name_or_path)
         return cls(model, source, hashlib.sha256(identity.encode()).hexdigest(), revision)
 
     def to_config(self) -> dict[str, Any]:
