@@ -140,6 +140,8 @@ class Table:
             held: AbstractContextManager[object] = nullcontext() if lock is None else lock.acquire(timeout=wait)
         except Timeout:
             raise BusyError(f"{self.uri}: another process is changing it; wait until it is done") from None
+        except OSError as error:  # a read-only folder
+            raise StorageError(f"{self.uri}: cannot be written ({error.strerror}); make it writable") from error
         with held:
             yield
 
