@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from rabtriever import __version__
 from rabtriever.cli.arguments import Parser, rename_flags
@@ -37,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(rename_flags(sys.argv[1:] if argv is None else argv))
     except SystemExit as stop:  # argparse's way to end: --help, --version, or a fault that it has printed
         return int(stop.code or 0)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal or pipe that is not UTF-8 shows escapes
+            stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves: for programmers
     try:

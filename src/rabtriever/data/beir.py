@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rabtriever.data.metadata import why_not_storable
 from rabtriever.data.types import Document, Qrels, RetrievalData
-from rabtriever.errors import InputError, NotFoundError
+from rabtriever.errors import InputError, NotFoundError, has_half_character, shorten
 
 _QRELS_HEADER = ("query-id", "corpus-id", "score")
 
@@ -93,6 +94,8 @@ def _documents(path: Path) -> Iterator[Document]:
             _string(row, "title", location),
             _value(row, "metadata", dict, location),
         )
+        if why := why_not_storable(document.metadata):
+            raise InputError(f"{location}: metadata of document {document.id!r}: {why}")
         if not document.content:
             raise InputError(f"{location}: title and text of document {document.id!r} are both blank: give one of them")
         yield document
@@ -145,7 +148,7 @@ def _grade(score: str, location: str) -> int:
         return int(score)
     except ValueError:
         meaning = "0 means not relevant, 1 and up relevant"
-        raise InputError(f"{location}: score {score!r} is not an integer; {meaning}") from None
+        raise InputError(f"{location}: score {shorten(score)} is not an integer; {meaning}") from None
 
 
 def _existing(path: Path) -> Path:
@@ -161,6 +164,8 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{location}: malformed JSON ({error.msg}, column {error.colno})") from None
+        except (ValueError, RecursionError):
+            raise InputError(f"{location}: a number too long or values nested too deep to read; shorten it") from None
         if not isinstance(row, dict):
             raise InputError(f"{location}: not a JSON object; each line should be one")
         yield location, row
@@ -183,7 +188,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 def _unique_id(row: dict[str, Any], location: str, seen: dict[str, str]) -> str:
     identifier = row.get("_id")
     if not isinstance(identifier, str) or not identifier.strip():
-        found = f"_id is {identifier!r}" if "_id" in row else "no _id"
+        found = f"_id is {shorten(identifier)}" if "_id" in row else "no _id"
         raise InputError(f"{location}: {found}; it should be a string that is not empty")
     _string(row, "_id", location)
     if identifier in seen:
@@ -194,10 +199,8 @@ def _unique_id(row: dict[str, Any], location: str, seen: dict[str, str]) -> str:
 
 def _string(row: dict[str, Any], key: str, location: str) -> str:
     text: str = _value(row, key, str, location)
-    try:
-        text.encode()  # JSON can escape half a surrogate pair, which no tokenizer takes.
-    except UnicodeEncodeError:
-        raise InputError(f"{location}: {key} holds half of a surrogate pair: write the character whole") from None
+    if has_half_character(text):  # JSON can escape it; no tokenizer takes it
+        raise InputError(f"{location}: {key} holds half of a surrogate pair: write the character whole")
     return text
 
 
@@ -205,5 +208,6 @@ def _value(row: dict[str, Any], key: str, kind: type, location: str) -> Any:  # 
     """Returns the value at ``key``, an empty one if it is missing or null."""
     value = row.get(key)
     if value is not None and not isinstance(value, kind):
-        raise InputError(f"{location}: {key} is {value!r}; it should be a {'string' if kind is str else 'JSON object'}")
+        expected = "string" if kind is str else "JSON object"
+        raise InputError(f"{location}: {key} is {shorten(value)}; it should be a {expected}")
     return value or kind()

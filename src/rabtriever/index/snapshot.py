@@ -25,7 +25,7 @@ import numpy as np
 
 from rabtriever.caching import LRUCache
 from rabtriever.data import Document
-from rabtriever.errors import InputError
+from rabtriever.errors import InputError, has_half_character
 from rabtriever.index.conditions import tolerate_other_kinds
 from rabtriever.scoring.layout import ScoreLayout
 
@@ -148,7 +148,9 @@ class Snapshot:
 
 def id_filter(ids: Sequence[str]) -> str:
     """Returns the SQL condition that a document has one of these ids."""
-    return "id IN ({})".format(", ".join("'" + identifier.replace("'", "''") + "'" for identifier in ids))
+    possible = [identifier for identifier in ids if not has_half_character(identifier)]
+    quoted = ", ".join("'" + identifier.replace("'", "''") + "'" for identifier in possible)
+    return f"id IN ({quoted})" if possible else "false"
 
 
 def _row_ids(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
