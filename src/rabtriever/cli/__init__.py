@@ -25,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, 1 if it failed, 2 for bad input, 130 if interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal or pipe that is not UTF-8 shows escapes
+            stream.reconfigure(errors="backslashreplace")
     parser = Parser(prog="rabtriever", description="An LLM reranker's judgement at a vector lookup's cost.")
     parser.add_argument("--version", action="version", version=f"rabtriever {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -38,9 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(rename_flags(sys.argv[1:] if argv is None else argv))
     except SystemExit as stop:  # argparse's way to end: --help, --version, or a fault that it has printed
         return int(stop.code or 0)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a terminal or pipe that is not UTF-8 shows escapes
-            stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves: for programmers
     try:

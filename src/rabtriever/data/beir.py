@@ -1,11 +1,13 @@
 """BEIR folders: ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``, checked line by line.
 
 Errors name file and line. Accepted are a byte order mark, Windows line ends, blank lines and a missing ``qrels``.
+Judgements of documents that the corpus lacks are kept, with a warning: a measure counts them as not found.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +129,7 @@ def _read_qrels(path: Path, queries: dict[str, str], documents: dict[str, Docume
     if tuple(header.split("\t")) != _QRELS_HEADER:
         raise InputError(f"{location}: no header; it should read {'<TAB>'.join(_QRELS_HEADER)}")
     qrels: Qrels = {}
+    missing: list[str] = []
     for location, line in lines:
         columns = line.split("\t")
         if len(columns) != 3:
@@ -135,11 +138,14 @@ def _read_qrels(path: Path, queries: dict[str, str], documents: dict[str, Docume
         if query not in queries:
             raise InputError(f"{location}: query {query!r} is not in queries.jsonl: add it there or drop the line")
         if document not in documents:
-            raise InputError(f"{location}: document {document!r} is not in corpus.jsonl: add it there or drop the line")
+            missing.append(f"{location.rpartition(', ')[2]}: {document!r}")
         grade = _grade(score, location)
         if qrels.setdefault(query, {}).setdefault(document, grade) != grade:
             pair = f"query {query!r} and document {document!r}"
             raise InputError(f"{location}: {pair} have another score above: delete one of the lines")
+    if missing:  # as in BEIR's own ArguAna
+        told = f"{len(missing)} judged documents are not in corpus.jsonl ({missing[0]}); they count as not found"
+        warnings.warn(f"{path}: {told}", stacklevel=2)
     return qrels
 
 
