@@ -73,16 +73,6 @@ def test_nothing_is_ready_before_the_model_is(index, monkeypatch):
 
 
 PATHS = "/ /health /ready /info /metrics /docs /openapi.json /page/page.css /v1/documents/lamp".split()
-    "/",
-    "/health",
-    "/ready",
-    "/info",
-    "/metrics",
-    "/docs",
-    "/openapi.json",
-    "/page/page.css",
-    "/v1/documents/lamp",
-)
 
 
 @pytest.mark.parametrize("path", PATHS)
