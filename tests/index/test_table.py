@@ -239,3 +239,29 @@ def test_a_home_folder_and_a_file_uri_are_local_folders_with_a_lock(retriever, t
     assert (tmp_path / "store").is_dir() and texts(same) == texts(index)
     with index.table.writing(), pytest.raises(BusyError):
         same.add([Document("new", "bread")])
+
+
+def test_an_index_stays_the_same_wherever_the_process_goes(retriever, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    index = Index.build("index", retriever, DOCUMENTS)
+    opened = Index.open("index", retriever)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    same = Index.open(tmp_path / "index", retriever)
+    for one in (index, opened):
+        with one.table.writing(), pytest.raises(BusyError):  # one lock for all
+            same.add([Document("new", "bread")])
+    opened.add([Document("new", "bread")])
+    assert texts(opened) == texts(index) == texts(same) and len(index) == 5
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_an_index_is_made_in_an_empty_folder_that_exists(retriever, tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    monkeypatch.chdir(tmp_path / "disk")
+    index = Index.build(tmp_path / "link", retriever, DOCUMENTS)
+    assert texts(Index.open(".", retriever)) == texts(index)
+    with pytest.raises(ConflictError, match="exists already"):
+        Index.build(".", retriever, DOCUMENTS)
+    assert len(Index.open(tmp_path / "link", retriever)) == 4

@@ -283,14 +283,6 @@ def test_a_damaged_segment_is_made_anew(index, file, damage):
     assert reopened(index).search("rain", k=50) == before
 
 
-def test_segments_lie_in_the_users_cache_if_the_index_is_read_only(index, retriever, tmp_path, monkeypatch):
-    before = index.search("rain")
-    monkeypatch.setattr(segments.os, "access", lambda path, mode: False)
-    monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "cache"))
-    assert reopened(index).search("rain") == before
-    assert list((tmp_path / "cache" / "index").rglob("segment.json"))
-
-
 def test_a_segment_that_nobody_finished_is_removed(index):
     index.search("rain")
     for name, age in ((".old", 2 * segments.STALE_AFTER_SECONDS), (".young", 0)):
@@ -311,3 +303,43 @@ def test_a_full_disk_is_named_and_nothing_is_left(index, monkeypatch):
     assert folders(index) == []
     monkeypatch.undo()
     assert len(index.search("rain")) == 10
+
+
+@pytest.fixture
+def read_only(index, tmp_path, monkeypatch):
+    """The index where neither its folder nor the cache can be written, as in a container."""
+    found(index)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(segments.os, "access", lambda path, mode: False)  # root may write to every folder
+    return index
+
+
+def test_a_read_only_index_brings_its_segments(read_only, index):
+    expected, before = index.search("rain", 20), folders(index)
+    assert reopened(read_only).search("rain", 20) == expected
+    assert folders(index) == before
+    for folder in before:
+        (folder / "segment.json").unlink()
+    with pytest.raises(StorageError, match=r"file/.*cannot be written .Not a directory.; .*set RABTRIEVER_CACHE"):
+        reopened(read_only).search("rain")
+
+
+def test_what_a_read_only_index_lacks_is_made_in_the_cache(index, tmp_path, monkeypatch):
+    found(index)
+    before = folders(index)
+    index.add(documents(5000, 3000), latents=latents(5000))
+    monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(segments.os, "access", lambda path, mode: False)
+    reader = reopened(index)
+    assert len(found(reader)) == 8000 and reader.info()["segments"] == 2  # its own was merged into the cached one
+    assert folders(index) == before and len(list((tmp_path / "cache").rglob("segment.json"))) == 1
+
+
+def test_a_read_only_index_refuses_changes_in_one_line(index, monkeypatch):
+    def refused(*args, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refused)
+    with pytest.raises(StorageError, match="index: cannot be written .Read-only file system.; make it writable"):
+        index.delete(["d0"])

@@ -18,6 +18,7 @@ from rabtriever.data import Document
 from rabtriever.errors import BusyError, ConflictError, CorruptIndexError, InputError, NotFoundError, StorageError
 from rabtriever.index.schema import ModelInfo, read_model, record_batches, table_schema, writable_schema
 from rabtriever.index.snapshot import Snapshot, id_filter
+from rabtriever.persistence.folder import absolute_path
 
 if TYPE_CHECKING:
     import lancedb
@@ -31,9 +32,9 @@ LANCE_ERRORS = (RuntimeError, OSError, ValueError)
 
 
 def normalized_uri(uri: str | Path) -> str:
-    """Returns a local folder, ``~`` and ``file://`` included, as a path; another URI as it is."""
+    """Returns a local folder, ``~`` and ``file://`` included, as an absolute path; another URI as it is."""
     uri = str(uri).removeprefix("file://")
-    return uri if "://" in uri else str(Path(uri).expanduser())
+    return uri if "://" in uri else str(absolute_path(uri))
 
 
 class Table:
@@ -138,6 +139,8 @@ class Table:
             held: AbstractContextManager[object] = nullcontext() if lock is None else lock.acquire(timeout=wait)
         except Timeout:
             raise BusyError(f"{self.uri}: another process is changing it; wait until it is done") from None
+        except OSError as error:  # a read-only folder
+            raise StorageError(f"{self.uri}: cannot be written ({error.strerror}); make it writable") from error
         with held:
             with table_errors(self.uri):
                 self.table.checkout_latest()  # a change must not build on what this process saw seconds ago

