@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import rabtriever.threads  # noqa: F401 - a forked child must be told about torch's threads
+
 if TYPE_CHECKING:
     from rabtriever.data import Document, RetrievalData, concatenate, load_data
     from rabtriever.errors import (

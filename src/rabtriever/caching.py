@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 
 def cache_dir() -> Path:
     """Returns ``$RABTRIEVER_CACHE``, or ``~/.cache/rabtriever`` if that is not set or empty."""
-    return Path(os.environ.get("RABTRIEVER_CACHE") or "~/.cache/rabtriever").expanduser()
+    return Path(os.environ.get("RABTRIEVER_CACHE") or "~/.cache/rabtriever").expanduser().absolute()
 
 
 def remove_stale(folders: Iterable[Path], seconds: float) -> None:

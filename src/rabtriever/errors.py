@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 MAX_SHOWN_TEXT = 80  # characters of a text in a message
 
 
@@ -55,6 +57,33 @@ class CorruptIndexError(InputError):
 
 class RemoteError(InputError):
     """What a server that was asked did: it cannot be reached, refuses, or answers with something else."""
+
+
+def check_texts(kind: str, texts: Sequence[str], positions: Iterable[int] | None = None) -> None:
+    """Raises TextError for the first text that no tokenizer takes: no string, a blank one, or half an emoji in it.
+
+    Args:
+        kind: ``query`` or ``document``.
+        texts: Texts; a single string is an InputError.
+        positions: Which of them are looked at; all if None.
+    """
+    if isinstance(texts, str):
+        raise InputError(f"{kind}: expected a list of texts, got one string; wrap it in a list")
+    for position in range(len(texts)) if positions is None else positions:
+        text = texts[position]
+        if not isinstance(text, str) or not text.strip():
+            raise TextError(kind, position, text, "has no tokens; give it a non-blank text")
+        if has_half_character(text):
+            raise TextError(kind, position, text, "holds half of a surrogate pair; write the character whole")
+
+
+def has_half_character(text: str) -> bool:
+    """Returns whether a text holds half of a surrogate pair, as JavaScript's ``slice`` leaves of an emoji."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def first_line(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from rabtriever.encoders.loading import load_encoder
 from rabtriever.errors import InputError, TextError, first_line
 from rabtriever.llm.backbone import MAX_KV_CACHE_BYTES
 from rabtriever.llm.loading import LoadOptions, hub_options
-from rabtriever.persistence.folder import read_config
+from rabtriever.persistence.folder import absolute_path, read_config
 from rabtriever.persistence.hub import find_retriever, upload_model
 from rabtriever.rerankers.base import Reranker
 from rabtriever.retriever_folder import load_models, save_retriever
@@ -200,7 +200,7 @@ class Rabtriever:
             InputError: ``folder`` exists, or there is no reranker to save.
         """
         save_retriever(self, folder, notes, log)
-        self.name_or_path = str(Path(folder).expanduser().resolve())
+        self.name_or_path = str(absolute_path(folder))
 
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, token: str | None = None, commit_message: str | None = None
@@ -357,5 +357,7 @@ class Rabtriever:
             states = self.encoder.encode_documents(texts, batch_size, show_progress_bar)
             latents = self._fold.document(states, self.fusion.gains(texts, self.trained_on))
         if bad := np.flatnonzero(~np.isfinite(latents).all(axis=1)).tolist():
-            raise TextError(kind, bad[0], texts[bad[0]], "has NaN or infinite numbers in its encoding")
+            raise TextError(
+                kind, bad[0], texts[bad[0]], "has NaN or infinite numbers in its encoding; load the encoder in float32"
+            )
         return latents

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+
+
+def _use_one_torch_thread() -> None:
+    """Lets torch compute in a forked child: its own threads stayed with the parent, and an operation waits for them."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_use_one_torch_thread)
 
 
 def available_cores() -> int:

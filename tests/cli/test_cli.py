@@ -1,3 +1,4 @@
+import io
 import json
 import subprocess
 import sys
@@ -7,7 +8,9 @@ import torch
 from tiny import write_beir
 
 from rabtriever.cli import COMMANDS, main
+from rabtriever.data import Document
 from rabtriever.encoders.llm import LLMEncoder
+from rabtriever.index import Index
 from rabtriever.retriever import Rabtriever
 from rabtriever.training import hard_negatives
 
@@ -238,6 +241,14 @@ def test_index_looks_at_out_before_anything_else(index, capsys, no_model):
     assert "index: exists already" in line and "--update adds documents" in line
 
 
+def test_a_store_that_holds_an_index_is_found_before_a_model_is_loaded(workspace, retriever, capsys, no_model):
+    uri = f"file-object-store://{workspace}/store"
+    Index.build(uri, retriever, [Document("a", "find the rain")])
+    for taken in (uri, f"file://{workspace}/store"):
+        line = fault(capsys, "index", "data", "--model", "model", "--out", taken)
+        assert "already; give another" in line and "--update adds documents" in line
+
+
 def test_a_malformed_corpus_leaves_no_index(workspace, retriever, capsys):
     retriever.save_pretrained("model")
     with (workspace / "data" / "corpus.jsonl").open("a") as file:
@@ -272,3 +283,26 @@ assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_stdout_that_is_not_utf8_ends_no_command(index, monkeypatch):
+    """Windows pipes, and terminals of old locales."""
+    Index.open("index", Rabtriever.from_pretrained("model")).upsert([Document("rain", "find the rain \u2602 caf\xe9")])
+
+    def printed(*argv):
+        stdout = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "stdout", stdout)
+            assert main(["search", "index", "rain", *argv]) == 0
+            stdout.flush()
+        return stdout.buffer.getvalue()
+
+    assert rb"find the rain \u2602 caf" + "\xe9".encode("cp1252") in printed()
+    found = json.loads(printed("--json").decode("ascii"))
+    assert "find the rain \u2602 caf\xe9" in [hit["text"] for hit in found["hits"]]
+
+
+def test_any_number_of_hits_can_be_asked_for(index, capsys):
+    for k in (2**31, 2**63, 10**30):
+        for mode in ("exact", "bm25", "ann"):
+            assert 0 < len(answer(capsys, "search", "index", "weather", "-k", str(k), "--mode", mode)["hits"]) <= 6

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rabtriever.data import Document, add_requests, load_corpus, load_data, load_requests, read_corpus
+from rabtriever.data import Document, add_requests, concatenate, load_corpus, load_data, load_requests, read_corpus
 from rabtriever.errors import InputError
 
 CORPUS = (
@@ -178,7 +179,6 @@ QRELS_FAULTS = {
     HEADER + "q1\tlamp\t1\nq1\trope\t0.5\n": r", line 3: score '0\.5' is not an integer",
     HEADER + "q1\tlamp\t\n": r", line 2: score '' is not an integer",
     HEADER + "q9\tlamp\t1\n": r", line 2: query 'q9' is not in queries\.jsonl",
-    HEADER + "q1\tsofa\t1\n": r", line 2: document 'sofa' is not in corpus\.jsonl",
     HEADER + "q1\tlamp\t1\nq1\tlamp\t2\n": r", line 3: query 'q1' and document 'lamp' have another score above",
 }
 
@@ -227,3 +227,45 @@ def test_requests_are_added_to_a_corpus_or_a_data_set_and_those_an_llm_wrote_are
     path.write_text('{"_id": "q1", "text": "so dark"}\n')
     with pytest.raises(InputError, match="_id 'q1' is a query of shop, too"):
         add_requests(load_data(shop), path)
+
+
+def test_a_judged_document_that_the_corpus_lacks_is_told_and_kept(folder: Folder) -> None:
+    path = folder(
+        test=QRELS + "q2\tgone\t1\n", only=HEADER + "q1\tgone\t1\nq2\tlost\t1\n", rest=HEADER + "q2\tlamp\t1\n"
+    )
+    with pytest.warns(UserWarning, match=r"test\.tsv: 1 judged documents are not in corpus\.jsonl \(line 5: 'gone'\)"):
+        data = load_data(path)
+    assert data.qrels["test"]["q2"] == {"rope": 2, "gone": 1}
+    assert list(data.labelled_queries("only")) == ["q1", "q2"]  # measured, and not found
+    assert data.positives("test") == {"q1": ["lamp"], "q2": ["rope"]}  # what can be learnt from
+    with pytest.raises(InputError, match="split 'only' of shop: the corpus lacks all relevant documents"):
+        data.positives("only")
+    union = concatenate([data, replace(data, name="other")], max_queries_per_document=1)
+    assert union.qrels["only"]["other/q1"] == {"other/gone": 1}
+
+
+def test_numbers_too_long_and_values_too_deep_are_told(folder: Folder) -> None:
+    for bad in ("1" * 5000, "[" * 3000 + "]" * 3000):
+        path = folder(f'{{"_id": "a", "text": "b", "metadata": {{"n": {bad}}}}}')
+        with pytest.raises(InputError, match=r"corpus\.jsonl, line 1: .*(too long|nested)") as raised:
+            list(read_corpus(path))
+        assert len(str(raised.value)) < 400
+        (path / "corpus.jsonl").unlink()
+        (path / "qrels").rmdir()
+        (path / "queries.jsonl").unlink()
+        path.rmdir()
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", str(2**64), '"\\ud83d"', "[" * 17 + "]" * 17])
+def test_metadata_that_would_not_come_back_are_refused_by_line_and_id(folder: Folder, value: str) -> None:
+    path = folder(f'{{"_id": "pump", "text": "b", "metadata": {{"n": {value}}}}}')
+    with pytest.raises(InputError, match=r"corpus\.jsonl, line 1: metadata of document 'pump': "):
+        list(read_corpus(path))
+
+
+def test_a_corpus_is_read_from_where_it_was_named(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder()
+    monkeypatch.chdir(path)
+    documents = read_corpus("corpus.jsonl")
+    monkeypatch.chdir(path.parent)
+    assert [document.id for document in documents] == ["lamp", "rope"]

@@ -11,6 +11,7 @@ import pytest
 from rabtriever.data import Document
 from rabtriever.errors import BusyError, ConflictError, CorruptIndexError, InputError, NotFoundError, StorageError
 from rabtriever.index import Index, schema
+from rabtriever.index import table as index_table
 
 DOCUMENTS = [
     Document(f"d{i}", f"find the {word}", word.title()) for i, word in enumerate("rain wind city hotel".split())
@@ -215,6 +216,22 @@ def test_an_index_in_an_object_store(retriever, tmp_path, monkeypatch):
         Index.create(uri, retriever)
 
 
+def test_a_reader_of_an_object_store_asks_for_a_newer_version_now_and_then(retriever, tmp_path, monkeypatch):
+    monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(index_table, "REMOTE_CHECK", timedelta(hours=1))
+    index = Index.build(f"file-object-store://{tmp_path}/store", retriever, DOCUMENTS)
+    patient = Index.open(index.table.uri, retriever)
+    monkeypatch.setattr(index_table, "REMOTE_CHECK", timedelta(0))
+    eager = Index.open(index.table.uri, retriever)
+    patient.search("rain")
+    index.add([Document("new", "music")])
+    found = [{hit.id for hit in reader.search("rain")} for reader in (index, eager, patient)]
+    assert found[0] == found[1] == found[2] | {"new"} and "new" not in found[2]
+    with pytest.raises(ConflictError, match="'new' exists already"):  # a change sees the latest version
+        patient.add([Document("new", "bread")])
+    assert {hit.id for hit in patient.search("rain")} == found[0]
+
+
 def test_a_home_folder_and_a_file_uri_are_local_folders_with_a_lock(retriever, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     index = Index.build("~/store", retriever, DOCUMENTS)
@@ -222,3 +239,29 @@ def test_a_home_folder_and_a_file_uri_are_local_folders_with_a_lock(retriever, t
     assert (tmp_path / "store").is_dir() and texts(same) == texts(index)
     with index.table.writing(), pytest.raises(BusyError):
         same.add([Document("new", "bread")])
+
+
+def test_an_index_stays_the_same_wherever_the_process_goes(retriever, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    index = Index.build("index", retriever, DOCUMENTS)
+    opened = Index.open("index", retriever)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    same = Index.open(tmp_path / "index", retriever)
+    for one in (index, opened):
+        with one.table.writing(), pytest.raises(BusyError):  # one lock for all
+            same.add([Document("new", "bread")])
+    opened.add([Document("new", "bread")])
+    assert texts(opened) == texts(index) == texts(same) and len(index) == 5
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_an_index_is_made_in_an_empty_folder_that_exists(retriever, tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    monkeypatch.chdir(tmp_path / "disk")
+    index = Index.build(tmp_path / "link", retriever, DOCUMENTS)
+    assert texts(Index.open(".", retriever)) == texts(index)
+    with pytest.raises(ConflictError, match="exists already"):
+        Index.build(".", retriever, DOCUMENTS)
+    assert len(Index.open(tmp_path / "link", retriever)) == 4

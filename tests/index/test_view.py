@@ -2,7 +2,9 @@ import errno
 import itertools
 import os
 import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -221,6 +223,40 @@ def test_adds_make_small_segments_which_are_merged_in_time(index, monkeypatch):
     assert index.info()["segments"] == 1 and len(index._current.get().parts[0].segment.keys) == 3020
 
 
+def test_readers_share_their_segments(index):
+    readers = [reopened(index) for _ in range(3)]
+    for i in range(3):
+        assert [len(found(reader)) for reader in readers] == 3 * [3000 + 5 * i]
+        assert len(folders(index)) == 1 + i
+        index.add(documents(5, 3000 + 5 * i), latents=latents(5, i))
+    index.delete([f"d{i}" for i in range(3000) if i % 2])  # so many that one segment is made anew
+    index.add(documents(5000, 4000), latents=latents(5000))
+    assert len({frozenset(found(reader)) for reader in readers}) == 1
+    assert len(folders(index)) == 1
+
+
+def test_readers_that_start_at_once_make_one_segment(index, monkeypatch):
+    readers, both, load = [reopened(index) for _ in range(2)], threading.Barrier(2), segments.Segments.load
+
+    def together(self, *known):
+        found = load(self, *known)
+        if not known:  # neither may find the other's segment when it begins
+            both.wait(10)
+        return found
+
+    monkeypatch.setattr(segments.Segments, "load", together)
+    with ThreadPoolExecutor(2) as pool:
+        hits = list(pool.map(found, readers))
+    assert hits[0] == hits[1] and len(hits[0]) == 3000
+    assert len(folders(index)) == 1
+
+
+def test_a_process_that_hangs_while_it_makes_a_segment_stops_nobody(index, monkeypatch):
+    monkeypatch.setattr(segments, "MAX_WAIT_SECONDS", 0.1)
+    with index._current._segments.making():
+        assert len(found(reopened(index))) == 3000
+
+
 def test_deleted_documents_are_gone_from_small_and_large_segments(index):
     index.search("rain")
     index.add(documents(5, 3000), latents=latents(5, 1))
@@ -247,14 +283,6 @@ def test_a_damaged_segment_is_made_anew(index, file, damage):
     assert reopened(index).search("rain", k=50) == before
 
 
-def test_segments_lie_in_the_users_cache_if_the_index_is_read_only(index, retriever, tmp_path, monkeypatch):
-    before = index.search("rain")
-    monkeypatch.setattr(segments.os, "access", lambda path, mode: False)
-    monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "cache"))
-    assert reopened(index).search("rain") == before
-    assert list((tmp_path / "cache" / "index").rglob("segment.json"))
-
-
 def test_a_segment_that_nobody_finished_is_removed(index):
     index.search("rain")
     for name, age in ((".old", 2 * segments.STALE_AFTER_SECONDS), (".young", 0)):
@@ -275,3 +303,43 @@ def test_a_full_disk_is_named_and_nothing_is_left(index, monkeypatch):
     assert folders(index) == []
     monkeypatch.undo()
     assert len(index.search("rain")) == 10
+
+
+@pytest.fixture
+def read_only(index, tmp_path, monkeypatch):
+    """The index where neither its folder nor the cache can be written, as in a container."""
+    found(index)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(segments.os, "access", lambda path, mode: False)  # root may write to every folder
+    return index
+
+
+def test_a_read_only_index_brings_its_segments(read_only, index):
+    expected, before = index.search("rain", 20), folders(index)
+    assert reopened(read_only).search("rain", 20) == expected
+    assert folders(index) == before
+    for folder in before:
+        (folder / "segment.json").unlink()
+    with pytest.raises(StorageError, match=r"file/.*cannot be written .Not a directory.; .*set RABTRIEVER_CACHE"):
+        reopened(read_only).search("rain")
+
+
+def test_what_a_read_only_index_lacks_is_made_in_the_cache(index, tmp_path, monkeypatch):
+    found(index)
+    before = folders(index)
+    index.add(documents(5000, 3000), latents=latents(5000))
+    monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(segments.os, "access", lambda path, mode: False)
+    reader = reopened(index)
+    assert len(found(reader)) == 8000 and reader.info()["segments"] == 2  # its own was merged into the cached one
+    assert folders(index) == before and len(list((tmp_path / "cache").rglob("segment.json"))) == 1
+
+
+def test_a_read_only_index_refuses_changes_in_one_line(index, monkeypatch):
+    def refused(*args, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refused)
+    with pytest.raises(StorageError, match="index: cannot be written .Read-only file system.; make it writable"):
+        index.delete(["d0"])

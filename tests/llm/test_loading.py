@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import TEMPLATE
 from transformers import AutoModelForCausalLM
@@ -62,6 +62,21 @@ def test_an_adapter_is_merged_in_float32_whatever_the_data_type(llm_folder, adap
     exact = load_llm(str(llm_folder), adapter[0], dtype=torch.float32, device="cpu").model.state_dict()
     for name, weight in exact.items():
         torch.testing.assert_close(merged[name], weight.bfloat16(), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32])
+def test_an_adapter_is_merged_without_the_whole_model_in_float32(llm_folder, adapter, tmp_path, monkeypatch, stored):
+    base, tokenizer = load_base(str(llm_folder))
+    base.to(stored).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    expected = PeftModel.from_pretrained(base.float(), adapter[0]).merge_and_unload().state_dict()
+    loaded, load = [], weights.load_model
+    monkeypatch.setattr(weights, "load_model", lambda *args: loaded.append(args[-1]) or load(*args))
+    for dtype in (torch.bfloat16, torch.float32):
+        merged = load_llm(str(tmp_path / "base"), adapter[0], dtype=dtype, device="cpu").model.state_dict()
+        assert loaded.pop() == stored and merged.keys() == expected.keys()
+        for name, weight in expected.items():
+            torch.testing.assert_close(merged[name], weight.to(dtype), atol=0, rtol=0)
 
 
 def test_the_model_is_loaded_once_when_it_is_needed(llm_folder, monkeypatch):

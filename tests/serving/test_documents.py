@@ -81,6 +81,10 @@ def test_an_upload_is_there_whole_or_not_at_all(live):
         ({"id": "x", "text": "a", "metadata": {"n": 2**60}}, "documents.0.metadata"),
         ({"id": "x", "text": "a", "metadata": {"n": float("nan")}}, "documents.0.metadata"),
         ({"id": "x", "text": "a", "metadata": {"n": "\ud800"}}, "body"),
+        ({"id": "x", "text": "a", "metadata": {"n": json.loads("[" * 17 + "]" * 17)}}, "documents.0.metadata"),
+        ({"id": "x", "text": None, "title": None}, "documents.0"),
+        ({"id": ".", "text": "a"}, "documents.0.id"),  # a URL cannot name it
+        ({"id": "..", "text": "a"}, "documents.0.id"),
         ({"id": "x", "text": "a", "vector": [1]}, "documents.0.vector"),
     ],
 )
@@ -148,4 +152,26 @@ def test_another_content_type_is_refused(standing):
 def test_ids_are_data(standing, identifier):
     assert standing.http.get(f"/v1/documents/{identifier}").status_code in (404, 422)
     assert standing.http.delete(f"/v1/documents/{identifier}").status_code in (404, 422)
+    assert len(standing.index) == 4
+
+
+def test_an_upload_takes_what_the_command_line_takes(live):
+    row = {"_id": "new", "title": None, "text": "Sharpens knives.", "metadata": None}
+    body = "\ufeff" + json.dumps(row) + "\r\n"
+    assert upload(live, [body]).json() == {"written": 1, "documents": 5}
+    expected = {"id": "new", "text": "Sharpens knives.", "title": "", "metadata": {}}
+    assert live.http.get("/v1/documents/new").json() == expected
+    content = "\ufeff" + json.dumps({"documents": [{**row, "_id": "more", "text": None, "title": "A title"}]})
+    answer = live.http.post("/v1/documents", content=content.encode(), headers={"content-type": "application/json"})
+    assert answer.status_code == 200 and live.http.get("/v1/documents/more").json()["title"] == "A title"
+    assert upload(live, ["\ufeff\n", {"id": "x"}]).json()["message"].startswith("line 2: ")
+
+
+@pytest.mark.parametrize("value", ["1" * 5000, "[" * 3000 + "]" * 3000, "1e999"], ids=["long", "deep", "large"])
+def test_numbers_too_long_and_values_too_deep_are_told(standing, value):
+    document = f'{{"id": "x", "text": "a", "metadata": {{"n": {value}}}}}'
+    bodies = {"application/json": f'{{"documents": [{document}]}}', "application/x-ndjson": document}
+    for kind, body in bodies.items():
+        answer = standing.http.post("/v1/documents", content=body, headers={"content-type": kind})
+        assert answer.status_code == 422 and len(answer.text) < 1000, answer.text
     assert len(standing.index) == 4

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -95,3 +97,39 @@ def test_a_server_is_a_remote_teacher(standing, source, monkeypatch, tmp_path):
     else:
         expected = retriever.reranker.score(queries, TEXTS, pairs).log_odds
     np.testing.assert_allclose(remote.log_odds, expected, atol=1e-3)
+
+
+HALF = "tyre \ud83d"
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"documents": [HALF]},
+        {"documents": [{"text": HALF}]},
+        {"documents": [{"title": HALF}]},
+        {"documents": [{HALF: 1}]},
+        {"documents": [{"a": {"b": [HALF]}}]},
+        {"documents": [{"title": HALF}], "rank_fields": ["title"]},
+        {"documents": [{"text": "x"}], "rank_fields": [HALF]},
+        {"documents": [{"title": "b" * 100_001}]},
+    ],
+)
+def test_half_an_emoji_in_an_object_is_the_clients_fault(standing, path, body):
+    content = json.dumps({"query": "a pump", **body})
+    answer = standing.http.post(path, content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 422, answer.text
+
+
+def test_half_an_emoji_that_nobody_reads_is_no_matter(standing):
+    content = json.dumps({"query": "a pump", "documents": [{"text": "tyre", "more": HALF}]})
+    answer = standing.http.post("/v1/rerank", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("depth", [300, 800, 900, 950, 980, 3000])
+def test_an_object_of_any_depth_is_scored_or_told(standing, depth):
+    content = '{"query": "a pump", "documents": [{"n": ' + "[" * depth + "]" * depth + "}]}"
+    answer = standing.http.post("/v1/rerank", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code in (200, 422), answer.text

@@ -152,3 +152,15 @@ def test_bad_input_is_one_line_and_exit_code_2(served, monkeypatch, capsys, opti
         assert main(["serve", *(option.format(taken=port) for option in options)]) == 2
     output = capsys.readouterr()
     assert message in output.err and output.err.count("\n") == 1 and not output.out
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_who_connects_when_the_address_is_printed_is_not_refused(served, workers):
+    command = [sys.executable, "-m", "rabtriever.cli", "serve", "index", "--model", "model", "--port", "0", "--json"]
+    with subprocess.Popen([*command, "--workers", workers], cwd=served, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            url = json.loads(running.stdout.readline())["url"]
+            assert httpx.get(f"{url}/health", timeout=120).status_code == 200
+        finally:
+            running.terminate()
+            running.wait(60)

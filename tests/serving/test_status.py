@@ -70,3 +70,21 @@ def test_nothing_is_ready_before_the_model_is(index, monkeypatch):
     import asyncio
 
     assert asyncio.run(ask()).status_code == 503  # it was shut down
+
+
+PATHS = "/ /health /ready /info /metrics /docs /openapi.json /page/page.css /v1/documents/lamp".split()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_can_be_got_has_a_head(standing, path):
+    """Uptime monitors and load balancers send it."""
+    got, head = standing.http.get(path), standing.http.head(path)
+    assert head.status_code == got.status_code == 200 and not head.content
+    assert head.headers["content-type"] == got.headers["content-type"] and "content-length" in head.headers
+
+
+def test_a_head_of_nothing_says_so_and_is_counted(standing):
+    assert standing.http.head("/v1/documents/nobody").status_code == 404
+    assert standing.http.head("/v1/search").status_code == 405
+    standing.http.head("/health")
+    assert 'method="HEAD",route="/health"' in standing.http.get("/metrics").text

@@ -358,3 +358,15 @@ def test_nothing_to_learn_from_is_one_line(requests, encoder, other):
         distill(requests, Teacher.of([other]), config=replace(QUICK, list_weight=0.0), encoder=encoder)
     with pytest.raises(InputError, match="encoder 'teacher': no LLM among the teachers"):
         distill(requests, Teacher.of([other]), config=QUICK, encoder="teacher")
+
+
+def test_labels_never_push_down_a_document_without_any(requests, encoder, other):
+    """It is as good as one that comes later; with a teacher, whose lists say something of it, it takes part."""
+    labels = labelled(requests, other, list(requests.queries))
+    data = replace(requests, qrels={"train": {query: of for query, of in labels.items() if "music" not in of}})
+    music = list(requests.documents).index("music")
+    for teacher in (Teacher(), Teacher.of([other])):
+        made = Distiller(encoder, teacher, QUICK)
+        made.prepare(data)
+        assert (music in made.labelled_among.tolist()) == bool(teacher.encoders)
+        assert set(made.labelled_among.tolist()) >= {d for of_query in made.data.train.positives for d in of_query}

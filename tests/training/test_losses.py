@@ -92,9 +92,7 @@ def test_a_batch_without_a_label_has_loss_and_gradient_zero():
     assert loss.item() == 0 and torch.equal(log_odds.grad, torch.zeros(3, 4))
     predictor = Predictor(8, 4)
     assert (
-        label_loss(
-            predictor.log_odds, encoded(torch.randn(3, 8), [[]] * 3), torch.randn(5, 8), torch.Generator()
-        ).item()
+        label_loss(predictor.log_odds, encoded(torch.randn(3, 8), [[]] * 3), torch.arange(5), torch.Generator()).item()
         == 0
     )
     assert listwise(torch.empty(0, 4), torch.empty(0, 4, dtype=torch.bool)).item() == 0
@@ -111,16 +109,16 @@ def test_label_loss_is_listwise_over_all_documents_for_labelled_queries_alone():
     positive = torch.tensor([[True, False, False, False, True], [False] * 5, [False, True, False, False, False]])
     expected = listwise(predictor.log_odds(z_q, z_d), positive)
     torch.testing.assert_close(
-        label_loss(over(predictor, z_d), encoded(z_q, [[0, 4], [], [1]]), 5, torch.Generator()), expected
+        label_loss(over(predictor, z_d), encoded(z_q, [[0, 4], [], [1]]), torch.arange(5), torch.Generator()), expected
     )
 
 
 def test_a_querys_own_document_is_no_negative():
     torch.manual_seed(0)
     predictor, z_q, z_d = Predictor(8, 4).eval(), torch.randn(2, 8), torch.randn(5, 8)
-    own = label_loss(over(predictor, z_d), encoded(z_q, [[0], [1]], [4, -1]), 5, torch.Generator())
-    first = label_loss(over(predictor, z_d), encoded(z_q[:1], [[0]]), 4, torch.Generator())
-    second = label_loss(over(predictor, z_d), encoded(z_q[1:], [[1]]), 5, torch.Generator())
+    own = label_loss(over(predictor, z_d), encoded(z_q, [[0], [1]], [4, -1]), torch.arange(5), torch.Generator())
+    first = label_loss(over(predictor, z_d), encoded(z_q[:1], [[0]]), torch.arange(4), torch.Generator())
+    second = label_loss(over(predictor, z_d), encoded(z_q[1:], [[1]]), torch.arange(5), torch.Generator())
     torch.testing.assert_close(own, (first + second) / 2)
 
 
@@ -128,15 +126,15 @@ def test_smoothed_labels_are_a_mixture_with_the_encoders_softmax():
     torch.manual_seed(0)
     z_q, z_d, scores = torch.randn(2, 8), torch.randn(5, 8), torch.randn(2, 5, requires_grad=True)
     queries, encoder = encoded(z_q, [[0], [1]], [4, -1]), lambda q, d: q @ z_d[d].T
-    loss = label_loss(lambda q, d: scores[:, d], queries, 5, torch.Generator(), encoder, 0.2)
+    loss = label_loss(lambda q, d: scores[:, d], queries, torch.arange(5), torch.Generator(), encoder, 0.2)
     loss.backward()
     shares = (z_q @ z_d.T).masked_fill(torch.tensor([[0, 0, 0, 0, 1], [0] * 5]).bool(), float("-inf")).softmax(1)
     target = 0.2 * shares + 0.8 * torch.eye(5)[:2]
     own = scores.detach().masked_fill(shares == 0, float("-inf"))
     torch.testing.assert_close(scores.grad, (own.softmax(1) - target) / 2)  # least where the softmax is the target
-    assert label_loss(lambda q, d: scores[:, d], queries, 5, torch.Generator(), encoder, 0.0) == label_loss(
-        lambda q, d: scores[:, d], queries, 5, torch.Generator()
-    )
+    assert label_loss(
+        lambda q, d: scores[:, d], queries, torch.arange(5), torch.Generator(), encoder, 0.0
+    ) == label_loss(lambda q, d: scores[:, d], queries, torch.arange(5), torch.Generator())
 
 
 def test_a_sample_of_a_large_corpus_holds_the_relevant_documents(monkeypatch):
@@ -148,7 +146,7 @@ def test_a_sample_of_a_large_corpus_holds_the_relevant_documents(monkeypatch):
     positive = torch.tensor([[d in relevant for d in candidates] for relevant in queries.positives])
     expected = listwise(predictor.log_odds(queries.states, z_d[candidates]), positive)
     torch.testing.assert_close(
-        label_loss(over(predictor, z_d), queries, 50, torch.Generator().manual_seed(1)), expected
+        label_loss(over(predictor, z_d), queries, torch.arange(50), torch.Generator().manual_seed(1)), expected
     )
 
 
@@ -178,3 +176,12 @@ def test_list_loss_is_least_where_the_softmaxes_agree_and_never_pulls_at_the_que
     student = torch.randn(4, 6, requires_grad=True)
     list_loss(student, teacher, left_out).backward()
     assert not student.grad[left_out].any() and student.grad[~left_out].all()
+
+
+def test_labels_compete_with_the_documents_that_are_given_alone():
+    torch.manual_seed(0)
+    predictor, z_q, z_d = Predictor(8, 4).eval(), torch.randn(2, 8), torch.randn(5, 8)
+    some = label_loss(over(predictor, z_d), encoded(z_q, [[1], [3]]), torch.tensor([1, 3, 4]), torch.Generator())
+    alone = z_d[[1, 3, 4]]
+    expected = label_loss(over(predictor, alone), encoded(z_q, [[0], [1]]), torch.arange(3), torch.Generator())
+    torch.testing.assert_close(some, expected)

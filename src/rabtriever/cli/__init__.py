@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from rabtriever import __version__
 from rabtriever.cli.arguments import Parser, rename_flags
@@ -24,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, 1 if it failed, 2 for bad input, 130 if interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal or pipe that is not UTF-8 shows escapes
+            stream.reconfigure(errors="backslashreplace")
     parser = Parser(prog="rabtriever", description="An LLM reranker's judgement at a vector lookup's cost.")
     parser.add_argument("--version", action="version", version=f"rabtriever {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

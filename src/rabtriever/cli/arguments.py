@@ -212,9 +212,9 @@ def read_data(args: argparse.Namespace) -> RetrievalData:
 
 
 def print_result(args: argparse.Namespace, result: Any, text: str) -> None:  # noqa: ANN401
-    """Prints a command's result: as JSON with ``--json``, otherwise as text, if there is any."""
+    """Prints a command's result: as JSON in ASCII with ``--json``, otherwise as text, if there is any."""
     if args.json or text:
-        print(json.dumps(result, ensure_ascii=False) if args.json else text)
+        print(json.dumps(result) if args.json else text)
 
 
 def _device(name: str) -> str:

@@ -138,9 +138,11 @@ def make_systems(
 def format_report(report: dict[str, Any]) -> str:
     """Returns what :func:`rabtriever.evaluation.evaluate` returned as a table."""
     measures = [name for name in next(iter(report["systems"].values())) if name != "R@1_interval"]
-    own = report["own_documents_left_out"]
+    own, lacking = report["own_documents_left_out"], report["judged_documents_not_in_corpus"]
+    notes = [f"; {own} of them are documents, left out of their own hits"] if own else []
+    notes += [f"; {lacking} judged documents are not in the corpus and count as not found"] if lacking else []
     lines = [
-        f"{report['n_queries']} queries" + (f"; {own} of them are documents, left out of their own hits" * bool(own)),
+        "".join([f"{report['n_queries']} queries", *notes]),
         " " * 10 + "".join(f"{name:>14s}" for name in measures),
     ]
     for system, values in report["systems"].items():

@@ -26,11 +26,16 @@ def run(args: argparse.Namespace) -> None:
     if not args.update:
         if not args.model:
             raise InputError("--model: name the retriever that encodes the documents, such as tools")
-        if "://" not in args.uri:
-            try:
-                require_absent(args.uri)
-            except ConflictError as error:
-                raise ConflictError(f"{error}; --update adds documents to an index") from None
+        from rabtriever.index.table import connect_to_empty, normalized_uri
+
+        uri = normalized_uri(args.uri)
+        try:
+            if "://" in uri:
+                connect_to_empty(uri)
+            else:
+                require_absent(uri)
+        except ConflictError as error:
+            raise ConflictError(f"{error}; --update adds documents to an index") from None
     from rabtriever.data import read_corpus
 
     documents = read_corpus(args.corpus)

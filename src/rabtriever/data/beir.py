@@ -1,18 +1,21 @@
 """BEIR folders: ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``, checked line by line.
 
 Errors name file and line. Accepted are a byte order mark, Windows line ends, blank lines and a missing ``qrels``.
+Judgements of documents that the corpus lacks are kept, with a warning: a measure counts them as not found.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rabtriever.data.metadata import why_not_storable
 from rabtriever.data.types import Document, Qrels, RetrievalData
-from rabtriever.errors import InputError, NotFoundError
+from rabtriever.errors import InputError, NotFoundError, has_half_character, shorten
 
 _QRELS_HEADER = ("query-id", "corpus-id", "score")
 
@@ -27,7 +30,7 @@ def load_data(source: str | Path) -> RetrievalData:
         NotFoundError: a file is missing.
         InputError: a file is malformed; the message names it and the line.
     """
-    folder = Path(source)
+    folder = Path(source).expanduser()
     if not folder.is_dir():
         raise NotFoundError(f"{folder} is no folder: give a BEIR folder with corpus.jsonl, queries.jsonl and qrels/")
     documents = {document.id: document for document in read_corpus(folder)}
@@ -50,7 +53,7 @@ def load_requests(corpus: str | Path, queries: str | Path) -> RetrievalData:
     Raises:
         NotFoundError, InputError: as of :func:`load_data`.
     """
-    if not Path(queries).is_file():
+    if not Path(queries).expanduser().is_file():
         raise NotFoundError(f"{queries} is missing: give a JSONL file of requests, each line with a text")
     return add_requests(load_corpus(corpus), queries)
 
@@ -63,7 +66,7 @@ def load_corpus(corpus: str | Path) -> RetrievalData:
 
 def add_requests(data: RetrievalData, path: str | Path) -> RetrievalData:
     """Returns a data set with the unlabelled queries of a JSONL file, too; raises as :func:`load_requests`."""
-    found, generated = _read_queries(Path(path), named=False)
+    found, generated = _read_queries(Path(path).expanduser(), named=False)
     if shared := data.queries.keys() & found.keys():
         raise InputError(f"{path}: _id {min(shared)!r} is a query of {data.name}, too; ids should be unique")
     return replace(data, queries={**data.queries, **found}, generated=data.generated | generated)
@@ -80,7 +83,7 @@ def read_corpus(path: str | Path) -> Iterator[Document]:
         NotFoundError: the file is missing (raised at once).
         InputError: a line is malformed (raised when it is reached).
     """
-    path = Path(path)
+    path = Path(path).expanduser().absolute()  # it is opened when the first document is asked for
     return _documents(_existing(path / "corpus.jsonl" if path.is_dir() else path))
 
 
@@ -93,6 +96,8 @@ def _documents(path: Path) -> Iterator[Document]:
             _string(row, "title", location),
             _value(row, "metadata", dict, location),
         )
+        if why := why_not_storable(document.metadata):
+            raise InputError(f"{location}: metadata of document {document.id!r}: {why}")
         if not document.content:
             raise InputError(f"{location}: title and text of document {document.id!r} are both blank: give one of them")
         yield document
@@ -124,6 +129,7 @@ def _read_qrels(path: Path, queries: dict[str, str], documents: dict[str, Docume
     if tuple(header.split("\t")) != _QRELS_HEADER:
         raise InputError(f"{location}: no header; it should read {'<TAB>'.join(_QRELS_HEADER)}")
     qrels: Qrels = {}
+    missing: list[str] = []
     for location, line in lines:
         columns = line.split("\t")
         if len(columns) != 3:
@@ -132,11 +138,14 @@ def _read_qrels(path: Path, queries: dict[str, str], documents: dict[str, Docume
         if query not in queries:
             raise InputError(f"{location}: query {query!r} is not in queries.jsonl: add it there or drop the line")
         if document not in documents:
-            raise InputError(f"{location}: document {document!r} is not in corpus.jsonl: add it there or drop the line")
+            missing.append(f"{location.rpartition(', ')[2]}: {document!r}")
         grade = _grade(score, location)
         if qrels.setdefault(query, {}).setdefault(document, grade) != grade:
             pair = f"query {query!r} and document {document!r}"
             raise InputError(f"{location}: {pair} have another score above: delete one of the lines")
+    if missing:  # as in BEIR's own ArguAna
+        told = f"{len(missing)} judged documents are not in corpus.jsonl ({missing[0]}); they count as not found"
+        warnings.warn(f"{path}: {told}", stacklevel=2)
     return qrels
 
 
@@ -145,7 +154,7 @@ def _grade(score: str, location: str) -> int:
         return int(score)
     except ValueError:
         meaning = "0 means not relevant, 1 and up relevant"
-        raise InputError(f"{location}: score {score!r} is not an integer; {meaning}") from None
+        raise InputError(f"{location}: score {shorten(score)} is not an integer; {meaning}") from None
 
 
 def _existing(path: Path) -> Path:
@@ -161,6 +170,8 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{location}: malformed JSON ({error.msg}, column {error.colno})") from None
+        except (ValueError, RecursionError):
+            raise InputError(f"{location}: a number too long or values nested too deep to read; shorten it") from None
         if not isinstance(row, dict):
             raise InputError(f"{location}: not a JSON object; each line should be one")
         yield location, row
@@ -183,7 +194,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 def _unique_id(row: dict[str, Any], location: str, seen: dict[str, str]) -> str:
     identifier = row.get("_id")
     if not isinstance(identifier, str) or not identifier.strip():
-        found = f"_id is {identifier!r}" if "_id" in row else "no _id"
+        found = f"_id is {shorten(identifier)}" if "_id" in row else "no _id"
         raise InputError(f"{location}: {found}; it should be a string that is not empty")
     _string(row, "_id", location)
     if identifier in seen:
@@ -194,10 +205,8 @@ def _unique_id(row: dict[str, Any], location: str, seen: dict[str, str]) -> str:
 
 def _string(row: dict[str, Any], key: str, location: str) -> str:
     text: str = _value(row, key, str, location)
-    try:
-        text.encode()  # JSON can escape half a surrogate pair, which no tokenizer takes.
-    except UnicodeEncodeError:
-        raise InputError(f"{location}: {key} holds half of a surrogate pair: write the character whole") from None
+    if has_half_character(text):  # JSON can escape it; no tokenizer takes it
+        raise InputError(f"{location}: {key} holds half of a surrogate pair: write the character whole")
     return text
 
 
@@ -205,5 +214,6 @@ def _value(row: dict[str, Any], key: str, kind: type, location: str) -> Any:  # 
     """Returns the value at ``key``, an empty one if it is missing or null."""
     value = row.get(key)
     if value is not None and not isinstance(value, kind):
-        raise InputError(f"{location}: {key} is {value!r}; it should be a {'string' if kind is str else 'JSON object'}")
+        expected = "string" if kind is str else "JSON object"
+        raise InputError(f"{location}: {key} is {shorten(value)}; it should be a {expected}")
     return value or kind()

@@ -67,7 +67,7 @@ def concatenate(
         generated |= {prefix + key for key in source.generated}
         for split, labels in source.qrels.items():
             qrels.setdefault(split, {}).update(
-                (prefix + query, _merge(grades, same)) for query, grades in labels.items()
+                (prefix + query, _merge(grades, same, prefix)) for query, grades in labels.items()
             )
     # Once more: a query that one data set holds out may be a train query of another.
     return train_dev_split(RetrievalData("+".join(names), documents, queries, qrels, frozenset(generated)))
@@ -78,11 +78,12 @@ def _is_own(source: RetrievalData, document: str) -> bool:
     return document in source.queries and source.is_own_document(document, document)
 
 
-def _merge(grades: Mapping[str, int], same: Mapping[str, str]) -> dict[str, int]:
+def _merge(grades: Mapping[str, int], same: Mapping[str, str], prefix: str) -> dict[str, int]:
     """Returns a query's grades by the documents that theirs became; the highest of several."""
     merged: dict[str, int] = {}
     for document, grade in grades.items():
-        merged[same[document]] = max(grade, merged.get(same[document], grade))
+        became = same.get(document, prefix + document)  # one that the corpus lacks stays so
+        merged[became] = max(grade, merged.get(became, grade))
     return merged
 
 
@@ -99,7 +100,8 @@ def _limit(
         positives = [document for document in train[query] if source.is_positive("train", query, document)]
         if len(chosen) == max_queries:
             break
-        if max_queries_per_document is None or min(counts[d] for d in positives) < max_queries_per_document:
+        least = min((counts[d] for d in positives), default=0)
+        if max_queries_per_document is None or least < max_queries_per_document:
             counts.update(positives)
             chosen.add(query)
     dropped = set(labelled) - chosen

@@ -46,7 +46,7 @@ class RetrievalData:
         name: The folder's name.
         documents: Document id -> document, in corpus order.
         queries: Query id -> text, in file order; queries of all splits, labelled or not.
-        qrels: Split -> labels; empty if there are none.
+        qrels: Split -> labels; empty if there are none. They may name documents that the corpus lacks.
         generated: Ids of the queries that an LLM wrote (``"generated": true`` in their metadata). They teach; they are
             never held out to measure or calibrate on.
     """
@@ -59,6 +59,8 @@ class RetrievalData:
 
     def labelled_queries(self, split: str, limit: int | None = None, seed: int = 0) -> dict[str, str]:
         """Returns the queries with a relevant document in a split: query id -> text, in file order.
+
+        The corpus may lack that document; then no system can find it.
 
         Args:
             split: Such as ``test``.
@@ -85,19 +87,27 @@ class RetrievalData:
         return {query: self.queries[query] for query in labelled}
 
     def positives(self, split: str, limit: int | None = None, seed: int = 0) -> dict[str, list[str]]:
-        """Returns query id -> its relevant documents; arguments and errors as in :meth:`labelled_queries`."""
-        return {
+        """Returns query id -> its relevant documents in the corpus, of queries that have any.
+
+        Arguments and errors are as in :meth:`labelled_queries`.
+        """
+        found = {
             query: [document for document in self.qrels[split][query] if self.is_positive(split, query, document)]
             for query in self.labelled_queries(split, limit, seed)
         }
+        if not any(found.values()):
+            raise InputError(f"split {split!r} of {self.name}: the corpus lacks all relevant documents; add them")
+        return {query: documents for query, documents in found.items() if documents}
 
     def is_labelled(self, split: str, query: str) -> bool:
-        """Returns whether a split has a relevant document of a query."""
-        return any(self.is_positive(split, query, document) for document in self.qrels[split].get(query, {}))
+        """Returns whether a split has a relevant document of a query, in the corpus or not."""
+        grades = self.qrels[split].get(query, {})
+        return any(grade > 0 and not self.is_own_document(query, document) for document, grade in grades.items())
 
     def is_positive(self, split: str, query: str, document: str) -> bool:
-        """Returns whether a split labels a document relevant to a query; a query's own document never is."""
-        return self.qrels[split].get(query, {}).get(document, 0) > 0 and not self.is_own_document(query, document)
+        """Returns whether a split labels a document of the corpus relevant to a query; a query's own never is."""
+        relevant = self.qrels[split].get(query, {}).get(document, 0) > 0 and document in self.documents
+        return relevant and not self.is_own_document(query, document)
 
     def is_own_document(self, query: str, document: str) -> bool:
         """Returns whether a document is the query itself: the same id and the same text.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from rabtriever.caching import cache_dir
 from rabtriever.encoders.sentence_model import SentenceModel
 from rabtriever.encoders.sentence_torch import TorchSentenceEngine
-from rabtriever.errors import ConflictError, InputError, first_line
+from rabtriever.errors import ConflictError, InputError, StorageError, first_line
 from rabtriever.llm.hashing import file_hash
 from rabtriever.llm.sources import is_path
 from rabtriever.persistence.folder import atomic_folder, write_json
@@ -132,9 +132,9 @@ def _find_whole(original: SentenceModel, folder: Path, identity: str, find: Find
             whole.parent.mkdir(parents=True, exist_ok=True)
             _write(original, folder, whole)
             return find(whole)
-        except OSError as error:  # a cache that is not writable: once more for this process alone
+        except (OSError, StorageError) as error:  # a cache that is not writable: once more for this process alone
             failed = error
-    raise InputError(f"{folder}: the whole model cannot be written to {whole} ({failed.strerror}); free some space")
+    raise StorageError(f"{folder}: the whole model cannot be written ({first_line(failed)}); free some space")
 
 
 @cache
@@ -148,7 +148,7 @@ def _write(original: SentenceModel, difference: Path, place: Path) -> None:
     try:
         with atomic_folder(place) as folder:
             save_copy(original, weights, folder)
-    except (ConflictError, OSError):
+    except (ConflictError, StorageError):
         if not place.is_dir():  # else another process has written it meanwhile
             raise
 

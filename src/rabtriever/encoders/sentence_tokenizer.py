@@ -14,7 +14,7 @@ from uuid import uuid4
 from rabtriever.caching import cache_dir
 from rabtriever.encoders.base import Kind
 from rabtriever.encoders.sentence_model import SentenceModel
-from rabtriever.errors import InputError, TextError, first_line
+from rabtriever.errors import InputError, TextError, check_texts, first_line
 from rabtriever.llm.hashing import file_hash
 
 CHUNK = 1024  # texts
@@ -56,7 +56,7 @@ class SentenceTokenizer:
         Raises:
             TextError: a text that is blank or has no tokens.
         """
-        self._check(texts)
+        check_texts(self.kind, texts)
         found: list[list[int]] = []
         for encoding in self._encode([self.prompt + text for text in texts], special=True):
             ids = encoding.ids
@@ -67,7 +67,7 @@ class SentenceTokenizer:
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Returns the number of a text's own tokens, before truncation."""
-        self._check(texts)
+        check_texts(self.kind, texts)
         return [len(encoding) for encoding in self._encode(texts, special=False)]
 
     def truncate(self, texts: Sequence[str], max_tokens: int) -> list[str]:
@@ -105,13 +105,6 @@ class SentenceTokenizer:
         offsets = encoding.offsets[self.n_before : end]
         own = (i for i, (_, stop) in enumerate(offsets, self.n_before) if stop > len(self.prompt))
         return next(own, len(encoding))
-
-    def _check(self, texts: Sequence[str]) -> None:
-        if isinstance(texts, str):
-            raise InputError(f"{self.kind}: expected a list of texts, got one string; wrap it in a list")
-        for position, text in enumerate(texts):
-            if not isinstance(text, str) or not text.strip():
-                raise TextError(self.kind, position, text, "has no tokens; give it a non-blank text")
 
 
 def load_tokenizer(model: SentenceModel) -> tuple[Tokenizer, int]:
@@ -151,7 +144,8 @@ def _convert(model: SentenceModel, lower: bool) -> tuple[Tokenizer, int]:
         loaded = AutoTokenizer.from_pretrained(model.transformer)
         tokenizer: Tokenizer = loaded.backend_tokenizer
     except Exception as error:  # a broken or missing file makes it fail in many ways
-        raise InputError(f"{model.source}: no tokenizer that can be used there ({first_line(error)})") from error
+        fault = f"no tokenizer that can be used there ({first_line(error)})"
+        raise InputError(f"{model.source}: {fault}; copy or download the model again") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if lower:  # as sentence-transformers does

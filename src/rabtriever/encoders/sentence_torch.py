@@ -43,7 +43,9 @@ class TorchSentenceEngine:
                 options: dict[str, Any] = {"local_files_only": True, "model_kwargs": {"dtype": wanted}}
                 loaded = SentenceTransformer(str(model.folder), device=device, **options)
         except Exception as error:  # a broken file makes it fail in many ways
-            raise InputError(f"{model.source}: cannot be loaded ({first_line(error)})") from error
+            raise InputError(
+                f"{model.source}: cannot be loaded ({first_line(error)}); copy or download it again"
+            ) from error
         self.modules, self.padding = loaded.to(wanted).eval(), model.config.get("pad_token_id") or 0
         self.device = loaded.device
 

@@ -63,6 +63,7 @@ def evaluate(
 
     Returns:
         ``{"n_queries": int, "own_documents_left_out": number of these queries that are documents of the corpus,
+        "judged_documents_not_in_corpus": number of judgements of these queries that no system can meet,
         "timing": what ms_per_query contains, "systems": {name: {measure: value, ..., "R@1_interval": [low, high],
         "ms_per_query": float}},
         "fidelity": {measure: ratio retriever / reranker, None where the reranker has 0, ..., "top1_agreement": float,
@@ -99,6 +100,7 @@ def evaluate(
     return {
         "n_queries": len(queries),
         "own_documents_left_out": sum(data.is_own_document(query, query) for query in queries),
+        "judged_documents_not_in_corpus": sum(d not in data.documents for grades in qrels.values() for d in grades),
         "timing": f"{TIMING}; at most {n_hits} hits",
         "systems": {
             name: {

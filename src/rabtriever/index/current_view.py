@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from threading import Lock
 from typing import Any
 
@@ -37,7 +38,7 @@ class CurrentView:
     def get(self) -> View:
         """Returns the view, after opening the latest version if a writer has made a new one."""
         with self._lock:
-            if self._view is None or (self.version is None and self._view.snapshot.version != self._table.version):
+            if self._view is None or (self.version is None and self._view.snapshot.version < self._table.version):
                 self._view = self._open(self._view)
             return self._view
 
@@ -64,27 +65,47 @@ def _mount(snapshot: Snapshot, segments: Segments, previous: View | None, compac
         compact: Whether to merge small segments and remove unused ones; False for a past version.
     """
     existing = [part.segment for part in previous.parts] if previous else segments.load()
-    keys, missing = snapshot.keys, np.ones(len(snapshot), bool)
-    if previous and np.array_equal(keys[: len(previous.snapshot)], previous.snapshot.keys):  # rows were added
+    if previous and np.array_equal(snapshot.keys[: len(previous.snapshot)], previous.snapshot.keys):  # rows were added
         parts = previous.parts
     else:
-        matched = [(segment, _match_keys(segment, keys, missing)) for segment in existing]
-        parts = [MountedSegment.of(*pair, segments.device) for pair in matched if (pair[1] >= 0).any()]
+        parts = _match(existing, snapshot, segments, np.ones(len(snapshot), bool))
     parts = _segments_to_keep(parts, len(snapshot)) if compact else parts
-    missing[:] = True
-    for part in parts:
-        missing[part.ordinals[part.ordinals >= 0]] = False
-    absent = np.flatnonzero(missing)
-    if len(absent):
-        latents = segments.temporary_array((len(absent), snapshot.layout.dim))
-        for ordinals, of_batch in snapshot.latents(absent):
-            latents[np.searchsorted(absent, ordinals)] = of_batch
-        made = segments.make(keys[absent], latents)
-        parts = [*parts, MountedSegment.of(made, absent[made.order], segments.device)]
+    if _missing(parts, snapshot).any():
+        with segments.making():
+            others = segments.load({segment.folder for segment in existing})  # made by other processes meanwhile
+            parts = [*parts, *_match(others, snapshot, segments, _missing(parts, snapshot))]
+            parts += _make(snapshot, segments, np.flatnonzero(_missing(parts, snapshot)))
     for segment in existing if compact else []:
         if all(segment is not part.segment for part in parts):
             segments.drop(segment)
     return parts
+
+
+def _missing(parts: Sequence[MountedSegment], snapshot: Snapshot) -> np.ndarray:
+    """Returns bool (n,), the ordinals that no segment has."""
+    missing = np.ones(len(snapshot), bool)
+    for part in parts:
+        missing[part.ordinals[part.ordinals >= 0]] = False
+    return missing
+
+
+def _match(
+    found: Sequence[Segment], snapshot: Snapshot, segments: Segments, missing: np.ndarray
+) -> list[MountedSegment]:
+    """Mounts those segments that have rows which are ``missing``, bool (n,); it is changed."""
+    matched = [(segment, _match_keys(segment, snapshot.keys, missing)) for segment in found]
+    return [MountedSegment.of(*pair, segments.device) for pair in matched if (pair[1] >= 0).any()]
+
+
+def _make(snapshot: Snapshot, segments: Segments, absent: np.ndarray) -> list[MountedSegment]:
+    """Makes a segment of the rows of these ordinals, int64 ascending, if there are any, and mounts it."""
+    if not len(absent):
+        return []
+    latents = segments.temporary_array((len(absent), snapshot.layout.dim))
+    for ordinals, of_batch in snapshot.latents(absent):
+        latents[np.searchsorted(absent, ordinals)] = of_batch
+    made = segments.make(snapshot.keys[absent], latents)
+    return [MountedSegment.of(made, absent[made.order], segments.device)]
 
 
 def _match_keys(segment: Segment, keys: np.ndarray, missing: np.ndarray) -> np.ndarray:

@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 
 from rabtriever.caching import LRUCache
 from rabtriever.data import Document
-from rabtriever.errors import ConflictError, InputError, TextError, shorten
+from rabtriever.data.metadata import why_not_storable
+from rabtriever.errors import ConflictError, InputError, TextError, has_half_character, shorten
 from rabtriever.rerankers.base import Reranker
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.layout import ScoreLayout
@@ -84,6 +85,7 @@ def encode_batches(
     stream, given = iter(documents), None if latents is None else iter(latents)
     with tqdm(desc="documents indexed", unit="", disable=not show_progress_bar) as bar:
         while batch := list(islice(stream, DOCUMENTS_PER_BATCH)):
+            _check_documents(batch)
             _check_ids(batch, seen, existing_ids([document.id for document in batch]))
             if given is None:
                 values = _encode(batch, retriever, reused)
@@ -91,8 +93,8 @@ def encode_batches(
                 values = _stack(batch, list(islice(given, len(batch))), retriever.layout.dim)
             not_finite = np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()
             if not_finite:
-                name = batch[not_finite[0]].id
-                raise InputError(f"add: the latent of document {name!r} is NaN or infinite", param="document")
+                fault = f"the latent of document {batch[not_finite[0]].id!r} is NaN or infinite"
+                raise InputError(f"add: {fault}; check the model's weights", param="document")
             negative = np.flatnonzero(values[:, -2] < 0).tolist()
             if negative:
                 name, gain = batch[negative[0]].id, values[negative[0], -2]
@@ -103,11 +105,27 @@ def encode_batches(
         raise InputError("add: more latents than documents; give one for each")
 
 
-def _check_ids(batch: Sequence[Document], seen: set[str], existing: set[str]) -> None:
-    """Raises if an id is empty, exists or has been ``seen``, to which it is added."""
+def _check_documents(batch: Sequence[Document]) -> None:
+    """Raises InputError for the first document that the table would not give back as it is."""
     for document in batch:
         if not document.id:
             raise InputError("add: a document's id is empty; give it one", param="id")
+        for name in ("id", "title", "text"):
+            value = getattr(document, name)
+            if not isinstance(value, str):
+                fault = f"is {shorten(value)}; give a string"
+            elif has_half_character(value):
+                fault = "holds half of a surrogate pair; write the character whole"
+            else:
+                continue
+            raise InputError(f"add: {name} of document {document.id!r} {fault}", param=name)
+        if why := why_not_storable(document.metadata):
+            raise InputError(f"add: metadata of document {document.id!r}: {why}", param="metadata")
+
+
+def _check_ids(batch: Sequence[Document], seen: set[str], existing: set[str]) -> None:
+    """Raises ConflictError if an id exists or has been ``seen``, to which it is added."""
+    for document in batch:
         if document.id in seen or document.id in existing:
             raise ConflictError(f"add: document id {document.id!r} exists already; ids must differ", param="id")
         seen.add(document.id)

@@ -109,7 +109,8 @@ class Index:
             uri: Folder or object-store URI.
             retriever: The one that made it; if None, it is loaded from the folder it was in then.
             precision: Number format of the scan: ``int8``, ``float16`` or ``float32``; hits and log-odds are the same.
-            version: One of :meth:`versions`, to read; None: the latest, and later ones as they are written.
+            version: One of :meth:`versions`, to read; None: the latest, and later ones as they are written, in an
+                object store seconds later.
             device: Device on which torch holds and scans the latents, such as ``cuda``; None: the CPU's kernel scans.
             exact_up_to: Documents up to which ``mode="auto"`` searches exactly.
 
@@ -188,7 +189,7 @@ class Index:
         with self._writing():
             missing = sorted(set(ids) - self.table.existing_ids(ids))
             if missing:
-                raise NotFoundError(f"delete: no document {missing[0]!r} in the index", param="id")
+                raise NotFoundError(f"delete: no document {missing[0]!r} in the index; leave it out", param="id")
             if ids:
                 self.table.delete(ids)
 
@@ -280,7 +281,11 @@ class Index:
             return retrieve(view, texts, vectors, options, self.retriever)
 
     wait = renamed("write_timeout")
-    find = renamed("retrieve", lambda self: lambda texts, vectors, *a: self.retrieve(texts, vectors, SearchOptions(*a)))
+    find = renamed("retrieve", lambda self: self._find)
+
+    def _find(self, texts: Sequence[str], vectors: np.ndarray, *options: Any) -> list[Hits]:  # noqa: ANN401
+        asked = SearchOptions(*options)
+        return cut_hits(self.retrieve(texts, vectors, asked), asked)
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """Returns the documents of these ids that exist, in the order of insertion."""

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -34,8 +33,6 @@ class ModelInfo:
     def of(cls, retriever: Retriever) -> ModelInfo:
         """Describes a retriever."""
         source = retriever.name_or_path
-        if source is not None and Path(source).exists():
-            source = str(Path(source).resolve())
         return cls(retriever.fingerprint, retriever.layout, source)
 
     def check(self, fingerprint: str, uri: str) -> None:
@@ -83,7 +80,7 @@ def record_batches(
     added = time.time_ns()  # a row takes longer than a nanosecond: the next transaction begins behind this one
     for documents, latents in batches:
         flat = np.ascontiguousarray(latents[:, :-2], dtype=np.float32).ravel()
-        metadata = pa.array([_metadata_json(document) for document in documents], pa.utf8())
+        metadata = pa.array([json.dumps(dict(document.metadata)) for document in documents], pa.utf8())
         columns = [
             *(pa.array([getattr(document, name) for document in documents], pa.utf8()) for name in TEXTS),
             pa.ExtensionArray.from_storage(JSON, metadata),
@@ -95,11 +92,3 @@ def record_batches(
         ]
         yield pa.record_batch(columns, schema=schema)
         added += len(documents)
-
-
-def _metadata_json(document: Document) -> str:
-    try:
-        return json.dumps(dict(document.metadata), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        message = f"add: metadata of document {document.id!r}: {error}; use JSON values"
-        raise InputError(message, param="metadata") from None

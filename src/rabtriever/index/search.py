@@ -27,7 +27,8 @@ class SearchOptions:
     Attributes:
         k: Hits a query, at most.
         where: SQL condition over ``id``, ``title``, ``text`` and metadata, such as ``title LIKE 'A%'`` or
-            ``json_get_int(metadata, 'year') > 2001`` (also ``json_get_string``, ``json_get_bool``, ...).
+            ``json_get_int(metadata, 'year') > 2001`` (also ``json_get_string``, ``json_get_bool``, ...). A value of
+            another kind is null; so is a fraction under ``json_get_int``: take ``json_get_float``.
         mode: ``exact``: the best of all documents. ``ann``: of the clusters that score best, a small share of the
             documents. ``auto``: exact up to the index's ``exact_up_to`` documents, approximate beyond. ``bm25``:
             BM25's ranking, of documents that share a word with the query, with the retriever's log-odds. ``encoder``:
@@ -94,16 +95,17 @@ def retrieve(
     if not_finite:
         message = f"query {shorten(texts[not_finite[0]])}: its latent is NaN or infinite; check the model's weights"
         raise InputError(message, param="query", position=not_finite[0])
+    depth = min(options.depth, max(1, len(view.snapshot)))  # of any k, however large
     if options.mode == "bm25":
         rankings = [
-            _with_log_odds(view.snapshot.bm25_search(text, options.depth, options.where), vector, view)
+            _with_log_odds(view.snapshot.bm25_search(text, depth, options.where), vector, view)
             for text, vector in zip(texts, vectors, strict=True)
         ]
     else:
         if options.mode == "encoder":
             vectors = retriever.encoder_only(vectors)
         allowed = None if options.where is None else view.snapshot.filter(options.where)
-        rankings = view.search(vectors, options.depth, options.mode, allowed)
+        rankings = view.search(vectors, depth, options.mode, allowed)
     return [_make_hits(ranking, view.snapshot, retriever.calibration) for ranking in rankings]
 
 

@@ -14,11 +14,14 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from rabtriever.caching import cache_dir, remove_stale
 from rabtriever.errors import InputError, StorageError
@@ -31,6 +34,7 @@ FORMAT = 3
 MIN_DOCUMENTS_FOR_CLUSTERS = 100_000  # smaller segments are one cluster
 DOCUMENTS_PER_CLUSTER = 40
 STALE_AFTER_SECONDS = 24 * 3600  # age at which a half-written segment is removed
+MAX_WAIT_SECONDS = 600  # for another process that makes a segment
 ROWS_PER_COPY = 2**16
 CODE_ARRAYS, CODE_NUMBERS = ("blocks", "gain", "bias", "low", "step"), ("unit", "error", "size", "offset", "max_gain")
 ARRAYS = ("keys", "order", "latents", "starts", "centres", *CODE_ARRAYS)
@@ -66,7 +70,12 @@ class Segment:
 
 
 class Segments:
-    """The folder of an index's segments: in the index, or in the user's cache if that is remote or read-only."""
+    """An index's segments: in the index itself, or beside those in the user's cache if it is remote or read-only.
+
+    Attributes:
+        folder: Where new ones are written.
+        folders: Where they are looked for.
+    """
 
     def __init__(
         self, uri: str, fingerprint: str, layout: ScoreLayout, precision: str, device: str | None = None
@@ -74,9 +83,10 @@ class Segments:
         if precision not in PRECISIONS:
             raise InputError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}", param="precision")
         self.layout, self.precision, self.device = layout, precision, device
-        local = "://" not in uri and os.access(uri, os.W_OK)
-        base = Path(uri) if local else cache_dir() / "index" / hashlib.sha256(uri.encode()).hexdigest()[:16]
-        self.folder = base / "segments" / f"{precision}-{fingerprint[:16]}"
+        cached = cache_dir() / "index" / hashlib.sha256(uri.encode()).hexdigest()[:16]
+        bases = [cached] if "://" in uri else [Path(uri)] if os.access(uri, os.W_OK) else [Path(uri), cached]
+        self.folders = [base / "segments" / f"{precision}-{fingerprint[:16]}" for base in bases]
+        self.folder = self.folders[-1]
 
     def info(self) -> dict[str, Any]:
         """Returns the precision and, of the segments on disk, their number, clusters and bytes."""
@@ -88,11 +98,32 @@ class Segments:
             "segment_bytes": sum(segment.nbytes for segment in found),
         }
 
-    def load(self) -> list[Segment]:
-        """Returns all whole segments, the largest first, and removes what was left half-written long ago."""
+    def load(self, known: Collection[Path] = ()) -> list[Segment]:
+        """Returns all whole segments, the largest first, and removes what was left half-written long ago.
+
+        Args:
+            known: Folders of segments to leave out.
+        """
         remove_stale(self.folder.glob(".*"), STALE_AFTER_SECONDS)
-        found = [self._read(path) for path in self.folder.glob("[!.]*")]
+        paths = (path for folder in self.folders for path in folder.glob("[!.]*") if path not in known)
+        found = [self._read(path) for path in paths]
         return sorted(filter(None, found), key=lambda segment: -len(segment.keys))
+
+    @contextmanager
+    def making(self) -> Iterator[None]:
+        """Lets one process at a time make a segment, so that the others find it and make none of the same rows.
+
+        Without the lock a segment may be made twice, which costs disk alone: a process that hangs or a file system
+        without locks stops nobody.
+        """
+        lock = FileLock(self.folder.with_suffix(".lock"))  # beside the folder, which holds segments alone
+        with suppress(OSError, NotImplementedError, Timeout):
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=MAX_WAIT_SECONDS)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def make(self, keys: np.ndarray, latents: np.ndarray) -> Segment:
         """Writes a segment of rows: keys int64 (n,), in the order of insertion, and latents float32 (n, dim)."""
@@ -121,8 +152,7 @@ class Segments:
             os.replace(temporary, self.folder / name)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            message = f"{self.folder}: cannot be written ({error.strerror}); make room, or set RABTRIEVER_CACHE"
-            raise StorageError(message) from error
+            raise self._cannot_be_written(error) from error
         made = self._read(self.folder / name)
         assert made is not None
         return made
@@ -135,11 +165,16 @@ class Segments:
                 file.truncate(4 * shape[0] * shape[1])
                 return np.memmap(file, np.float32, "r+", shape=shape)
         except OSError as error:
-            raise StorageError(f"{self.folder}: cannot be written ({error.strerror}); make room there") from error
+            raise self._cannot_be_written(error) from error
 
     def drop(self, segment: Segment) -> None:
-        """Removes a segment; a process that has it mapped can go on reading it."""
-        shutil.rmtree(segment.folder, ignore_errors=True)
+        """Removes a segment, unless it is a read-only index's; a process that has it mapped can go on reading it."""
+        if segment.folder.parent == self.folder:
+            shutil.rmtree(segment.folder, ignore_errors=True)
+
+    def _cannot_be_written(self, error: OSError) -> StorageError:
+        remedy = "make room, or set RABTRIEVER_CACHE to a folder that can be written"
+        return StorageError(f"{self.folder}: cannot be written ({error.strerror}); {remedy}")
 
     def _read(self, folder: Path) -> Segment | None:
         try:

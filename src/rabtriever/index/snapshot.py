@@ -25,7 +25,8 @@ import numpy as np
 
 from rabtriever.caching import LRUCache
 from rabtriever.data import Document
-from rabtriever.errors import InputError
+from rabtriever.errors import InputError, has_half_character
+from rabtriever.index.conditions import tolerate_other_kinds
 from rabtriever.scoring.layout import ScoreLayout
 
 if TYPE_CHECKING:
@@ -94,9 +95,12 @@ class Snapshot:
             yield of_batch[selected[of_batch]], latents[selected[of_batch]]
 
     def filter(self, where: str) -> np.ndarray:
-        """Returns the ordinals int64, ascending, of the documents that meet an SQL condition."""
+        """Returns the ordinals int64, ascending, of the documents that meet an SQL condition.
+
+        A metadata value of another kind than a ``json_get_...`` asks for is null.
+        """
         with _condition_errors(where):
-            found = self.table.search().where(where).select(["key"]).with_row_id(True).to_arrow()
+            found = self.table.search().where(tolerate_other_kinds(where)).select(["key"]).with_row_id(True).to_arrow()
         return np.sort(self._ordinals(_row_ids(found)))
 
     def bm25_search(self, text: str, k: int, where: str | None) -> np.ndarray:
@@ -110,7 +114,7 @@ class Snapshot:
 
         words = MultiMatchQuery(text, ["title", "text"], boosts=None, operator=FullTextOperator.OR)
         query = self.table.search(words, query_type="fts")
-        query = query.where(where) if where else query
+        query = query.where(tolerate_other_kinds(where)) if where else query
         query = query.select(["key", "_score"]).with_row_id(True)
         limit = k + 16
         while True:
@@ -144,7 +148,9 @@ class Snapshot:
 
 def id_filter(ids: Sequence[str]) -> str:
     """Returns the SQL condition that a document has one of these ids."""
-    return "id IN ({})".format(", ".join("'" + identifier.replace("'", "''") + "'" for identifier in ids))
+    possible = [identifier for identifier in ids if not has_half_character(identifier)]
+    quoted = ", ".join("'" + identifier.replace("'", "''") + "'" for identifier in possible)
+    return f"id IN ({quoted})" if possible else "false"
 
 
 def _row_ids(rows: pa.Table | pa.RecordBatch) -> np.ndarray:

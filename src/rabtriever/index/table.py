@@ -18,6 +18,7 @@ from rabtriever.data import Document
 from rabtriever.errors import BusyError, ConflictError, CorruptIndexError, InputError, NotFoundError, StorageError
 from rabtriever.index.schema import ModelInfo, read_model, record_batches, table_schema, writable_schema
 from rabtriever.index.snapshot import Snapshot, id_filter
+from rabtriever.persistence.folder import absolute_path
 
 if TYPE_CHECKING:
     import lancedb
@@ -26,13 +27,14 @@ TABLE = "documents"
 LOCK = "writer.lock"
 IDS_PER_LOOKUP = 10_000
 DOCUMENT_CACHE_CHARS = 2**24  # characters of documents that stay in memory after they were found
+REMOTE_CHECK = timedelta(seconds=5)  # a reader of an object store sees what others wrote that long after, at most
 LANCE_ERRORS = (RuntimeError, OSError, ValueError)
 
 
 def normalized_uri(uri: str | Path) -> str:
-    """Returns a local folder, ``~`` and ``file://`` included, as a path; another URI as it is."""
+    """Returns a local folder, ``~`` and ``file://`` included, as an absolute path; another URI as it is."""
     uri = str(uri).removeprefix("file://")
-    return uri if "://" in uri else str(Path(uri).expanduser())
+    return uri if "://" in uri else str(absolute_path(uri))
 
 
 class Table:
@@ -49,9 +51,7 @@ class Table:
         uri = normalized_uri(uri)
         if "://" not in uri and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
             raise ConflictError(f"{uri}: exists already; give another folder or remove it")
-        connection = _connect(uri)
-        if connection.list_tables().tables:
-            raise ConflictError(f"{uri}: holds tables already; give another URI or remove them")
+        connection = connect_to_empty(uri)
         return cls(uri, connection, connection.create_table(TABLE, schema=table_schema(model)))
 
     @classmethod
@@ -73,7 +73,7 @@ class Table:
 
     @property
     def version(self) -> int:
-        """Number of the latest version; every change raises it."""
+        """Number of the latest version; every change raises it. In a store: as of ``REMOTE_CHECK`` ago at most."""
         return int(self.table.version)
 
     def versions(self) -> list[dict[str, Any]]:
@@ -139,7 +139,11 @@ class Table:
             held: AbstractContextManager[object] = nullcontext() if lock is None else lock.acquire(timeout=wait)
         except Timeout:
             raise BusyError(f"{self.uri}: another process is changing it; wait until it is done") from None
+        except OSError as error:  # a read-only folder
+            raise StorageError(f"{self.uri}: cannot be written ({error.strerror}); make it writable") from error
         with held:
+            with table_errors(self.uri):
+                self.table.checkout_latest()  # a change must not build on what this process saw seconds ago
             yield
 
     def drop(self) -> None:
@@ -217,6 +221,14 @@ class Table:
             raise NotFoundError(f"{self.uri}: no version {version}; there are {', '.join(map(str, existing))}")
 
 
+def connect_to_empty(uri: str) -> lancedb.DBConnection:
+    """Connects to where a table is to be made; raises ConflictError if there are any."""
+    connection = _connect(uri)
+    if connection.list_tables().tables:
+        raise ConflictError(f"{uri}: holds tables already; give another URI or remove them")
+    return connection
+
+
 def _connect(uri: str) -> lancedb.DBConnection:
     collecting = gc.isenabled()
     gc.disable()  # a fifth of the import's second goes into collecting garbage among a thousand generated classes
@@ -225,28 +237,36 @@ def _connect(uri: str) -> lancedb.DBConnection:
     finally:
         if collecting:
             gc.enable()
-    # Every read looks for a newer version, so that a reader sees what a writer has finished.
-    return lancedb.connect(uri, read_consistency_interval=timedelta(0))
+    # Every read of a folder looks for a newer version; of a store it would be one more request for each search.
+    return lancedb.connect(uri, read_consistency_interval=REMOTE_CHECK if "://" in uri else timedelta(0))
 
 
 @contextmanager
-def table_errors(
-    uri: str,
-    error_type: type[InputError] = CorruptIndexError,
-    message: str = "damaged ({}); restore it from a copy, or index again",
-) -> Iterator[None]:
-    """Turns Lance's errors into one line of this package's."""
+def table_errors(uri: str) -> Iterator[None]:
+    """Turns Lance's errors while reading into :class:`CorruptIndexError`."""
     try:
         yield
     except InputError:
         raise
     except LANCE_ERRORS as error:
-        raise error_type(f"{uri}: {message.format(' '.join(str(error).split())[:300])}") from error
+        message = f"{uri}: damaged ({_reason(error)}); restore it from a copy, or index again"
+        raise CorruptIndexError(message) from error
 
 
-def write_errors(uri: str) -> AbstractContextManager[None]:
+@contextmanager
+def write_errors(uri: str) -> Iterator[None]:
     """Turns Lance's errors while writing into :class:`StorageError`."""
-    return table_errors(uri, StorageError, "cannot be written, nothing was changed: {}")
+    try:
+        yield
+    except InputError:
+        raise
+    except LANCE_ERRORS as error:
+        message = f"{uri}: cannot be written, nothing was changed: {_reason(error)}"
+        raise StorageError(message) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _indexed_columns(table: lancedb.table.Table) -> set[str]:

@@ -23,7 +23,8 @@ from rabtriever.llm.sources import (
     hash_model,
     is_path,
 )
-from rabtriever.llm.weights import load_config, load_model, merge_adapter, read_output_rows
+from rabtriever.llm.weights import load_config, load_merged, load_model, read_output_rows
+from rabtriever.persistence.folder import absolute_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -83,11 +84,8 @@ class LoadedLLM:
     def _load(self) -> PreTrainedModel:
         if self.adapter is None:
             model = load_model(self.source, self.files, self.dtype)
-        else:  # merged in float32, then rounded once
-            model = merge_adapter(load_model(self.source, self.files, torch.float32), self.adapter)
-            # Parameters alone, no buffer: rope frequencies in bfloat16 are a radian off at position 700.
-            for weight in model.parameters():
-                weight.data = weight.data.to(self.dtype)
+        else:
+            model = load_merged(self.source, self.files, self.adapter, self.dtype)
         return model.to(self.device).eval().requires_grad_(False)  # type: ignore[arg-type]
 
 
@@ -130,11 +128,11 @@ def load_llm(
         InputError: nothing that can be loaded is at ``source`` or ``adapter``, or the backend cannot run it.
     """
     device, dtype = choose_device(options.get("device")), options.get("dtype")
-    if adapter is None and (Path(source) / ADAPTER_CONFIG).is_file():
-        adapter, source = Path(source), adapter_base(Path(source))
-    source = str(Path(source).expanduser().resolve()) if is_path(source) else source  # saved models outlive the folder
+    if adapter is None and (absolute_path(source) / ADAPTER_CONFIG).is_file():
+        adapter, source = source, adapter_base(absolute_path(source))
+    source = str(absolute_path(source)) if is_path(source) else source  # saved models outlive the folder
     if adapter is not None:
-        check_adapter(adapter := Path(adapter))
+        check_adapter(adapter := absolute_path(adapter))
     files = find_model(source, revision=revision, **hub_options(options))
     config, tokenizer = load_config(source, files)
     return LoadedLLM(

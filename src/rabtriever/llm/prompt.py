@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rabtriever.errors import InputError, TextError
+from rabtriever.errors import InputError, TextError, check_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -163,11 +163,7 @@ class Prompt:
         return _Segment(self._ids([bare])[0], self._ids([tail])[0], head[len(bare) :])
 
     def _tokenize_field(self, name: str, texts: Sequence[str]) -> list[list[int]]:
-        if isinstance(texts, str):
-            raise InputError(f"{name}: expected a list of texts, got one string; wrap it in a list")
-        for position, text in enumerate(texts):
-            if not isinstance(text, str) or not text.strip():
-                raise TextError(name, position, text, "has no tokens; give it a non-blank text")
+        check_texts(name, texts)
         space = self._segments[name].space
         # A text that spells a control token stays text.
         fields = self._ids([space + text.strip() for text in texts], split_special_tokens=True)

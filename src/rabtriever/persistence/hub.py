@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rabtriever.errors import InputError, NotFoundError, first_line
-from rabtriever.persistence.folder import ADAPTER, CONFIG, ENCODER, read_config
+from rabtriever.persistence.folder import ADAPTER, CONFIG, ENCODER, absolute_path, read_config
 from rabtriever.persistence.model_card import CARD, model_card
 
 SHIPPED = ("tools",)
@@ -32,9 +32,9 @@ def resolve_model(
     Raises:
         InputError: the hub refuses.
     """
-    path = Path(name_or_path).expanduser()
+    path = absolute_path(name_or_path)
     if (path / CONFIG).is_file():
-        return path.resolve()
+        return path
     name = str(name_or_path)
     if name in SHIPPED and not path.exists():
         return shipped_model(name)

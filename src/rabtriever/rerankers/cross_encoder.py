@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from typing_extensions import Unpack
 
-from rabtriever.errors import InputError, TextError, first_line, shorten
+from rabtriever.errors import InputError, TextError, check_texts, first_line, shorten
 from rabtriever.llm.loading import LoadOptions, choose_device, hub_options
 from rabtriever.llm.sources import find_model, hash_model, is_path
 from rabtriever.rerankers.base import PairScorer, Scores
@@ -70,8 +70,9 @@ class CrossEncoderReranker(PairScorer):
         try:
             model = CrossEncoder(str(files.folder), device=device, local_files_only=True, model_kwargs={"dtype": dtype})
         except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"{name_or_path}: no cross-encoder could be loaded ({first_line(error)})") from error
-        source = str(files.folder.resolve()) if is_path(str(name_or_path)) else str(name_or_path)
+            fault = f"no cross-encoder could be loaded ({first_line(error)})"
+            raise InputError(f"{name_or_path}: {fault}; copy or download it again") from error
+        source = str(files.folder) if is_path(str(name_or_path)) else str(name_or_path)
         return cls(model, source, hashlib.sha256(identity.encode()).hexdigest(), revision)
 
     def to_config(self) -> dict[str, Any]:
@@ -103,8 +104,8 @@ class CrossEncoderReranker(PairScorer):
         from torch.nn import Identity
 
         pairs = np.asarray(pairs, np.int64).reshape(-1, 2)
-        _check_texts("query", queries, pairs[:, 0])
-        _check_texts("document", documents, pairs[:, 1])
+        check_texts("query", queries, np.unique(pairs[:, 0]).tolist())
+        check_texts("document", documents, np.unique(pairs[:, 1]).tolist())
         # Equal pairs are scored once: side by side in a batch they could differ in the last digits.
         texts = [(queries[q].strip(), documents[d].strip()) for q, d in pairs.tolist()]
         distinct = {pair: row for row, pair in enumerate(dict.fromkeys(texts))}
@@ -121,11 +122,3 @@ class CrossEncoderReranker(PairScorer):
             fault = f"with query {q} {shorten(queries[q])} has a score that is NaN or infinite; load it in float32"
             raise TextError("document", d, documents[d], fault)
         return Scores(log_odds)
-
-
-def _check_texts(kind: str, texts: Sequence[str], positions: np.ndarray) -> None:
-    if isinstance(texts, str):
-        raise InputError(f"{kind}: expected a list of texts, got one string; wrap it in a list")
-    for position in np.unique(positions).tolist():
-        if not isinstance(texts[position], str) or not texts[position].strip():
-            raise TextError(kind, position, texts[position], "has no tokens; give it a non-blank text")

@@ -24,28 +24,27 @@ TOKEN = re.compile(
 def validate_filter(where: str) -> None:
     """Raises an InputError if an SQL condition is too long or too deep, or holds what is not on the lists above."""
     if not where.strip():
-        raise _invalid("blank; leave it out, or give a condition such as title LIKE 'A%'")
+        raise InputError("where: blank; leave it out, or give a condition such as title LIKE 'A%'", param="where")
     if len(where) > MAX_LENGTH:
-        raise _invalid(f"{len(where)} characters; at most {MAX_LENGTH}")
+        raise InputError(f"where: {len(where)} characters; give at most {MAX_LENGTH}", param="where")
     position, depth, operators, where = 0, 0, 0, where.rstrip()
     while position < len(where):
         token = TOKEN.match(where, position)
         if token is None:
-            raise _invalid(f"cannot read {where[position:].strip()[:20]!r}")
+            rest = where[position:].strip()[:20]
+            raise InputError(f"where: cannot read {rest!r}; compare columns with constants", param="where")
         position = token.end()
         depth += {"(": 1, ")": -1}.get(token["sign"] or "", 0)
-        if not 0 <= depth <= MAX_DEPTH:
-            raise _invalid("parentheses do not match" if depth < 0 else f"deeper than {MAX_DEPTH}")
+        if depth < 0:
+            raise InputError("where: parentheses do not match; close as many as you open", param="where")
+        if depth > MAX_DEPTH:
+            raise InputError(f"where: deeper than {MAX_DEPTH} parentheses; leave some out", param="where")
         word = (token["word"] or "").lower()
         operators += word in OPERATORS or (token["sign"] or ",") not in ",()"
         if operators > MAX_OPERATORS:
-            raise _invalid(f"more than {MAX_OPERATORS} operators; use IN for many values")
+            raise InputError(f"where: more than {MAX_OPERATORS} operators; use IN for many values", param="where")
         called = word not in WORDS and where[position:].lstrip().startswith("(")
         if word and word not in WORDS and word not in (FUNCTIONS if called else COLUMNS):
             supported = ", ".join(sorted(FUNCTIONS if called else COLUMNS))
             kind = "function" if called else "column"
-            raise _invalid(f"{token['word']!r} is not a {kind} here; supported: {supported}")
-
-
-def _invalid(reason: str) -> InputError:
-    return InputError(f"where: {reason}", param="where")
+            raise InputError(f"where: {token['word']!r} is no {kind} here; supported: {supported}", param="where")

@@ -47,6 +47,9 @@ class RequestMiddleware:
         """Handles one request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        method = scope["method"]
+        if method == "HEAD":  # answered as GET; the listening server leaves the body out
+            scope = {**scope, "method": "GET"}
         started, status, complete = perf_counter(), 0, False
 
         async def observed_send(message: Message) -> None:
@@ -69,7 +72,7 @@ class RequestMiddleware:
             if not status:
                 await APIError.of(error).response(scope["path"])(scope, receive, observed_send)
         finally:
-            self._log_request(scope, status, perf_counter() - started)
+            self._log_request(scope, method, status, perf_counter() - started)
 
     def _authorize(self, scope: Scope) -> None:
         """Raises an APIError, 401, 403 or 421, if this client may not make the request."""
@@ -83,7 +86,7 @@ class RequestMiddleware:
         roles = self.keys.roles(headers.get("authorization", ""))
         if not roles:
             raise APIError(401, "no valid API key; send `Authorization: Bearer KEY`")
-        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and path.startswith(WRITE_PREFIX) and "write" not in roles:
+        if scope["method"] not in ("GET", "OPTIONS") and path.startswith(WRITE_PREFIX) and "write" not in roles:
             raise APIError(403, "this API key may read, not write")
 
     async def _receive(self, scope: Scope, receive: Receive, body: IO[bytes]) -> None:
@@ -140,8 +143,8 @@ class RequestMiddleware:
             for task in (answer, gone):
                 task.cancel()
 
-    def _log_request(self, scope: Scope, status: int, seconds: float) -> None:
-        route, method = route_of(scope), scope["method"] if scope["method"] in METHODS else "other"
+    def _log_request(self, scope: Scope, method: str, status: int, seconds: float) -> None:
+        route, method = route_of(scope), method if method in METHODS else "other"
         self.metrics.requests.labels(route, method, str(status)).inc()
         self.metrics.seconds.labels(route).observe(seconds)
         logger.info("%s %s %d %.1f ms", method, route, status, 1000 * seconds)

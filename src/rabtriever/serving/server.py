@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.supervisors import Multiprocess
 
 from rabtriever.errors import InputError
 from rabtriever.index.table import Table
@@ -22,6 +23,7 @@ from rabtriever.serving.auth import APIKeys
 from rabtriever.serving.config import ServerConfig
 from rabtriever.serving.middleware import is_loopback
 
+BACKLOG = 2048  # connections that wait; uvicorn's own
 CONFIG = "RABTRIEVER_SERVER_CONFIG"  # in the environment of worker processes
 FAILED = "failed.txt"  # where a worker process leaves the reason, for its parent
 
@@ -52,9 +54,7 @@ def serve(config: ServerConfig, host: str, port: int, listening: Callable[[str],
         name, number = listener.getsockname()[:2]
         listening(f"http://{f'[{name}]' if ':' in name else name}:{number}")
         _configure_logging()
-        if config.workers == 1:
-            return _serve_here(config, listener)
-    _serve_in_workers(config, name, number)
+        (_serve_here if config.workers == 1 else _serve_in_workers)(config, listener)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -66,6 +66,7 @@ def _listen(host: str, port: int) -> socket.socket:
         if os.name == "posix":  # elsewhere it would let two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(BACKLOG)  # who connects before the server takes over waits, and is not refused
     except OSError as error:
         raise InputError(f"--host {host} --port {port}: cannot listen there ({error}); choose another") from None
     return listener
@@ -88,12 +89,13 @@ def _serve_here(config: ServerConfig, listener: socket.socket) -> None:
         raise InputError(reasons[0])
 
 
-def _serve_in_workers(config: ServerConfig, host: str, port: int) -> None:
+def _serve_in_workers(config: ServerConfig, listener: socket.socket) -> None:
     os.environ[CONFIG] = config.to_json()
     with tempfile.TemporaryDirectory(prefix="rabtriever-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        app = "rabtriever.serving.server:worker_app"
-        uvicorn.run(app, factory=True, host=host, port=port, workers=config.workers, **uvicorn_options(config))
+        app, options = "rabtriever.serving.server:worker_app", uvicorn_options(config)
+        listener.set_inheritable(True)
+        Multiprocess(uvicorn.Config(app, factory=True, workers=config.workers, **options), sockets=[listener]).run()
         if (Path(folder) / FAILED).is_file():
             raise InputError((Path(folder) / FAILED).read_text(encoding="utf-8"))
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from rabtriever.persistence.folder import absolute_path
+
 
 class TrainingCallback(Protocol):
     """Receives the metrics of a training while it runs."""
@@ -29,7 +31,7 @@ class JsonlLogger:
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else absolute_path(path)
 
     def on_log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes ``{"step": step, ...}``."""

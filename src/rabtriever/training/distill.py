@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,10 +14,10 @@ from rabtriever.data import RetrievalData
 from rabtriever.encoders.base import Encoder
 from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.encoders.loading import load_encoder
-from rabtriever.errors import InputError, StorageError
+from rabtriever.errors import InputError
 from rabtriever.llm.loading import LoadOptions
 from rabtriever.llm.sources import is_path
-from rabtriever.persistence.folder import CONFIG, ENCODER, read_config, require_absent
+from rabtriever.persistence.folder import CONFIG, ENCODER, absolute_path, read_config, require_absent
 from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.generative import GenerativeReranker, RerankerOptions
 from rabtriever.rerankers.remote.reranker import RemoteReranker, notice
@@ -72,7 +71,8 @@ def distill(
         InputError: ``out`` exists or cannot be made, there is no such model, or nothing to train on.
     """
     if out is not None:
-        _check_folder(Path(out).expanduser())
+        out = absolute_path(out)
+        require_absent(out)
     if not isinstance(teacher, Teacher):
         names = [teacher] if isinstance(teacher, str | Path) else list(teacher)
         teacher = load_teachers([str(name) for name in names], **options)
@@ -118,7 +118,7 @@ def _distill_tuned(
     notes["encoder_tuning"] = {"of": of, **asdict(tuning), **tuned.to_config()}
     retriever.save_pretrained(out, notes, distiller.log)
     if tuned.encoder.owned_folder:  # the retriever's own copy, since the other one goes
-        retriever.encoder = tuned.encoder.moved(Path(out).expanduser() / ENCODER)
+        retriever.encoder = tuned.encoder.moved(absolute_path(out) / ENCODER)
     shutil.rmtree(partial_folder(out))
     return retriever
 
@@ -134,16 +134,6 @@ def _own_encoder(teacher: Teacher) -> LLMEncoder:
         if isinstance(reranker, GenerativeReranker):
             return LLMEncoder(reranker.llm)
     raise InputError("encoder 'teacher': no LLM among the teachers; name another encoder", param="encoder")
-
-
-def _check_folder(folder: Path) -> None:
-    """Raises ConflictError if a folder exists, and StorageError if it could not be made."""
-    require_absent(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder.parent).close()
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be made ({error.strerror}); give another --out") from error
 
 
 def _teacher_notes(teacher: Teacher) -> dict[str, Any]:

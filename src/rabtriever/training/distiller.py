@@ -122,9 +122,9 @@ class Distiller:
             losses["loss/list"] = self.compute_list_loss()
         if self.config.label_weight and len(self.labelled):
             rows = self.labelled[torch.randint(len(self.labelled), (QUERIES_PER_STEP,), generator=self.generator)]
-            queries, n_documents = self.data.train.select(rows), len(self.data.documents)
+            queries = self.data.train.select(rows)
             smoothing = (self.zero_shot, self.config.label_smoothing) if self.student.beta else ()
-            losses["loss/labels"] = label_loss(self.score, queries, n_documents, self.generator, *smoothing)
+            losses["loss/labels"] = label_loss(self.score, queries, self.labelled_among, self.generator, *smoothing)
         return losses
 
     def compute_pair_losses(self) -> dict[str, Tensor]:
@@ -212,6 +212,14 @@ class Distiller:
         if self.teacher.encoders:
             return torch.arange(len(self.data.train))
         return self.targets.pairs[:, 0].unique()
+
+    @property
+    def labelled_among(self) -> Tensor:
+        """Documents that compete for labels, int64 (m,): all if a teacher has lists of them, else those with labels.
+
+        What no label names would only be pushed down; without it such documents are as those that come later.
+        """
+        return torch.arange(len(self.data.documents)) if len(self.listed) else self.taught.nonzero().flatten()
 
     def _train_rounds(self) -> None:
         """Trains in rounds, and ends when several in a row bring no better student.

@@ -88,7 +88,9 @@ def fit_predictor(queries: EncodedQueries, z_d: Tensor, choice_direction: Tensor
     for _ in range(steps):
         rows = torch.randint(len(queries), (QUERIES_PER_STEP,), generator=generator)
         optimizer.zero_grad()
-        label_loss(lambda q, d: predictor.log_odds(q, z_d[d]), queries.select(rows), len(z_d), generator).backward()
+        label_loss(
+            lambda q, d: predictor.log_odds(q, z_d[d]), queries.select(rows), torch.arange(len(z_d)), generator
+        ).backward()
         optimizer.step()
         schedule.step()
     return predictor.eval()

@@ -101,19 +101,19 @@ def list_loss(student: Tensor, teacher: Tensor, left_out: Tensor) -> Tensor:
 def label_loss(
     score: Callable[[Tensor, Tensor], Tensor],
     queries: EncodedQueries,
-    n_documents: int,
+    documents: Tensor,
     generator: torch.Generator,
     encoder: Callable[[Tensor, Tensor], Tensor] | None = None,
     smoothing: float = 0.0,
 ) -> Tensor:
-    """Computes the softmax cross-entropy of labelled queries over all documents (a sample of them, if very many).
+    """Computes the softmax cross-entropy of labelled queries over documents (a sample of them, if very many).
 
     A query's own document is no negative. The loss is 0 if no query is labelled.
 
     Args:
         score: Maps states of queries (n, H) and positions of documents int64 (k,) to log-odds (n, k).
         queries: Train queries.
-        n_documents: Number of documents.
+        documents: int64 (m,) ascending, positions of the documents that compete; the relevant ones are among them.
         generator: Draws the sample.
         encoder: Log-odds by the encoder's similarity alone, as ``score``.
         smoothing: Share of the target that is the softmax of these: label smoothing, with the encoder's ranking
@@ -127,9 +127,9 @@ def label_loss(
         return queries.states.new_zeros(())
     labels = torch.tensor([(row, d) for row, of_query in enumerate(queries.positives) for d in of_query])
     rows, relevant = labels.T.contiguous()
-    candidates = torch.arange(n_documents)
-    if len(candidates) > MAX_CANDIDATES:
-        sampled = torch.randperm(len(candidates), generator=generator)[:MAX_CANDIDATES]
+    candidates = documents
+    if len(documents) > MAX_CANDIDATES:
+        sampled = documents[torch.randperm(len(documents), generator=generator)[:MAX_CANDIDATES]]
         candidates = torch.cat([sampled, relevant]).unique()
     positive = torch.zeros(len(queries), len(candidates), dtype=torch.bool)
     positive[rows, torch.searchsorted(candidates, relevant)] = True

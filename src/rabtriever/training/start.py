@@ -17,11 +17,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from rabtriever.data import RetrievalData
-from rabtriever.errors import ConflictError
+from rabtriever.errors import ConflictError, StorageError
 from rabtriever.llm.loading import load_base
 from rabtriever.llm.prompt import PromptTemplate
 from rabtriever.llm.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_base, check_adapter, is_path
-from rabtriever.persistence.folder import ADAPTER, read_config, write_json
+from rabtriever.persistence.folder import ADAPTER, absolute_path, read_config, write_json
 from rabtriever.persistence.hub import resolve_model
 from rabtriever.training.config import RerankerTrainingConfig
 
@@ -59,11 +59,11 @@ class Start:
             prompt = prompt or PromptTemplate.from_dict(saved["prompt"])
             return cls(saved["llm"], prompt, adapter, trainings, saved.get("llm_revision"))
         source, adapter = str(model), None
-        if (Path(model).expanduser() / ADAPTER_CONFIG).is_file():
-            adapter = Path(model).expanduser()
+        if (absolute_path(model) / ADAPTER_CONFIG).is_file():
+            adapter = absolute_path(model)
             check_adapter(adapter)
             source = adapter_base(adapter)
-        source = str(Path(source).expanduser().resolve()) if is_path(source) else source
+        source = str(absolute_path(source)) if is_path(source) else source
         return cls(source, prompt or PromptTemplate(), adapter)
 
     def load(
@@ -101,7 +101,7 @@ class Start:
 
 def partial_folder(out: str | Path) -> Path:
     """Returns where an unfinished training of a model to be saved as ``out`` keeps its checkpoints."""
-    out = Path(out).expanduser()
+    out = absolute_path(out)
     return out.with_name(out.name + ".partial")
 
 
@@ -118,8 +118,11 @@ def checkpoint_dir(out: Path, run: Mapping[str, Any]) -> Path:
         raise ConflictError(
             f"{partial}: an interrupted training with other options, data or model; repeat its command or remove it"
         )
-    partial.mkdir(parents=True, exist_ok=True)
-    write_json(path, run)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        write_json(path, run)
+    except OSError as error:
+        raise StorageError(f"{partial}: cannot be made ({error.strerror}); give another --out") from error
     for checkpoint in partial.glob("checkpoint-*"):
         if not (checkpoint / "trainer_state.json").is_file():  # written last: the one before it is whole
             shutil.rmtree(checkpoint)

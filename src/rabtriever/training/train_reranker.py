@@ -18,7 +18,14 @@ from rabtriever.data import RetrievalData, train_dev_split
 from rabtriever.errors import InputError
 from rabtriever.llm.loading import choose_device, native_dtype
 from rabtriever.llm.prompt import Prompt, PromptTemplate
-from rabtriever.persistence.folder import ADAPTER, atomic_folder, require_absent, write_config, write_json
+from rabtriever.persistence.folder import (
+    ADAPTER,
+    absolute_path,
+    atomic_folder,
+    require_absent,
+    write_config,
+    write_json,
+)
 from rabtriever.persistence.model_card import CARD
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.scoring.predictor import Predictor
@@ -68,7 +75,7 @@ def train_reranker(
         InputError: ``out`` exists, an interrupted training there had other options, the data has no train split, or no
             model is found.
     """
-    out, config = Path(out).expanduser(), config or RerankerTrainingConfig()
+    out, config = absolute_path(out), config or RerankerTrainingConfig()
     require_absent(out)
     data = train_dev_split(data)
     data.labelled_queries("train")

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from rabtriever.caching import cache_dir
-from rabtriever.errors import InputError, RemoteError, TextError
+from rabtriever.errors import InputError, RemoteError, check_texts
 from rabtriever.rerankers.base import PairScorer, Scores
 from rabtriever.rerankers.remote.answers import AnswerCache, CachedAnswer, answer_key
 from rabtriever.rerankers.remote.budget import Budget
@@ -166,7 +166,9 @@ class RemoteReranker(PairScorer):
                 f"{self.source}: a remote teacher has no states; leave out with_states", param="with_states"
             )
         sides = np.asarray(pairs, np.int64).reshape(-1, 2)
-        texts = [(_checked("query", queries, q), _checked("document", documents, d)) for q, d in sides.tolist()]
+        check_texts("query", queries, np.unique(sides[:, 0]).tolist())
+        check_texts("document", documents, np.unique(sides[:, 1]).tolist())
+        texts = [(queries[q], documents[d]) for q, d in sides.tolist()]
         keys = [answer_key(*pair) for pair in texts]
         missing = {key: pair for key, pair in zip(keys, texts, strict=True) if self._answers.get(key) is None}
         known = [answer for key in set(keys) if (answer := self._answers.get(key))]
@@ -263,15 +265,3 @@ def notice() -> None:
         "rabtriever: some providers' terms forbid training on their models' answers; read those of this remote teacher",
         file=sys.stderr,
     )
-
-
-def _checked(kind: str, texts: Sequence[str], position: int) -> str:
-    """Returns a text that a server can be asked about."""
-    text = texts[position]
-    if not isinstance(text, str) or not text.strip():
-        raise TextError(kind, position, text, "has no text; leave it out")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise TextError(kind, position, text, "holds half a character; mend its encoding") from None
-    return text

@@ -143,7 +143,7 @@ class Transport:
 
         key = os.environ.get(self._options.key_variable, "").strip()
         if not key.isascii() or not key.isprintable():
-            fault = "holds no API key but other characters"
+            fault = "holds no API key but other characters; set it to the key alone"
             raise InputError(f"${self._options.key_variable}: {fault}", param="key_variable")
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         limits = httpx2.Limits(max_connections=self._options.concurrency)

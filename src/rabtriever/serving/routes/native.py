@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import Annotated, Any, BinaryIO
 
@@ -83,7 +84,7 @@ async def delete(id: Id, service: Service) -> None:
 
 def _parse(raw: bytes) -> schemas.DocumentsRequest:
     try:
-        return schemas.DocumentsRequest.model_validate_json(raw)
+        return schemas.DocumentsRequest.model_validate_json(raw.removeprefix(BOM_UTF8))
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_input=False)) from None
 
@@ -93,6 +94,8 @@ def _lines(body: BinaryIO) -> Iterator[Document]:
     seen: set[str] = set()
     body.seek(0)
     for number, line in enumerate(iter(lambda: body.readline(MAX_LINE_BYTES + 1), b""), 1):
+        if number == 1:
+            line = line.removeprefix(BOM_UTF8)
         if len(line) > MAX_LINE_BYTES:
             raise APIError(422, f"line {number}: longer than {MAX_LINE_BYTES >> 20} MB", "body")
         if not line.strip():

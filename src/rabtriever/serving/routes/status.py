@@ -83,7 +83,7 @@ async def metrics(request: Request) -> PlainTextResponse:
     return PlainTextResponse(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
-@public_router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+@public_router.get("/", include_in_schema=False)
 async def page() -> FileResponse:
     """Returns the page."""
     return FileResponse(PAGE / "index.html", headers=HEADERS)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from rabtriever.errors import has_half_character
 from rabtriever.serving.schemas.native import (
     MAX_FIELDS,
     MAX_TEXT_LENGTH,
@@ -51,8 +52,14 @@ class RerankRequest(CompatRequest):
     def _has_documents(self) -> RerankRequest:
         if self.documents is None and self.texts is None:
             raise invalid("give documents, or texts")
-        if any(len(text) > MAX_TEXT_LENGTH for text in self.contents()):
+        try:
+            texts = self.contents()
+        except RecursionError:
+            raise invalid("documents: one is nested too deep") from None
+        if any(len(text) > MAX_TEXT_LENGTH for text in texts):
             raise invalid(f"documents: one of more than {MAX_TEXT_LENGTH} characters")
+        if any(map(has_half_character, texts)):  # pydantic looks into no object
+            raise invalid("documents: one holds half of a surrogate pair; write the character whole")
         return self
 
     def contents(self) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,12 +19,12 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from rabtriever.data import Document
+from rabtriever.data.metadata import why_not_storable
 
 MAX_QUERIES, MAX_HITS, MAX_TEXTS = 64, 1000, 1000  # of a request
 MAX_TEXT_LENGTH = 100_000  # characters: many times what the models read
 MAX_FIELDS = 32  # of an object
-MAX_DEPTH = 16  # of metadata
-MAX_SAFE_INTEGER = 2**53  # the largest integer that all readers of JSON agree on
+SAFE_INTEGERS = range(-(2**53), 2**53 + 1)  # that all readers of JSON agree on
 
 
 def invalid(message: str) -> PydanticCustomError:
@@ -41,6 +40,12 @@ def one_of(kind: str, fields: dict[str, dict[str, str]]) -> dict[str, Any]:
 def _not_blank(value: str) -> str:
     if not value or value.isspace():
         raise invalid("is blank")
+    return value
+
+
+def _in_a_path(value: str) -> str:
+    if value in (".", ".."):
+        raise invalid("'.' and '..' mean folders in a URL, where the document could not be reached; take another")
     return value
 
 
@@ -137,28 +142,30 @@ class NewDocument(NativeRequest):
     """A document to add."""
 
     model_config = ConfigDict(
-        json_schema_extra=one_of("anyOf", {"text": {"pattern": r"\S"}, "title": {"pattern": r"\S"}})
+        json_schema_extra=one_of("anyOf", {name: {"type": "string", "pattern": r"\S"} for name in ("text", "title")})
     )
-    id: Identifier = Field(validation_alias=AliasChoices("id", "_id"))  # as BEIR's corpus.jsonl calls it
-    text: LimitedText = ""
-    title: LimitedText = ""
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    # As BEIR's corpus.jsonl calls it, where null is none given, too.
+    id: Annotated[Identifier, AfterValidator(_in_a_path)] = Field(validation_alias=AliasChoices("id", "_id"))
+    text: LimitedText | None = None
+    title: LimitedText | None = None
+    metadata: dict[str, Any] | None = None
 
     @field_validator("metadata")
     @classmethod
-    def _is_json(cls, value: dict[str, Any]) -> dict[str, Any]:
-        _check_json(value)
+    def _is_storable(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value and (why := why_not_storable(value, SAFE_INTEGERS)):
+            raise invalid(why)
         return value
 
     @model_validator(mode="after")
     def _has_text(self) -> NewDocument:
-        if not (self.text.strip() or self.title.strip()):
+        if not ((self.text or "").strip() or (self.title or "").strip()):
             raise invalid("title and text are both blank")
         return self
 
     def document(self) -> Document:
         """Returns the document for the index."""
-        return Document(self.id, self.text, self.title, self.metadata)
+        return Document(self.id, self.text or "", self.title or "", self.metadata or {})
 
 
 class DocumentsRequest(NativeRequest):
@@ -195,15 +202,3 @@ class ErrorResponse(BaseModel):
 
     message: str
     error: ErrorDetail
-
-
-def _check_json(value: object, depth: int = 0) -> None:
-    if depth > MAX_DEPTH:
-        raise invalid(f"nested more than {MAX_DEPTH} deep")
-    if isinstance(value, dict | list):
-        for one in value.values() if isinstance(value, dict) else value:
-            _check_json(one, depth + 1)
-    elif isinstance(value, int) and abs(value) > MAX_SAFE_INTEGER:
-        raise invalid(f"a number beyond {MAX_SAFE_INTEGER}; write it as a string")
-    elif isinstance(value, float) and not isfinite(value):
-        raise invalid("NaN or infinite; write null")
