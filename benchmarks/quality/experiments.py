@@ -227,8 +227,9 @@ def _calibration(bench: Bench, scores: np.ndarray, fitted: Calibration | None) -
     for name, calibration in {"raw": Calibration(), "fitted": fitted}.items():
         for label, depth in {"first": 1, "ten": 10}.items():
             if calibration is not None:
-                log_odds, labels = bench.top(scores, min(depth, scores.shape[1]))
-                error = calibration_error(calibration.probability(log_odds), labels)
+                log_odds, labels = (one.reshape(len(scores), -1) for one in bench.top(scores, min(10, scores.shape[1])))
+                probabilities = calibration.list_probability(log_odds)[:, :depth]
+                error = calibration_error(probabilities.ravel(), labels[:, :depth].ravel())
                 report[f"ece_{label}_{name}"] = round(error, 4)
     return report
 

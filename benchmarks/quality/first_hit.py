@@ -23,7 +23,7 @@ def main() -> None:
         positives, ids = data.positives("test", QUERIES), list(data.documents)
         documents = retriever.encode_document([document.content for document in data.documents.values()])
         scores = retriever.similarity(retriever.encode_query([data.queries[q] for q in positives]), documents)
-        probability = retriever.calibration.probability(scores).max(1)
+        probability = retriever.calibration.list_probability(scores).max(1)
         best = scores.argmax(1)
         right = np.array([ids[d] in relevant for d, relevant in zip(best, positives.values(), strict=True)])
         parts = np.array_split(np.argsort(probability), BINS)

@@ -12,14 +12,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rabtriever import Rabtriever, load_data
 from rabtriever.encoders.loading import load_encoder
+from rabtriever.evaluation.lexical import lexical_index
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bm25 import BM25S  # noqa: E402
 from quality.systems import reranked  # noqa: E402
 
 QUERIES, WARM = 60, 5
@@ -34,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     data = load_data(args.data)
     documents = [document.content for document in data.documents.values()]
-    words, tools = BM25S(documents), Rabtriever.from_pretrained("tools")
+    words, tools = lexical_index(data.documents.values()), Rabtriever.from_pretrained("tools")
     latents = tools.encode_document(documents)
 
     def ours(query: str) -> np.ndarray:
@@ -45,7 +46,8 @@ def main() -> None:
         encoded = retriever.encode_document(documents)
         return lambda query: retriever.similarity(retriever.encode_query([query]), encoded)
 
-    systems: dict[str, Callable[[str], np.ndarray]] = {"bm25": words.scores, "minilm": zero_shot("minilm")}
+    systems: dict[str, Callable[[str], Any]] = {"bm25": lambda query: words.search(query, mode="bm25")}
+    systems["minilm"] = zero_shot("minilm")
     systems |= {name: zero_shot(path) for name in ("mpnet", "gemma") if (path := getattr(args, name))}
     systems |= {"tools": ours, "tools-rerank10": lambda query: reranked(tools, documents, [query], ours(query))}
     times: dict[str, list[float]] = {name: [] for name in systems}

@@ -22,9 +22,9 @@ from ir_measures import R, nDCG
 
 from rabtriever import Rabtriever, RetrievalData
 from rabtriever.encoders.loading import load_encoder
+from rabtriever.evaluation.lexical import lexical_index
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bm25 import BM25S  # noqa: E402
 from quality.corpora import Bench, batches, distil, unlabelled  # noqa: E402
 from quality.rivals import fine_tune, fit_adapter  # noqa: E402
 from record import machine  # noqa: E402
@@ -37,9 +37,16 @@ Scores = Callable[[list[str]], np.ndarray]
 
 
 def by_words(bench: Bench, data: RetrievalData) -> Scores:
-    """BM25."""
-    index = BM25S(contents(data))
-    return lambda queries: np.stack([index.scores(query) for query in queries])
+    """BM25 of an index; a document that shares no word with the query is not found."""
+    index, row_of = lexical_index(data.documents.values()), {key: row for row, key in enumerate(data.documents)}
+
+    def score(queries: list[str]) -> np.ndarray:
+        result = np.full((len(queries), len(row_of)), -np.inf, np.float32)
+        for row, hits in zip(result, index.search(queries, RANKED, mode="bm25"), strict=True):
+            row[[row_of[hit.id] for hit in hits]] = -np.arange(len(hits))
+        return result
+
+    return score
 
 
 def of_retriever(retriever: Rabtriever, data: RetrievalData) -> Scores:
@@ -138,7 +145,9 @@ def measure(score: Scores, data: RetrievalData, split: str) -> dict[str, Any]:
             if query in row_of:
                 scores[row, row_of[query]] = -np.inf
         best = np.argsort(-scores, axis=1, kind="stable")[:, :RANKED]
-        run |= {q: {d: -float(i) for i, d in enumerate(ids[of].tolist())} for q, of in zip(part, best, strict=True)}
+        for query, of, row in zip(part, best, scores, strict=True):
+            found = ids[of[np.isfinite(row[of])]].tolist()
+            run[query] = {document: -float(rank) for rank, document in enumerate(found)}
     qrels = {query: data.qrels[split][query] for query in queries}
     found = {(str(one.measure), one.query_id): one.value for one in ir_measures.iter_calc(MEASURES, qrels, run)}
     result: dict[str, Any] = {str(name): np.mean([found[str(name), query] for query in queries]) for name in MEASURES}

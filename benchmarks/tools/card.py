@@ -37,6 +37,7 @@ def main() -> None:
     tuning = json.loads((work / "encoder.json").read_text())
     config["encoder_tuning"] = {"of": "minilm", **{key: tuning[key] for key in tuning if key != "machine"}}
     config["datasets"] = [{"name": name, "license": of, "url": url} for name, (of, url) in DATASETS.items()]
+    config.pop("refusal", None)  # of MetaTool and CLINC150; it would promise nothing for other people's documents
     config |= {"license": "Apache-2.0", "language": "en", "measures": measures()}
     write_config(model, config, model.name)
 

@@ -285,6 +285,7 @@ def test_where_nothing_fits_there_is_no_hit_and_the_closest_is_named(index, retr
         ({"refuse": 0.05}, "no requests that people labelled"),
         ({"refuse": 0.0}, "between 0 and 1"),
         ({"refuse": 0.05, "mode": "encoder"}, "choose another mode"),
+        ({"refuse": 0.05, "mode": "bm25"}, "choose another mode"),
     ],
 )
 def test_a_promise_that_cannot_be_given_is_refused(index, options, fault):

@@ -100,7 +100,7 @@ def lists(competition, n_queries=4000, n=10):
     """Lists of log-odds, and which documents are right: one or none of a list, or each by itself."""
     rng, made = np.random.default_rng(0), Calibration(2.0, -1.0, competition)
     log_odds = rng.normal(0, 4, (n_queries, n)).astype(np.float32)
-    shares = made.probability(log_odds)
+    shares = made.list_probability(log_odds)
     if not competition:
         return made, log_odds, rng.random(log_odds.shape) < shares
     right = (rng.random((n_queries, 1)) > shares.cumsum(1)).sum(1)
@@ -113,7 +113,7 @@ def test_lists_say_whether_documents_compete(competition):
     fitted = Calibration.fit(log_odds, labels)
     assert fitted.competition == pytest.approx(competition, abs=0.1)
     first = log_odds.argmax(1)[:, None]
-    p, right = (np.take_along_axis(values, first, 1)[:, 0] for values in (fitted.probability(log_odds), labels))
+    p, right = (np.take_along_axis(values, first, 1)[:, 0] for values in (fitted.list_probability(log_odds), labels))
     for part in np.array_split(np.argsort(p), 5):
         assert abs(p[part].mean() - right[part].mean()) < 0.05  # of first hits too
     apart = Calibration.fit(log_odds.ravel(), labels.ravel())
@@ -136,11 +136,11 @@ LISTS = st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=30)
 @given(LISTS, COMPETING)
 def test_competition_never_changes_a_ranking(log_odds, calibration):
     ranked = np.sort(log_odds)[::-1]
-    p = calibration.probability(ranked)
+    p = calibration.list_probability(ranked)
     assert (np.diff(p) <= 1e-12).all() and ((0 <= p) & (p <= 1)).all()
-    np.testing.assert_array_equal(calibration.probability(ranked[::-1]), p[::-1])  # whatever the order
-    np.testing.assert_allclose(calibration.probability(ranked[:1]), calibration.probability(ranked[0]))
-    assert (p <= Calibration(calibration.temperature, calibration.offset).probability(ranked) + 1e-12).all()
+    np.testing.assert_array_equal(calibration.list_probability(ranked[::-1]), p[::-1])  # whatever the order
+    np.testing.assert_allclose(calibration.list_probability(ranked[:1]), calibration.probability(ranked[0]))
+    assert (p <= calibration.probability(ranked) + 1e-12).all()
 
 
 @given(LISTS, st.floats(0.1, 10), st.floats(-5, 5))
@@ -148,11 +148,18 @@ def test_full_competition_is_a_softmax_with_none_of_them(log_odds, temperature, 
     values = np.unique(log_odds)[-10:]
     x = values / temperature + offset
     expected = np.exp(x - np.logaddexp.reduce([*x, 0.0]))
-    np.testing.assert_allclose(Calibration(temperature, offset, 1.0).probability(values), expected, atol=1e-9)
+    np.testing.assert_allclose(Calibration(temperature, offset, 1.0).list_probability(values), expected, atol=1e-9)
 
 
 def test_copies_do_not_compete_and_documents_behind_the_tenth_change_nothing():
     calibration = Calibration(1.0, 0.0, 1.0)
-    assert calibration.probability([3.0, 3.0, 1.0])[0] == calibration.probability([3.0, 1.0])[0]
+    assert calibration.list_probability([3.0, 3.0, 1.0])[0] == calibration.list_probability([3.0, 1.0])[0]
     longer, ten = np.arange(20.0)[::-1], np.arange(20.0)[::-1][:10]
-    np.testing.assert_array_equal(calibration.probability(longer)[:10], calibration.probability(ten))
+    np.testing.assert_array_equal(calibration.list_probability(longer)[:10], calibration.list_probability(ten))
+
+
+def test_only_some_documents_compete_if_they_are_named():
+    calibration, log_odds = Calibration(1.0, 0.0, 1.0), np.array([0.0, 3.0, 1.0])
+    p = calibration.list_probability(log_odds, log_odds[:1])
+    np.testing.assert_allclose(p[1:], [np.exp(x) / (2 + np.exp(x)) for x in (3, 1)])
+    assert p[0] == calibration.probability(0.0)

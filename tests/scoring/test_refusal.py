@@ -41,3 +41,7 @@ def test_what_cannot_be_promised_is_refused_with_what_it_needs():
         Refusal.fit(np.arange(58.0)).limit(0.05)
     assert Refusal.fit(np.arange(59.0)).limit(0.05) == 0.0
     assert Refusal.fit(np.arange(59.0)).limit(0.06) == 0.0  # the nearest share that is not greater
+    with pytest.raises(InputError, match=r"12 held-out labelled requests are too few, 14 needed"):
+        Refusal.fit(np.arange(12.0)).limit(0.29)
+    with pytest.raises(InputError, match=r"at least 0.01 can be promised"):
+        Refusal.fit(np.arange(10_000.0)).limit(0.005)

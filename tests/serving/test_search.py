@@ -62,6 +62,9 @@ def test_where_nothing_fits_the_closest_is_named(standing, monkeypatch):
     named = [hit and hit["id"] for hit in answer["closest"]]
     assert named == [hit.id if refused else None for hit, refused in zip(firsts, low, strict=True)]
     assert "closest" not in standing.post("/v1/search", queries=queries).json()
+    for query, hit, refused in zip(queries, firsts, low, strict=True):
+        answer = standing.post("/v1/search", query=query, refuse=0.05).json()
+        assert answer.get("closest", {}).get("id") == (hit.id if refused else None) and bool(answer["hits"]) != refused
 
 
 def test_a_query_that_was_cut_is_told(live):

@@ -37,11 +37,12 @@ class SearchOptions:
             by log-odds. None: no reranker.
         threshold: Least probability of a hit.
         refuse: Return nothing where nothing fits, but to this share of the requests that have an answer, at most
-            (:class:`rabtriever.scoring.refusal.Refusal`). A reranker has no say in that.
+            (:class:`rabtriever.scoring.refusal.Refusal`). A reranker has no say in that, and ``where`` is no part of
+            the promise: it may leave out the answer.
 
     Raises:
         InputError: ``k`` below 1, ``rerank`` below 1, an unknown ``mode``, a ``threshold`` outside [0, 1], or
-            ``refuse`` outside (0, 1) or with the mode ``encoder``.
+            ``refuse`` outside (0, 1) or with the mode ``encoder`` or ``bm25``.
     """
 
     k: int = 10
@@ -63,8 +64,8 @@ class SearchOptions:
             raise InputError(f"threshold {self.threshold}: a probability lies in [0, 1]", param="threshold")
         if self.refuse is not None and not 0 < self.refuse < 1:
             raise InputError(f"refuse {self.refuse}: a share of requests lies between 0 and 1", param="refuse")
-        if self.refuse is not None and self.mode == "encoder":
-            message = "refuse: the retriever's limits mean nothing to its encoder alone; choose another mode"
+        if self.refuse is not None and self.mode in ("encoder", "bm25"):
+            message = "refuse: the limits are those of the retriever's own ranking; choose another mode"
             raise InputError(message, param="refuse")
 
     @property
@@ -120,7 +121,7 @@ def _with_log_odds(ordinals: np.ndarray, vector: np.ndarray, view: View) -> Rank
 
 def _make_hits(ranking: Ranking, snapshot: Snapshot, calibration: Calibration) -> list[Hit]:
     documents = snapshot.documents(ranking.ordinals)
-    probabilities = calibration.probability(ranking.log_odds).tolist()
+    probabilities = calibration.list_probability(ranking.log_odds, ranking.log_odds[:LIST_DEPTH]).tolist()
     return [
         Hit(document.id, probability, value, document.content, deepcopy(dict(document.metadata)))
         for document, probability, value in zip(documents, probabilities, ranking.log_odds.tolist(), strict=True)
@@ -183,7 +184,8 @@ class RerankPlan:
                     hit = replace(hit, log_odds=value, reranked=True)
                 scored.append((rank, hit))
             ranked = sorted(scored, key=lambda pair: -pair[1].log_odds)
-            probabilities = retriever.calibration.probability(np.array([hit.log_odds for _, hit in ranked])).tolist()
+            values = np.array([hit.log_odds for _, hit in ranked])
+            probabilities = retriever.calibration.list_probability(values, values[:LIST_DEPTH]).tolist()
             in_pool = zip(ranked, probabilities, strict=True)
             result.append([replace(hit, probability=p) for (rank, hit), p in in_pool if rank < self._pool])
         return result

@@ -36,9 +36,18 @@ class Calibration:
     competition: float = 0.0
 
     def probability(self, log_odds: np.ndarray | float) -> np.ndarray:
-        """Returns the probabilities of log-odds, float64 of the same shape: of one document, or (..., n) of lists."""
+        """Returns the probabilities of pairs, each alone, float64 of the same shape."""
+        return _sigmoid(np.asarray(log_odds, np.float64) / self.temperature + self.offset)
+
+    def list_probability(self, log_odds: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
+        """Returns the probabilities of documents in lists, float64 (..., n).
+
+        Args:
+            log_odds: float (..., n), each list in any order.
+            among: float (..., m), the documents whose ten best compete; ``log_odds`` if None.
+        """
         log_odds = np.asarray(log_odds, dtype=np.float64)
-        rivals = _rivals(log_odds) if self.competition and log_odds.ndim else None
+        rivals = _rivals(log_odds, log_odds if among is None else among) if self.competition else None
         return _sigmoid(_logits(log_odds, rivals, 1 / self.temperature, self.offset, self.competition))
 
     def rank(self, log_odds: np.ndarray, top_k: int | None = None) -> list[dict[str, int | float]]:
@@ -53,14 +62,14 @@ class Calibration:
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k {top_k}: ask for at least one document", param="top_k")
         order = np.argsort(-log_odds, kind="stable")[:top_k]
-        probabilities = self.probability(log_odds)
+        probabilities = self.list_probability(log_odds)
         return [{"corpus_id": int(i), "score": float(probabilities[i])} for i in order]
 
     def convert(self, log_odds: np.ndarray, source: Calibration) -> np.ndarray:
         """Expresses another model's log-odds on this calibration's scale, so that both models' numbers compare.
 
         Returns:
-            float32 (n,): each alone, ``self.probability(result) == source.probability(log_odds)``.
+            float32 (n,) with ``self.probability(result) == source.probability(log_odds)``.
         """
         logit = np.asarray(log_odds, np.float64) / source.temperature + source.offset
         return ((logit - self.offset) * self.temperature).astype(np.float32)
@@ -82,7 +91,7 @@ class Calibration:
         x, y = np.asarray(log_odds, dtype=np.float64), np.asarray(labels, dtype=np.float64)[there]
         if not len(y) or y.min() == y.max():
             return prior
-        rivals, most = (_rivals(x)[there], 1.0) if x.ndim > 1 else (None, 0.0)
+        rivals, most = (_rivals(x, x)[there], 1.0) if x.ndim > 1 else (None, 0.0)
         x, start = x[there], np.array([1 / prior.temperature, prior.offset, prior.competition])
         size = np.sqrt(max(np.square(x).mean(), 1e-12))  # log-odds may all be 0
         scale = np.array([size, 1.0, 1.0])
@@ -97,9 +106,9 @@ class Calibration:
         return cls(float(1 / slope), float(offset), float(competition)) if slope > LEAST_SLOPE else prior
 
 
-def _rivals(log_odds: np.ndarray) -> np.ndarray:
-    """Returns the log-odds of each document's rivals (..., n, up to 10) in lists (..., n); -inf: none."""
-    best = -np.sort(-log_odds, axis=-1)[..., :LIST_DEPTH]
+def _rivals(log_odds: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Returns the log-odds of each document's rivals (..., n, up to 10), of lists (..., n) and (..., m); -inf: none."""
+    best = -np.sort(-np.asarray(among, np.float64), axis=-1)[..., :LIST_DEPTH]
     copy = np.zeros(best.shape, dtype=bool)
     copy[..., 1:] = best[..., 1:] == best[..., :-1]
     best = np.where(copy, -np.inf, best)[..., None, :]

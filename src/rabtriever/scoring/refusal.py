@@ -21,7 +21,8 @@ class Refusal:
 
     They are order statistics of held-out requests that people labelled. With the k-th lowest of n as the limit, the
     share of all such requests that lies below is at most the one-sided Clopper-Pearson bound of k - 1 in n, in 95% of
-    such samples, whatever the distribution. It holds for requests and documents like those.
+    such samples, whatever the distribution. It holds for requests and documents like those, and for a sample that
+    nothing else was chosen by: a distillation's dev queries have also chosen its round and gain.
 
     Attributes:
         requests: n.
@@ -51,13 +52,17 @@ class Refusal:
         Raises:
             InputError: nothing can be promised, or not so small a share.
         """
-        possible = [one for one in self.limits if one <= share]
-        if possible:
-            return self.limits[max(possible)]
-        needed = math.ceil(math.log(1 - CONFIDENCE) / math.log(1 - max(share, SHARES[0])))
+        nearest = max((one for one in SHARES if one <= share), default=SHARES[0])
+        if nearest <= share and nearest in self.limits:
+            return self.limits[nearest]
+        needed = math.ceil(math.log(1 - CONFIDENCE) / math.log(1 - nearest))
         if not self.requests:
             fault = "the retriever knows no requests that people labelled, so it cannot promise anything"
             raise InputError(f"refuse {share}: {fault}; distil it with labels, or use threshold", param="refuse")
+        if share < nearest:
+            raise InputError(
+                f"refuse {share}: at least {nearest} can be promised; choose that, or more", param="refuse"
+            )
         fault = f"{self.requests} held-out labelled requests are too few, {needed} needed"
         raise InputError(f"refuse {share}: {fault}; choose a greater share, or distil with more", param="refuse")
 

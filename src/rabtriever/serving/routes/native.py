@@ -36,7 +36,8 @@ async def search(body: schemas.SearchRequest, service: Service) -> schemas.Searc
     timings = schemas.Timings(**{stage: round(value, 3) for stage, value in result.milliseconds.items()})
     shape: dict[str, Any] = {"hits": found[0]} if body.queries is None else {"results": found}
     if body.refuse is not None:
-        shape["closest"] = [hits.closest and shown(**vars(hits.closest)) for hits in result.hits]
+        closest = [hits.closest and shown(**vars(hits.closest)) for hits in result.hits]
+        shape["closest"] = closest[0] if body.queries is None else closest
     return schemas.SearchResponse(**shape, timings=timings, truncated=result.counts.truncated)
 
 

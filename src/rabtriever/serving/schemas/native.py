@@ -131,8 +131,9 @@ class SearchResponse(BaseModel):
 
     hits: list[SearchHit] | None = None
     results: list[list[SearchHit]] | None = None
-    closest: list[SearchHit | None] | None = Field(
-        None, description="With `refuse`: of each query that nothing fits, what came closest; null of the others."
+    closest: SearchHit | list[SearchHit | None] | None = Field(
+        None,
+        description="With `refuse`, where nothing fits: what came closest. Of several queries a list, null for fits.",
     )
     timings: Timings
     truncated: int = Field(description="Number of queries that were truncated to their token budget.")
