@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,27 +57,6 @@ def requests(path: Path, corpora: Mapping[str, Any]) -> None:
     axes.set(xscale="log", xlabel="requests without labels", ylabel="R@1")
     axes.legend(fontsize=7, ncol=2)
     axes.set_ylim(0.6, 0.95)
-    axes.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
-    _save(path, figure)
-
-
-def labels(path: Path, corpora: Mapping[str, Any]) -> None:
-    """Draws R@1 over the number of labels, with and without a teacher."""
-    figure, axes = pyplot.subplots(figsize=(6, 3.4))
-    curves: dict[str, dict[int, float]] = defaultdict(dict)
-    for job in corpora.values():
-        what, corpus, student, *rest = job["job"].partition("?")[0].split("/")
-        options = job["job"].partition("?")[2].replace("seeds=1", "").strip("&")
-        if (what, corpus, student, options) == ("labels", "metatool", "minilm", ""):
-            teacher, n = rest[0] if rest else "labels", rest[1] if len(rest) > 1 else "all"
-            curves[teacher][16435 if n == "all" else int(n)] = job["mean"]
-    named = {"labels": ("labels alone", GREY), "gemma": ("labels, and EmbeddingGemma's lists for 3,000 requests", OURS)}
-    for teacher, points in curves.items():
-        label, color = named[teacher]
-        axes.plot(*zip(*sorted(points.items()), strict=True), "o-", label=label, color=color)
-    axes.axhline(0.548, color=GREY, ls=":", lw=1, label="MiniLM")
-    axes.set(xscale="log", xlabel="labels", ylabel="R@1, MetaTool test")
-    axes.legend(fontsize=8)
     axes.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
     _save(path, figure)
 

@@ -21,7 +21,6 @@ from record import table  # noqa: E402
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 OWN = "metatool clinc150 hwu64 banking77".split()
-SMALL = "ultratool sealtools saycan_next".split()
 NEVER = "demo toolalpaca_eval restbench_spotify apibank stabletoolbench callnavi nestful cheatsheets k8s_tools".split()
 FILLED = ("results", "no-answer")  # pages of docs/, from ``<name>.head.md``
 UNSEEN = "clinc150 hwu64 banking77 ultratool tldr".split()
@@ -163,7 +162,6 @@ def out_of_scope(results: Results) -> str:
 KNOWN = ["minilm", "mpnet", "gemma", "tools", "tools-rerank10"]
 TABLES = {
     "own": lambda r: compared(r, [s for s in SYSTEMS if not s.startswith("tools")], OWN, "test", "minilm", True),
-    "small": lambda r: compared(r, [s for s in SYSTEMS if not s.startswith("tools")], SMALL, "test", "minilm", False),
     "never": lambda r: compared(r, ["bm25", *KNOWN], NEVER, "test", "minilm", True),
     "unseen": lambda r: compared(r, list(SYSTEMS), UNSEEN, "test_unseen", "minilm", False),
     "words": lambda r: compared(r, ["bm25", *KNOWN], WORDS, "test", "minilm", False),
@@ -230,7 +228,6 @@ def main() -> None:
     folder = ROOT / "docs" / "figures"
     figures.pareto(folder / "pareto.svg", partial(results.mean, corpora=OWN), results.latency["ms"])
     figures.requests(folder / "requests.svg", results.corpora)
-    figures.labels(folder / "labels.svg", results.corpora)
     figures.elsewhere(folder / "elsewhere.svg", results.figure, NEVER, UNSEEN, TITLES)
 
 

@@ -126,7 +126,7 @@ class DistillConfig(_Checked):
     embedding_weight: float = _case("weight of the squared error of the context embedding", min=0)
     log_odds_weight: float = _case("weight of the squared error of the log-odds", min=0)
     kl_weight: float = _option(0.0, "weight of the reverse KL; 1 with log_odds_weight 0 is the paper's loss", min=0)
-    label_weight: float = _case("weight of the softmax of labels over all documents", min=0)
+    label_weight: float = _case("weight of the softmax of labels over documents", min=0)
     label_smoothing: float = _option(
         0.2, "share of a label's target that is the encoder's softmax; for encoders with a similarity", min=0, below=1
     )
