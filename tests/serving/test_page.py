@@ -248,7 +248,7 @@ def test_a_filter_is_used_or_its_fault_shown_beside_it(opened, standing):
     page.keyboard.press("Enter")
     expect(where).to_have_attribute("aria-invalid", "true")
     expect(where).to_be_focused()
-    expect(where).to_have_accessible_description(re.compile("'colour' is not a column"))
+    expect(where).to_have_accessible_description(re.compile("'colour' is no column here"))
     expect(page.locator("#results")).to_be_hidden()
     where.fill("json_get_int(metadata, 'year') > 2001")
     page.keyboard.press("Enter")

@@ -246,7 +246,7 @@ def test_what_is_minimised_is_the_weighted_sum_of_the_losses(tiny_data, teacher)
         "loss/log_odds": log_odds_error(predicted @ w, target @ w),
         "loss/kl": reverse_kl(predicted @ w, target @ w),
         "loss/labels": label_loss(
-            lambda q, d: predictor.log_odds(q, made.data.z_d[d]), labelled, len(made.data.z_d), generator
+            lambda q, d: predictor.log_odds(q, made.data.z_d[d]), labelled, made.labelled_among, generator
         ),
     }
     losses = made.compute_losses()
