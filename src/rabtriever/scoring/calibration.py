@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,8 +17,8 @@ LEAST_SLOPE = 1e-3  # of log-odds that increase with relevance
 class Calibration:
     """Probabilities of ranked documents, which never change the ranking.
 
-    A document alone has ``P = sigmoid(x)`` with ``x = log_odds / temperature + offset`` (Platt scaling). In a list,
-    better documents make it less probable::
+    A pair alone has ``P = sigmoid(log_odds / temperature + offset)`` (Platt scaling); so two models' log-odds compare.
+    In a list, better documents make one less probable, with ``x = log_odds / list_temperature + list_offset``::
 
         P_i = sigmoid(x_i - competition * log(1 + sum_j exp(x_j)))      j: the ten best documents but i
 
@@ -29,11 +29,15 @@ class Calibration:
         temperature: Above 0; above 1 if the model is overconfident.
         offset: Below 0 if relevant documents are rarer than in training.
         competition: 0 to 1.
+        list_temperature: As ``temperature``, which it is if None.
+        list_offset: As ``offset``, which it is if None.
     """
 
     temperature: float = 1.0
     offset: float = 0.0
     competition: float = 0.0
+    list_temperature: float | None = None
+    list_offset: float | None = None
 
     def probability(self, log_odds: np.ndarray | float) -> np.ndarray:
         """Returns the probabilities of pairs, each alone, float64 of the same shape."""
@@ -48,7 +52,9 @@ class Calibration:
         """
         log_odds = np.asarray(log_odds, dtype=np.float64)
         rivals = _rivals(log_odds, log_odds if among is None else among) if self.competition else None
-        return _sigmoid(_logits(log_odds, rivals, 1 / self.temperature, self.offset, self.competition))
+        temperature = self.temperature if self.list_temperature is None else self.list_temperature
+        offset = self.offset if self.list_offset is None else self.list_offset
+        return _sigmoid(_logits(log_odds, rivals, 1 / temperature, offset, self.competition))
 
     def rank(self, log_odds: np.ndarray, top_k: int | None = None) -> list[dict[str, int | float]]:
         """Ranks documents by the log-odds float (n,) of one query.
@@ -85,25 +91,39 @@ class Calibration:
             prior: What a few labels change little, and the result if there are no pairs, only one kind of label, or
                 if log-odds do not increase with relevance; the identity if None.
         """
-        from scipy.optimize import minimize
-
         prior, there = prior or cls(), ~np.isneginf(log_odds)
         x, y = np.asarray(log_odds, dtype=np.float64), np.asarray(labels, dtype=np.float64)[there]
         if not len(y) or y.min() == y.max():
             return prior
-        rivals, most = (_rivals(x, x)[there], 1.0) if x.ndim > 1 else (None, 0.0)
-        x, start = x[there], np.array([1 / prior.temperature, prior.offset, prior.competition])
-        size = np.sqrt(max(np.square(x).mean(), 1e-12))  # log-odds may all be 0
-        scale = np.array([size, 1.0, 1.0])
+        slope, offset, _ = _fit(x[there], None, y, prior)
+        if slope <= LEAST_SLOPE:
+            return prior
+        pairs = cls(1 / slope, offset)
+        if x.ndim == 1:
+            return pairs
+        slope, offset, competition = _fit(x[there], _rivals(x, x)[there], y, prior)
+        return (
+            replace(pairs, competition=competition, list_temperature=1 / slope, list_offset=offset)
+            if slope > LEAST_SLOPE
+            else pairs
+        )
 
-        def loss(scaled: np.ndarray) -> float:
-            logits = _logits(x, rivals, *(scaled / scale))
-            pull = REGULARIZATION * np.square(scaled - start * scale).sum() / 2
-            return float((np.logaddexp(0, logits) - y * logits).sum() + pull)
 
-        bounds = [(-np.inf, np.inf), (-np.inf, np.inf), (0, most)]
-        slope, offset, competition = minimize(loss, start * scale, method="L-BFGS-B", bounds=bounds).x / scale
-        return cls(float(1 / slope), float(offset), float(competition)) if slope > LEAST_SLOPE else prior
+def _fit(x: np.ndarray, rivals: np.ndarray | None, y: np.ndarray, prior: Calibration) -> tuple[float, float, float]:
+    """Returns slope, offset and competition of log-odds x float (n,) with labels y (n,), by the regularised loss."""
+    from scipy.optimize import minimize
+
+    start = np.array([1 / prior.temperature, prior.offset, prior.competition])
+    scale = np.array([np.sqrt(max(np.square(x).mean(), 1e-12)), 1.0, 1.0])  # log-odds may all be 0
+
+    def loss(scaled: np.ndarray) -> float:
+        logits = _logits(x, rivals, *(scaled / scale))
+        pull = REGULARIZATION * np.square(scaled - start * scale).sum() / 2
+        return float((np.logaddexp(0, logits) - y * logits).sum() + pull)
+
+    bounds = [(-np.inf, np.inf), (-np.inf, np.inf), (0, 0.0 if rivals is None else 1.0)]
+    slope, offset, competition = minimize(loss, start * scale, method="L-BFGS-B", bounds=bounds).x / scale
+    return float(slope), float(offset), float(competition)
 
 
 def _rivals(log_odds: np.ndarray, among: np.ndarray) -> np.ndarray:
