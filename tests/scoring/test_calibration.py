@@ -163,3 +163,11 @@ def test_only_some_documents_compete_if_they_are_named():
     p = calibration.list_probability(log_odds, log_odds[:1])
     np.testing.assert_allclose(p[1:], [np.exp(x) / (2 + np.exp(x)) for x in (3, 1)])
     assert p[0] == calibration.probability(0.0)
+
+
+def test_models_are_compared_by_pairs_whatever_their_lists_say():
+    pairs, lists_too = Calibration(2.0, -1.0), Calibration(2.0, -1.0, 1.0, 0.5, 3.0)
+    log_odds, source = np.array([-3.0, 0.0, 4.0]), Calibration(0.5, 1.0)
+    np.testing.assert_array_equal(lists_too.convert(log_odds, source), pairs.convert(log_odds, source))
+    np.testing.assert_array_equal(lists_too.probability(log_odds), pairs.probability(log_odds))
+    assert lists_too.list_probability(log_odds[:1]) == Calibration(0.5, 3.0).probability(log_odds[:1])
