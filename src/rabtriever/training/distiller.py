@@ -215,11 +215,15 @@ class Distiller:
 
     @property
     def labelled_among(self) -> Tensor:
-        """Documents that compete for labels, int64 (m,): all if a teacher has lists of them, else those with labels.
+        """Documents that compete for labels, int64 (m,): all if a teacher says something of them, else the labelled ones.
 
-        What no label names would only be pushed down; without it such documents are as those that come later.
+        What no label names would only be pushed down; left out, it is scored as a document that comes later. That takes
+        an encoder's similarity: without one, all compete.
         """
-        return torch.arange(len(self.data.documents)) if len(self.listed) else self.taught.nonzero().flatten()
+        taught = self.teacher.encoders or len(self.targets.pairs)
+        if taught or not self.student.beta:
+            return torch.arange(len(self.data.documents))
+        return self.taught.nonzero().flatten()
 
     def _train_rounds(self) -> None:
         """Trains in rounds, and ends when several in a row bring no better student.
