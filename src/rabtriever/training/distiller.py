@@ -215,7 +215,7 @@ class Distiller:
 
     @property
     def labelled_among(self) -> Tensor:
-        """Documents that compete for labels, int64 (m,): all if a teacher says something of them, else the labelled ones.
+        """Documents that compete for labels, int64 (m,): all if a teacher says something of them, else labelled ones.
 
         What no label names would only be pushed down; left out, it is scored as a document that comes later. That takes
         an encoder's similarity: without one, all compete.
