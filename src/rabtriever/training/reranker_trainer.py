@@ -49,6 +49,8 @@ class RerankerModule(nn.Module):
         self.student_weight = student_weight
         self.student: Predictor | None = None
         causal = cast(PreTrainedModel, model.get_base_model())
+        if causal.device.type == "cpu":  # torch's fused attention is slow there, above all its derivative
+            causal.set_attn_implementation("eager")
         # Without padding, gradients or not: a policy and its reference must differ in their weights alone.
         self.engine = TorchEngine(causal, pad=False)
         self.backbone = Backbone(causal.config, lambda: TorchEngine(causal))
