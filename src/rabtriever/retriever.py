@@ -24,8 +24,9 @@ from rabtriever.llm.loading import LoadOptions, hub_options
 from rabtriever.persistence.folder import absolute_path, read_config
 from rabtriever.persistence.hub import find_retriever, upload_model
 from rabtriever.rerankers.base import Reranker
-from rabtriever.retriever_folder import load_models, save_retriever
+from rabtriever.retriever_folder import load_examples, load_models, save_retriever
 from rabtriever.scoring.calibration import Calibration
+from rabtriever.scoring.examples import Examples
 from rabtriever.scoring.fold import Fold, score_latents
 from rabtriever.scoring.fusion import Fusion
 from rabtriever.scoring.predictor import Predictor, load_predictor
@@ -49,17 +50,19 @@ class Rabtriever:
             similarity.
         trained_on: int64, :func:`rabtriever.scoring.fusion.text_keys` of the documents that it was trained on.
         refusal: When a search that may refuse returns nothing; if None, it can promise nothing.
+        examples: Labelled queries, which pull those that are near to them to their documents; none if None.
         query_cache: Number of queries whose encodings are cached; 0 caches none.
         document_cache: Number of documents whose latents are cached.
 
     Attributes:
         layout: Meaning of the latents' columns.
         dim: Number of columns of a latent, gain and bias included.
-        fingerprint: Identifies everything that changes a log-odds.
+        fingerprint: Identifies everything that changes a document's latent or what a query's means. Examples do
+            neither: they move queries alone.
         name_or_path: Folder it was loaded from or saved to.
 
     Raises:
-        InputError: no predictor, and an encoder without a similarity.
+        InputError: no predictor, and an encoder without a similarity; or examples, and no similarity in the score.
     """
 
     def __init__(
@@ -72,16 +75,19 @@ class Rabtriever:
         fusion: Fusion | None = None,
         trained_on: np.ndarray | None = None,
         refusal: Refusal | None = None,
+        examples: Examples | None = None,
         query_cache: int = 10_000,
         document_cache: int = 0,
     ) -> None:
         self.encoder, self.predictor, self._reranker = encoder, predictor.eval() if predictor else None, reranker
         self.calibration, self.refusal = calibration or Calibration(), refusal or Refusal()
-        self.fusion = fusion or (Fusion() if predictor else Fusion.zero_shot())
+        self.fusion, self.examples = fusion or (Fusion() if predictor else Fusion.zero_shot()), examples
         known = trained_on if predictor and trained_on is not None else np.empty(0, np.int64)
         self.trained_on = np.sort(known)
         if self.fusion.beta and not encoder.has_similarity:
             raise InputError("encoder: an LLM's states have no similarity to rank by; distil a predictor for it first")
+        if examples is not None and not self.fusion.beta:
+            raise InputError("examples: the score has no similarity that they could move; distil over an encoder")
         self.name_or_path: str | None = None
         folded = predictor.fold() if predictor else None
         self._fold = Fold(encoder.hidden_size, folded, self.fusion.beta, self.fusion.offset, self.fusion.center)
@@ -145,6 +151,7 @@ class Rabtriever:
             fusion=fusion,
             trained_on=trained_on,
             refusal=refusal,
+            examples=load_examples(folder, config),
             query_cache=query_cache,
             document_cache=document_cache,
         )
@@ -258,18 +265,21 @@ class Rabtriever:
         """Encodes documents; arguments, result and errors as in :meth:`encode_query`."""
         return self._encode("document", inputs, batch_size, show_progress_bar, convert_to_tensor)
 
-    def encoder_only(self, latents: np.ndarray) -> np.ndarray:
-        """Returns queries that rank by the encoder's similarity alone, without the predictor's correction.
+    def encoder_only(self, latents: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+        """Returns queries that rank by the encoder's similarity alone, without anything learnt.
 
         Args:
-            latents: float32 (n, dim) or (dim,) from :meth:`encode_query`; not changed.
+            latents: float32 (n, dim) from :meth:`encode_query`; not changed.
+            texts: The queries. They are encoded again if there are examples, which the latents hold.
 
         Returns:
-            The same shape; a score is ``beta <e_q, e_d> + offset``.
+            float32 (n, dim); a score is ``beta <e_q, e_d> + offset``.
 
         Raises:
             InputError: the similarity has no part in this retriever's score, or none that can be told apart.
         """
+        if self.examples is not None and len(texts):
+            latents = self._fold.query(self.encoder.encode_queries(texts))
         return self._fold.similarity_only(latents)
 
     def similarity(self, queries: np.ndarray | Tensor, documents: np.ndarray | Tensor) -> np.ndarray:
@@ -352,7 +362,8 @@ class Rabtriever:
 
     def _latents(self, kind: Kind, texts: list[str], batch_size: int | None, show_progress_bar: bool) -> np.ndarray:
         if kind == "query":
-            latents = self._fold.query(self.encoder.encode_queries(texts, batch_size, show_progress_bar))
+            states = self.encoder.encode_queries(texts, batch_size, show_progress_bar)
+            latents = self._fold.query(states, self.examples.shift(states) if self.examples else None)
         else:
             states = self.encoder.encode_documents(texts, batch_size, show_progress_bar)
             latents = self._fold.document(states, self.fusion.gains(texts, self.trained_on))

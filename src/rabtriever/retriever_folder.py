@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 from rabtriever.encoders.base import Encoder
 from rabtriever.encoders.loading import restore_encoder
 from rabtriever.llm.loading import LoadOptions
-from rabtriever.persistence.folder import save_model
+from rabtriever.errors import InputError, first_line
+from rabtriever.persistence.folder import EXAMPLES, save_model
 from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.loading import has_reranker, restore_reranker
 from rabtriever.scoring.calibration import Calibration
+from rabtriever.scoring.examples import Examples
 from rabtriever.scoring.predictor import TRAINED_ON
 
 if TYPE_CHECKING:
@@ -45,12 +47,29 @@ def save_retriever(
             **({"reranker": asdict(reranker.calibration)} if reranker else {}),
         },
         **({"refusal": retriever.refusal.to_config()} if retriever.refusal.requests else {}),
+        **({"examples": len(retriever.examples.queries)} if retriever.examples else {}),
         **(notes or {}),
     }
     weights = {TRAINED_ON: torch.from_numpy(retriever.trained_on)} if len(retriever.trained_on) else {}
     weights |= predictor.state_dict() if predictor else {}
     adapter = reranker.adapter if reranker else None
-    save_model(folder, config, weights, adapter, retriever.encoder.owned_folder, log)
+    examples = retriever.examples.to_arrays() if retriever.examples else {}
+    save_model(folder, config, weights, adapter, retriever.encoder.owned_folder, log, examples)
+
+
+def load_examples(folder: Path, config: Mapping[str, Any]) -> Examples | None:
+    """Loads the examples of a retriever's folder; None if it has none, an InputError if they are missing or broken."""
+    if "examples" not in config:
+        return None
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not (folder / EXAMPLES).is_file():
+        raise InputError(f"{folder}: {EXAMPLES} is missing; copy the whole folder or distill again")
+    try:
+        return Examples.from_arrays(load_file(folder / EXAMPLES))
+    except (SafetensorError, KeyError) as error:
+        raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
 
 
 def load_models(

@@ -73,7 +73,7 @@ def test_mode_encoder_ranks_by_the_similarity_alone(tmp_path, fusion):
     similarity, orders = by_similarity(encoder)
     vectors = retriever.encode_query(QUERIES)
     before = vectors.copy()
-    alone = retriever.encoder_only(vectors)
+    alone = retriever.encoder_only(vectors, QUERIES)
     np.testing.assert_array_equal(vectors, before)
     log_odds = retriever.similarity(alone, retriever.encode_document([one.content for one in DOCUMENTS]))
     np.testing.assert_allclose(log_odds, fusion.beta * similarity + fusion.offset, atol=1e-4)

@@ -32,7 +32,7 @@ class ConstantRetriever:
         """Returns zeros, float32 (n, dim)."""
         return self.encode_query(inputs)
 
-    def encoder_only(self, latents: np.ndarray) -> np.ndarray:
+    def encoder_only(self, latents: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         """Raises InputError: it has no encoder."""
         raise InputError("mode 'encoder': an index of texts alone has no encoder; choose another mode", param="mode")
 

@@ -45,7 +45,7 @@ class Retriever(Protocol):
     def encode_document(self, inputs: Sequence[str]) -> Any:  # noqa: ANN401
         """Returns latents float32 (n, dim)."""
 
-    def encoder_only(self, latents: np.ndarray) -> np.ndarray:
+    def encoder_only(self, latents: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         """Returns queries' latents float32 (n, dim) as the encoder's similarity alone ranks by."""
 
 

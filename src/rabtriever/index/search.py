@@ -104,7 +104,7 @@ def retrieve(
         ]
     else:
         if options.mode == "encoder":
-            vectors = retriever.encoder_only(vectors)
+            vectors = retriever.encoder_only(vectors, texts)
         allowed = None if options.where is None else view.snapshot.filter(options.where)
         rankings = view.search(vectors, depth, options.mode, allowed)
     return [_make_hits(ranking, view.snapshot, retriever.calibration) for ranking in rankings]

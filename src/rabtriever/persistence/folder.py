@@ -20,6 +20,7 @@ CONFIG = "rabtriever.json"
 ADAPTER = "adapter"
 PREDICTOR = "predictor.safetensors"
 ENCODER = "encoder"
+EXAMPLES = "examples.safetensors"
 MODEL_KEYS = ("llm", "cross_encoder", "name")  # whose values name a model: an alias, a hub id or a path
 FORMAT = 3
 UNFINISHED = ".unfinished-"  # how the name of a folder begins that is being filled inside its place
@@ -84,6 +85,7 @@ def save_model(
     adapter: Path | None = None,
     encoder: Path | None = None,
     log: Sequence[Mapping[str, Any]] = (),
+    examples: dict[str, Any] | None = None,
 ) -> None:
     """Writes a retriever's folder completely or not at all.
 
@@ -94,10 +96,12 @@ def save_model(
         adapter: The LLM's adapter, to copy.
         encoder: The folder of an encoder that belongs to the model, to copy.
         log: Lines of its training.
+        examples: NumPy arrays of the queries that it remembers.
 
     Raises:
         ConflictError: ``path`` exists.
     """
+    from safetensors.numpy import save_file as save_arrays
     from safetensors.torch import save_file
 
     with atomic_folder(path) as folder:
@@ -108,6 +112,8 @@ def save_model(
             config = {**config, "encoder": {**config["encoder"], "name": f"./{ENCODER}"}}
         if predictor:
             save_file(predictor, folder / PREDICTOR)
+        if examples:
+            save_arrays(examples, folder / EXAMPLES)
         write_config(folder, config, absolute_path(path).name)
         if log:
             lines = "".join(json.dumps(line) + "\n" for line in log)

@@ -87,9 +87,14 @@ class Fold:
         else:
             self.layout = ScoreLayout(n_similarity, n_positive, len(signs) - n_positive)
 
-    def query(self, states: np.ndarray) -> np.ndarray:
-        """Returns the latents float32 (n, layout.dim) of query states float32 (n, H)."""
+    def query(self, states: np.ndarray, shift: np.ndarray | None = None) -> np.ndarray:
+        """Returns the latents float32 (n, layout.dim) of query states float32 (n, H).
+
+        A ``shift`` (n, H) adds its inner product with a document's state to the score; there must be a similarity.
+        """
         gain, parts = np.zeros(len(states), np.float32), self._similarity(states)
+        if shift is not None:
+            parts[0] = parts[0] + shift / self._root
         if self.predictor:
             units, signs = self.predictor.query_map(states), self.predictor.signs
             gain = gain + np.float32(self.predictor.constant - self._center)

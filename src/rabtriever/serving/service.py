@@ -75,7 +75,7 @@ class SearchService:
     def modes(self) -> list[str]:
         """Returns the search modes for which this retriever has something to show."""
         try:
-            self.retriever.encoder_only(np.empty((0, self.retriever.dim), np.float32))
+            self.retriever.encoder_only(np.empty((0, self.retriever.dim), np.float32), [])
         except InputError:
             return [mode for mode in MODES if mode != "encoder"]
         return list(MODES)

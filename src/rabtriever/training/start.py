@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rabtriever.data import RetrievalData
 from rabtriever.errors import ConflictError, StorageError
-from rabtriever.llm.loading import load_base
+from rabtriever.llm.loading import LoadedLLM, load_base, load_llm
 from rabtriever.llm.prompt import PromptTemplate
 from rabtriever.llm.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_base, check_adapter, is_path
 from rabtriever.persistence.folder import ADAPTER, absolute_path, read_config, write_json
@@ -83,6 +83,10 @@ class Start:
         if self.adapter is not None:
             return PeftModel.from_pretrained(base, self.adapter, is_trainable=True), tokenizer
         return get_peft_model(base, _lora(base, config)), tokenizer
+
+    def load_frozen(self) -> LoadedLLM:
+        """Loads the LLM as it is before the training, by the fastest engine of a CPU."""
+        return load_llm(self.source, self.adapter, revision=self.revision, device="cpu")
 
     def to_config(self) -> dict[str, Any]:
         """Returns its values of ``rabtriever.json``."""

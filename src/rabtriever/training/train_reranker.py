@@ -18,6 +18,7 @@ from rabtriever.data import RetrievalData, train_dev_split
 from rabtriever.errors import InputError
 from rabtriever.llm.loading import choose_device, native_dtype
 from rabtriever.llm.prompt import Prompt, PromptTemplate
+from rabtriever.llm.prompted import PromptedLLM
 from rabtriever.persistence.folder import (
     ADAPTER,
     absolute_path,
@@ -106,7 +107,9 @@ def _train(
     record = {**start.to_config(), "data": data.name, "training": asdict(config)}
     partial = checkpoint_dir(out, {**record, "dtype": str(dtype), "digest": start.digest(data)})
     loggers = [JsonlLogger(partial / LOG), *callbacks]
-    negatives = _hard_negatives(partial, data, module, config, loggers)
+    # Not trained yet, the LLM on a CPU is faster in int8; on a GPU a second one would take its memory.
+    miner = module if device != "cpu" else PromptedLLM(start.load_frozen(), start.prompt)
+    negatives = _hard_negatives(partial, data, module, miner, config, loggers)
     trainer = RerankerTrainer(
         module,
         _arguments(partial, config, dtype, device),
@@ -138,6 +141,7 @@ def _hard_negatives(
     partial: Path,
     data: RetrievalData,
     module: RerankerModule,
+    miner: PromptedLLM | RerankerModule,
     config: RerankerTrainingConfig,
     callbacks: Sequence[TrainingCallback],
 ) -> dict[str, list[str]]:
@@ -146,7 +150,7 @@ def _hard_negatives(
         return {}
     path, student = partial / "negatives.json", partial / STUDENT
     if not path.is_file():
-        mined = mine_hard_negatives(data, module, seed=config.seed, max_queries=config.steps * config.queries_per_step)
+        mined = mine_hard_negatives(data, miner, seed=config.seed, max_queries=config.steps * config.queries_per_step)
         if mined.student is not None:
             save_file(mined.student.state_dict(), student)
             for callback in callbacks:
