@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rabtriever.encoders.base import Encoder
 from rabtriever.encoders.loading import restore_encoder
-from rabtriever.llm.loading import LoadOptions
 from rabtriever.errors import InputError, first_line
+from rabtriever.llm.loading import LoadOptions
 from rabtriever.persistence.folder import EXAMPLES, save_model
 from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.loading import has_reranker, restore_reranker

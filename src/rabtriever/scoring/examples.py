@@ -1,13 +1,13 @@
 """Labelled queries that a retriever remembers: a query moves towards the documents of those that are nearest to it.
 
-With the unit embeddings e_q of a query, e_i of the remembered ones, d_i their documents, and N(q) the nearest, a document
-d of them gets the votes ``a_d = sum over i in N(q) with d_i = d of exp(SHARPNESS (<e_q, e_i> - 1))``, and
+With the unit embeddings e_q of a query, e_i of the remembered ones, d_i their documents, and N(q) the nearest, a
+document d of them gets the votes ``a_d = sum over i in N(q) with d_i = d of exp(SHARPNESS (<e_q, e_i> - 1))``, and
 
     shift(q) = weight * sum_d log(1 + SCALE a_d) v_d;    log-odds(q, d) gain <shift(q), e_d>
 
 v_d is the ridge regression's answer to ``<v_d, e_j> = 1 for j = d, 0 for other labelled documents``, so that a document
-without labels gets what its neighbours among the labelled ones suggest. All of it is done to the query: documents, index
-and scan know nothing of it, and an example that is added counts at once.
+without labels gets what its neighbours among the labelled ones suggest. All of it is done to the query: documents,
+index and scan know nothing of it, and an example that is added counts at once.
 """
 
 from __future__ import annotations

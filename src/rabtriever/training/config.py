@@ -134,6 +134,9 @@ class DistillConfig(_Checked):
     new_document_gain: float = _option(
         0.25, "share of the correction that documents get which were not trained on", min=0, max=1
     )
+    examples: int = _option(
+        64, "labelled queries of a document, at most, that a search compares its query with; 0: none", min=0
+    )
     predictor: str = _option("mlp", "mlp, or quadratic: its score is an inner product", choices=("mlp", "quadratic"))
     hidden_units: int = _option(256, "of the predictor; an index stores as many numbers per document", min=1)
     steps: int = _case("optimiser steps; 0: by the number of queries", min=0)

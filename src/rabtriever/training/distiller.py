@@ -16,15 +16,17 @@ from rabtriever.data import RetrievalData
 from rabtriever.encoders.base import Encoder
 from rabtriever.errors import InputError
 from rabtriever.retriever import Rabtriever
+from rabtriever.scoring.examples import RIDGES, Examples, choose_examples
 from rabtriever.scoring.fusion import ZERO_SHOT_BETA, Fusion, text_keys
 from rabtriever.scoring.predictor import Predictor
 from rabtriever.training import new_documents
 from rabtriever.training.cached_teacher import CachedTeacher
 from rabtriever.training.callbacks import TrainingCallback
 from rabtriever.training.config import DistillConfig
-from rabtriever.training.encoded_data import encode_data
+from rabtriever.training.encoded_data import EncodedData, encode_data
 from rabtriever.training.losses import embedding_error, label_loss, list_loss, log_odds_error, reverse_kl
 from rabtriever.training.metrics import collapse_metrics, dev_recall, fresh_pair_pearson
+from rabtriever.training.new_documents import Setting
 from rabtriever.training.sampling import EXPLORATION_DEPTH, rank_documents, sample_pairs, shuffled_batches
 from rabtriever.training.schedule import Schedule
 from rabtriever.training.selection import choose_gain, fit_calibrations, label_by_teacher, tolerance
@@ -292,21 +294,30 @@ class Distiller:
     def _make_retriever(self) -> Rabtriever:
         """Returns the retriever with what dev queries confirm of the correction, and calibrated probabilities."""
         fusion = choose_gain(self.student, self.data, self.taught, self.config.new_document_gain)
-        if fusion.gain > fusion.new_gain:
-            fusion = self._center(fusion)
+        setting, examples = self._choose_setting(fusion), self._examples(self.data)
+        fusion = replace(fusion, center=setting.center)
+        self.student.examples = examples[setting.ridge].weighted(setting.weight) if setting.weight else None
         calibrated = self.data, self.cached_teacher, self.schedule, bool(self.config.calibration_queries)
         fusion, student, refusal, reranker = fit_calibrations(self.student, fusion, self.taught, *calibrated)
         predictor = self.student.predictor if fusion.gain else None
         taught = [text for text, known in zip(self.data.documents, self.taught.tolist(), strict=True) if known]
         trained_on = text_keys(taught) if predictor and fusion.beta else None
         return Rabtriever(
-            self.encoder, predictor, student, reranker, fusion=fusion, trained_on=trained_on, refusal=refusal
+            self.encoder,
+            predictor,
+            student,
+            reranker,
+            fusion=fusion,
+            trained_on=trained_on,
+            refusal=refusal,
+            examples=self.student.examples,
         )
 
-    def _center(self, fusion: Fusion) -> Fusion:
-        """Returns the fusion with the center that trainings without some documents find; no teacher is called."""
+    def _choose_setting(self, fusion: Fusion) -> Setting:
+        """Returns the setting that trainings without some documents find; no teacher is called."""
         measured = []
-        for left_out in new_documents.leave_out(self.data, self.taught, self.generator):
+        parts = new_documents.leave_out(self.data, self.taught, self.generator) if fusion.gain > fusion.new_gain else []
+        for left_out in parts:
             trial = copy(self)
             trial.data, trial.targets = new_documents.without(self.data, self.targets, left_out)
             trial.taught, trial.labelled = self.taught[~left_out], trial.data.train.labelled
@@ -314,8 +325,25 @@ class Distiller:
                 continue
             trial._make_student()
             trial._fit(self.schedule.total_steps)
-            measured.append(new_documents.measure_centers(trial.student, self.data, self.taught, left_out, fusion))
-        return replace(fusion, center=new_documents.choose_center(measured))
+            examples = self._examples(trial.data)
+            measured.append(
+                new_documents.measure_trial(trial.student, self.data, self.taught, left_out, fusion, examples)
+            )
+        if measured:
+            return new_documents.choose_setting(measured)
+        gains, examples = torch.where(self.taught, fusion.gain, fusion.new_gain), self._examples(self.data)
+        noise = tolerance(len(self.data.dev))
+        return new_documents.choose_by_dev(self.student, self.data, gains, examples, noise)
+
+    def _examples(self, data: EncodedData) -> dict[float, Examples]:
+        """Returns the labelled train queries as examples, by the ridge of their values; none without a similarity."""
+        labelled = data.train.select(data.train.labelled)
+        rows = choose_examples(labelled.positives, self.config.examples, self.config.seed)
+        if not rows or not self.student.beta:
+            return {}
+        chosen = labelled.select(torch.tensor(rows))
+        given = chosen.states.numpy(), chosen.positives, data.z_d.numpy()
+        return {ridge: Examples.fit(*given, ridge) for ridge in RIDGES}
 
     def _report(self, round_: int, metrics: dict[str, float]) -> None:
         """Adds metrics of the student to those of a round, logs them and calls the callbacks."""

@@ -1,23 +1,22 @@
 """Documents that come after a training: how they are scored, learnt from a training that leaves some documents out.
 
 What was learnt prefers the documents that it was learnt from. Further trainings, each without another fifth of them and
-their queries, say by how much: ``Fusion.center`` moves new documents up so far that they are found as often as by the
-encoder (calibrated stacking, arXiv 1605.04253).
+their queries, say by how much: ``Fusion.center`` moves new documents up so far, and examples weigh so little, that new
+documents are found as often as by the encoder (calibrated stacking, arXiv 1605.04253).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from rabtriever.scoring.examples import WEIGHTS, Examples
 from rabtriever.scoring.fusion import Fusion
 from rabtriever.training.encoded_data import EncodedData, EncodedQueries
-from rabtriever.training.metrics import dev_recall
 from rabtriever.training.student import Student
 from rabtriever.training.targets import Targets
 
@@ -68,22 +67,43 @@ def without(data: EncodedData, targets: Targets, left_out: Tensor) -> tuple[Enco
     return replace(data, documents=texts, z_d=data.z_d[left], train=chosen), remaining
 
 
+class Setting(NamedTuple):
+    """What the trials choose.
+
+    Attributes:
+        center: ``Fusion.center``.
+        ridge: Of the examples' values.
+        weight: Of the examples; 0: none.
+    """
+
+    center: float = 0.0
+    ridge: float = 0.0
+    weight: float = 0.0
+
+
 class Measured(NamedTuple):
     """R@1 of a trial's dev queries.
 
     Attributes:
-        all: center -> R@1 of all of them.
-        new: center -> R@1 of those for documents left out.
+        all: setting -> R@1 of all of them.
+        new: setting -> R@1 of those for documents left out.
         zero_shot: R@1 of the same by the encoder.
     """
 
-    all: dict[float, float]
-    new: dict[float, float]
+    all: dict[Setting, float]
+    new: dict[Setting, float]
     zero_shot: float
 
 
-def measure_centers(student: Student, data: EncodedData, taught: Tensor, left_out: Tensor, fusion: Fusion) -> Measured:
-    """Measures centers with a student that has not seen a fifth of the documents.
+def measure_trial(
+    student: Student,
+    data: EncodedData,
+    taught: Tensor,
+    left_out: Tensor,
+    fusion: Fusion,
+    examples: Mapping[float, Examples],
+) -> Measured:
+    """Measures settings with a student that has not seen a fifth of the documents.
 
     Args:
         student: Trained without some documents.
@@ -91,29 +111,69 @@ def measure_centers(student: Student, data: EncodedData, taught: Tensor, left_ou
         taught: bool (k,), documents that were right for some train query.
         left_out: bool (k,), those of them that the student has not seen.
         fusion: With the gains of the correction.
+        examples: ridge -> examples without those documents.
     """
     gains = torch.where(taught & ~left_out, fusion.gain, fusion.new_gain)
-    new = replace(data, dev=_divide(data.dev, left_out)[0])
-
-    def recall(measured: EncodedData, center: float, gains: Tensor | float = gains) -> float:
-        return dev_recall(partial(student.log_odds, gain=gains, center=center), measured)["dev/R@1"]
-
     centers = [advantage / (fusion.gain - fusion.new_gain) for advantage in ADVANTAGES]
-    of_all, of_new = ({center: recall(of, center) for center in centers} for of in (data, new))
-    return Measured(of_all, of_new, recall(new, 0.0, 0.0))
+    settings = [Setting(center, *of) for center in centers for of in _strengths(examples)]
+    new = _divide(data.dev, left_out)[0]
+    of_all = measure_settings(student, data, gains, settings, examples)
+    of_new = measure_settings(student, replace(data, dev=new), gains, settings, examples)
+    zero_shot = measure_settings(student, replace(data, dev=new), torch.zeros_like(gains), [Setting()], {})
+    return Measured(of_all, of_new, zero_shot[Setting()])
 
 
-def choose_center(trials: Sequence[Measured]) -> float:
-    """Returns the center of the highest R@1, of those under which new documents are found as often as by the encoder.
+@torch.no_grad()
+def measure_settings(
+    student: Student,
+    data: EncodedData,
+    gains: Tensor,
+    settings: Sequence[Setting],
+    examples: Mapping[float, Examples],
+) -> dict[Setting, float]:
+    """Returns R@1 over dev queries under each setting; gains are float (k,), examples ridge -> examples."""
+    hits, dev = dict.fromkeys(settings, 0.0), data.dev
+    for rows in torch.arange(len(dev)).split(QUERIES_PER_BLOCK):
+        queries = dev.select(rows)
+        right = torch.zeros(len(rows), len(data.z_d))
+        for row, relevant in zip(right, queries.positives, strict=True):
+            row[relevant] = 1 / max(1, len(relevant))
+        log_odds = student.log_odds(queries.states, data.z_d, gains)
+        log_odds[tuple(queries.own_pairs.T)] = float("-inf")
+        added = {ridge: student.shifted(one, queries.states, data.z_d) for ridge, one in examples.items()}
+        for setting in settings:
+            scores = log_odds - setting.center * gains
+            if setting.weight:
+                scores = scores + setting.weight * added[setting.ridge]
+            hits[setting] += right.gather(1, scores.argmax(1, keepdim=True)).sum().item()
+    return {setting: count / max(1, len(dev)) for setting, count in hits.items()}
 
-    Means over the trials decide; of equal centers the least, 0 without a trial. If no center does that, it is the one
-    of the most new documents found.
+
+def choose_setting(trials: Sequence[Measured]) -> Setting:
+    """Returns the setting of the highest R@1, of those under which new documents are found as often as by the encoder.
+
+    Means over the trials decide; of equal settings the first, with the least center and weight; neither without a
+    trial. If no setting does that, it is the one of the most new documents found.
     """
     if not trials:
-        return 0.0
-    of_all, of_new = ({c: sum(getattr(t, name)[c] for t in trials) for c in trials[0].all} for name in ("all", "new"))
-    good = [center for center, recall in of_new.items() if recall >= sum(trial.zero_shot for trial in trials)]
-    return max(good, key=lambda center: of_all[center]) if good else max(of_new, key=lambda center: of_new[center])
+        return Setting()
+    of_all, of_new = ({s: sum(getattr(t, name)[s] for t in trials) for s in trials[0].all} for name in ("all", "new"))
+    good = [setting for setting, recall in of_new.items() if recall >= sum(trial.zero_shot for trial in trials)]
+    return max(good, key=lambda s: of_all[s]) if good else max(of_new, key=lambda s: of_new[s])
+
+
+def choose_by_dev(
+    student: Student, data: EncodedData, gains: Tensor, examples: Mapping[float, Examples], tolerance: float
+) -> Setting:
+    """Returns the setting of the highest R@1 on dev queries, without examples if none is better beyond a tolerance."""
+    recalls = measure_settings(student, data, gains, [Setting(0.0, *of) for of in _strengths(examples)], examples)
+    best = max(recalls, key=lambda setting: recalls[setting])
+    return best if recalls[best] > recalls[Setting()] + tolerance else Setting()
+
+
+def _strengths(examples: Mapping[float, Examples]) -> list[tuple[float, float]]:
+    """Returns ridges and weights to measure, from the least to the most that examples count."""
+    return [(0.0, 0.0), *((ridge, weight) for weight in WEIGHTS for ridge in sorted(examples, reverse=True))]
 
 
 def _divide(dev: EncodedQueries, left_out: Tensor) -> tuple[EncodedQueries, EncodedQueries]:

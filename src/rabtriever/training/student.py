@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from rabtriever.scoring.examples import Examples
 from rabtriever.scoring.predictor import Predictor
 
 NEW_DOCUMENT_SHARE = 0.3  # of the documents whose correction counts half in a step
@@ -23,11 +25,14 @@ class Student(nn.Module):
     Args:
         predictor: The correction.
         beta: Weight of the similarity at the start; 0: there is none.
+
+    Attributes:
+        examples: What moves the queries after the training; None during it.
     """
 
     def __init__(self, predictor: Predictor, beta: float = 0.0) -> None:
         super().__init__()
-        self.predictor = predictor
+        self.predictor, self.examples = predictor, cast(Examples | None, None)
         self.log_beta = nn.Parameter(torch.tensor(math.log(beta))) if beta else None
         if beta:  # untrained, it is the encoder's ranking
             nn.init.zeros_(predictor.output.weight)
@@ -50,7 +55,13 @@ class Student(nn.Module):
         correction = self.predictor.log_odds(z_q, z_d)
         if self.log_beta is None:
             return correction
-        return self.log_beta.exp() * (z_q @ z_d.T) + gain * (correction - center)
+        log_odds = self.log_beta.exp() * (z_q @ z_d.T) + gain * (correction - center)
+        return log_odds if self.examples is None else log_odds + self.shifted(self.examples, z_q, z_d)
+
+    @staticmethod
+    def shifted(examples: Examples, z_q: Tensor, z_d: Tensor) -> Tensor:
+        """Returns what examples add to the log-odds, float32 (n, k)."""
+        return torch.from_numpy(examples.shift(z_q.numpy())) @ z_d.T
 
 
 def training_gains(taught: Tensor, generator: torch.Generator) -> Tensor:
