@@ -14,6 +14,7 @@ from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.errors import InputError
 from rabtriever.index import Index
 from rabtriever.retriever import Rabtriever
+from rabtriever.scoring.examples import RIDGES, WEIGHTS
 from rabtriever.scoring.fusion import text_keys
 from rabtriever.training import distiller as module
 from rabtriever.training import new_documents
@@ -21,6 +22,7 @@ from rabtriever.training import weights as weights_module
 from rabtriever.training.config import DistillConfig
 from rabtriever.training.distill import distill
 from rabtriever.training.distiller import Distiller
+from rabtriever.training.new_documents import Setting
 from rabtriever.training.teacher import Teacher
 
 QUICK = DistillConfig(teacher_calls=0, rounds=3, steps=240, hidden_units=32, learning_rate=1e-2, dropout=0.0)
@@ -135,10 +137,13 @@ def test_trainings_without_some_documents_choose_the_center(requests, encoder, o
     for options in ({}, {"teacher_calls": 60}):
         made = Distiller(encoder, Teacher.of([], [teacher] if options else []), replace(QUICK, **options))
         seen = []
-        monkeypatch.setattr(new_documents, "choose_center", lambda measured, seen=seen: seen.extend(measured) or 2.0)
+        monkeypatch.setattr(
+            new_documents, "choose_setting", lambda measured, seen=seen: seen.extend(measured) or Setting(2.0)
+        )
         student = made.train(requests)
         assert student.fusion.center == 2.0 and 1 <= len(seen) <= new_documents.TRIALS
-        assert all(len(one.all) == len(new_documents.ADVANTAGES) and 0 <= one.zero_shot <= 1 for one in seen)
+        n_settings = len(new_documents.ADVANTAGES) * (1 + len(RIDGES) * len(WEIGHTS))
+        assert all(len(one.all) == n_settings and 0 <= one.zero_shot <= 1 for one in seen)
         # The student, the data and what the teacher said stay those of the training.
         assert len(made.data.documents) == len(TOPICS) == len(made.taught)
         assert made.cached_teacher.calls <= 60
@@ -151,6 +156,23 @@ def test_trainings_without_some_documents_choose_the_center(requests, encoder, o
         correction = student.predictor.log_odds(z_q, z_d) - 2.0
         found = student.similarity(student.encode_query(["play music"]), student.encode_document([new, known]))
         np.testing.assert_allclose(found, (student.fusion.beta * z_q @ z_d.T + gains * correction).detach(), atol=1e-4)
+
+
+def test_labelled_requests_are_remembered_if_that_was_chosen(requests, encoder, monkeypatch):
+    asked = {q: {topic: 1} for q, text in requests.queries.items() for topic in TOPICS if topic in text.split()}
+    data = replace(requests, qrels={"train": asked})
+    monkeypatch.setattr(new_documents, "choose_by_dev", lambda *_: Setting(0.0, 0.3, 1.0))
+    made = Distiller(encoder, Teacher(), replace(QUICK, examples=5, new_document_gain=1.0))
+    student = made.train(data)
+    assert student.examples.weight == 1.0 and 5 * len(TOPICS) <= len(student.examples.queries) < len(made.labelled)
+    z_q, z_d = (
+        torch.from_numpy(encode(["play music"])) for encode in (encoder.encode_queries, encoder.encode_documents)
+    )
+    found = student.similarity(student.encode_query(["play music"]), student.encode_document(["play music"]))
+    correction = student.fusion.gain * student.predictor.log_odds(z_q, z_d) if student.predictor else 0
+    shift = torch.from_numpy(student.examples.shift(z_q.numpy())) @ z_d.T
+    np.testing.assert_allclose(found, (student.fusion.beta * z_q @ z_d.T + correction + shift).detach(), atol=1e-4)
+    assert Distiller(encoder, Teacher(), replace(QUICK, examples=0)).train(data).examples is None
 
 
 def test_pairs_that_an_earlier_distillation_read_are_learnt_from_and_not_part_of_the_budget(

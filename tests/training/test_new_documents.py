@@ -3,11 +3,21 @@
 import pytest
 import torch
 
+from rabtriever.scoring.examples import RIDGES, WEIGHTS, Examples
 from rabtriever.scoring.fusion import Fusion
 from rabtriever.scoring.predictor import Predictor
 from rabtriever.training import new_documents
 from rabtriever.training.encoded_data import EncodedData, EncodedQueries
-from rabtriever.training.new_documents import Measured, choose_center, leave_out, measure_centers, without
+from rabtriever.training.new_documents import (
+    Measured,
+    Setting,
+    choose_by_dev,
+    choose_setting,
+    leave_out,
+    measure_settings,
+    measure_trial,
+    without,
+)
 from rabtriever.training.student import Student
 from rabtriever.training.targets import Targets
 
@@ -73,12 +83,12 @@ def test_new_documents_are_found_as_often_as_by_the_encoder_at_the_least_cost():
     def trial(recalls, new, zero_shot):
         return Measured(dict(enumerate(recalls)), dict(enumerate(new)), zero_shot)
 
-    assert choose_center([]) == 0
-    assert choose_center([trial([0.8, 0.8, 0.7], [0.6, 0.7, 0.8], 0.5)]) == 0  # of equal ones the least
-    assert choose_center([trial([0.8, 0.7, 0.6], [0.4, 0.5, 0.8], 0.5)]) == 1  # what the encoder finds is found
-    assert choose_center([trial([0.8, 0.7, 0.6], [0.4, 0.5, 0.45], 0.9)]) == 1  # as near to that as can be
+    assert choose_setting([]) == Setting()
+    assert choose_setting([trial([0.8, 0.8, 0.7], [0.6, 0.7, 0.8], 0.5)]) == 0  # of equal ones the least
+    assert choose_setting([trial([0.8, 0.7, 0.6], [0.4, 0.5, 0.8], 0.5)]) == 1  # what the encoder finds is found
+    assert choose_setting([trial([0.8, 0.7, 0.6], [0.4, 0.5, 0.45], 0.9)]) == 1  # as near to that as can be
     trials = [trial([0.8, 0.9, 0.6], [0.4, 0.5, 0.6], 0.5), trial([0.8, 0.6, 0.6], [0.6, 0.6, 0.7], 0.5)]
-    assert choose_center(trials) == 0  # means over trials
+    assert choose_setting(trials) == 0  # means over trials
 
 
 class Flat(Predictor):
@@ -99,7 +109,7 @@ def test_the_center_gives_new_documents_what_the_others_were_given():
     data = EncodedData(list("abcd"), z_d, dev, dev, True)
     student = Student(Flat(width, 2), 2.0)
     taught, fusion = torch.ones(4, dtype=torch.bool), Fusion(2.0, 1.0, 0.25)
-    center = choose_center([measure_centers(student, data, taught, left_out, fusion)])
+    center = choose_setting([measure_trial(student, data, taught, left_out, fusion, {})]).center
     assert 2 < 0.75 * center < 4  # its part of 4 is a quarter: the others are 3 ahead
 
     def wins(center):
@@ -109,3 +119,33 @@ def test_the_center_gives_new_documents_what_the_others_were_given():
         )
 
     assert wins(0.0)[0] == 0 and (wins(center) > 0.9).all()
+
+
+def test_examples_are_measured_with_the_centers_and_kept_where_they_help(data):
+    """Requests lie apart from their documents, but near to each other: only examples know whose they are."""
+    n, width = 160, 8
+    generator = torch.Generator().manual_seed(1)
+    z_d, centers = torch.eye(4, width), torch.eye(4, width).roll(4, 1)
+    states = torch.nn.functional.normalize(
+        centers[torch.arange(n) % 4] + 0.2 * torch.randn(n, width, generator=generator), dim=1
+    )
+    dev = EncodedQueries([str(i) for i in range(n)], states, [[i % 4] for i in range(n)], torch.full((n,), -1))
+    data = EncodedData(list("abcd"), z_d, dev, dev, True)
+    student = Student(Predictor(width, 2, choice_direction=torch.ones(1), output_size=1), 20.0).eval()
+    examples = {ridge: Examples.fit(states[:40].numpy(), dev.positives[:40], z_d.numpy(), ridge) for ridge in RIDGES}
+    chosen = choose_by_dev(student, data, torch.ones(4), examples, 0.02)
+    assert chosen.weight in WEIGHTS and chosen.ridge in RIDGES and chosen.center == 0
+    recalls = measure_settings(student, data, torch.ones(4), [Setting(), chosen], examples)
+    assert recalls[chosen] > 0.9 > 0.5 > recalls[Setting()]
+    assert choose_by_dev(student, data, torch.ones(4), {}, 0.02) == Setting()
+    student.examples = examples[chosen.ridge].weighted(chosen.weight)
+    direct = (student.log_odds(states, z_d).argmax(1) == torch.arange(n) % 4).float().mean().item()
+    assert direct == pytest.approx(recalls[chosen])
+    student.examples = None
+    left_out, taught = torch.tensor([True, False, False, False]), torch.ones(4, dtype=torch.bool)
+    rows = [row for row in range(40) if row % 4]
+    fewer = {1.0: Examples.fit(states[rows].numpy(), [dev.positives[row] for row in rows], z_d.numpy(), 1.0)}
+    measured = measure_trial(student, data, taught, left_out, Fusion(20.0, 1.0, 0.25), fewer)
+    assert len(measured.all) == len(new_documents.ADVANTAGES) * (1 + len(WEIGHTS))
+    strong = Setting(0.0, 1.0, WEIGHTS[-1])
+    assert measured.new[strong] <= measured.new[Setting()] and measured.all[strong] > measured.all[Setting()]

@@ -1,7 +1,8 @@
 """Labelled queries that a retriever remembers: a query moves towards the documents of those that are nearest to it.
 
-With the unit embeddings e_q of a query, e_i of the remembered ones, d_i their documents, and N(q) the nearest, a
-document d of them gets the votes ``a_d = sum over i in N(q) with d_i = d of exp(SHARPNESS (<e_q, e_i> - 1))``, and
+With the unit embeddings e_q of a query, e_i of the remembered ones, d_i their documents, u_i = exp(SHARPNESS (<e_q,
+e_i> - 1)), and u the greatest u_i of those that are not among the nearest, a document d gets the votes a_d, the sum of
+u_i - u over the nearest i with d_i = d, and
 
     shift(q) = weight * sum_d log(1 + SCALE a_d) v_d;    log-odds(q, d) gain <shift(q), e_d>
 
@@ -59,7 +60,7 @@ class Examples:
         e = documents[labelled].astype(np.float64)
         values = np.linalg.solve(e.T @ e + ridge * np.eye(e.shape[1]), e.T).T
         kept = _unit(queries[rows]).astype(np.float16).astype(np.float32)
-        return cls(kept, position.astype(np.int32), values.astype(np.float32))
+        return cls(kept, position.astype(np.int32), np.ascontiguousarray(values, np.float32))
 
     def weighted(self, weight: float) -> Examples:
         """Returns the same examples with another weight."""
@@ -70,11 +71,13 @@ class Examples:
         result = np.zeros((len(states), self.values.shape[1]), np.float32)
         for start in range(0, len(states), BLOCK):
             similarities = _unit(states[start : start + BLOCK]) @ self.queries.T
-            nearest = np.argpartition(-similarities, min(NEAREST, similarities.shape[1]) - 1, axis=1)[:, :NEAREST]
-            votes = np.exp(SHARPNESS * (np.take_along_axis(similarities, nearest, 1) - 1))
-            for row, found, of_row in zip(result[start:], self.documents[nearest], votes, strict=False):
-                documents, inverse = np.unique(found, return_inverse=True)
-                sums = np.bincount(inverse, of_row, len(documents)).astype(np.float32)
+            found = np.argpartition(-similarities, min(NEAREST, similarities.shape[1] - 1), axis=1)[:, : NEAREST + 1]
+            votes = np.exp(SHARPNESS * (np.take_along_axis(similarities, found, 1) - 1))
+            if similarities.shape[1] > NEAREST:
+                votes -= votes[:, -1:]  # so that it does not matter which of two equals is left out
+            for row, of_row, given in zip(result[start:], self.documents[found], votes, strict=False):
+                documents, inverse = np.unique(of_row, return_inverse=True)
+                sums = np.bincount(inverse, given, len(documents)).astype(np.float32)
                 row[:] = self.weight * (np.log1p(SCALE * sums) @ self.values[documents])
         return result
 
