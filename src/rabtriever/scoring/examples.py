@@ -26,7 +26,7 @@ WEIGHTS = (0.5, 1.0, 2.0)
 BLOCK = 1024  # queries whose similarities to all examples are in memory at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Examples:
     """Remembered queries and the documents that they are labelled with.
 
