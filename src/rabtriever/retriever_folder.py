@@ -47,7 +47,7 @@ def save_retriever(
             **({"reranker": asdict(reranker.calibration)} if reranker else {}),
         },
         **({"refusal": retriever.refusal.to_config()} if retriever.refusal.requests else {}),
-        **({"examples": len(retriever.examples.queries)} if retriever.examples else {}),
+        **({"examples": len(retriever.examples)} if retriever.examples else {}),
         **(notes or {}),
     }
     weights = {TRAINED_ON: torch.from_numpy(retriever.trained_on)} if len(retriever.trained_on) else {}

@@ -1,5 +1,6 @@
 """Documents that come after a training."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -109,7 +110,7 @@ def test_the_center_gives_new_documents_what_the_others_were_given():
     data = EncodedData(list("abcd"), z_d, dev, dev, True)
     student = Student(Flat(width, 2), 2.0)
     taught, fusion = torch.ones(4, dtype=torch.bool), Fusion(2.0, 1.0, 0.25)
-    center = choose_setting([measure_trial(student, data, taught, left_out, fusion, {})]).center
+    center = choose_setting([measure_trial(student, data, taught, left_out, fusion, None)]).center
     assert 2 < 0.75 * center < 4  # its part of 4 is a quarter: the others are 3 ahead
 
     def wins(center):
@@ -132,20 +133,21 @@ def test_examples_are_measured_with_the_centers_and_kept_where_they_help(data):
     dev = EncodedQueries([str(i) for i in range(n)], states, [[i % 4] for i in range(n)], torch.full((n,), -1))
     data = EncodedData(list("abcd"), z_d, dev, dev, True)
     student = Student(Predictor(width, 2, choice_direction=torch.ones(1), output_size=1), 20.0).eval()
-    examples = {ridge: Examples.fit(states[:40].numpy(), dev.positives[:40], z_d.numpy(), ridge) for ridge in RIDGES}
+    keys = np.arange(4)
+    examples = Examples.of(states[:40].numpy(), dev.positives[:40], keys, z_d.numpy())
     chosen = choose_by_dev(student, data, torch.ones(4), examples, 0.02)
     assert chosen.weight in WEIGHTS and chosen.ridge in RIDGES and chosen.center == 0
     recalls = measure_settings(student, data, torch.ones(4), [Setting(), chosen], examples)
     assert recalls[chosen] > 0.9 > 0.5 > recalls[Setting()]
-    assert choose_by_dev(student, data, torch.ones(4), {}, 0.02) == Setting()
-    student.examples = examples[chosen.ridge].weighted(chosen.weight)
+    assert choose_by_dev(student, data, torch.ones(4), None, 0.02) == Setting()
+    student.examples = examples.with_strength(chosen.ridge, chosen.weight)
     direct = (student.log_odds(states, z_d).argmax(1) == torch.arange(n) % 4).float().mean().item()
     assert direct == pytest.approx(recalls[chosen])
     student.examples = None
     left_out, taught = torch.tensor([True, False, False, False]), torch.ones(4, dtype=torch.bool)
     rows = [row for row in range(40) if row % 4]
-    fewer = {1.0: Examples.fit(states[rows].numpy(), [dev.positives[row] for row in rows], z_d.numpy(), 1.0)}
+    fewer = Examples.of(states[rows].numpy(), [dev.positives[row] for row in rows], keys, z_d.numpy())
     measured = measure_trial(student, data, taught, left_out, Fusion(20.0, 1.0, 0.25), fewer)
-    assert len(measured.all) == len(new_documents.ADVANTAGES) * (1 + len(WEIGHTS))
+    assert len(measured.all) == len(new_documents.ADVANTAGES) * (1 + len(RIDGES) * len(WEIGHTS))
     strong = Setting(0.0, 1.0, WEIGHTS[-1])
     assert measured.new[strong] <= measured.new[Setting()] and measured.all[strong] > measured.all[Setting()]

@@ -2,9 +2,9 @@
 
 With the unit embeddings e_q of a query, e_i of the remembered ones, d_i their documents, u_i = exp(SHARPNESS (<e_q,
 e_i> - 1)), and u the greatest u_i of those that are not among the nearest, a document d gets the votes a_d, the sum of
-u_i - u over the nearest i with d_i = d, and
+c_i (u_i - u) over the nearest i with d_i = d, where c_i is 1, or below 0 if d_i was wrong for i; and
 
-    shift(q) = weight * sum_d log(1 + SCALE a_d) v_d;    log-odds(q, d) gain <shift(q), e_d>
+    shift(q) = weight * sum_d sign(a_d) log(1 + SCALE |a_d|) v_d;    log-odds(q, d) gain <shift(q), e_d>
 
 v_d is the ridge regression's answer to ``<v_d, e_j> = 1 for j = d, 0 for other labelled documents``, so that a document
 without labels gets what its neighbours among the labelled ones suggest. All of it is done to the query: documents,
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from random import Random
 
 import numpy as np
@@ -23,7 +24,7 @@ import numpy as np
 NEAREST, SHARPNESS, SCALE = 32, 12.0, 100.0
 RIDGES = (0.1, 0.3, 1.0, 3.0)
 WEIGHTS = (0.5, 1.0, 2.0)
-BLOCK = 1024  # queries whose similarities to all examples are in memory at a time
+BLOCK = 512  # queries whose similarities to all examples are in memory at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,70 +33,112 @@ class Examples:
 
     Attributes:
         queries: float32 (n, H), unit embeddings, rounded to float16.
-        documents: int32 (n,), rows of ``values``.
-        values: float32 (m, H), v_d of the labelled documents.
+        documents: int32 (n,), rows of ``keys`` and ``embeddings``.
+        counts: float32 (n,), c_i.
+        keys: int64 (m,), :func:`rabtriever.scoring.fusion.text_keys` of the labelled documents.
+        embeddings: float32 (m, H), theirs, rounded to float16.
+        ridge: Strength of the regression's penalty; the greater, the more similar documents share.
         weight: Of the shift.
     """
 
     queries: np.ndarray
     documents: np.ndarray
-    values: np.ndarray
+    counts: np.ndarray
+    keys: np.ndarray
+    embeddings: np.ndarray
+    ridge: float = 1.0
     weight: float = 1.0
 
     @classmethod
-    def fit(
-        cls, queries: np.ndarray, positives: Sequence[Sequence[int]], documents: np.ndarray, ridge: float
+    def of(
+        cls, queries: np.ndarray, positives: Sequence[Sequence[int]], keys: np.ndarray, embeddings: np.ndarray
     ) -> Examples:
         """Makes examples of labelled queries.
 
         Args:
             queries: float32 (n, H), their embeddings.
-            positives: Rows of ``documents`` that are right for each.
-            documents: float32 (k, H), embeddings.
-            ridge: Strength of the regression's penalty; the greater, the more similar documents share.
+            positives: Rows of ``embeddings`` that are right for each.
+            keys: int64 (k,), of the documents.
+            embeddings: float32 (k, H), of the documents.
         """
         pairs = [(row, document) for row, of_query in enumerate(positives) for document in of_query]
         rows, of_row = np.array(pairs, np.int64).reshape(-1, 2).T
         labelled, position = np.unique(of_row, return_inverse=True)
-        e = documents[labelled].astype(np.float64)
-        values = np.linalg.solve(e.T @ e + ridge * np.eye(e.shape[1]), e.T).T
-        kept = _unit(queries[rows]).astype(np.float16).astype(np.float32)
-        return cls(kept, position.astype(np.int32), np.ascontiguousarray(values, np.float32))
+        counts = np.ones(len(rows), np.float32)
+        named = keys[labelled], _rounded(embeddings[labelled])
+        return cls(_rounded(_unit(queries[rows])), position.astype(np.int32), counts, *named)
 
-    def weighted(self, weight: float) -> Examples:
-        """Returns the same examples with another weight."""
-        return replace(self, weight=weight)
+    def __len__(self) -> int:
+        """Returns the number of examples: pairs of a query and a document."""
+        return len(self.queries)
+
+    def with_strength(self, ridge: float, weight: float) -> Examples:
+        """Returns the same examples with another ridge and weight."""
+        return replace(self, ridge=ridge, weight=weight)
+
+    def joined(self, others: Examples) -> Examples:
+        """Returns these examples and others after them; ridge and weight stay."""
+        keys, first, rows = np.unique(np.concatenate([self.keys, others.keys]), return_index=True, return_inverse=True)
+        both = rows[: len(self.keys)][self.documents], rows[len(self.keys) :][others.documents]
+        return replace(
+            self,
+            queries=np.concatenate([self.queries, others.queries]),
+            documents=np.concatenate(both).astype(np.int32),
+            counts=np.concatenate([self.counts, others.counts]),
+            keys=keys,
+            embeddings=np.concatenate([self.embeddings, others.embeddings])[first],
+        )
+
+    def select(self, rows: np.ndarray) -> Examples:
+        """Returns the examples at some rows; all documents stay."""
+        given = {name: getattr(self, name)[rows] for name in ("queries", "documents", "counts")}
+        return replace(self, **given)
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """v_d of the labelled documents, float32 (m, H)."""
+        e = self.embeddings.astype(np.float64)
+        solved = np.linalg.solve(e.T @ e + self.ridge * np.eye(e.shape[1]), e.T)
+        return np.ascontiguousarray(solved.T, np.float32)
+
+    def votes(self, states: np.ndarray, earlier: np.ndarray | None = None) -> np.ndarray:
+        """Returns ``sign(a_d) log(1 + SCALE |a_d|)`` of queries and labelled documents, float32 (n, m).
+
+        Args:
+            states: float32 (n, H), embeddings of queries.
+            earlier: int64 (n,), how many of the first examples may vote for each; all if None.
+        """
+        similarities = _unit(states) @ self.queries.T
+        if earlier is not None:
+            similarities[np.arange(len(self)) >= earlier[:, None]] = -np.inf
+        found = np.argpartition(-similarities, min(NEAREST, len(self) - 1), axis=1)[:, : NEAREST + 1]
+        near = np.exp(SHARPNESS * (np.take_along_axis(similarities, found, 1) - 1))
+        if len(self) > NEAREST:
+            near -= near[:, -1:]  # so that it does not matter which of two equals is left out
+        sums = np.zeros((len(states), len(self.keys)), np.float32)
+        np.add.at(sums, (np.arange(len(states))[:, None], self.documents[found]), near * self.counts[found])
+        result: np.ndarray = np.sign(sums) * np.log1p(SCALE * np.abs(sums))
+        return result
 
     def shift(self, states: np.ndarray) -> np.ndarray:
         """Returns what is added to queries, float32 (n, H), of their embeddings float32 (n, H)."""
-        result = np.zeros((len(states), self.values.shape[1]), np.float32)
-        for start in range(0, len(states), BLOCK):
-            similarities = _unit(states[start : start + BLOCK]) @ self.queries.T
-            found = np.argpartition(-similarities, min(NEAREST, similarities.shape[1] - 1), axis=1)[:, : NEAREST + 1]
-            votes = np.exp(SHARPNESS * (np.take_along_axis(similarities, found, 1) - 1))
-            if similarities.shape[1] > NEAREST:
-                votes -= votes[:, -1:]  # so that it does not matter which of two equals is left out
-            for row, of_row, given in zip(result[start:], self.documents[found], votes, strict=False):
-                documents, inverse = np.unique(of_row, return_inverse=True)
-                sums = np.bincount(inverse, given, len(documents)).astype(np.float32)
-                row[:] = self.weight * (np.log1p(SCALE * sums) @ self.values[documents])
-        return result
+        blocks = [states[start : start + BLOCK] for start in range(0, len(states), BLOCK)]
+        shifts = [self.weight * (self.votes(block) @ self.values) for block in blocks]
+        return np.concatenate([np.empty((0, states.shape[1]), np.float32), *shifts])
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Returns what :meth:`from_arrays` reads, for a file."""
-        weight = np.array([self.weight], np.float32)
-        return {
-            "queries": self.queries.astype(np.float16),
-            "documents": self.documents,
-            "values": self.values,
-            "weight": weight,
-        }
+        halves = {name: getattr(self, name).astype(np.float16) for name in ("queries", "embeddings")}
+        whole = {name: getattr(self, name) for name in ("documents", "counts", "keys")}
+        return {**halves, **whole, "strength": np.array([self.ridge, self.weight], np.float32)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Examples:
         """Returns what :meth:`to_arrays` described."""
-        weight = float(arrays["weight"][0])
-        return cls(arrays["queries"].astype(np.float32), arrays["documents"], arrays["values"], weight)
+        halves = {name: arrays[name].astype(np.float32) for name in ("queries", "embeddings")}
+        whole = {name: arrays[name] for name in ("documents", "counts", "keys")}
+        ridge, weight = arrays["strength"].tolist()
+        return cls(**halves, **whole, ridge=ridge, weight=weight)
 
 
 def choose_examples(positives: Sequence[Sequence[int]], most: int, seed: int) -> list[int]:
@@ -113,3 +156,8 @@ def _unit(states: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(states, axis=1, keepdims=True)
     unit: np.ndarray = states / np.maximum(lengths, 1e-12)
     return unit.astype(np.float32)
+
+
+def _rounded(states: np.ndarray) -> np.ndarray:
+    """Returns the states as they will be read from a file."""
+    return states.astype(np.float16).astype(np.float32)

@@ -16,7 +16,7 @@ from rabtriever.data import RetrievalData
 from rabtriever.encoders.base import Encoder
 from rabtriever.errors import InputError
 from rabtriever.retriever import Rabtriever
-from rabtriever.scoring.examples import RIDGES, Examples, choose_examples
+from rabtriever.scoring.examples import Examples, choose_examples
 from rabtriever.scoring.fusion import ZERO_SHOT_BETA, Fusion, text_keys
 from rabtriever.scoring.predictor import Predictor
 from rabtriever.training import new_documents
@@ -296,7 +296,8 @@ class Distiller:
         fusion = choose_gain(self.student, self.data, self.taught, self.config.new_document_gain)
         setting, examples = self._choose_setting(fusion), self._examples(self.data)
         fusion = replace(fusion, center=setting.center)
-        self.student.examples = examples[setting.ridge].weighted(setting.weight) if setting.weight else None
+        if examples and setting.weight:
+            self.student.examples = examples.with_strength(setting.ridge, setting.weight)
         calibrated = self.data, self.cached_teacher, self.schedule, bool(self.config.calibration_queries)
         fusion, student, refusal, reranker = fit_calibrations(self.student, fusion, self.taught, *calibrated)
         predictor = self.student.predictor if fusion.gain else None
@@ -335,15 +336,14 @@ class Distiller:
         noise = tolerance(len(self.data.dev))
         return new_documents.choose_by_dev(self.student, self.data, gains, examples, noise)
 
-    def _examples(self, data: EncodedData) -> dict[float, Examples]:
-        """Returns the labelled train queries as examples, by the ridge of their values; none without a similarity."""
+    def _examples(self, data: EncodedData) -> Examples | None:
+        """Returns the labelled train queries as examples; None if there are none, or no similarity."""
         labelled = data.train.select(data.train.labelled)
         rows = choose_examples(labelled.positives, self.config.examples, self.config.seed)
         if not rows or not self.student.beta:
-            return {}
+            return None
         chosen = labelled.select(torch.tensor(rows))
-        given = chosen.states.numpy(), chosen.positives, data.z_d.numpy()
-        return {ridge: Examples.fit(*given, ridge) for ridge in RIDGES}
+        return Examples.of(chosen.states.numpy(), chosen.positives, text_keys(data.documents), data.z_d.numpy())
 
     def _report(self, round_: int, metrics: dict[str, float]) -> None:
         """Adds metrics of the student to those of a round, logs them and calls the callbacks."""

@@ -7,14 +7,15 @@ documents are found as often as by the encoder (calibrated stacking, arXiv 1605.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rabtriever.scoring.examples import WEIGHTS, Examples
+from rabtriever.scoring.examples import RIDGES, WEIGHTS, Examples
 from rabtriever.scoring.fusion import Fusion
 from rabtriever.training.encoded_data import EncodedData, EncodedQueries
 from rabtriever.training.student import Student
@@ -101,7 +102,7 @@ def measure_trial(
     taught: Tensor,
     left_out: Tensor,
     fusion: Fusion,
-    examples: Mapping[float, Examples],
+    examples: Examples | None,
 ) -> Measured:
     """Measures settings with a student that has not seen a fifth of the documents.
 
@@ -111,7 +112,7 @@ def measure_trial(
         taught: bool (k,), documents that were right for some train query.
         left_out: bool (k,), those of them that the student has not seen.
         fusion: With the gains of the correction.
-        examples: ridge -> examples without those documents.
+        examples: Without those documents.
     """
     gains = torch.where(taught & ~left_out, fusion.gain, fusion.new_gain)
     centers = [advantage / (fusion.gain - fusion.new_gain) for advantage in ADVANTAGES]
@@ -119,7 +120,7 @@ def measure_trial(
     new = _divide(data.dev, left_out)[0]
     of_all = measure_settings(student, data, gains, settings, examples)
     of_new = measure_settings(student, replace(data, dev=new), gains, settings, examples)
-    zero_shot = measure_settings(student, replace(data, dev=new), torch.zeros_like(gains), [Setting()], {})
+    zero_shot = measure_settings(student, replace(data, dev=new), torch.zeros_like(gains), [Setting()], None)
     return Measured(of_all, of_new, zero_shot[Setting()])
 
 
@@ -129,10 +130,12 @@ def measure_settings(
     data: EncodedData,
     gains: Tensor,
     settings: Sequence[Setting],
-    examples: Mapping[float, Examples],
+    examples: Examples | None,
 ) -> dict[Setting, float]:
-    """Returns R@1 over dev queries under each setting; gains are float (k,), examples ridge -> examples."""
+    """Returns R@1 over dev queries under each setting; gains are float (k,)."""
     hits, dev = dict.fromkeys(settings, 0.0), data.dev
+    ridges = {setting.ridge for setting in settings if setting.weight}
+    values = {r: torch.from_numpy(replace(examples, ridge=r).values) @ data.z_d.T for r in ridges if examples}
     for rows in torch.arange(len(dev)).split(QUERIES_PER_BLOCK):
         queries = dev.select(rows)
         right = torch.zeros(len(rows), len(data.z_d))
@@ -140,7 +143,8 @@ def measure_settings(
             row[relevant] = 1 / max(1, len(relevant))
         log_odds = student.log_odds(queries.states, data.z_d, gains)
         log_odds[tuple(queries.own_pairs.T)] = float("-inf")
-        added = {ridge: student.shifted(one, queries.states, data.z_d) for ridge, one in examples.items()}
+        votes = torch.from_numpy(examples.votes(queries.states.numpy())) if examples else torch.empty(0)
+        added = {ridge: votes @ of_documents for ridge, of_documents in values.items()}
         for setting in settings:
             scores = log_odds - setting.center * gains
             if setting.weight:
@@ -163,7 +167,7 @@ def choose_setting(trials: Sequence[Measured]) -> Setting:
 
 
 def choose_by_dev(
-    student: Student, data: EncodedData, gains: Tensor, examples: Mapping[float, Examples], tolerance: float
+    student: Student, data: EncodedData, gains: Tensor, examples: Examples | None, tolerance: float
 ) -> Setting:
     """Returns the setting of the highest R@1 on dev queries, without examples if none is better beyond a tolerance."""
     recalls = measure_settings(student, data, gains, [Setting(0.0, *of) for of in _strengths(examples)], examples)
@@ -171,9 +175,9 @@ def choose_by_dev(
     return best if recalls[best] > recalls[Setting()] + tolerance else Setting()
 
 
-def _strengths(examples: Mapping[float, Examples]) -> list[tuple[float, float]]:
+def _strengths(examples: Examples | None) -> list[tuple[float, float]]:
     """Returns ridges and weights to measure, from the least to the most that examples count."""
-    return [(0.0, 0.0), *((ridge, weight) for weight in WEIGHTS for ridge in sorted(examples, reverse=True))]
+    return [(0.0, 0.0), *itertools.product(sorted(RIDGES, reverse=True), WEIGHTS if examples else ())]
 
 
 def _divide(dev: EncodedQueries, left_out: Tensor) -> tuple[EncodedQueries, EncodedQueries]:

@@ -56,12 +56,9 @@ class Student(nn.Module):
         if self.log_beta is None:
             return correction
         log_odds = self.log_beta.exp() * (z_q @ z_d.T) + gain * (correction - center)
-        return log_odds if self.examples is None else log_odds + self.shifted(self.examples, z_q, z_d)
-
-    @staticmethod
-    def shifted(examples: Examples, z_q: Tensor, z_d: Tensor) -> Tensor:
-        """Returns what examples add to the log-odds, float32 (n, k)."""
-        return torch.from_numpy(examples.shift(z_q.numpy())) @ z_d.T
+        if self.examples is None:
+            return log_odds
+        return log_odds + torch.from_numpy(self.examples.shift(z_q.numpy())) @ z_d.T
 
 
 def training_gains(taught: Tensor, generator: torch.Generator) -> Tensor:
