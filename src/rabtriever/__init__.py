@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rabtriever.training.config import DistillConfig, RerankerTrainingConfig
     from rabtriever.training.distill import distill
     from rabtriever.training.train_reranker import train_reranker
+    from rabtriever.training.tune import tune
 
 __version__ = "0.1.0"
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "load_reranker",
     "load_teacher",
     "train_reranker",
+    "tune",
 ]
 
 _MODULES = {
@@ -90,6 +92,7 @@ _MODULES = {
     "training.config": ("DistillConfig", "RerankerTrainingConfig"),
     "training.distill": ("distill",),
     "training.train_reranker": ("train_reranker",),
+    "training.tune": ("tune",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

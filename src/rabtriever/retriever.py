@@ -6,6 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ from rabtriever.scoring.refusal import Refusal
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rabtriever.index.learned import Learned
+
 MAX_CACHED_TEXT_LENGTH = 4096  # characters
 
 
@@ -57,6 +60,7 @@ class Rabtriever:
     Attributes:
         layout: Meaning of the latents' columns.
         dim: Number of columns of a latent, gain and bias included.
+        correction: Whether the predictor's correction counts; False if feedback showed that the encoder is better.
         fingerprint: Identifies everything that changes a document's latent or what a query's means. Examples do
             neither: they move queries alone.
         name_or_path: Folder it was loaded from or saved to.
@@ -82,6 +86,7 @@ class Rabtriever:
         self.encoder, self.predictor, self._reranker = encoder, predictor.eval() if predictor else None, reranker
         self.calibration, self.refusal = calibration or Calibration(), refusal or Refusal()
         self.fusion, self.examples = fusion or (Fusion() if predictor else Fusion.zero_shot()), examples
+        self.correction = True
         known = trained_on if predictor and trained_on is not None else np.empty(0, np.int64)
         self.trained_on = np.sort(known)
         if self.fusion.beta and not encoder.has_similarity:
@@ -265,6 +270,25 @@ class Rabtriever:
         """Encodes documents; arguments, result and errors as in :meth:`encode_query`."""
         return self._encode("document", inputs, batch_size, show_progress_bar, convert_to_tensor)
 
+    def with_learned(self, learned: Learned) -> Rabtriever:
+        """Returns a retriever of the same models that remembers what an index's searches taught."""
+        result = copy(self)
+        result.examples, result.correction = learned.examples, learned.correction
+        result.calibration, result.refusal = learned.calibration, learned.refusal
+        result._query_cache = LRUCache(self._query_cache.max_weight)
+        return result
+
+    def query_latents(self, states: np.ndarray, examples: Examples | None, correction: bool = True) -> np.ndarray:
+        """Returns the latents float32 (n, dim) of query embeddings float32 (n, H).
+
+        Args:
+            states: Of the encoder.
+            examples: What moves the queries; None: nothing does.
+            correction: Whether the predictor's correction counts.
+        """
+        latents = self._fold.query(states, examples.shift(states) if examples else None)
+        return latents if correction else self._fold.similarity_only(latents)
+
     def encoder_only(self, latents: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         """Returns queries that rank by the encoder's similarity alone, without anything learnt.
 
@@ -363,7 +387,7 @@ class Rabtriever:
     def _latents(self, kind: Kind, texts: list[str], batch_size: int | None, show_progress_bar: bool) -> np.ndarray:
         if kind == "query":
             states = self.encoder.encode_queries(texts, batch_size, show_progress_bar)
-            latents = self._fold.query(states, self.examples.shift(states) if self.examples else None)
+            latents = self.query_latents(states, self.examples, self.correction)
         else:
             states = self.encoder.encode_documents(texts, batch_size, show_progress_bar)
             latents = self._fold.document(states, self.fusion.gains(texts, self.trained_on))

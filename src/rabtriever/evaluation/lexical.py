@@ -9,6 +9,7 @@ import numpy as np
 from rabtriever.data import Document
 from rabtriever.errors import InputError
 from rabtriever.index import Index
+from rabtriever.index.learned import Learned
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.layout import ScoreLayout
 from rabtriever.scoring.refusal import Refusal
@@ -31,6 +32,10 @@ class ConstantRetriever:
     def encode_document(self, inputs: Sequence[str]) -> np.ndarray:
         """Returns zeros, float32 (n, dim)."""
         return self.encode_query(inputs)
+
+    def with_learned(self, learned: Learned) -> ConstantRetriever:
+        """Returns itself: it cannot learn."""
+        return self
 
     def encoder_only(self, latents: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         """Raises InputError: it has no encoder."""

@@ -13,6 +13,7 @@ from rabtriever.caching import LRUCache
 from rabtriever.data import Document
 from rabtriever.data.metadata import why_not_storable
 from rabtriever.errors import ConflictError, InputError, TextError, has_half_character, shorten
+from rabtriever.index.learned import Learned
 from rabtriever.rerankers.base import Reranker
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.layout import ScoreLayout
@@ -44,6 +45,9 @@ class Retriever(Protocol):
 
     def encode_document(self, inputs: Sequence[str]) -> Any:  # noqa: ANN401
         """Returns latents float32 (n, dim)."""
+
+    def with_learned(self, learned: Learned) -> Retriever:
+        """Returns a retriever of the same models, with what an index's searches taught."""
 
     def encoder_only(self, latents: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         """Returns queries' latents float32 (n, dim) as the encoder's similarity alone ranks by."""

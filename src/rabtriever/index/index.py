@@ -21,6 +21,7 @@ from rabtriever.errors import InputError, NotFoundError
 from rabtriever.index.current_view import CurrentView
 from rabtriever.index.encoding import Retriever, encode_batches, encode_queries
 from rabtriever.index.hits import Hit, Hits
+from rabtriever.index.learned import LearnedVersions
 from rabtriever.index.schema import ModelInfo
 from rabtriever.index.search import SearchKeywords, SearchOptions, cut_hits, find_closest, rerank_hits, retrieve
 from rabtriever.index.snapshot import id_filter
@@ -37,6 +38,7 @@ class Index:
     Attributes:
         table: The Lance table.
         version: The past version that was opened; None: always the latest.
+        learned: What the retriever learnt in use (:func:`rabtriever.tune`).
         write_timeout: Seconds that a change waits for another writer; 0 at first.
     """
 
@@ -44,7 +46,9 @@ class Index:
         if retriever is not None:
             table.model.check(retriever.fingerprint, table.uri)
         self.table, self.version, self.write_timeout = table, current.version, 0.0
-        self._current, self._retriever, self._lock = current, retriever, Lock()
+        self.learned = LearnedVersions(table.uri)
+        self._current, self._saved, self._lock = current, retriever, Lock()
+        self._retriever: Retriever | None = None  # with what it learnt
 
     @classmethod
     def create(cls, uri: str | Path | None, retriever: Retriever) -> Index:
@@ -124,20 +128,31 @@ class Index:
 
     @property
     def retriever(self) -> Retriever:
-        """The retriever that made the index, a :class:`rabtriever.Rabtriever` if it was loaded here.
+        """The retriever that made the index, with what it learnt in use since.
+
+        It is a :class:`rabtriever.Rabtriever` if it was loaded here. What another process learns counts from the next
+        opening of the index.
 
         Raises:
             NotFoundError: its folder is gone.
             InputError: its folder holds another model now.
         """
         with self._lock:
-            if self._retriever is None:
+            if self._saved is None:
                 from rabtriever.retriever import Rabtriever  # torch and transformers are needed only here
 
                 loaded = Rabtriever.from_pretrained(self.table.model_source())
                 self.table.model.check(loaded.fingerprint, self.table.uri)
-                self._retriever = loaded
+                self._saved = loaded
+            if self._retriever is None:
+                number = self.learned.current
+                self._retriever = self._saved.with_learned(self.learned.load(number)) if number else self._saved
             return self._retriever
+
+    def use_learned(self) -> None:
+        """Reads anew what the retriever learnt: a version that was made or left since the index was opened."""
+        with self._lock:
+            self._retriever = None
 
     def __len__(self) -> int:
         """Returns the number of documents."""
@@ -292,6 +307,29 @@ class Index:
         snapshot = self._current.get().snapshot
         with self.table.reading(snapshot.version):
             return snapshot.documents(snapshot.filter(id_filter(ids))) if ids else []
+
+    def candidates(self, queries: Sequence[np.ndarray], ids: Sequence[str], depth: int = 20) -> np.ndarray:
+        """Returns the ordinals of some documents and of the best of each query, int64 ascending.
+
+        Args:
+            queries: Latents float32 (n, dim), of each way to encode the queries.
+            ids: Documents that are among them whatever their scores.
+            depth: Best documents of a query.
+        """
+        view = self._current.get()
+        with self.table.reading(view.snapshot.version):
+            named = view.snapshot.filter(id_filter(ids))
+            best = [ranking.ordinals for latents in queries for ranking in view.search(latents, depth, "exact", None)]
+        return np.unique(np.concatenate([named, *best])).astype(np.int64)
+
+    def latents(self, ordinals: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """Returns the latents float32 (n, dim) and ids of documents, by their ordinals int64 (n,) ascending."""
+        snapshot = self._current.get().snapshot
+        result = np.empty((len(ordinals), snapshot.layout.dim), np.float32)
+        with self.table.reading(snapshot.version):
+            for of_batch, latents in snapshot.latents(ordinals):
+                result[np.searchsorted(ordinals, of_batch)] = latents
+            return result, [document.id for document in snapshot.documents(ordinals)]
 
     def _writing(self) -> AbstractContextManager[Any]:
         if self.version is not None:

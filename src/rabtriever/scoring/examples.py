@@ -22,8 +22,8 @@ from random import Random
 import numpy as np
 
 NEAREST, SHARPNESS, SCALE = 32, 12.0, 100.0
-RIDGES = (0.1, 0.3, 1.0, 3.0)
-WEIGHTS = (0.5, 1.0, 2.0)
+RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)
+WEIGHTS = (0.5, 1.0, 2.0, 4.0, 8.0)
 BLOCK = 512  # queries whose similarities to all examples are in memory at a time
 
 
@@ -93,6 +93,16 @@ class Examples:
         """Returns the examples at some rows; all documents stay."""
         given = {name: getattr(self, name)[rows] for name in ("queries", "documents", "counts")}
         return replace(self, **given)
+
+    def newest(self, most: int) -> Examples:
+        """Returns the examples without the oldest, the first, of documents that have more than ``most``."""
+        counts: Counter[int] = Counter()
+        kept = []
+        for row in reversed(range(len(self))):
+            counts[int(self.documents[row])] += 1
+            if counts[int(self.documents[row])] <= most:
+                kept.append(row)
+        return self.select(np.array(kept[::-1], np.int64))
 
     @cached_property
     def values(self) -> np.ndarray:
