@@ -60,6 +60,18 @@ def requests(path: Path, corpora: Mapping[str, Any]) -> None:
     _save(path, figure)
 
 
+def learning(path: Path, curves: Mapping[str, Any]) -> None:
+    """Draws R@1 on later requests over the number of choices."""
+    figure, axes = pyplot.subplots(figsize=(6, 3.4))
+    for (name, steps), color in zip(curves.items(), (OTHERS, OURS, GREY, "#15803d"), strict=True):
+        counts, recalls = [step["labels"] for step in steps], [step["after"] for step in steps]
+        axes.plot([20, *counts], [steps[0]["before"], *recalls], "o-", color=color, label=name)
+    axes.set(xscale="log", xlabel="choices, a tenth of them wrong (left: none)", ylabel="R@1 on later requests")
+    axes.legend(fontsize=7)
+    axes.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
+    _save(path, figure)
+
+
 def elsewhere(
     path: Path,
     value: Callable[..., float | None],

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 OWN = "metatool clinc150 hwu64 banking77".split()
 NEVER = "demo toolalpaca_eval restbench_spotify apibank stabletoolbench callnavi nestful cheatsheets k8s_tools".split()
-FILLED = ("results", "no-answer")  # pages of docs/, from ``<name>.head.md``
+FILLED = ("results", "no-answer", "feedback")  # pages of docs/, from ``<name>.head.md``
 UNSEEN = "clinc150 hwu64 banking77 ultratool tldr".split()
 TITLES = {
     "metatool": "MetaTool",
@@ -80,6 +80,8 @@ class Results:
             file.stem: json.loads(file.read_text()) for file in sorted((folder / "quality" / "corpora").glob("*.json"))
         }
         self.latency = json.loads((folder / "quality" / "latency.json").read_text())["result"]
+        self.learning = json.loads((folder / "quality" / "learning-curve.json").read_text())
+        self.streams = json.loads((folder / "quality" / "learning-streams.json").read_text())
         self.no_answer = json.loads((folder / "quality" / "no_answer.json").read_text())["result"]
         self.first_hit = json.loads((folder / "quality" / "first_hit.json").read_text())["result"]
 
@@ -147,6 +149,28 @@ def promise(results: Results) -> str:
     return "\n".join(table(head, rows))
 
 
+def learning(results: Results) -> str:
+    """Returns the table of R@1 after so many choices."""
+    rows = []
+    for name in OWN:
+        steps = results.learning[name]
+        recalls = [number(steps[0]["before"]), *(number(step["after"]) for step in steps)]
+        rows.append([TITLES[name], *recalls, f"{steps[-1]['seconds']:.0f}"])
+    counts = [f"{step['labels']:,}" for step in results.learning[OWN[0]]]
+    return "\n".join(table(["choices", "none", *counts, "seconds"], rows))
+
+
+def streams(results: Results) -> str:
+    """Returns the table of versions that were taken, and of those that were worse."""
+    rows = []
+    for name in OWN:
+        of = results.streams[name]
+        recalls = [number(of[key]) for key in ("start", "end", "least_end")]
+        rows.append([TITLES[name], of["streams"], of["taken"], of["worse"], *recalls])
+    head = ["corpus", "streams", "versions taken", "worse than before", "R@1 at the start", "at the end, mean", "least"]
+    return "\n".join(table(head, rows))
+
+
 def out_of_scope(results: Results) -> str:
     """Returns the table of how requests out of scope are told apart."""
     columns = ["AUROC", "AUROC of the margin", "refused", "caught", "caught at as many refused"]
@@ -167,6 +191,8 @@ TABLES = {
     "first-hit": first_hits,
     "promise": promise,
     "out-of-scope": out_of_scope,
+    "learning": learning,
+    "streams": streams,
 }
 
 
@@ -225,6 +251,7 @@ def main() -> None:
         path.write_text(text, encoding="utf-8")
     folder = ROOT / "docs" / "figures"
     figures.pareto(folder / "pareto.svg", partial(results.mean, corpora=["clinc150", "hwu64"]), results.latency["ms"])
+    figures.learning(folder / "learning.svg", {TITLES[name]: results.learning[name] for name in OWN})
     figures.requests(folder / "requests.svg", results.corpora)
     figures.elsewhere(folder / "elsewhere.svg", results.figure, NEVER, UNSEEN, TITLES)
 
