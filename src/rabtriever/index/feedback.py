@@ -89,18 +89,19 @@ class FeedbackStore:
 
     def _add(self, rows: pa.Table) -> lancedb.table.Table:
         """Adds rows, again if another writer was first; returns the table."""
-        for attempt in range(1, ATTEMPTS + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 table = self._open()
                 if table is None:  # `or` would take an empty table for none
                     table = self._connection.create_table(TABLE, schema=SCHEMA)
                 table.add(rows)
-                break
+                return table
             except LANCE_ERRORS as error:
                 if attempt == ATTEMPTS or not any(word in str(error).lower() for word in CONFLICTS):
                     raise
                 time.sleep(np.random.default_rng().uniform(0, 0.01 * attempt))  # so that writers do not go in step
-        return table
 
     def _open(self) -> lancedb.table.Table | None:
         """Opens the latest version, if there is a table."""
