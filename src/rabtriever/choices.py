@@ -3,4 +3,5 @@
 MODES = ("auto", "exact", "ann", "bm25", "encoder")
 BACKENDS = ("auto", "torch", "int8")
 DTYPES = ("float32", "bfloat16", "float16")
+FEEDBACK_MODES = ("off", "texts", "digests")
 PRESETS = ("plain", "chat", "qwen3-reranker", "bge-reranker-v2-gemma")

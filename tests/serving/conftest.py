@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -115,8 +119,54 @@ def live(index: Index) -> Iterator[Live]:
 
 @pytest.fixture
 def live_with_keys(index: Index, tmp_path: Path) -> Iterator[Live]:
-    """A server with a key for each role."""
+    """A server with a key for each role, which takes feedback."""
     keys = tmp_path / "keys"
     keys.write_text(f"# for tests\nread {READ}\nwrite {WRITE}\n")
-    with running(index, keys=str(keys)) as server:
+    with running(index, keys=str(keys), feedback="texts") as server:
         yield server
+
+
+@pytest.fixture
+def served(retriever, tmp_path):
+    """Folders of an index and its model."""
+    retriever.save_pretrained(tmp_path / "model")
+    Index.build(tmp_path / "index", retriever, DOCUMENTS)
+    return tmp_path
+
+
+@contextmanager
+def process(folder, *options, **environment):
+    """``rabtriever serve``, ready."""
+    command = [sys.executable, "-m", "rabtriever.cli", "serve", "index", "--model", "model", "--port", "0", "--json"]
+    with subprocess.Popen(
+        [*command, *options], cwd=folder, stdout=subprocess.PIPE, env={**os.environ, **environment}, text=True
+    ) as running:
+        try:
+            url = json.loads(running.stdout.readline())["url"].replace("0.0.0.0", "127.0.0.1")
+            with httpx.Client(base_url=url, timeout=60) as http:
+                until = time.monotonic() + 120
+                while not ready(http):
+                    assert running.poll() is None and time.monotonic() < until
+                    time.sleep(0.05)
+                yield running, http
+        finally:
+            running.terminate()
+            try:
+                running.wait(60)
+            except subprocess.TimeoutExpired:
+                running.kill()
+
+
+def ready(http):
+    try:
+        return http.get("/ready").status_code == 200
+    except httpx.TransportError:  # the first worker has not begun to listen
+        return False
+
+
+def wait_for_all(http):
+    """Wait until whichever process takes a connection is ready."""
+    until, ready_in_turn = time.monotonic() + 120, 0
+    while ready_in_turn < 30:
+        assert time.monotonic() < until
+        ready_in_turn = ready_in_turn + 1 if httpx.get(f"{http.base_url}/ready").status_code == 200 else 0

@@ -6,54 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import httpx
 import pytest
-from serving.conftest import DOCUMENTS, READ, WRITE
+from serving.conftest import READ, WRITE, process, wait_for_all
 
 from rabtriever.cli import main
-from rabtriever.index import Index
-
-
-@pytest.fixture
-def served(retriever, tmp_path):
-    """Folders of an index and its model."""
-    retriever.save_pretrained(tmp_path / "model")
-    Index.build(tmp_path / "index", retriever, DOCUMENTS)
-    return tmp_path
-
-
-@contextmanager
-def process(folder, *options, **environment):
-    """``rabtriever serve``, ready."""
-    command = [sys.executable, "-m", "rabtriever.cli", "serve", "index", "--model", "model", "--port", "0", "--json"]
-    with subprocess.Popen(
-        [*command, *options], cwd=folder, stdout=subprocess.PIPE, env={**os.environ, **environment}, text=True
-    ) as running:
-        try:
-            url = json.loads(running.stdout.readline())["url"].replace("0.0.0.0", "127.0.0.1")
-            with httpx.Client(base_url=url, timeout=60) as http:
-                until = time.monotonic() + 120
-                while not ready(http):
-                    assert running.poll() is None and time.monotonic() < until
-                    time.sleep(0.05)
-                yield running, http
-        finally:
-            running.terminate()
-            try:
-                running.wait(60)
-            except subprocess.TimeoutExpired:
-                running.kill()
-
-
-def ready(http):
-    try:
-        return http.get("/ready").status_code == 200
-    except httpx.TransportError:  # the first worker has not begun to listen
-        return False
 
 
 def test_what_was_acknowledged_survives_a_kill(served):
@@ -89,10 +48,7 @@ def test_what_was_acknowledged_survives_a_kill(served):
 @pytest.mark.skipif(not os.path.exists("/proc"), reason="reads /proc")
 def test_several_processes_answer_as_one(served):
     with process(served, "--workers", "2") as (running, http):
-        until, ready_in_turn = time.monotonic() + 120, 0
-        while ready_in_turn < 30:  # whichever process takes the connection
-            assert time.monotonic() < until
-            ready_in_turn = ready_in_turn + 1 if httpx.get(f"{http.base_url}/ready").status_code == 200 else 0
+        wait_for_all(http)
         children = open(f"/proc/{running.pid}/task/{running.pid}/children").read().split()
         mapped = [child for child in children if "latents.npy" in open(f"/proc/{child}/maps").read()]
         assert len(mapped) == 2  # both read the same files

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 
+from rabtriever.choices import FEEDBACK_MODES
 from rabtriever.cli.arguments import add_config_arguments, add_index_arguments, config_from_args, load_options
 from rabtriever.errors import InputError
 from rabtriever.serving.config import ServerConfig, ServerLimits
@@ -26,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cors_help = "let this origin's pages call; repeatable"
     parser.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help=cors_help)
     parser.add_argument("--workers", type=int, default=1, help="processes, each with the LLM in memory (default: 1)")
+    feedback_help = "store what POST /v1/feedback brings, in the index: queries as texts, or as digests keyed by "
+    feedback_help += "$RABTRIEVER_FEEDBACK_KEY, and their embeddings (default: off)"
+    parser.add_argument("--feedback", choices=FEEDBACK_MODES, default="off", help=feedback_help)
     add_config_arguments(parser, ServerLimits)
 
 
@@ -49,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
         loopback=on_loopback(args.host),
         cors=tuple(args.cors),
         workers=args.workers,
+        feedback=args.feedback,
         limits=config_from_args(args, ServerLimits),
     )
 

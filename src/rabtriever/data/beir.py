@@ -18,6 +18,7 @@ from rabtriever.data.types import Document, Qrels, RetrievalData
 from rabtriever.errors import InputError, NotFoundError, has_half_character, shorten
 
 _QRELS_HEADER = ("query-id", "corpus-id", "score")
+_KINDS = {str: "string", dict: "JSON object", list: "list", bool: "boolean, true or false"}
 
 
 def load_data(source: str | Path) -> RetrievalData:
@@ -89,12 +90,12 @@ def read_corpus(path: str | Path) -> Iterator[Document]:
 
 def _documents(path: Path) -> Iterator[Document]:
     seen: dict[str, str] = {}
-    for location, row in _rows(path):
+    for location, row in read_rows(path):
         document = Document(
             _unique_id(row, location, seen),
-            _string(row, "text", location),
-            _string(row, "title", location),
-            _value(row, "metadata", dict, location),
+            read_string(row, "text", location),
+            read_string(row, "title", location),
+            read_value(row, "metadata", dict, location),
         )
         if why := why_not_storable(document.metadata):
             raise InputError(f"{location}: metadata of document {document.id!r}: {why}")
@@ -109,14 +110,14 @@ def _read_queries(path: Path, named: bool = True) -> tuple[dict[str, str], froze
     """Returns query id -> text, and the ids of those that an LLM wrote."""
     seen: dict[str, str] = {}
     queries, generated = {}, set()
-    for number, (location, row) in enumerate(_rows(path), start=1):
+    for number, (location, row) in enumerate(read_rows(path), start=1):
         if not named:
             row.setdefault("_id", str(number))
         query = _unique_id(row, location, seen)
-        queries[query] = _string(row, "text", location)
+        queries[query] = read_string(row, "text", location)
         if not queries[query].strip():
             raise InputError(f"{location}: the text of query {query!r} is blank: fill it in or leave the query out")
-        if _value(row, "metadata", dict, location).get("generated") is True:
+        if read_value(row, "metadata", dict, location).get("generated") is True:
             generated.add(query)
     if not queries:
         raise InputError(f"{path} is empty: give at least one query")
@@ -163,8 +164,8 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the JSON object on each line and its file and line."""
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the file and line, and the JSON object, of each line of a file that is not blank; raises InputError."""
     for location, line in _lines(path):
         try:
             row = json.loads(line)
@@ -196,24 +197,24 @@ def _unique_id(row: dict[str, Any], location: str, seen: dict[str, str]) -> str:
     if not isinstance(identifier, str) or not identifier.strip():
         found = f"_id is {shorten(identifier)}" if "_id" in row else "no _id"
         raise InputError(f"{location}: {found}; it should be a string that is not empty")
-    _string(row, "_id", location)
+    read_string(row, "_id", location)
     if identifier in seen:
         raise InputError(f"{location}: _id {identifier!r} was used before ({seen[identifier]}); ids should be unique")
     seen[identifier] = location.rpartition(", ")[2]
     return identifier
 
 
-def _string(row: dict[str, Any], key: str, location: str) -> str:
-    text: str = _value(row, key, str, location)
+def read_string(row: dict[str, Any], key: str, location: str) -> str:
+    """Returns the string at ``key``, an empty one if it is missing or null; raises InputError for another value."""
+    text: str = read_value(row, key, str, location)
     if has_half_character(text):  # JSON can escape it; no tokenizer takes it
         raise InputError(f"{location}: {key} holds half of a surrogate pair: write the character whole")
     return text
 
 
-def _value(row: dict[str, Any], key: str, kind: type, location: str) -> Any:  # noqa: ANN401
-    """Returns the value at ``key``, an empty one if it is missing or null."""
+def read_value(row: dict[str, Any], key: str, kind: type, location: str) -> Any:  # noqa: ANN401
+    """Returns the value at ``key``, an empty one if it is missing or null; raises InputError for another kind."""
     value = row.get(key)
     if value is not None and not isinstance(value, kind):
-        expected = "string" if kind is str else "JSON object"
-        raise InputError(f"{location}: {key} is {shorten(value)}; it should be a {expected}")
+        raise InputError(f"{location}: {key} is {shorten(value)}; it should be a {_KINDS[kind]}")
     return value or kind()

@@ -47,7 +47,7 @@ def make_app(config: ServerConfig, failed: Callable[[str], None], index: Index |
     metrics = Metrics()
 
     def load() -> SearchService:
-        service = SearchService(index or open_index(config), config.limits, metrics)
+        service = SearchService(index or open_index(config), config.limits, metrics, config.feedback)
         service.warm()
         return service
 

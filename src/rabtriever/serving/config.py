@@ -22,7 +22,7 @@ class ServerLimits:
     """
 
     timeout: float = _option(60.0, "seconds that a request may take; uploads may take longer")
-    searches: int = _option(128, "searches that wait or are in progress; one more is answered 429")
+    searches: int = _option(128, "searches that wait or are in progress, and feedback; one more is answered 429")
     reranks: int = _option(16, "reranks and embeddings, likewise")
     writes: int = _option(64, "writes, likewise")
     body_mb: int = _option(8, "megabytes of a request; more is answered 413")
@@ -49,6 +49,7 @@ class ServerConfig:
         loopback: Whether it listens on this machine alone.
         cors: Origins whose pages may call it.
         workers: Number of processes.
+        feedback: What is stored of the queries of feedback, one of :data:`rabtriever.choices.FEEDBACK_MODES`.
         limits: Bounds of requests.
     """
 
@@ -60,6 +61,7 @@ class ServerConfig:
     loopback: bool = True
     cors: tuple[str, ...] = ()
     workers: int = 1
+    feedback: str = "off"
     limits: ServerLimits = field(default_factory=ServerLimits)
 
     def to_json(self) -> str:

@@ -24,9 +24,9 @@ class Metrics:
         histogram: Callable[..., Histogram] = partial(Histogram, **options)
         self.requests = counter("requests", "Requests by route, method and status", ["route", "method", "status"])
         self.seconds = histogram("request_seconds", "Seconds of a request", ["route"], buckets=SECONDS)
-        stages = "Seconds of a stage: queue, encode, scan, rerank, write"
+        stages = "Seconds of a stage: queue, encode, scan, rerank, write, feedback"
         self.stages = histogram("stage_seconds", stages, ["stage"], buckets=SECONDS)
-        queue = "Requests that wait or are in progress: search, rerank, write"
+        queue = "Requests that wait or are in progress: search, rerank, write, feedback"
         self.queue = Gauge("queue", queue, ["kind"], multiprocess_mode="livesum", **options)
         self.batch = histogram("query_batch_size", "Queries that are encoded together", buckets=SIZES)
         self.tokens = counter("tokens", "Tokens of the texts of requests: query, document", ["side"])

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rabtriever.errors import TextError
 from rabtriever.retriever import Rabtriever
 from rabtriever.serving.batching import QueryBatcher, TokenCounts, slices
 from rabtriever.serving.errors import APIError
@@ -77,6 +78,19 @@ class Models:
             encoded = await self._llm_pool.run(self.retriever.encode_document, missing[part])
             rows |= zip(missing[part], encoded, strict=True)
         return np.stack([rows[text] for text in texts])  # type: ignore[misc]
+
+    async def encode_states(self, texts: Sequence[str], sizes: Sequence[int]) -> np.ndarray:
+        """Returns the encoder's embeddings float32 (n, H) of queries of these numbers of tokens, slice by slice.
+
+        They take turns with documents and pairs, not with the queries of searches.
+        """
+        encode, found = self.retriever.encoder.encode_queries, []
+        for part in slices(sizes):
+            try:
+                found.append(await self._llm_pool.run(encode, texts[part]))
+            except TextError as error:
+                raise error.at(part.start + error.position) from None
+        return np.concatenate(found) if found else np.empty((0, self.retriever.encoder.hidden_size), np.float32)
 
     async def rerank(
         self, queries: Sequence[str], documents: Sequence[str], pairs: np.ndarray, counts: TokenCounts

@@ -21,6 +21,7 @@ from rabtriever.persistence.hub import find_retriever
 from rabtriever.serving.app import make_app
 from rabtriever.serving.auth import APIKeys
 from rabtriever.serving.config import ServerConfig
+from rabtriever.serving.feedback import FeedbackMode
 from rabtriever.serving.middleware import is_loopback
 
 BACKLOG = 2048  # connections that wait; uvicorn's own
@@ -39,7 +40,7 @@ def serve(config: ServerConfig, host: str, port: int, listening: Callable[[str],
 
     Raises:
         InputError: no index or model, keys that cannot be read, an address that cannot be used, or one beyond this
-            machine without a key.
+            machine without a key; digests of feedback without a key.
     """
     keys = APIKeys(config.keys)
     if not (config.loopback or keys or config.insecure):
@@ -48,6 +49,7 @@ def serve(config: ServerConfig, host: str, port: int, listening: Callable[[str],
         raise InputError("--cors *: any web page could use the index; give API keys (--keys), or name the origins")
     if config.workers < 1:
         raise InputError(f"--workers {config.workers}: at least 1")
+    FeedbackMode(config.feedback)
     table = Table.open(config.uri)
     find_retriever(config.model or table.model_source())
     with _listen(host, port) as listener:

@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple, cast
 import numpy as np
 
 from rabtriever.choices import MODES
-from rabtriever.data import Document
+from rabtriever.data import Document, FeedbackEvent
 from rabtriever.errors import BusyError, InputError, NotFoundError
 from rabtriever.index import Index
 from rabtriever.index.hits import Hits
@@ -22,6 +22,8 @@ from rabtriever.index.search import RerankPlan, SearchOptions, cut_hits, find_cl
 from rabtriever.retriever import Rabtriever
 from rabtriever.serving.batching import ScanBatcher, TokenCounts
 from rabtriever.serving.config import ServerLimits
+from rabtriever.serving.errors import APIError
+from rabtriever.serving.feedback import FeedbackMode, FeedbackWriter
 from rabtriever.serving.filters import validate_filter
 from rabtriever.serving.metrics import Metrics
 from rabtriever.serving.models import Kind, Models
@@ -49,20 +51,23 @@ class ScoredDocument(NamedTuple):
 
 
 class SearchService:
-    """Searches, scores and writes for many requests at once, each kind up to a number that may wait.
+    """Searches, scores, writes and takes feedback for many requests at once, each kind up to a number that may wait.
 
     An APIError, 429, says that too many wait, and 422 that there is no reranker. The library's errors pass through;
     :mod:`rabtriever.serving.errors` says how they are answered.
     """
 
-    def __init__(self, index: Index, limits: ServerLimits, metrics: Metrics) -> None:
+    def __init__(self, index: Index, limits: ServerLimits, metrics: Metrics, feedback: str = "off") -> None:
         self.index, self.limits, self._metrics = index, limits, metrics
         self.retriever = cast(Rabtriever, index.retriever)
         index.write_timeout = limits.timeout / 2
         self._searches = ConcurrencyLimiter("search", limits.searches, metrics)
         self._reranks = ConcurrencyLimiter("rerank", limits.reranks, metrics)
         self._writes = ConcurrencyLimiter("write", limits.writes, metrics)
+        self._feedbacks = ConcurrencyLimiter("feedback", limits.searches, metrics)
         self._models = Models(self.retriever, metrics)
+        mode = FeedbackMode(feedback)
+        self._feedback_writer = FeedbackWriter(index, self._models, mode, metrics) if mode.on else None
         self._scan_batcher = ScanBatcher(index.retrieve, metrics)
         self._write_pool, self._table_pool = WorkerPool("write"), WorkerPool("table")
         self._writes_since_optimize = 0
@@ -183,6 +188,13 @@ class SearchService:
         with self._writes.acquire():
             await self._change(self.index.delete, [identifier])
 
+    async def store_feedback(self, events: Sequence[FeedbackEvent]) -> None:
+        """Stores feedback, all or none; errors as of :class:`rabtriever.serving.feedback.FeedbackWriter`."""
+        if self._feedback_writer is None:
+            raise APIError(404, "feedback is off; start the server with --feedback texts, or --feedback digests")
+        with self._feedbacks.acquire():
+            await self._feedback_writer(events)
+
     async def index_info(self) -> dict[str, Any]:
         """Returns the number of documents and the version of the index."""
         info = await self._table_pool.run(self.index.info)
@@ -194,8 +206,9 @@ class SearchService:
 
     def close(self) -> None:
         """Ends all threads."""
-        for threads in (self._models, self._scan_batcher, self._write_pool, self._table_pool):
-            threads.close()
+        for threads in (self._models, self._scan_batcher, self._write_pool, self._table_pool, self._feedback_writer):
+            if threads is not None:
+                threads.close()
 
     async def _change(self, change: Callable[..., None], *args: object) -> None:
         """Changes the index; once begun, it is completed even if the client leaves."""

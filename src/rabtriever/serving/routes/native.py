@@ -1,8 +1,9 @@
-"""The API's own routes: /v1/search, /v1/documents and /v1/documents/{id}."""
+"""The API's own routes: /v1/search, /v1/documents, /v1/documents/{id} and /v1/feedback."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import Annotated, Any, BinaryIO
@@ -81,6 +82,17 @@ async def get(id: Id, service: Service) -> Document:
 async def delete(id: Id, service: Service) -> None:
     """Removes a document."""
     await service.delete(id)
+
+
+@router.post("/v1/feedback", tags=["feedback"], responses=error_responses(404, 415, 422, 507))
+async def feedback(body: schemas.FeedbackRequest, service: Service) -> schemas.FeedbackResponse:
+    """Stores what was chosen of a search's hits, or of several searches'; 404 if the server was started without.
+
+    What is answered is on disk. An id that the index does not have is refused, with all that came with it.
+    """
+    now, given = time.time(), body.events if isinstance(body, schemas.FeedbackBatch) else [body]
+    await service.store_feedback([one.event(now) for one in given])
+    return schemas.FeedbackResponse(stored=len(given))
 
 
 def _parse(raw: bytes) -> schemas.DocumentsRequest:

@@ -10,15 +10,17 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     FailFast,
     Field,
     StringConstraints,
+    Tag,
     field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from rabtriever.data import Document
+from rabtriever.data import Document, FeedbackEvent
 from rabtriever.data.metadata import why_not_storable
 
 MAX_QUERIES, MAX_HITS, MAX_TEXTS = 64, 1000, 1000  # of a request
@@ -188,6 +190,55 @@ class DocumentsResponse(BaseModel):
 
     written: int
     documents: int = Field(description="How many the index holds now.")
+
+
+class Feedback(NativeRequest):
+    """What one search led to."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["id"], "properties": {"id": {"type": "string"}}},
+                {"required": ["shown"], "properties": {"shown": {"type": "array", "minItems": 1}}},
+            ]
+        }
+    )
+    query: NonBlankText
+    id: Identifier | None = Field(None, description="The document that was chosen; null: none of those shown.")
+    shown: list[Identifier] = Field([], max_length=MAX_HITS, description="Ids of what was shown, best first.")
+    succeeded: bool = Field(True, description="Whether using the chosen document worked.")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Feedback:
+        if self.id is None and not self.shown:
+            raise invalid("give the id that was chosen, or the ids that were shown")
+        return self
+
+    def event(self, time: float) -> FeedbackEvent:
+        """Returns the event for the store; ``time`` is in seconds since 1970."""
+        return FeedbackEvent(self.query, self.id, tuple(self.shown), self.succeeded, time)
+
+
+class FeedbackBatch(NativeRequest):
+    """Feedback of several searches, stored in one transaction."""
+
+    events: Annotated[list[Feedback], Field(min_length=1, max_length=MAX_TEXTS), FailFast()]
+
+
+def _feedback_kind(value: Any) -> str:  # noqa: ANN401
+    given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return "of-several" if "events" in given else "of-one"  # hyphens keep the kind out of an error's field
+
+
+FeedbackRequest = Annotated[
+    Annotated[Feedback, Tag("of-one")] | Annotated[FeedbackBatch, Tag("of-several")], Discriminator(_feedback_kind)
+]
+
+
+class FeedbackResponse(BaseModel):
+    """Number of events."""
+
+    stored: int = Field(description="How many are on disk now: all that the request brought.")
 
 
 class ErrorDetail(BaseModel):
