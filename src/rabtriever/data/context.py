@@ -8,7 +8,7 @@ from collections.abc import Sequence
 # first and steps last: with at most MAX_USED behind it, a request of 600 characters is still read as a whole.
 MAX_HISTORY = 400
 MAX_USED = 300
-MAX_STEP = 100  # of one document without a title
+MAX_STEP = 100  # of one step: the beginning of a text, where there is no title
 DONE = "Done so far: "
 
 
@@ -16,7 +16,9 @@ def with_context(request: str, history: Sequence[str] = (), used: Sequence[str] 
     """Returns a query that says what came before: the turns, one a line, the request, and a line of the steps done.
 
     The oldest turns and steps are left out where all would take more than :data:`MAX_HISTORY` and :data:`MAX_USED`
-    characters; the newest turn is then cut to its end, the newest step to its beginning. The request is never cut.
+    characters. A turn longer than that keeps its end, a step of more than :data:`MAX_STEP` its beginning. The request
+    is never cut.
+
     Train on queries that this function made, and it will be read as it was learnt.
 
     Args:

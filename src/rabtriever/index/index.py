@@ -276,6 +276,8 @@ class Index:
     ) -> list[str]:
         """Returns queries as a search with context reads them (:func:`rabtriever.data.with_context`).
 
+        A model that was not trained on such queries may find less with them (docs/context.md).
+
         Args:
             queries: n queries.
             history: Earlier turns of each, oldest first: n lists of texts; None: of none.
