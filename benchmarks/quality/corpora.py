@@ -59,10 +59,15 @@ class Bench:
         encoders = [one for one in models if hasattr(one, "encode_queries")]
         return Teacher.of(encoders, [one for one in models if one not in encoders])
 
+    def load(self, name: str) -> RetrievalData:
+        """Returns a data set as it is."""
+        return load_data(
+            Path(__file__).parents[2] / "src/rabtriever/demo" if name == "demo" else Path(self.args.data) / name
+        )
+
     def data(self, name: str) -> RetrievalData:
         """Returns a data set; of ESConv's dialogues the last 400 characters."""
-        folder = Path(__file__).parents[2] / "src/rabtriever/demo" if name == "demo" else Path(self.args.data) / name
-        data = load_data(folder)
+        data = self.load(name)
         return replace(data, queries={q: t[-400:] for q, t in data.queries.items()}) if name == "esconv" else data
 
 

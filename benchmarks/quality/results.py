@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 OWN = "metatool clinc150 hwu64 banking77".split()
 NEVER = "demo toolalpaca_eval restbench_spotify apibank stabletoolbench callnavi nestful cheatsheets k8s_tools".split()
-FILLED = ("results", "no-answer", "feedback")  # pages of docs/, from ``<name>.head.md``
+FILLED = ("results", "no-answer", "feedback", "context")  # pages of docs/, from ``<name>.head.md``
 UNSEEN = "clinc150 hwu64 banking77 ultratool tldr".split()
 TITLES = {
     "metatool": "MetaTool",
@@ -84,6 +84,7 @@ class Results:
         self.streams = json.loads((folder / "quality" / "learning-streams.json").read_text())
         self.no_answer = json.loads((folder / "quality" / "no_answer.json").read_text())["result"]
         self.first_hit = json.loads((folder / "quality" / "first_hit.json").read_text())["result"]
+        self.context = json.loads((folder / "quality" / "context.json").read_text())
 
     def figure(self, system: str, corpus: str, split: str = "test", measure: str = "R@1") -> float | None:
         """Returns a mean over queries, or None where nothing was measured."""
@@ -182,6 +183,28 @@ def out_of_scope(results: Results) -> str:
     return "\n".join(table(["CLINC150", *columns], rows))
 
 
+def context(results: Results) -> str:
+    """Returns the table of what came before a request, in its query or not."""
+    rows = []
+    for name, of in results.context.items():
+        if "with" in of:
+            low, high = (f"{value:+.3f}" for value in of["difference"]["interval"])
+            p = "< .001" if of["difference"]["p"] < 0.001 else number(of["difference"]["p"])
+            shares = [of["without"]["R@1"], of["with"]["R@1"]]
+            encoder = [of["without"]["zero_shot"], of["with"]["zero_shot"], of["not trained"]["R@1"]]
+            rows.append(
+                [TITLES[name], of["queries"], *map(number, shares), f"{low} to {high}", p, *map(number, encoder)]
+            )
+    head = ["R@1", "queries", "without", "with context", "difference", "p"]
+    return "\n".join(table([*head, "MiniLM, without", "MiniLM, with", "learnt without, asked with"], rows))
+
+
+def history(results: Results) -> str:
+    """Returns the table of how much history a query holds."""
+    found = results.context["budgets"]["dev"]
+    return "\n".join(table(["characters of history, at most", *found], [["R@1", *map(number, found.values())]]))
+
+
 KNOWN = ["minilm", "mpnet", "gemma", "tools", "tools-rerank10"]
 TABLES = {
     "own": lambda r: compared(r, [s for s in SYSTEMS if not s.startswith("tools")], OWN, "test", "minilm", True),
@@ -193,6 +216,8 @@ TABLES = {
     "out-of-scope": out_of_scope,
     "learning": learning,
     "streams": streams,
+    "context": context,
+    "history": history,
 }
 
 

@@ -109,6 +109,17 @@ def test_search_takes_every_option(index, capsys):
     assert sum(hit["reranked"] for hit in hits) == 2
 
 
+def test_search_reads_context(index, capsys):
+    context = ["--history", "it is dark", "--history", "what room?", "--used", "lamp"]
+    found = answer(capsys, "search", "index", "show rain", *context, "--rerank", "2")
+    assert found["query"] == "show rain"
+    title = Index.open(index).get(["lamp"])[0]
+    text = f"it is dark\nwhat room?\nshow rain\nDone so far: {title.title or title.text}"
+    assert found["hits"] == answer(capsys, "search", "index", text, "--rerank", "2")["hits"]
+    assert "used: no document 'nobody' in the index" in fault(capsys, "search", "index", "rain", "--used", "nobody")
+    assert "history 0: ' ' has no tokens" in fault(capsys, "search", "index", "rain", "--history", " ")
+
+
 def test_an_index_is_brought_up_to_date_and_described(index, capsys):
     lines = [{"_id": "lamp", "text": "a lantern"}, {"_id": "tuba", "text": "plays the tuba"}]
     (index.parent / "more.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -43,6 +43,23 @@ def test_mode_encoder_is_the_librarys_or_refused(standing, over_encoder):
     assert modes == [[mode for mode in MODES if mode != "encoder"], list(MODES)]
 
 
+def test_context_is_what_the_index_reads(standing):
+    context = {"history": ["User: it is dark"], "used": ["it's/bread", "lamp"]}
+    body = {"query": "the table", "k": 3, "rerank": 2}
+    answer = standing.post("/v1/search", **body, **context).json()
+    expected = standing.index.search("the table", k=3, rerank=2, **context)
+    composed = {**body, "query": "User: it is dark\nthe table\nDone so far: Cook; turn the lamp light"}
+    for hits in (answer["hits"], standing.post("/v1/search", **composed).json()["hits"]):
+        assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
+        assert [hit["log_odds"] for hit in hits] == pytest.approx([hit.log_odds for hit in expected], abs=1e-4)
+    several = {"queries": ["the table", "music"], "used": [["lamp"], []]}
+    answer = standing.post("/v1/search", **several, history=[[], ["hello"]]).json()
+    expected = [standing.index.search("the table", used=["lamp"]), standing.index.search("music", history=["hello"])]
+    assert [[hit["id"] for hit in hits] for hits in answer["results"]] == [[h.id for h in hits] for hits in expected]
+    for nothing in ([], None):
+        assert standing.post("/v1/search", query="lamp", history=nothing, used=nothing).status_code == 200
+
+
 def test_a_threshold_leaves_out_what_is_improbable(standing):
     hits = standing.post("/v1/search", query="lamp", k=10).json()["hits"]
     least = hits[1]["probability"]
@@ -95,6 +112,16 @@ def test_a_query_that_was_cut_is_told(live):
         ({"query": "a", "refuse": 1.0}, "refuse"),
         ({"query": "a", "refuse": 0.05}, "refuse"),  # nothing can be promised
         ({"query": "a", "unknown": 1}, "unknown"),
+        ({"query": "a", "history": "b"}, "history"),
+        ({"query": "a", "history": ["b", " "]}, "history.1"),
+        ({"query": "a", "history": [["b"]]}, "body"),
+        ({"query": "a", "history": ["b"] * 1001}, "history"),
+        ({"query": "a", "history": ["b" * 100_001]}, "history.0"),
+        ({"query": "a", "used": ["nobody"]}, "used"),
+        ({"query": "a", "used": ["b" * 1001]}, "used.0"),
+        ({"queries": ["a"], "used": ["lamp"]}, "body"),
+        ({"queries": ["a"], "used": []}, "used"),
+        ({"queries": ["a"], "history": [["b"], ["c"]]}, "history"),
         ({"query": "a", "where": "title ="}, "where"),
         ({"query": "a", "where": ""}, "where"),
         ({"query": "a", "where": "nothing = 1"}, "where"),

@@ -29,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="return nothing where nothing fits, but to this share of the requests that have an answer, at most",
     )
+    parser.add_argument(
+        "--history", action="append", metavar="TEXT", help="an earlier turn of the conversation; again for later ones"
+    )
+    parser.add_argument(
+        "--used", action="append", metavar="ID", help="a document that was chosen already; again for later ones"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -37,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
 
     names = ("k", "where", "mode", "rerank", "threshold", "refuse")
     options = asdict(SearchOptions(**{name: getattr(args, name) for name in names}))  # checked before a model is loaded
-    hits = open_index(args).search(args.query, **options)
+    hits = open_index(args).search(args.query, **options, history=args.history, used=args.used)
     lines = [f"{rank:3d}  {hit.probability:6.1%}  {hit.id}  {hit.text}" for rank, hit in enumerate(hits, 1)]
     report = {"query": args.query, "hits": [asdict(hit) for hit in hits]}
     if hits.closest:

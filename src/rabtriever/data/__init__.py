@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rabtriever.data.beir import add_requests, load_corpus, load_data, load_requests, read_corpus
+from rabtriever.data.context import with_context
 from rabtriever.data.feedback import FeedbackEvent, read_feedback
 from rabtriever.data.mixture import concatenate
 from rabtriever.data.splits import dev_queries, held_out_queries, train_dev_split, training_queries
@@ -25,4 +26,5 @@ __all__ = [
     "read_feedback",
     "train_dev_split",
     "training_queries",
+    "with_context",
 ]

@@ -18,6 +18,7 @@ from typing_extensions import Unpack
 from rabtriever.data import Document
 from rabtriever.deprecation import renamed
 from rabtriever.errors import InputError, NotFoundError
+from rabtriever.index.context import Lists, add_context
 from rabtriever.index.current_view import CurrentView
 from rabtriever.index.encoding import Retriever, encode_batches, encode_queries
 from rabtriever.index.hits import Hit, Hits
@@ -256,7 +257,11 @@ class Index:
             queries: A query, or several.
             k: Hits a query, at most.
             **options: ``where``, ``mode``, ``rerank``, ``threshold`` and ``refuse`` (:class:`SearchOptions`), and
-                ``reranker``, which scores the best hits if ``rerank`` is given; the retriever's own if None.
+                ``reranker``, which scores the best hits if ``rerank`` is given; the retriever's own if None. And what
+                came before, which retriever, BM25 and reranker read as part of the query (:meth:`with_context`):
+                ``history``, earlier turns of the conversation, and ``used``, ids of documents that were chosen already
+                (steps done, tools called), both oldest first; for several queries, a list of lists. Used documents
+                can be hits again, as a step may be repeated; ``where`` leaves them out.
 
         Returns:
             A query's hits, best first, ties in the order of insertion; a list of that for several queries. Where
@@ -264,11 +269,15 @@ class Index:
 
         Raises:
             InputError: an option that is wrong, a promise that cannot be given, a condition that cannot be read, a
-                query of zero tokens, or a text of which a model makes NaN.
+                query of zero tokens, a text of which a model makes NaN, or as of :meth:`with_context`.
         """
         texts = [queries] if isinstance(queries, str) else list(queries)
         reranker = options.pop("reranker", None)
+        context = [options.pop("history", None), options.pop("used", None)]
+        if isinstance(queries, str):
+            context = [None if values is None else [values] for values in context]  # type: ignore[list-item]
         asked = SearchOptions(k, **options)  # type: ignore[misc]
+        texts = self.with_context(texts, *context)
         hits = self.retrieve(texts, encode_queries(self.retriever, texts), asked)
         closest = find_closest(hits, asked, self.retriever)
         if asked.rerank is not None:
@@ -276,6 +285,24 @@ class Index:
             hits = rerank_hits(texts, hits, asked, reranker, self.retriever)
         found = cut_hits(hits, asked, closest)
         return found[0] if isinstance(queries, str) else found
+
+    def with_context(
+        self, queries: Sequence[str], history: Lists | None = None, used: Lists | None = None
+    ) -> list[str]:
+        """Returns queries as a search with context reads them (:func:`rabtriever.data.with_context`).
+
+        A model that was not trained on such queries may find less with them (docs/context.md).
+
+        Args:
+            queries: n queries.
+            history: Earlier turns of each, oldest first: n lists of texts; None: of none.
+            used: Ids of the documents that were chosen already, oldest first: n lists; None: for none. Models read
+                their titles, or the beginning of the text of one without.
+
+        Raises:
+            InputError: not n lists of texts, a blank text, or an id that the index lacks.
+        """
+        return add_context(queries, history, used, self.get)
 
     def retrieve(self, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions) -> list[list[Hit]]:
         """Finds hits for queries that are encoded already, without a reranker.

@@ -75,7 +75,7 @@ class SearchOptions:
 
 
 class SearchKeywords(TypedDict, total=False):
-    """Keywords of :meth:`rabtriever.Index.search`: those of :class:`SearchOptions`, and a reranker."""
+    """Keywords of :meth:`rabtriever.Index.search`: those of :class:`SearchOptions`, a reranker, and context."""
 
     where: str | None
     mode: str
@@ -83,6 +83,8 @@ class SearchKeywords(TypedDict, total=False):
     threshold: float | None
     refuse: float | None
     reranker: Reranker | None
+    history: Sequence[str] | Sequence[Sequence[str]] | None
+    used: Sequence[str] | Sequence[Sequence[str]] | None
 
 
 def retrieve(

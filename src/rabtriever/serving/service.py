@@ -17,6 +17,7 @@ from rabtriever.choices import MODES
 from rabtriever.data import Document, FeedbackEvent
 from rabtriever.errors import BusyError, InputError, NotFoundError
 from rabtriever.index import Index
+from rabtriever.index.context import Lists
 from rabtriever.index.hits import Hits
 from rabtriever.index.search import RerankPlan, SearchOptions, cut_hits, find_closest
 from rabtriever.retriever import Rabtriever
@@ -85,13 +86,16 @@ class SearchService:
             return [mode for mode in MODES if mode != "encoder"]
         return list(MODES)
 
-    async def search(self, texts: Sequence[str], options: SearchOptions) -> SearchResult:
-        """Finds hits as :meth:`rabtriever.index.Index.search` does."""
+    async def search(
+        self, queries: Sequence[str], options: SearchOptions, history: Lists | None = None, used: Lists | None = None
+    ) -> SearchResult:
+        """Finds hits as :meth:`rabtriever.index.Index.search` does for several queries."""
         started = perf_counter()
         reranker: Any = None if options.rerank is None else self._models.require_reranker("rerank")
-        with self._searches.acquire(len(texts)):
+        with self._searches.acquire(len(queries)):
             if options.where is not None:
                 validate_filter(options.where)
+            texts = await self._with_context(queries, history, used)
             counts = await self._models.count_tokens("query", texts)
             vectors, encode = await self._models.encode_queries(texts, counts)
             with _reading():
@@ -209,6 +213,12 @@ class SearchService:
         for threads in (self._models, self._scan_batcher, self._write_pool, self._table_pool, self._feedback_writer):
             if threads is not None:
                 threads.close()
+
+    async def _with_context(self, queries: Sequence[str], history: Lists | None, used: Lists | None) -> Sequence[str]:
+        if history is None and used is None:
+            return queries
+        with _reading():
+            return await self._table_pool.run(self.index.with_context, queries, history, used)
 
     async def _change(self, change: Callable[..., None], *args: object) -> None:
         """Changes the index; once begun, it is completed even if the client leaves."""

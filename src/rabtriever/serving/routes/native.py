@@ -31,7 +31,10 @@ CONTENT: dict[str, Any] = {"application/json": {"schema": SCHEMA}, "application/
 async def search(body: schemas.SearchRequest, service: Service) -> schemas.SearchResponse:
     """Finds the best documents of the index for a query, or for each of several."""
     options = SearchOptions(body.k, body.where, body.mode, body.rerank, body.threshold, body.refuse)
-    result = await service.search(body.queries or [body.query or ""], options)
+    context: list[Any] = [body.history, body.used]
+    if body.queries is None:
+        context = [None if values is None else [values] for values in context]
+    result = await service.search(body.queries or [body.query or ""], options, *context)
     shown = schemas.SearchHit.model_construct
     found = [[shown(**vars(hit)) for hit in hits] for hits in result.hits]
     timings = schemas.Timings(**{stage: round(value, 3) for stage, value in result.milliseconds.items()})

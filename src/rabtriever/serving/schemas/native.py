@@ -61,6 +61,8 @@ NonBlankText = Annotated[LimitedText, AfterValidator(_not_blank), NON_BLANK]
 Identifier = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_not_blank), NON_BLANK]
 NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_integer)]
 Texts = Annotated[list[NonBlankText], Field(min_length=1, max_length=MAX_TEXTS)]
+Turns = Annotated[list[NonBlankText], Field(max_length=MAX_TEXTS)]
+Identifiers = Annotated[list[Identifier], Field(max_length=MAX_TEXTS)]
 HitCount = Annotated[int, Field(ge=1, le=MAX_HITS), BeforeValidator(_integer)]
 
 
@@ -100,11 +102,20 @@ class SearchRequest(NativeRequest):
         lt=1,
         description="Return no hit where nothing fits, but to this share of the requests that have an answer, at most.",
     )
+    history: Turns | list[Turns] | None = Field(
+        None, description="Earlier turns of the conversation, oldest first; with `queries`, a list for each."
+    )
+    used: Identifiers | list[Identifiers] | None = Field(
+        None, description="Ids of documents that were chosen already, oldest first; with `queries`, a list for each."
+    )
 
     @model_validator(mode="after")
     def _has_queries(self) -> SearchRequest:
         if (self.query is None) == (self.queries is None):
             raise invalid("give either query or queries")
+        for values in (self.history, self.used):
+            if any(isinstance(value, str) == (self.query is None) for value in values or []):
+                raise invalid("history and used: give a list with query, a list of lists with queries")
         return self
 
 

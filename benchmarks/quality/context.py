@@ -1,0 +1,142 @@
+"""Does it help to tell a retriever what came before a request? Earlier turns, and steps that were done.
+
+    python context.py --data FOLDER_OF_BEIR_FOLDERS [--jobs JOB ...]
+
+Each job distils a predictor over MiniLM with the labels alone, once on queries of :func:`with_context` and once on the
+bare requests, and compares R@1 over the same test queries. ``budgets`` compares budgets of the history, over ESConv's
+development queries. A job writes into ``results/quality/context.json``, which keeps what others have written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+
+from rabtriever import Rabtriever
+from rabtriever.data import context
+from rabtriever.data.context import DONE, with_context
+from rabtriever.evaluation.measures import interval
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from quality.corpora import Bench, distil, hits, p_value  # noqa: E402
+from record import machine  # noqa: E402
+
+RESULT = Path(__file__).parents[1] / "results" / "quality" / "context.json"
+BUDGETS = (0, 100, 200, 400, 800)  # characters of history
+
+
+class Parts(NamedTuple):
+    """A query of a data set, taken apart."""
+
+    request: str
+    history: list[str]
+    used: list[str]
+
+
+class Job(NamedTuple):
+    """A data set, how to take its queries apart, and how to distil."""
+
+    name: str
+    parts: Callable[[str], Parts]
+    seeds: int
+    options: dict[str, Any]
+
+
+def steps_done(text: str) -> Parts:
+    """Takes ``Instruction: ...`` and ``Done so far: a; b`` apart; the first step has ``nothing`` done."""
+    request, done = text.removeprefix("Instruction: ").split("\n" + DONE)
+    return Parts(request, [], [] if done == "nothing" else done.split("; "))
+
+
+def dialogue(text: str) -> Parts:
+    """Takes a dialogue apart, whose last line is the request; the first describes the situation."""
+    *turns, last = text.split("\n")
+    return Parts(last, turns, [])
+
+
+JOBS = {
+    "saycan_next": Job("saycan_next", steps_done, 3, {}),
+    "esconv": Job("esconv", dialogue, 1, {"hidden_units": 512, "dropout": 0.4}),
+}
+
+
+def run(bench: Bench, job: Job) -> dict[str, Any]:
+    """Returns R@1 with and without context, over all test queries, and the p of the difference of their means.
+
+    ``not trained`` is the predictor that learnt bare requests, asked with context.
+    """
+    full = bench.load(job.name)
+    parts = {query: job.parts(text) for query, text in full.queries.items()}
+    texts = {
+        "with": {query: with_context(*part) for query, part in parts.items()},
+        "without": {query: part.request for query, part in parts.items()},
+    }
+    asked = replace(full, queries=texts["with"])
+    found, result, not_trained = {}, {}, []
+    for kind, queries in texts.items():
+        data = replace(full, queries=queries)
+        zero_shot = hits(Rabtriever(bench.model("minilm")), data, "test", None)
+        runs = []
+        for seed in range(job.seeds):
+            retriever, about = distil(bench, data, "minilm", "labels", seed=seed, teacher_calls=0, **job.options)
+            runs.append(hits(retriever, data, "test", None))
+            if kind == "without":
+                not_trained.append(hits(retriever, asked, "test", None).mean())
+            print(job.name, kind, seed, runs[-1].mean(), f"{about['seconds']:.0f} s", flush=True)
+        found[kind] = np.mean(runs, 0)
+        result[kind] = {"R@1": found[kind].mean(), "interval": interval(found[kind].tolist())}
+        result[kind] |= {
+            "seeds": [one.mean() for one in runs],
+            "zero_shot": zero_shot.mean(),
+            "config": about["config"],
+        }
+    lengths = [len(texts["with"][query]) for query in full.labelled_queries("test")]
+    difference = found["with"] - found["without"]
+    result["difference"] = {"R@1": difference.mean(), "interval": interval(difference.tolist())}
+    result["difference"]["p"] = p_value(found["with"], found["without"])
+    result["not trained"] = {"R@1": np.mean(not_trained), "seeds": not_trained}
+    return {"queries": len(difference), "characters": np.percentile(lengths, [50, 95, 100]).tolist(), **result}
+
+
+def budgets(bench: Bench, job: Job) -> dict[str, Any]:
+    """Returns R@1 over development queries for each budget of the history, of one seed."""
+    full, result = bench.load(job.name), {}
+    for budget in BUDGETS:
+        with patch.object(context, "MAX_HISTORY", budget):
+            queries = {query: with_context(*job.parts(text)) for query, text in full.queries.items()}
+        data = replace(full, queries=queries)
+        retriever, _ = distil(bench, data, "minilm", "labels", seed=0, teacher_calls=0, **job.options)
+        result[str(budget)] = hits(retriever, data, "dev", None).mean()
+        print("budgets", budget, result[str(budget)], flush=True)
+    return {"dev": result}
+
+
+WHAT = {name: partial(run, job=job) for name, job in JOBS.items()} | {"budgets": partial(budgets, job=JOBS["esconv"])}
+
+
+def main() -> None:
+    """Runs jobs and writes their results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--jobs", nargs="+", choices=WHAT, default=list(WHAT))
+    args = parser.parse_args()
+    bench = Bench(args)
+    for name in args.jobs:
+        started = time.perf_counter()
+        result = {**WHAT[name](bench), "seconds": time.perf_counter() - started, "machine": machine()}
+        results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+        RESULT.write_text(json.dumps({**results, name: result}, indent=1, default=float) + "\n")
+
+
+if __name__ == "__main__":
+    main()
