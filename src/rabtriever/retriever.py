@@ -286,8 +286,16 @@ class Rabtriever:
             examples: What moves the queries; None: nothing does.
             correction: Whether the predictor's correction counts.
         """
-        latents = self._fold.query(states, examples.shift(states) if examples else None)
-        return latents if correction else self._fold.similarity_only(latents)
+        shift = examples.shift(states) if examples else None
+        latents = self._fold.query(states, shift)
+        if not correction:
+            return self._fold.similarity_only(latents)
+        if examples and shift is not None and self.fusion.gain > self.fusion.new_gain:
+            # Less of the gained term and more for all: it reaches documents of the smaller gain alone.
+            less = examples.advantage(shift) / (self.fusion.gain - self.fusion.new_gain)
+            latents[:, -2] -= less
+            latents[:, -1] += self.fusion.gain * less
+        return latents
 
     def encoder_only(self, latents: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         """Returns queries that rank by the encoder's similarity alone, without anything learnt.

@@ -142,6 +142,21 @@ def test_a_retrievers_log_odds_gain_the_shifts_product(made, kind, tmp_path):
             np.testing.assert_allclose([hit.log_odds for hit in of_query], sorted(row, reverse=True)[:5], atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["mlp", "quadratic"])
+def test_documents_that_no_example_can_speak_for_get_a_share(made, kind):
+    encoder, texts, queries, examples = made
+    given = {"fusion": Fusion(20.0, 0.75, 0.25, -3.0), "trained_on": text_keys(texts[:20])}
+    predictor, asked = random_predictor(12, 8, kind), queries[:4]
+    plain = Rabtriever(encoder, predictor, **given, examples=examples)
+    shared = Rabtriever(encoder, predictor, **given, examples=examples.with_strength(0.3, 1.0, 0.8))
+    documents = plain.encode_document(texts)
+    before, after = (one.similarity(one.encode_query(asked), documents) for one in (plain, shared))
+    shift = examples.shift(encoder.encode_queries(asked))
+    most = (shift @ examples.embeddings.T).max(1)
+    np.testing.assert_allclose(after[:, :20], before[:, :20], atol=1e-3)
+    np.testing.assert_allclose(after[:, 20:] - before[:, 20:], np.tile(0.8 * most[:, None], 10), atol=1e-3)
+
+
 def test_without_a_similarity_there_is_nothing_to_move(made):
     encoder, *_, examples = made
     with pytest.raises(InputError, match="no similarity that they could move"):

@@ -14,7 +14,6 @@ from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.errors import InputError
 from rabtriever.index import Index
 from rabtriever.retriever import Rabtriever
-from rabtriever.scoring.examples import RIDGES, WEIGHTS
 from rabtriever.scoring.fusion import text_keys
 from rabtriever.training import distiller as module
 from rabtriever.training import new_documents
@@ -138,12 +137,11 @@ def test_trainings_without_some_documents_choose_the_center(requests, encoder, o
         made = Distiller(encoder, Teacher.of([], [teacher] if options else []), replace(QUICK, **options))
         seen = []
         monkeypatch.setattr(
-            new_documents, "choose_setting", lambda measured, seen=seen: seen.extend(measured) or Setting(2.0)
+            new_documents, "choose_with_trials", lambda trials, *_, seen=seen: seen.extend(trials) or Setting(2.0)
         )
         student = made.train(requests)
         assert student.fusion.center == 2.0 and 1 <= len(seen) <= new_documents.TRIALS
-        n_settings = len(new_documents.ADVANTAGES) * (1 + len(RIDGES) * len(WEIGHTS))
-        assert all(len(one.all) == n_settings and 0 <= one.zero_shot <= 1 for one in seen)
+        assert all(one.student is not made.student and one.left_out.any() for one in seen)
         # The student, the data and what the teacher said stay those of the training.
         assert len(made.data.documents) == len(TOPICS) == len(made.taught)
         assert made.cached_teacher.calls <= 60

@@ -12,11 +12,12 @@ from rabtriever.training.encoded_data import EncodedData, EncodedQueries
 from rabtriever.training.new_documents import (
     Measured,
     Setting,
+    Trial,
     choose_by_dev,
     choose_setting,
+    choose_with_trials,
     leave_out,
     measure_settings,
-    measure_trial,
     without,
 )
 from rabtriever.training.student import Student
@@ -84,7 +85,6 @@ def test_new_documents_are_found_as_often_as_by_the_encoder_at_the_least_cost():
     def trial(recalls, new, zero_shot):
         return Measured(dict(enumerate(recalls)), dict(enumerate(new)), zero_shot)
 
-    assert choose_setting([]) == Setting()
     assert choose_setting([trial([0.8, 0.8, 0.7], [0.6, 0.7, 0.8], 0.5)]) == 0  # of equal ones the least
     assert choose_setting([trial([0.8, 0.7, 0.6], [0.4, 0.5, 0.8], 0.5)]) == 1  # what the encoder finds is found
     assert choose_setting([trial([0.8, 0.7, 0.6], [0.4, 0.5, 0.45], 0.9)]) == 1  # as near to that as can be
@@ -109,8 +109,9 @@ def test_the_center_gives_new_documents_what_the_others_were_given():
     dev = EncodedQueries(dev.texts, states, dev.positives, dev.own_documents)
     data = EncodedData(list("abcd"), z_d, dev, dev, True)
     student = Student(Flat(width, 2), 2.0)
-    taught, fusion = torch.ones(4, dtype=torch.bool), Fusion(2.0, 1.0, 0.25)
-    center = choose_setting([measure_trial(student, data, taught, left_out, fusion, None)]).center
+    fusion = Fusion(2.0, 1.0, 0.25)
+    gains = torch.where(left_out, 0.25, 1.0)
+    center = choose_with_trials([Trial(student, gains, None, left_out)], data, fusion).center
     assert 2 < 0.75 * center < 4  # its part of 4 is a quarter: the others are 3 ahead
 
     def wins(center):
@@ -144,10 +145,16 @@ def test_examples_are_measured_with_the_centers_and_kept_where_they_help(data):
     direct = (student.log_odds(states, z_d).argmax(1) == torch.arange(n) % 4).float().mean().item()
     assert direct == pytest.approx(recalls[chosen])
     student.examples = None
-    left_out, taught = torch.tensor([True, False, False, False]), torch.ones(4, dtype=torch.bool)
+    left_out = torch.tensor([True, False, False, False])
     rows = [row for row in range(40) if row % 4]
     fewer = Examples.of(states[rows].numpy(), [dev.positives[row] for row in rows], keys, z_d.numpy())
-    measured = measure_trial(student, data, taught, left_out, Fusion(20.0, 1.0, 0.25), fewer)
-    assert len(measured.all) == len(new_documents.ADVANTAGES) * (1 + len(RIDGES) * len(WEIGHTS))
-    strong = Setting(0.0, 1.0, WEIGHTS[-1])
+    trial = Trial(student, torch.where(left_out, 0.25, 1.0), fewer, left_out)
+    strong, shared = Setting(0.0, 0.1, WEIGHTS[-1]), Setting(0.0, 0.1, WEIGHTS[-1], 1.0)
+    measured = trial.measure(data, [Setting(), strong, shared])
     assert measured.new[strong] <= measured.new[Setting()] and measured.all[strong] > measured.all[Setting()]
+    assert measured.new[shared] > measured.new[strong]  # what no example speaks for gets its share
+    assert choose_with_trials([trial], data, Fusion(20.0, 1.0, 0.25)).weight > 0
+    # Measured as it will be scored.
+    student.examples = fewer.with_strength(0.1, WEIGHTS[-1], 1.0)
+    right = student.log_odds(states, z_d, trial.gains).argmax(1) == torch.arange(n) % 4
+    assert right.float().mean().item() == pytest.approx(measured.all[shared])

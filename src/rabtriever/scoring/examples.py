@@ -7,8 +7,9 @@ c_i (u_i - u) over the nearest i with d_i = d, where c_i is 1, or below 0 if d_i
     shift(q) = weight * sum_d sign(a_d) log(1 + SCALE |a_d|) v_d;    log-odds(q, d) gain <shift(q), e_d>
 
 v_d is the ridge regression's answer to ``<v_d, e_j> = 1 for j = d, 0 for other labelled documents``, so that a document
-without labels gets what its neighbours among the labelled ones suggest. All of it is done to the query: documents,
-index and scan know nothing of it, and an example that is added counts at once.
+without labels gets what its neighbours among the labelled ones suggest. Documents that the predictor was not trained on
+get a share of the most that any labelled one gains, too: no example could speak for them. All of it is done to the
+query: documents, index and scan know nothing of it, and an example that is added counts at once.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
+from typing import cast
 
 import numpy as np
 
 NEAREST, SHARPNESS, SCALE = 32, 12.0, 100.0
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)
 WEIGHTS = (0.5, 1.0, 2.0, 4.0, 8.0)
+SHARES = (0.0, 0.5, 0.75, 1.0)
 BLOCK = 512  # queries whose similarities to all examples are in memory at a time
 
 
@@ -39,6 +42,7 @@ class Examples:
         embeddings: float32 (m, H), theirs, rounded to float16.
         ridge: Strength of the regression's penalty; the greater, the more similar documents share.
         weight: Of the shift.
+        share: Of the most that a labelled document gains, for documents that the predictor was not trained on.
     """
 
     queries: np.ndarray
@@ -48,6 +52,7 @@ class Examples:
     embeddings: np.ndarray
     ridge: float = 1.0
     weight: float = 1.0
+    share: float = 0.0
 
     @classmethod
     def of(
@@ -72,12 +77,17 @@ class Examples:
         """Returns the number of examples: pairs of a query and a document."""
         return len(self.queries)
 
-    def with_strength(self, ridge: float, weight: float) -> Examples:
-        """Returns the same examples with another ridge and weight."""
-        return replace(self, ridge=ridge, weight=weight)
+    def with_strength(self, ridge: float, weight: float, share: float = 0.0) -> Examples:
+        """Returns the same examples with another ridge, weight and share."""
+        return replace(self, ridge=ridge, weight=weight, share=share)
+
+    def advantage(self, shift: np.ndarray) -> np.ndarray:
+        """Returns what documents get that the predictor was not trained on, float32 (n,), of shifts (n, H)."""
+        most = (shift @ self.embeddings.T).max(axis=1, initial=0.0)
+        return cast(np.ndarray, np.float32(self.share) * most)
 
     def joined(self, others: Examples) -> Examples:
-        """Returns these examples and others after them; ridge and weight stay."""
+        """Returns these examples and others after them; ridge, weight and share stay."""
         keys, first, rows = np.unique(np.concatenate([self.keys, others.keys]), return_index=True, return_inverse=True)
         both = rows[: len(self.keys)][self.documents], rows[len(self.keys) :][others.documents]
         return replace(
@@ -140,15 +150,15 @@ class Examples:
         """Returns what :meth:`from_arrays` reads, for a file."""
         halves = {name: getattr(self, name).astype(np.float16) for name in ("queries", "embeddings")}
         whole = {name: getattr(self, name) for name in ("documents", "counts", "keys")}
-        return {**halves, **whole, "strength": np.array([self.ridge, self.weight], np.float32)}
+        return {**halves, **whole, "strength": np.array([self.ridge, self.weight, self.share], np.float32)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Examples:
         """Returns what :meth:`to_arrays` described."""
         halves = {name: arrays[name].astype(np.float32) for name in ("queries", "embeddings")}
         whole = {name: arrays[name] for name in ("documents", "counts", "keys")}
-        ridge, weight = arrays["strength"].tolist()
-        return cls(**halves, **whole, ridge=ridge, weight=weight)
+        ridge, weight, share = arrays["strength"].tolist()
+        return cls(**halves, **whole, ridge=ridge, weight=weight, share=share)
 
 
 def choose_examples(positives: Sequence[Sequence[int]], most: int, seed: int) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from dataclasses import replace
 from typing import Any
@@ -26,7 +26,7 @@ from rabtriever.training.config import DistillConfig
 from rabtriever.training.encoded_data import EncodedData, encode_data
 from rabtriever.training.losses import embedding_error, label_loss, list_loss, log_odds_error, reverse_kl
 from rabtriever.training.metrics import collapse_metrics, dev_recall, fresh_pair_pearson
-from rabtriever.training.new_documents import Setting
+from rabtriever.training.new_documents import Setting, Trial
 from rabtriever.training.sampling import EXPLORATION_DEPTH, rank_documents, sample_pairs, shuffled_batches
 from rabtriever.training.schedule import Schedule
 from rabtriever.training.selection import choose_gain, fit_calibrations, label_by_teacher, tolerance
@@ -124,9 +124,9 @@ class Distiller:
             losses["loss/list"] = self.compute_list_loss()
         if self.config.label_weight and len(self.labelled):
             rows = self.labelled[torch.randint(len(self.labelled), (QUERIES_PER_STEP,), generator=self.generator)]
-            queries = self.data.train.select(rows)
-            smoothing = (self.zero_shot, self.config.label_smoothing) if self.student.beta else ()
-            losses["loss/labels"] = label_loss(self.score, queries, self.labelled_among, self.generator, *smoothing)
+            queries, among = self.data.train.select(rows), self.labelled_among
+            smoothing = (self._smoothing(rows), self.config.label_smoothing) if self.student.beta else ()
+            losses["loss/labels"] = label_loss(self.score, queries, among, self.generator, *smoothing)
         return losses
 
     def compute_pair_losses(self) -> dict[str, Tensor]:
@@ -154,9 +154,11 @@ class Distiller:
         gains = training_gains(self.taught[documents], self.generator)
         return self.student.log_odds(z_q, self.data.z_d[documents], gains)
 
-    def zero_shot(self, z_q: Tensor, documents: Tensor) -> Tensor:
-        """Returns the log-odds (n, k) by the encoder's similarity alone of states (n, H) and documents int64 (k,)."""
-        return ZERO_SHOT_BETA * (z_q @ self.data.z_d[documents].T)
+    def _smoothing(self, rows: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Returns what a label's target is mixed with: the teacher's lists of these queries, else the encoder's."""
+        if self.teacher.encoders:
+            return lambda _, documents: self.targets.lists(rows, documents)
+        return lambda z_q, documents: ZERO_SHOT_BETA * (z_q @ self.data.z_d[documents].T)
 
     def prepare(self, data: RetrievalData) -> None:
         """Encodes the data, asks the teacher what costs no call, and makes a new student; :meth:`train` begins so."""
@@ -210,9 +212,9 @@ class Distiller:
 
     @property
     def listed(self) -> Tensor:
-        """Train queries of which the teacher has lists, int64 (n,): all, or those whose documents were read."""
+        """Train queries whose lists teach, int64 (n,): those without labels, or those whose documents were read."""
         if self.teacher.encoders:
-            return torch.arange(len(self.data.train))
+            return torch.tensor([row for row, right in enumerate(self.data.train.positives) if not right]).long()
         return self.targets.pairs[:, 0].unique()
 
     @property
@@ -297,7 +299,7 @@ class Distiller:
         setting, examples = self._choose_setting(fusion), self._examples(self.data)
         fusion = replace(fusion, center=setting.center)
         if examples and setting.weight:
-            self.student.examples = examples.with_strength(setting.ridge, setting.weight)
+            self.student.examples = examples.with_strength(setting.ridge, setting.weight, setting.share)
         calibrated = self.data, self.cached_teacher, self.schedule, bool(self.config.calibration_queries)
         fusion, student, refusal, reranker = fit_calibrations(self.student, fusion, self.taught, *calibrated)
         predictor = self.student.predictor if fusion.gain else None
@@ -316,7 +318,7 @@ class Distiller:
 
     def _choose_setting(self, fusion: Fusion) -> Setting:
         """Returns the setting that trainings without some documents find; no teacher is called."""
-        measured = []
+        trials = []
         parts = new_documents.leave_out(self.data, self.taught, self.generator) if fusion.gain > fusion.new_gain else []
         for left_out in parts:
             trial = copy(self)
@@ -326,12 +328,10 @@ class Distiller:
                 continue
             trial._make_student()
             trial._fit(self.schedule.total_steps)
-            examples = self._examples(trial.data)
-            measured.append(
-                new_documents.measure_trial(trial.student, self.data, self.taught, left_out, fusion, examples)
-            )
-        if measured:
-            return new_documents.choose_setting(measured)
+            gains = torch.where(self.taught & ~left_out, fusion.gain, fusion.new_gain)
+            trials.append(Trial(trial.student, gains, self._examples(trial.data), left_out))
+        if trials:
+            return new_documents.choose_with_trials(trials, self.data, fusion)
         gains, examples = torch.where(self.taught, fusion.gain, fusion.new_gain), self._examples(self.data)
         noise = tolerance(len(self.data.dev))
         return new_documents.choose_by_dev(self.student, self.data, gains, examples, noise)

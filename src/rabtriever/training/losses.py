@@ -115,9 +115,9 @@ def label_loss(
         queries: Train queries.
         documents: int64 (m,) ascending, positions of the documents that compete; the relevant ones are among them.
         generator: Draws the sample.
-        encoder: Log-odds by the encoder's similarity alone, as ``score``.
-        smoothing: Share of the target that is the softmax of these: label smoothing, with the encoder's ranking
-            instead of the uniform distribution, so that labels do not make the student certain against the encoder.
+        encoder: Log-odds by the encoder's similarity alone, or of teachers, as ``score``.
+        smoothing: Share of the target that is the softmax of these: label smoothing, with their ranking instead of the
+            uniform distribution, so that labels do not make the student certain against it.
 
     Returns:
         Scalar, mean over labelled queries.

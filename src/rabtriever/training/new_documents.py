@@ -15,10 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rabtriever.scoring.examples import RIDGES, WEIGHTS, Examples
+from rabtriever.scoring.examples import RIDGES, SHARES, WEIGHTS, Examples
 from rabtriever.scoring.fusion import Fusion
 from rabtriever.training.encoded_data import EncodedData, EncodedQueries
-from rabtriever.training.student import Student
+from rabtriever.training.student import Student, newness
 from rabtriever.training.targets import Targets
 
 SHARE, TRIALS = 0.2, 3  # of the documents is left out, so often
@@ -75,11 +75,13 @@ class Setting(NamedTuple):
         center: ``Fusion.center``.
         ridge: Of the examples' values.
         weight: Of the examples; 0: none.
+        share: Of what they give, for documents that are new.
     """
 
     center: float = 0.0
     ridge: float = 0.0
     weight: float = 0.0
+    share: float = 0.0
 
 
 class Measured(NamedTuple):
@@ -96,32 +98,36 @@ class Measured(NamedTuple):
     zero_shot: float
 
 
-def measure_trial(
-    student: Student,
-    data: EncodedData,
-    taught: Tensor,
-    left_out: Tensor,
-    fusion: Fusion,
-    examples: Examples | None,
-) -> Measured:
-    """Measures settings with a student that has not seen a fifth of the documents.
+class Trial(NamedTuple):
+    """A training without a fifth of the documents.
 
-    Args:
-        student: Trained without some documents.
-        data: With all of them; its ``dev`` is measured.
-        taught: bool (k,), documents that were right for some train query.
-        left_out: bool (k,), those of them that the student has not seen.
-        fusion: With the gains of the correction.
+    Attributes:
+        student: What it made.
+        gains: float (k,), of all documents.
         examples: Without those documents.
+        left_out: bool (k,), those documents.
     """
-    gains = torch.where(taught & ~left_out, fusion.gain, fusion.new_gain)
-    centers = [advantage / (fusion.gain - fusion.new_gain) for advantage in ADVANTAGES]
-    settings = [Setting(center, *of) for center in centers for of in _strengths(examples)]
-    new = _divide(data.dev, left_out)[0]
-    of_all = measure_settings(student, data, gains, settings, examples)
-    of_new = measure_settings(student, replace(data, dev=new), gains, settings, examples)
-    zero_shot = measure_settings(student, replace(data, dev=new), torch.zeros_like(gains), [Setting()], None)
-    return Measured(of_all, of_new, zero_shot[Setting()])
+
+    student: Student
+    gains: Tensor
+    examples: Examples | None
+    left_out: Tensor
+
+    def measure(self, data: EncodedData, settings: Sequence[Setting]) -> Measured:
+        """Measures settings on the dev queries of ``data``, which has all documents."""
+        new = replace(data, dev=_divide(data.dev, self.left_out)[0])
+        of_all, of_new = (measure_settings(self.student, of, self.gains, settings, self.examples) for of in (data, new))
+        zero_shot = measure_settings(self.student, new, torch.zeros_like(self.gains), [Setting()], None)
+        return Measured(of_all, of_new, zero_shot[Setting()])
+
+
+def choose_with_trials(trials: Sequence[Trial], data: EncodedData, fusion: Fusion) -> Setting:
+    """Returns the setting that trials find best: first the center, then the examples beside it."""
+    centers = [Setting(advantage / (fusion.gain - fusion.new_gain)) for advantage in ADVANTAGES]
+    center = choose_setting([trial.measure(data, centers) for trial in trials]).center
+    strengths = itertools.product(*_strengths(trials[0].examples), SHARES)
+    settings = [Setting(center), *(Setting(center, *of) for of in strengths)]
+    return choose_setting([trial.measure(data, settings) for trial in trials])
 
 
 @torch.no_grad()
@@ -133,9 +139,9 @@ def measure_settings(
     examples: Examples | None,
 ) -> dict[Setting, float]:
     """Returns R@1 over dev queries under each setting; gains are float (k,)."""
-    hits, dev = dict.fromkeys(settings, 0.0), data.dev
+    hits, dev, new = dict.fromkeys(settings, 0.0), data.dev, newness(gains, len(gains))
     ridges = {setting.ridge for setting in settings if setting.weight}
-    values = {r: torch.from_numpy(replace(examples, ridge=r).values) @ data.z_d.T for r in ridges if examples}
+    values = {ridge: torch.from_numpy(replace(examples, ridge=ridge).values) for ridge in ridges if examples}
     for rows in torch.arange(len(dev)).split(QUERIES_PER_BLOCK):
         queries = dev.select(rows)
         right = torch.zeros(len(rows), len(data.z_d))
@@ -144,11 +150,14 @@ def measure_settings(
         log_odds = student.log_odds(queries.states, data.z_d, gains)
         log_odds[tuple(queries.own_pairs.T)] = float("-inf")
         votes = torch.from_numpy(examples.votes(queries.states.numpy())) if examples else torch.empty(0)
-        added = {ridge: votes @ of_documents for ridge, of_documents in values.items()}
+        shifts = {ridge: votes @ of_documents for ridge, of_documents in values.items()}
+        added = {ridge: shift @ data.z_d.T for ridge, shift in shifts.items()}
+        most = {ridge: (shift @ _embeddings(examples).T).amax(1).clamp_min(0) for ridge, shift in shifts.items()}
         for setting in settings:
             scores = log_odds - setting.center * gains
             if setting.weight:
-                scores = scores + setting.weight * added[setting.ridge]
+                share = setting.share * most[setting.ridge][:, None] * new
+                scores = scores + setting.weight * (added[setting.ridge] + share)
             hits[setting] += right.gather(1, scores.argmax(1, keepdim=True)).sum().item()
     return {setting: count / max(1, len(dev)) for setting, count in hits.items()}
 
@@ -156,11 +165,9 @@ def measure_settings(
 def choose_setting(trials: Sequence[Measured]) -> Setting:
     """Returns the setting of the highest R@1, of those under which new documents are found as often as by the encoder.
 
-    Means over the trials decide; of equal settings the first, with the least center and weight; neither without a
-    trial. If no setting does that, it is the one of the most new documents found.
+    Means over the trials decide; of equal settings the first. If no setting does that, it is the one of the most new
+    documents found.
     """
-    if not trials:
-        return Setting()
     of_all, of_new = ({s: sum(getattr(t, name)[s] for t in trials) for s in trials[0].all} for name in ("all", "new"))
     good = [setting for setting, recall in of_new.items() if recall >= sum(trial.zero_shot for trial in trials)]
     return max(good, key=lambda s: of_all[s]) if good else max(of_new, key=lambda s: of_new[s])
@@ -170,14 +177,20 @@ def choose_by_dev(
     student: Student, data: EncodedData, gains: Tensor, examples: Examples | None, tolerance: float
 ) -> Setting:
     """Returns the setting of the highest R@1 on dev queries, without examples if none is better beyond a tolerance."""
-    recalls = measure_settings(student, data, gains, [Setting(0.0, *of) for of in _strengths(examples)], examples)
+    settings = [Setting(), *(Setting(0.0, *of) for of in itertools.product(*_strengths(examples)))]
+    recalls = measure_settings(student, data, gains, settings, examples)
     best = max(recalls, key=lambda setting: recalls[setting])
     return best if recalls[best] > recalls[Setting()] + tolerance else Setting()
 
 
-def _strengths(examples: Examples | None) -> list[tuple[float, float]]:
-    """Returns ridges and weights to measure, from the least to the most that examples count."""
-    return [(0.0, 0.0), *itertools.product(sorted(RIDGES, reverse=True), WEIGHTS if examples else ())]
+def _strengths(examples: Examples | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the ridges and weights to measure."""
+    return (tuple(sorted(RIDGES, reverse=True)), WEIGHTS) if examples else ((), ())
+
+
+def _embeddings(examples: Examples | None) -> Tensor:
+    """Returns the embeddings of the labelled documents, float32 (m, H)."""
+    return torch.empty(0, 0) if examples is None else torch.from_numpy(examples.embeddings)
 
 
 def _divide(dev: EncodedQueries, left_out: Tensor) -> tuple[EncodedQueries, EncodedQueries]:

@@ -58,7 +58,16 @@ class Student(nn.Module):
         log_odds = self.log_beta.exp() * (z_q @ z_d.T) + gain * (correction - center)
         if self.examples is None:
             return log_odds
-        return log_odds + torch.from_numpy(self.examples.shift(z_q.numpy())) @ z_d.T
+        shift = self.examples.shift(z_q.numpy())
+        advantage = torch.from_numpy(self.examples.advantage(shift))
+        return log_odds + torch.from_numpy(shift) @ z_d.T + advantage[:, None] * newness(gain, len(z_d))
+
+
+def newness(gain: Tensor | float, n: int) -> Tensor:
+    """Returns which documents have the smaller of two gains, float (n,) of 0 and 1; all 0 if there is one gain."""
+    gains = torch.as_tensor(gain).expand(n)
+    spread = gains.max() - gains.min()
+    return (gains.max() - gains) / spread if spread else torch.zeros(n)
 
 
 def training_gains(taught: Tensor, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -28,6 +28,7 @@ from rabtriever.training.choices import Choices, read_choices
 CHANCE = 0.05  # most that an improvement by chance may be probable, before a version is taken
 MAX_JUDGED = 2000  # newest requests that decide
 MAX_PER_DOCUMENT = 128  # newest examples that are remembered
+NEW_DOCUMENT_SHARE = 0.75  # of what examples give, for documents that the predictor was not trained on
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,10 @@ class _Trial:
             correction: score_latents(retriever.query_latents(states, None, correction), latents, retriever.layout)
             for correction in {s.correction for s in _settings(retriever)} | {retriever.correction}
         }
-        own = retriever.examples
-        self.present = np.float32(0) if own is None else own.shift(states) @ self.embeddings.T
+        own, fusion = retriever.examples, retriever.fusion
+        spread = fusion.gain - fusion.new_gain
+        self.new = (fusion.gain - latents[:, -2]) / spread if spread > 0 else np.zeros(len(latents), np.float32)
+        self.present = np.float32(0) if own is None else self._gained(own, own.shift(states), retriever.correction)
         self.votes: dict[bool, np.ndarray] = {}
 
     @classmethod
@@ -129,15 +132,21 @@ class _Trial:
         examples, earlier = self.choices.examples(self.retriever.examples, setting.negatives)
         if setting.negatives not in self.votes:
             self.votes[setting.negatives] = examples.votes(self.choices.states[self.judged], earlier[self.judged])
-        values = replace(examples, ridge=setting.ridge).values @ self.embeddings.T
-        return cast(np.ndarray, base + setting.weight * (self.votes[setting.negatives] @ values))
+        examples = examples.with_strength(setting.ridge, setting.weight, NEW_DOCUMENT_SHARE)
+        shift = np.float32(setting.weight) * (self.votes[setting.negatives] @ examples.values)
+        return cast(np.ndarray, base + self._gained(examples, shift, setting.correction))
+
+    def _gained(self, examples: Examples, shift: np.ndarray, correction: bool) -> np.ndarray:
+        """Returns what shifts (n, H) of the deciding requests add to the log-odds, float32 (n, c)."""
+        new = self.new if correction else np.zeros_like(self.new)
+        return cast(np.ndarray, shift @ self.embeddings.T + examples.advantage(shift)[:, None] * new)
 
     def examples(self, setting: Setting) -> Examples:
         """Returns all examples, or those of now if the setting adds none."""
         if not setting.weight and self.retriever.examples is not None:
             return self.retriever.examples
         examples, _ = self.choices.examples(self.retriever.examples, setting.negatives)
-        return examples.newest(MAX_PER_DOCUMENT).with_strength(setting.ridge, setting.weight)
+        return examples.newest(MAX_PER_DOCUMENT).with_strength(setting.ridge, setting.weight, NEW_DOCUMENT_SHARE)
 
     def calibrate(self, setting: Setting, prior: Calibration) -> tuple[Calibration, Refusal]:
         """Returns probabilities and limits by the deciding requests' best documents."""
