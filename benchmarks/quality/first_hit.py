@@ -1,6 +1,8 @@
 """What the probability of the first hit is worth: its calibration error by ten bins of as many queries.
 
-python benchmarks/record.py RESULT.json python benchmarks/quality/first_hit.py MODEL BEIR_FOLDER [BEIR_FOLDER ...]
+    python benchmarks/record.py RESULT.json python benchmarks/quality/first_hit.py MODEL BEIR_FOLDER [BEIR_FOLDER ...]
+
+``{}`` in MODEL stands for the corpus, as in WORK/ours-labels-{}.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ BINS, QUERIES = 10, 600
 
 def main() -> None:
     """Prints, of each corpus, mean probability, share of right first hits, and the error."""
-    retriever, report = Rabtriever.from_pretrained(sys.argv[1]), {}
+    report = {}
     for folder in sys.argv[2:]:
         data = load_data(folder)
+        retriever = Rabtriever.from_pretrained(sys.argv[1].format(data.name))
         positives, ids = data.positives("test", QUERIES), list(data.documents)
         documents = retriever.encode_document([document.content for document in data.documents.values()])
         scores = retriever.similarity(retriever.encode_query([data.queries[q] for q in positives]), documents)

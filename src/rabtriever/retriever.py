@@ -53,6 +53,7 @@ class Rabtriever:
             similarity.
         trained_on: int64, :func:`rabtriever.scoring.fusion.text_keys` of the documents that it was trained on.
         refusal: When a search that may refuse returns nothing; if None, it can promise nothing.
+        reranked_calibration: Fused log-odds of hits that the reranker read to probabilities; ``calibration`` if None.
         examples: Labelled queries, which pull those that are near to them to their documents; none if None.
         query_cache: Number of queries whose encodings are cached; 0 caches none.
         document_cache: Number of documents whose latents are cached.
@@ -79,12 +80,14 @@ class Rabtriever:
         fusion: Fusion | None = None,
         trained_on: np.ndarray | None = None,
         refusal: Refusal | None = None,
+        reranked_calibration: Calibration | None = None,
         examples: Examples | None = None,
         query_cache: int = 10_000,
         document_cache: int = 0,
     ) -> None:
         self.encoder, self.predictor, self._reranker = encoder, predictor.eval() if predictor else None, reranker
         self.calibration, self.refusal = calibration or Calibration(), refusal or Refusal()
+        self.reranked_calibration = reranked_calibration or self.calibration
         self.fusion, self.examples = fusion or (Fusion() if predictor else Fusion.zero_shot()), examples
         self.correction = True
         known = trained_on if predictor and trained_on is not None else np.empty(0, np.int64)
@@ -156,6 +159,7 @@ class Rabtriever:
             fusion=fusion,
             trained_on=trained_on,
             refusal=refusal,
+            reranked_calibration=calibrations.get("reranked"),
             examples=load_examples(folder, config),
             query_cache=query_cache,
             document_cache=document_cache,

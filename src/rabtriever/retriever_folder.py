@@ -44,6 +44,7 @@ def save_retriever(
         "fusion": asdict(retriever.fusion),
         "calibration": {
             "retriever": asdict(retriever.calibration),
+            **({"reranked": asdict(retriever.reranked_calibration)} if reranker else {}),
             **({"reranker": asdict(reranker.calibration)} if reranker else {}),
         },
         **({"refusal": retriever.refusal.to_config()} if retriever.refusal.requests else {}),

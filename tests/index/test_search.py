@@ -71,7 +71,8 @@ def test_reranking_one_hit_can_change_the_order(index):
 @pytest.mark.parametrize("calibrations", [(1, 0, 1, 0), (2, -3, 0.5, 1), (0.3, 2, 4, -1)])
 @pytest.mark.parametrize("rerank", [1, 4, 11, 30])
 def test_reranked_hits_are_one_list_on_one_scale(index, retriever, monkeypatch, calibrations, rerank):
-    monkeypatch.setattr(retriever, "calibration", Calibration(*calibrations[:2]))
+    for name in ("calibration", "reranked_calibration"):
+        monkeypatch.setattr(retriever, name, Calibration(*calibrations[:2]))
     reranker = Fixed(by_length, Calibration(*calibrations[2:]))
     plain = {hit.id: hit for hit in index.search("rain", k=11)}
     hits = index.search("rain", k=11, rerank=rerank, reranker=reranker)
@@ -119,7 +120,8 @@ class Student:
     """As much of a retriever as reranking needs."""
 
     def __init__(self, calibration, rerank_share):
-        self.calibration, self.rerank_share = calibration, rerank_share
+        self.calibration = self.reranked_calibration = calibration
+        self.rerank_share = rerank_share
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

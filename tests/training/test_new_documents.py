@@ -111,7 +111,8 @@ def test_the_center_gives_new_documents_what_the_others_were_given():
     student = Student(Flat(width, 2), 2.0)
     fusion = Fusion(2.0, 1.0, 0.25)
     gains = torch.where(left_out, 0.25, 1.0)
-    center = choose_with_trials([Trial(student, gains, None, left_out)], data, fusion).center
+    trials = [Trial(student, gains, None, left_out)]
+    center = choose_with_trials(trials, student, data, torch.ones(4), fusion, None).center
     assert 2 < 0.75 * center < 4  # its part of 4 is a quarter: the others are 3 ahead
 
     def wins(center):
@@ -153,7 +154,10 @@ def test_examples_are_measured_with_the_centers_and_kept_where_they_help(data):
     measured = trial.measure(data, [Setting(), strong, shared])
     assert measured.new[strong] <= measured.new[Setting()] and measured.all[strong] > measured.all[Setting()]
     assert measured.new[shared] > measured.new[strong]  # what no example speaks for gets its share
-    assert choose_with_trials([trial], data, Fusion(20.0, 1.0, 0.25)).weight > 0
+    chosen = choose_with_trials([trial], student, data, torch.ones(4), Fusion(20.0, 1.0, 0.25), examples)
+    kept = trial.measure(data, [Setting(), chosen])
+    assert chosen.weight > 0 and kept.new[chosen] >= min(kept.new[Setting()], kept.zero_shot)
+    assert kept.all[chosen] >= kept.all[Setting()]
     # Measured as it will be scored.
     student.examples = fewer.with_strength(0.1, WEIGHTS[-1], 1.0)
     right = student.log_odds(states, z_d, trial.gains).argmax(1) == torch.arange(n) % 4

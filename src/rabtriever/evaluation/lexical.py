@@ -20,7 +20,8 @@ class ConstantRetriever:
 
     fingerprint = "constant"
     layout = ScoreLayout(n_inner=1)
-    calibration, refusal = Calibration(), Refusal()
+    calibration = reranked_calibration = Calibration()
+    refusal = Refusal()
     name_or_path: str | None = None
     reranker = None
     rerank_share = 1.0

@@ -29,6 +29,7 @@ class Retriever(Protocol):
     fingerprint: str
     layout: ScoreLayout
     calibration: Calibration
+    reranked_calibration: Calibration
     refusal: Refusal
     name_or_path: str | None
 

@@ -165,7 +165,7 @@ class RerankPlan:
         Args:
             log_odds: float32 (p,), the reranker's.
             reranker: The reranker's calibration.
-            retriever: Its calibration gives all probabilities.
+            retriever: Its ``reranked_calibration`` gives all probabilities.
 
         Raises:
             InputError: a score that is NaN or infinite; the message names the query and the document's id.
@@ -187,7 +187,8 @@ class RerankPlan:
                 scored.append((rank, hit))
             ranked = sorted(scored, key=lambda pair: -pair[1].log_odds)
             values = np.array([hit.log_odds for _, hit in ranked])
-            probabilities = retriever.calibration.list_probability(values, values[:LIST_DEPTH]).tolist()
+            calibration = retriever.reranked_calibration
+            probabilities = calibration.list_probability(values, values[:LIST_DEPTH]).tolist()
             in_pool = zip(ranked, probabilities, strict=True)
             result.append([replace(hit, probability=p) for (rank, hit), p in in_pool if rank < self._pool])
         return result

@@ -301,18 +301,20 @@ class Distiller:
         if examples and setting.weight:
             self.student.examples = examples.with_strength(setting.ridge, setting.weight, setting.share)
         calibrated = self.data, self.cached_teacher, self.schedule, bool(self.config.calibration_queries)
-        fusion, student, refusal, reranker = fit_calibrations(self.student, fusion, self.taught, *calibrated)
+        made = fit_calibrations(self.student, fusion, self.taught, *calibrated)
+        fusion = made.fusion
         predictor = self.student.predictor if fusion.gain else None
         taught = [text for text, known in zip(self.data.documents, self.taught.tolist(), strict=True) if known]
         trained_on = text_keys(taught) if predictor and fusion.beta else None
         return Rabtriever(
             self.encoder,
             predictor,
-            student,
-            reranker,
+            made.calibration,
+            made.reranker,
             fusion=fusion,
             trained_on=trained_on,
-            refusal=refusal,
+            refusal=made.refusal,
+            reranked_calibration=made.reranked,
             examples=self.student.examples,
         )
 
@@ -330,9 +332,9 @@ class Distiller:
             trial._fit(self.schedule.total_steps)
             gains = torch.where(self.taught & ~left_out, fusion.gain, fusion.new_gain)
             trials.append(Trial(trial.student, gains, self._examples(trial.data), left_out))
-        if trials:
-            return new_documents.choose_with_trials(trials, self.data, fusion)
         gains, examples = torch.where(self.taught, fusion.gain, fusion.new_gain), self._examples(self.data)
+        if trials:
+            return new_documents.choose_with_trials(trials, self.student, self.data, gains, fusion, examples)
         noise = tolerance(len(self.data.dev))
         return new_documents.choose_by_dev(self.student, self.data, gains, examples, noise)
 

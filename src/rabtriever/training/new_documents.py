@@ -121,13 +121,37 @@ class Trial(NamedTuple):
         return Measured(of_all, of_new, zero_shot[Setting()])
 
 
-def choose_with_trials(trials: Sequence[Trial], data: EncodedData, fusion: Fusion) -> Setting:
-    """Returns the setting that trials find best: first the center, then the examples beside it."""
+def choose_with_trials(
+    trials: Sequence[Trial],
+    student: Student,
+    data: EncodedData,
+    gains: Tensor,
+    fusion: Fusion,
+    examples: Examples | None,
+) -> Setting:
+    """Returns the center that trials find best, and beside it the examples that are best for the corpus as it is.
+
+    Of the strengths of examples those count under which, in the trials, new documents are found as often as by the
+    encoder, or as without examples if that is less, and all documents together as often as without examples.
+
+    Args:
+        trials: Trainings without some documents.
+        student: The training with all of them.
+        data: Its data.
+        gains: float (k,), of its documents.
+        fusion: With the gains.
+        examples: Its examples.
+    """
     centers = [Setting(advantage / (fusion.gain - fusion.new_gain)) for advantage in ADVANTAGES]
-    center = choose_setting([trial.measure(data, centers) for trial in trials]).center
-    strengths = itertools.product(*_strengths(trials[0].examples), SHARES)
-    settings = [Setting(center), *(Setting(center, *of) for of in strengths)]
-    return choose_setting([trial.measure(data, settings) for trial in trials])
+    plain = Setting(choose_setting([trial.measure(data, centers) for trial in trials]).center)
+    strengths = itertools.product(*_strengths(examples), SHARES)
+    settings = [plain, *(Setting(plain.center, *of) for of in strengths)]
+    measured = [trial.measure(data, settings) for trial in trials]
+    of_all, of_new = _sums(measured)
+    least = min(of_new[plain], sum(one.zero_shot for one in measured))
+    good = [setting for setting in settings if of_new[setting] >= least and of_all[setting] >= of_all[plain]]
+    own = measure_settings(student, data, gains, good, examples)
+    return max(good, key=lambda setting: own[setting])
 
 
 @torch.no_grad()
@@ -168,9 +192,15 @@ def choose_setting(trials: Sequence[Measured]) -> Setting:
     Means over the trials decide; of equal settings the first. If no setting does that, it is the one of the most new
     documents found.
     """
-    of_all, of_new = ({s: sum(getattr(t, name)[s] for t in trials) for s in trials[0].all} for name in ("all", "new"))
+    of_all, of_new = _sums(trials)
     good = [setting for setting, recall in of_new.items() if recall >= sum(trial.zero_shot for trial in trials)]
     return max(good, key=lambda s: of_all[s]) if good else max(of_new, key=lambda s: of_new[s])
+
+
+def _sums(trials: Sequence[Measured]) -> tuple[dict[Setting, float], dict[Setting, float]]:
+    """Returns the sums over trials of R@1 of all dev queries and of those for documents left out, by setting."""
+    of_all, of_new = ({s: sum(getattr(t, name)[s] for t in trials) for s in trials[0].all} for name in ("all", "new"))
+    return of_all, of_new
 
 
 def choose_by_dev(

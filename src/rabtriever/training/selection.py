@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -80,6 +81,24 @@ def choose_gain(student: Student, data: EncodedData, taught: Tensor, new_documen
     return Fusion(student.beta, gain, new_document_gain * gain, rerank=ZERO_SHOT_RERANK)
 
 
+class Calibrated(NamedTuple):
+    """What dev queries made of a student.
+
+    Attributes:
+        fusion: With the reranker's share.
+        calibration: The student's.
+        refusal: When nothing fits, if people's labels say which requests something fits.
+        reranker: The teacher's first reranker with its own calibration.
+        reranked: The calibration of hits that it read, by their fused log-odds; None if it read none.
+    """
+
+    fusion: Fusion
+    calibration: Calibration
+    refusal: Refusal
+    reranker: Reranker | None
+    reranked: Calibration | None
+
+
 def fit_calibrations(
     student: Student,
     fusion: Fusion,
@@ -88,7 +107,7 @@ def fit_calibrations(
     teacher: CachedTeacher,
     schedule: Schedule,
     fits: bool,
-) -> tuple[Fusion, Calibration, Refusal, Reranker | None]:
+) -> Calibrated:
     """Fits probabilities on the student's best documents of dev queries, and how much a reranker of them counts.
 
     Args:
@@ -99,10 +118,6 @@ def fit_calibrations(
         teacher: Its first reranker reads some of these documents, if the labels are people's.
         schedule: How many dev queries that are.
         fits: Whether to fit anything; the calibrations stay as they are without.
-
-    Returns:
-        The fusion with the reranker's share; the student's calibration; when nothing fits, if people's labels say which
-        requests something fits; the teacher's first reranker with its own calibration.
     """
     dev, n_queries = data.dev, len(data.dev) if fits else 0
     queries = torch.arange(n_queries)
@@ -125,13 +140,16 @@ def fit_calibrations(
     rows = torch.linspace(0, n_queries - 1, min(n_queries, schedule.calibrated_queries)).long()
     scored = pairs[rows][ranked[rows]] if data.has_labels else pairs.new_empty(0, 2)
     reranker, reranked = teacher.calibrated_reranker(dev.texts, scored, labels(scored))
+    after = None
     if fusion.beta and reranker and len(rows) >= MIN_RERANKED and len(scored) == documents[rows].numel():
         converted = torch.from_numpy(calibration.convert(reranked.numpy(), reranker.calibration))
-        right = torch.from_numpy(labels(scored))
-        share = choose_share(log_odds[rows], converted.view_as(log_odds[rows]), right.view_as(log_odds[rows]))
-        fusion = replace(fusion, rerank=share)
+        own, converted = log_odds[rows], converted.view_as(log_odds[rows])
+        right = torch.from_numpy(labels(scored)).view_as(own)
+        share = choose_share(own, converted, right)
+        fusion, fused = replace(fusion, rerank=share), (1 - share) * own + share * converted
+        after = Calibration.fit(fused.numpy(), right.numpy(), calibration)
     refusal = Refusal.fit(log_odds[:, 0].numpy()) if data.has_labels and n_queries else Refusal()
-    return fusion, calibration, refusal, reranker
+    return Calibrated(fusion, calibration, refusal, reranker, after)
 
 
 def choose_share(student: Tensor, reranker: Tensor, right: Tensor) -> float:
