@@ -32,7 +32,8 @@ SCHEMA = pa.schema(
     }
 )
 ATTEMPTS = 20  # to append while others do; Lance itself tries several times in each
-CONFLICTS = ("conflict", "already exists", "concurrent")  # in Lance's messages: another writer was first
+# In Lance's messages: another writer was first, or is about to make the table.
+CONFLICTS = ("conflict", "already exists", "concurrent", "was not found")
 VERSIONS_PER_OPTIMIZE = 100  # each append makes one, and a file
 RETENTION = timedelta(hours=1)  # nobody opens a past version; a read in progress may
 
