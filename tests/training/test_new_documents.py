@@ -157,7 +157,6 @@ def test_examples_are_measured_with_the_centers_and_kept_where_they_help(data):
     chosen = choose_with_trials([trial], student, data, torch.ones(4), Fusion(20.0, 1.0, 0.25), examples)
     kept = trial.measure(data, [Setting(), chosen])
     assert chosen.weight > 0 and kept.new[chosen] >= min(kept.new[Setting()], kept.zero_shot)
-    assert kept.all[chosen] >= kept.all[Setting()]
     # Measured as it will be scored.
     student.examples = fewer.with_strength(0.1, WEIGHTS[-1], 1.0)
     right = student.log_odds(states, z_d, trial.gains).argmax(1) == torch.arange(n) % 4

@@ -26,7 +26,7 @@ import numpy as np
 NEAREST, SHARPNESS, SCALE = 32, 12.0, 100.0
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)
 WEIGHTS = (0.5, 1.0, 2.0, 4.0, 8.0)
-SHARES = (0.0, 0.5, 0.75, 1.0)
+SHARES = (0.0, 0.5, 0.75, 1.0, 1.25)
 BLOCK = 512  # queries whose similarities to all examples are in memory at a time
 
 

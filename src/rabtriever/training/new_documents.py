@@ -132,7 +132,7 @@ def choose_with_trials(
     """Returns the center that trials find best, and beside it the examples that are best for the corpus as it is.
 
     Of the strengths of examples those count under which, in the trials, new documents are found as often as by the
-    encoder, or as without examples if that is less, and all documents together as often as without examples.
+    encoder, or as without examples if that is less.
 
     Args:
         trials: Trainings without some documents.
@@ -147,9 +147,9 @@ def choose_with_trials(
     strengths = itertools.product(*_strengths(examples), SHARES)
     settings = [plain, *(Setting(plain.center, *of) for of in strengths)]
     measured = [trial.measure(data, settings) for trial in trials]
-    of_all, of_new = _sums(measured)
+    of_new = _sums(measured)[1]
     least = min(of_new[plain], sum(one.zero_shot for one in measured))
-    good = [setting for setting in settings if of_new[setting] >= least and of_all[setting] >= of_all[plain]]
+    good = [setting for setting in settings if of_new[setting] >= least]
     own = measure_settings(student, data, gains, good, examples)
     return max(good, key=lambda setting: own[setting])
 
