@@ -1,11 +1,12 @@
 """Learning in use: R@1 on later requests after 50, 200, 1,000 and 5,000 choices, a tenth of them wrong.
 
-    python learning.py curve|streams --data FOLDER_OF_BEIR_FOLDERS [--corpora ...]
+    python learning.py curve|streams|fine-tuned --data FOLDER_OF_BEIR_FOLDERS [--corpora ...]
 
 ``curve``: an index over MiniLM, untrained, gets the train requests of a corpus in an order drawn by the seed, and
 learns (:func:`rabtriever.tune`) at each of these points; 600 test requests are the later ones. ``streams``: 13 orders
 of four corpora, small steps; how often a version that was taken is worse on the later requests than the one before.
-Writes ``results/quality/learning-<what>.json``.
+``fine-tuned``: MiniLM fine-tuned by sentence-transformers on the first 1,000 of the same choices, the wrong ones
+included. Writes ``results/quality/learning-<what>.json``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,10 +25,12 @@ import numpy as np
 
 from rabtriever import Index, Rabtriever, RetrievalData, tune
 from rabtriever.data.feedback import FeedbackEvent
+from rabtriever.encoders.loading import load_encoder
 from rabtriever.training.teacher_cache import TeacherCache
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from quality.corpora import OWN, Bench  # noqa: E402
+from quality.rivals import fine_tune  # noqa: E402
 from record import machine  # noqa: E402
 
 RESULTS = Path(__file__).parents[1] / "results" / "quality"
@@ -88,10 +92,25 @@ def follow(corpus: Corpus, seed: int, points: tuple[int, ...]) -> list[dict[str,
     return rows
 
 
+def fine_tuned(corpus: Corpus, seed: int, point: int) -> dict[str, Any]:
+    """Returns what fine-tuning the encoder on the same choices is worth."""
+    data, started = corpus.data, time.perf_counter()
+    chosen = {str(i): event for i, event in enumerate(corpus.stream(seed)[:point])}
+    qrels = {"train": {key: {str(event.id): 1} for key, event in chosen.items()}}
+    choices = replace(data, queries={key: str(event.query) for key, event in chosen.items()}, qrels=qrels)
+    with tempfile.TemporaryDirectory() as folder:
+        encoder = load_encoder(fine_tune(corpus.encoder, choices, Path(folder) / "model"))
+        queries = list(data.labelled_queries("test", LATER, 0).values())
+        documents = encoder.encode_documents([document.content for document in data.documents.values()])
+        best, ids = (encoder.encode_queries(queries) @ documents.T).argmax(1), list(data.documents)
+    recall = np.mean([(ids[d] in right) / len(right) for d, right in zip(best, corpus.right, strict=True)])
+    return {"labels": point, "after": float(recall), "seconds": round(time.perf_counter() - started)}
+
+
 def main() -> None:
     """Runs and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("curve", "streams"))
+    parser.add_argument("what", choices=("curve", "streams", "fine-tuned"))
     parser.add_argument("--data", required=True)
     parser.add_argument("--corpora", nargs="+", default=OWN)
     args = parser.parse_args()
@@ -100,6 +119,8 @@ def main() -> None:
         corpus = Corpus(bench, name)
         if args.what == "curve":
             result[name] = follow(corpus, 0, POINTS)
+        elif args.what == "fine-tuned":
+            result[name] = fine_tuned(corpus, 0, POINTS[2])
         else:
             runs = [follow(corpus, seed, STREAM_POINTS) for seed in range(STREAMS)]
             taken = [row for run in runs for row in run if row["taken"]]

@@ -277,6 +277,7 @@ def main() -> None:
     folder = ROOT / "docs" / "figures"
     figures.pareto(folder / "pareto.svg", partial(results.mean, corpora=["clinc150", "hwu64"]), results.latency["ms"])
     figures.learning(folder / "learning.svg", {TITLES[name]: results.learning[name] for name in OWN})
+    figures.labels(folder / "labels.svg", results.corpora)
     figures.requests(folder / "requests.svg", results.corpora)
     figures.elsewhere(folder / "elsewhere.svg", results.figure, NEVER, UNSEEN, TITLES)
 
