@@ -55,13 +55,13 @@ class Rabtriever:
         refusal: When a search that may refuse returns nothing; if None, it can promise nothing.
         reranked_calibration: Fused log-odds of hits that the reranker read to probabilities; ``calibration`` if None.
         examples: Labelled queries, which pull those that are near to them to their documents; none if None.
+        correction: Whether the predictor's correction counts; False if feedback showed that it harms.
         query_cache: Number of queries whose encodings are cached; 0 caches none.
         document_cache: Number of documents whose latents are cached.
 
     Attributes:
         layout: Meaning of the latents' columns.
         dim: Number of columns of a latent, gain and bias included.
-        correction: Whether the predictor's correction counts; False if feedback showed that the encoder is better.
         fingerprint: Identifies everything that changes a document's latent or what a query's means. Examples do
             neither: they move queries alone.
         name_or_path: Folder it was loaded from or saved to.
@@ -82,6 +82,7 @@ class Rabtriever:
         refusal: Refusal | None = None,
         reranked_calibration: Calibration | None = None,
         examples: Examples | None = None,
+        correction: bool = True,
         query_cache: int = 10_000,
         document_cache: int = 0,
     ) -> None:
@@ -89,7 +90,7 @@ class Rabtriever:
         self.calibration, self.refusal = calibration or Calibration(), refusal or Refusal()
         self.reranked_calibration = reranked_calibration or self.calibration
         self.fusion, self.examples = fusion or (Fusion() if predictor else Fusion.zero_shot()), examples
-        self.correction = True
+        self.correction = correction
         known = trained_on if predictor and trained_on is not None else np.empty(0, np.int64)
         self.trained_on = np.sort(known)
         if self.fusion.beta and not encoder.has_similarity:
@@ -161,6 +162,7 @@ class Rabtriever:
             refusal=refusal,
             reranked_calibration=calibrations.get("reranked"),
             examples=load_examples(folder, config),
+            correction=config.get("correction", True),
             query_cache=query_cache,
             document_cache=document_cache,
         )
@@ -278,7 +280,8 @@ class Rabtriever:
         """Returns a retriever of the same models that remembers what an index's searches taught."""
         result = copy(self)
         result.examples, result.correction = learned.examples, learned.correction
-        result.calibration, result.refusal = learned.calibration, learned.refusal
+        result.calibration = result.reranked_calibration = learned.calibration
+        result.refusal, result.name_or_path = learned.refusal, None  # its folder holds another
         result._query_cache = LRUCache(self._query_cache.max_weight)
         return result
 

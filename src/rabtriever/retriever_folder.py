@@ -48,6 +48,7 @@ def save_retriever(
             **({"reranker": asdict(reranker.calibration)} if reranker else {}),
         },
         **({"refusal": retriever.refusal.to_config()} if retriever.refusal.requests else {}),
+        **({} if retriever.correction else {"correction": False}),
         **({"examples": len(retriever.examples)} if retriever.examples else {}),
         **(notes or {}),
     }

@@ -15,7 +15,7 @@ from rabtriever.data import Document
 from rabtriever.errors import InputError
 from rabtriever.index import Index
 from rabtriever.retriever import Rabtriever
-from rabtriever.scoring.examples import NEAREST, SCALE, SHARPNESS, Examples, choose_examples
+from rabtriever.scoring.examples import NEAREST, SCALE, SHARPNESS, Examples
 from rabtriever.scoring.fusion import Fusion, text_keys
 
 
@@ -95,15 +95,6 @@ def test_joined_examples_are_those_of_both_and_later_ones_can_be_left_out():
 def first_of(examples, asked, n):
     """Votes of the first n examples."""
     return examples.votes(asked, np.full(len(asked), n))
-
-
-def test_a_document_has_so_many_examples_and_no_more():
-    positives = [[0]] * 50 + [[1]] * 3 + [[0, 2]] * 4
-    rows = choose_examples(positives, 10, 0)
-    counts = Counter(document for row in rows for document in positives[row])
-    assert rows == sorted(set(rows)) and 10 <= counts[0] <= 14 and counts[1] == 3 and counts[2] == 4
-    assert choose_examples(positives, 0, 0) == [] and choose_examples([], 10, 0) == []
-    assert choose_examples(positives, 10, 0) != choose_examples(positives, 10, 1)
 
 
 @pytest.fixture

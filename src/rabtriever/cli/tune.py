@@ -7,6 +7,8 @@ from typing import Any
 
 from rabtriever.cli.arguments import add_model_arguments, open_index, print_result
 from rabtriever.errors import InputError
+from rabtriever.index.learned import LearnedVersions
+from rabtriever.index.table import Table, normalized_uri
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +27,9 @@ def run(args: argparse.Namespace) -> None:
     """Runs the command."""
     if args.rollback and args.labels:
         raise InputError("--rollback: learns nothing; leave out --labels", param="rollback")
-    index = open_index(args)
     if args.rollback:
-        version = index.learned.rollback()
+        Table.open(args.uri)  # names what is wrong with it
+        version = LearnedVersions(normalized_uri(args.uri)).rollback()
         text = f"{args.uri}: " + (f"learned version {version}" if version else "its retriever as it was saved")
         print_result(args, {"version": version}, text)
         return
@@ -38,14 +40,14 @@ def run(args: argparse.Namespace) -> None:
     events = read_feedback(args.labels) if args.labels else FeedbackStore(args.uri).read()
     if not events:
         raise InputError(f"{args.uri}: its server has stored no feedback; give --labels", param="labels")
-    report = tune(index, events)
+    report = tune(open_index(args), events)
     print_result(args, report, f"{args.uri}: {_summary(report)}")
 
 
 def _summary(report: dict[str, Any]) -> str:
     """Returns what happened, in a line."""
-    labels = f"{report['labels']} labels, {report['judged']} requests judged"
-    measured = f"R@1 {report['before']:.3f} -> {report['after']:.3f}, p {report['p']:.2g}" if report["judged"] else ""
+    labels = f"labels: {report['labels']}, deciding: {report['decided']}"
+    measured = f"R@1 {report['before']:.3f} -> {report['after']:.3f}, p {report['p']:.2g}"
     if report["version"] is None:
         return f"nothing taken, since nothing is better beyond chance ({labels}; {measured})"
     return f"learned version {report['version']} ({labels}; {measured}); --rollback goes back"

@@ -25,7 +25,7 @@ from rabtriever.index.hits import Hit, Hits
 from rabtriever.index.learned import LearnedVersions
 from rabtriever.index.schema import ModelInfo
 from rabtriever.index.search import SearchKeywords, SearchOptions, cut_hits, find_closest, rerank_hits, retrieve
-from rabtriever.index.snapshot import id_filter
+from rabtriever.index.snapshot import Snapshot, id_filter
 from rabtriever.index.table import Table, normalized_uri
 from rabtriever.index.view import EXACT_UP_TO
 from rabtriever.persistence.folder import atomic_folder
@@ -335,28 +335,28 @@ class Index:
         with self.table.reading(snapshot.version):
             return snapshot.documents(snapshot.filter(id_filter(ids))) if ids else []
 
-    def candidates(self, queries: Sequence[np.ndarray], ids: Sequence[str], depth: int = 20) -> np.ndarray:
-        """Returns the ordinals of some documents and of the best of each query, int64 ascending.
+    def candidates(
+        self, queries: Sequence[np.ndarray], ids: Sequence[str], depth: int = 20
+    ) -> tuple[np.ndarray, list[str]]:
+        """Returns latents float32 (m, dim) and ids of some documents and of the best of each query.
 
         Args:
             queries: Latents float32 (n, dim), of each way to encode the queries.
-            ids: Documents that are among them whatever their scores.
+            ids: Documents that are among them whatever their scores, if they exist.
             depth: Best documents of a query.
         """
         view = self._current.get()
         with self.table.reading(view.snapshot.version):
-            named = view.snapshot.filter(id_filter(ids))
-            best = [ranking.ordinals for latents in queries for ranking in view.search(latents, depth, "exact", None)]
-        return np.unique(np.concatenate([named, *best])).astype(np.int64)
+            depth = min(depth, max(1, len(view.snapshot)))
+            best = [one.ordinals for latents in queries for one in view.search(latents, depth, "exact", None)]
+            ordinals = np.unique(np.concatenate([view.snapshot.filter(id_filter(ids)), *best])).astype(np.int64)
+            return _latents(view.snapshot, ordinals)
 
-    def latents(self, ordinals: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """Returns the latents float32 (n, dim) and ids of documents, by their ordinals int64 (n,) ascending."""
+    def latents(self, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+        """Returns the latents float32 (m, dim) and ids of those documents that exist, in the order of insertion."""
         snapshot = self._current.get().snapshot
-        result = np.empty((len(ordinals), snapshot.layout.dim), np.float32)
         with self.table.reading(snapshot.version):
-            for of_batch, latents in snapshot.latents(ordinals):
-                result[np.searchsorted(ordinals, of_batch)] = latents
-            return result, [document.id for document in snapshot.documents(ordinals)]
+            return _latents(snapshot, snapshot.filter(id_filter(ids)))
 
     def _writing(self) -> AbstractContextManager[Any]:
         if self.version is not None:
@@ -368,3 +368,11 @@ class Index:
         if not len(self):
             raise InputError("no documents; an index needs at least one")
         self.table.optimize(VERSION_RETENTION)
+
+
+def _latents(snapshot: Snapshot, ordinals: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Returns the latents float32 (m, dim) and ids of documents, by their ordinals int64 (m,) ascending."""
+    result = np.empty((len(ordinals), snapshot.layout.dim), np.float32)
+    for of_batch, latents in snapshot.latents(ordinals):
+        result[np.searchsorted(ordinals, of_batch)] = latents
+    return result, [document.id for document in snapshot.documents(ordinals)]

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from rabtriever.errors import CorruptIndexError, InputError, NotFoundError, first_line
+from filelock import FileLock
+
+from rabtriever.errors import BusyError, CorruptIndexError, InputError, NotFoundError, first_line
 from rabtriever.persistence.folder import EXAMPLES, atomic_folder
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.examples import Examples
@@ -28,14 +30,14 @@ class Learned:
     """One version.
 
     Attributes:
-        examples: All that the retriever remembers now.
+        examples: All that the retriever remembers now; None: nothing.
         calibration: Its probabilities.
         refusal: When nothing fits.
         correction: Whether the predictor's correction counts still.
         report: What was measured, for JSON.
     """
 
-    examples: Examples
+    examples: Examples | None
     calibration: Calibration
     refusal: Refusal = field(default_factory=Refusal)
     correction: bool = True
@@ -53,11 +55,21 @@ class LearnedVersions:
         """Number of the version in use; 0: the retriever as it was saved."""
         if self.folder is None or not (self.folder / CURRENT).is_file():
             return 0
-        return int((self.folder / CURRENT).read_text(encoding="utf-8"))
+        text = (self.folder / CURRENT).read_text(encoding="utf-8").strip()
+        if not text.isdecimal():
+            raise CorruptIndexError(f"{self.folder / CURRENT}: not a version's number; write 0 or one of its folders'")
+        return int(text)
+
+    @property
+    def until(self) -> float | None:
+        """Time of the newest event that the version in use has learnt; None if it has none."""
+        until: float | None = self.load(self.current).report.get("until") if self.current else None
+        return until
 
     def numbers(self) -> list[int]:
         """Returns the numbers of all versions, ascending."""
-        return sorted(int(path.name) for path in self.folder.glob("[0-9]*")) if self.folder else []
+        names = [path.name for path in self.folder.glob("[0-9]*")] if self.folder else []
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def load(self, number: int) -> Learned:
         """Loads a version; raises NotFoundError if there is none, CorruptIndexError if it is damaged."""
@@ -69,8 +81,9 @@ class LearnedVersions:
 
         try:
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            examples = Examples.from_arrays(load_file(folder / EXAMPLES)) if config["examples"] else None
             return Learned(
-                Examples.from_arrays(load_file(folder / EXAMPLES)),
+                examples,
                 Calibration(**config["calibration"]),
                 Refusal.from_config(config["refusal"]),
                 config["correction"],
@@ -80,12 +93,31 @@ class LearnedVersions:
             fault = f"a broken version ({first_line(error)}); go back with rabtriever tune --rollback"
             raise CorruptIndexError(f"{folder}: {fault}") from error
 
-    def save(self, learned: Learned) -> int:
-        """Writes a version, uses it, and returns its number."""
+    def save(self, learned: Learned, before: int) -> int:
+        """Writes a version, uses it, and returns its number.
+
+        Args:
+            learned: The version.
+            before: The version that it was made from.
+
+        Raises:
+            BusyError: that is not in use any more.
+        """
+        folder = self._require_folder()
+        folder.mkdir(exist_ok=True)
+        with FileLock(folder / ".lock"):
+            if self.current != before:
+                raise BusyError(f"{self.uri}: another process learnt or went back meanwhile; run it again")
+            number = max(self.numbers(), default=0) + 1
+            self._write(learned, number)
+            self._use(number)
+        return number
+
+    def _write(self, learned: Learned, number: int) -> None:
         from safetensors.numpy import save_file
 
-        number = max(self.numbers(), default=0) + 1
         config = {
+            "examples": len(learned.examples or ()),
             "calibration": asdict(learned.calibration),
             "refusal": learned.refusal.to_config(),
             "correction": learned.correction,
@@ -93,10 +125,9 @@ class LearnedVersions:
             "before": self.current,
         }
         with atomic_folder(self._require_folder() / str(number)) as folder:
-            save_file(learned.examples.to_arrays(), folder / EXAMPLES)
+            if learned.examples is not None:
+                save_file(learned.examples.to_arrays(), folder / EXAMPLES)
             (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        self._use(number)
-        return number
 
     def rollback(self) -> int:
         """Goes back to the version before the one in use, and returns its number.

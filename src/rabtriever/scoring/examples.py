@@ -14,11 +14,9 @@ query: documents, index and scan know nothing of it, and an example that is adde
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from random import Random
 from typing import cast
 
 import numpy as np
@@ -104,16 +102,6 @@ class Examples:
         given = {name: getattr(self, name)[rows] for name in ("queries", "documents", "counts")}
         return replace(self, **given)
 
-    def newest(self, most: int) -> Examples:
-        """Returns the examples without the oldest, the first, of documents that have more than ``most``."""
-        counts: Counter[int] = Counter()
-        kept = []
-        for row in reversed(range(len(self))):
-            counts[int(self.documents[row])] += 1
-            if counts[int(self.documents[row])] <= most:
-                kept.append(row)
-        return self.select(np.array(kept[::-1], np.int64))
-
     @cached_property
     def values(self) -> np.ndarray:
         """v_d of the labelled documents, float32 (m, H)."""
@@ -159,17 +147,6 @@ class Examples:
         whole = {name: arrays[name] for name in ("documents", "counts", "keys")}
         ridge, weight, share = arrays["strength"].tolist()
         return cls(**halves, **whole, ridge=ridge, weight=weight, share=share)
-
-
-def choose_examples(positives: Sequence[Sequence[int]], most: int, seed: int) -> list[int]:
-    """Returns rows of labelled queries, ascending: at random, while one of their documents has fewer than ``most``."""
-    counts: Counter[int] = Counter()
-    chosen = []
-    for row in Random(seed).sample(range(len(positives)), len(positives)):
-        if min((counts[document] for document in positives[row]), default=most) < most:
-            counts.update(positives[row])
-            chosen.append(row)
-    return sorted(chosen)
 
 
 def _unit(states: np.ndarray) -> np.ndarray:

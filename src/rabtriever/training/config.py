@@ -128,15 +128,16 @@ class DistillConfig(_Checked):
     kl_weight: float = _option(0.0, "weight of the reverse KL; 1 with log_odds_weight 0 is the paper's loss", min=0)
     label_weight: float = _case("weight of the softmax of labels over documents", min=0)
     label_smoothing: float = _option(
-        0.2, "share of a label's target that is the encoder's softmax; for encoders with a similarity", min=0, below=1
+        0.2,
+        "share of a label's target that is the softmax of teachers, else of the encoder",
+        min=0,
+        below=1,
     )
     max_labelled_queries: int = _option(0, "most labelled queries to use; 0: all", min=0)
     new_document_gain: float = _option(
         0.25, "share of the correction that documents get which were not trained on", min=0, max=1
     )
-    examples: int = _option(
-        64, "labelled queries of a document, at most, that a search compares its query with; 0: none", min=0
-    )
+    examples: int = _option(16_384, "most labelled queries that a search compares its query with; 0: none", min=0)
     predictor: str = _option("mlp", "mlp, or quadratic: its score is an inner product", choices=("mlp", "quadratic"))
     hidden_units: int = _option(256, "of the predictor; an index stores as many numbers per document", min=1)
     steps: int = _case("optimiser steps; 0: by the number of queries", min=0)

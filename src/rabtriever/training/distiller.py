@@ -16,7 +16,7 @@ from rabtriever.data import RetrievalData
 from rabtriever.encoders.base import Encoder
 from rabtriever.errors import InputError
 from rabtriever.retriever import Rabtriever
-from rabtriever.scoring.examples import Examples, choose_examples
+from rabtriever.scoring.examples import Examples
 from rabtriever.scoring.fusion import ZERO_SHOT_BETA, Fusion, text_keys
 from rabtriever.scoring.predictor import Predictor
 from rabtriever.training import new_documents
@@ -165,7 +165,7 @@ class Distiller:
         config, over_encoder = self.config, self.encoder.has_similarity
         self.generator = torch.Generator().manual_seed(config.seed)
         self.data = encode_data(data, self.encoder, config.max_labelled_queries or None, config.seed)
-        train, self.labelled = self.data.train, self.data.train.labelled
+        train, self.labelled, self.unlabelled = self.data.train, self.data.train.labelled, self.data.train.unlabelled
         teacher = self.teacher.joined_by(self.encoder) if over_encoder else self.teacher
         self.cached_teacher = CachedTeacher(teacher, self.data.documents)
         calls = config.teacher_calls if teacher.rerankers and config.learns_from_teacher else 0
@@ -175,7 +175,7 @@ class Distiller:
             self.cached_teacher.teacher = weigh_teacher(
                 self.cached_teacher, self.data.dev, self.schedule.calibrated_queries
             )
-        listed = bool(self.teacher.encoders and config.list_weight)
+        listed = bool(self.teacher.encoders and config.list_weight and len(self.listed))
         if not self.schedule.training_calls and not listed and not (config.label_weight and len(self.labelled)):
             raise InputError(
                 f"{data.name}: no label that counts and no teacher call leave nothing to learn from; raise one",
@@ -214,7 +214,7 @@ class Distiller:
     def listed(self) -> Tensor:
         """Train queries whose lists teach, int64 (n,): those without labels, or those whose documents were read."""
         if self.teacher.encoders:
-            return torch.tensor([row for row, right in enumerate(self.data.train.positives) if not right]).long()
+            return self.unlabelled if self.config.label_weight else torch.arange(len(self.data.train))
         return self.targets.pairs[:, 0].unique()
 
     @property
@@ -326,6 +326,7 @@ class Distiller:
             trial = copy(self)
             trial.data, trial.targets = new_documents.without(self.data, self.targets, left_out)
             trial.taught, trial.labelled = self.taught[~left_out], trial.data.train.labelled
+            trial.unlabelled = trial.data.train.unlabelled
             if not len(trial.labelled) and not len(trial.listed):
                 continue
             trial._make_student()
@@ -340,11 +341,13 @@ class Distiller:
 
     def _examples(self, data: EncodedData) -> Examples | None:
         """Returns the labelled train queries as examples; None if there are none, or no similarity."""
-        labelled = data.train.select(data.train.labelled)
-        rows = choose_examples(labelled.positives, self.config.examples, self.config.seed)
-        if not rows or not self.student.beta:
+        rows = data.train.labelled[: self.config.examples]
+        if len(rows) < len(data.train.labelled):  # a sample keeps how often documents are asked for
+            drawn = torch.randperm(len(data.train.labelled), generator=torch.Generator().manual_seed(self.config.seed))
+            rows = data.train.labelled[drawn[: self.config.examples]]
+        if not len(rows) or not self.student.beta:
             return None
-        chosen = labelled.select(torch.tensor(rows))
+        chosen = data.train.select(rows)
         return Examples.of(chosen.states.numpy(), chosen.positives, text_keys(data.documents), data.z_d.numpy())
 
     def _report(self, round_: int, metrics: dict[str, float]) -> None:

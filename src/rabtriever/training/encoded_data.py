@@ -45,6 +45,11 @@ class EncodedQueries:
         return torch.tensor([query for query, relevant in enumerate(self.positives) if relevant], dtype=torch.long)
 
     @property
+    def unlabelled(self) -> Tensor:
+        """Positions int64 (m,) of the others."""
+        return torch.tensor([query for query, relevant in enumerate(self.positives) if not relevant], dtype=torch.long)
+
+    @property
     def own_pairs(self) -> Tensor:
         """Pairs int64 (m, 2) of a query and the document that is the query itself: never scored."""
         queries = (self.own_documents >= 0).nonzero().flatten()

@@ -179,7 +179,7 @@ def measure_settings(
         most = {ridge: (shift @ _embeddings(examples).T).amax(1).clamp_min(0) for ridge, shift in shifts.items()}
         for setting in settings:
             scores = log_odds - setting.center * gains
-            if setting.weight:
+            if setting.weight and examples:
                 share = setting.share * most[setting.ridge][:, None] * new
                 scores = scores + setting.weight * (added[setting.ridge] + share)
             hits[setting] += right.gather(1, scores.argmax(1, keepdim=True)).sum().item()

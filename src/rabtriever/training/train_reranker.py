@@ -107,9 +107,7 @@ def _train(
     record = {**start.to_config(), "data": data.name, "training": asdict(config)}
     partial = checkpoint_dir(out, {**record, "dtype": str(dtype), "digest": start.digest(data)})
     loggers = [JsonlLogger(partial / LOG), *callbacks]
-    # Not trained yet, the LLM on a CPU is faster in int8; on a GPU a second one would take its memory.
-    miner = module if device != "cpu" else PromptedLLM(start.load_frozen(), start.prompt)
-    negatives = _hard_negatives(partial, data, module, miner, config, loggers)
+    negatives = _hard_negatives(partial, data, module, start, config, loggers)
     trainer = RerankerTrainer(
         module,
         _arguments(partial, config, dtype, device),
@@ -141,7 +139,7 @@ def _hard_negatives(
     partial: Path,
     data: RetrievalData,
     module: RerankerModule,
-    miner: PromptedLLM | RerankerModule,
+    start: Start,
     config: RerankerTrainingConfig,
     callbacks: Sequence[TrainingCallback],
 ) -> dict[str, list[str]]:
@@ -150,6 +148,9 @@ def _hard_negatives(
         return {}
     path, student = partial / "negatives.json", partial / STUDENT
     if not path.is_file():
+        # Not trained yet, the LLM on a CPU is faster in int8; on a GPU a second one would take its memory.
+        on_cpu = module.choice_direction.device.type == "cpu"
+        miner = PromptedLLM(start.load_frozen(), start.prompt) if on_cpu else module
         mined = mine_hard_negatives(data, miner, seed=config.seed, max_queries=config.steps * config.queries_per_step)
         if mined.student is not None:
             save_file(mined.student.state_dict(), student)

@@ -1,8 +1,9 @@
 """Learning in use: what people chose becomes examples of an index's retriever, if later requests confirm them.
 
-Nothing is encoded anew but the requests; documents and index stay as they are. Each request of the newer half is ranked
-by what came before it: as the index does now, by the encoder alone, and with the earlier choices as examples of several
-strengths. The best of these is taken if it is better beyond chance, and a version that can be left again.
+Nothing is encoded but requests; documents and index stay as they are. Requests are ranked by what came before them: as
+the index does now, without the predictor's correction, and with the earlier choices as examples of several strengths.
+Those of the second half, but for the newest fifth, choose among these; the newest fifth decides whether the choice is
+better than the present beyond chance. Then it is taken, as a version that can be left again.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from rabtriever.index import Index
 from rabtriever.index.learned import Learned
 from rabtriever.retriever import Rabtriever
 from rabtriever.scoring.calibration import LIST_DEPTH, Calibration
-from rabtriever.scoring.examples import RIDGES, WEIGHTS, Examples
+from rabtriever.scoring.examples import BLOCK, RIDGES, WEIGHTS, Examples
 from rabtriever.scoring.fold import score_latents
 from rabtriever.scoring.refusal import Refusal
 from rabtriever.training.choices import Choices, read_choices
 
 CHANCE = 0.05  # most that an improvement by chance may be probable, before a version is taken
-MAX_JUDGED = 2000  # newest requests that decide
-MAX_PER_DOCUMENT = 128  # newest examples that are remembered
-NEW_DOCUMENT_SHARE = 0.75  # of what examples give, for documents that the predictor was not trained on
+CHOOSING, DECIDING = 0.5, 0.8  # from these shares of the requests on, in the order of time
+MAX_JUDGED = 2000  # newest requests that are ranked
+MAX_EXAMPLES = 16_384  # the newest, that are remembered
 
 
 @dataclass(frozen=True)
@@ -49,116 +50,111 @@ def tune(index: Index, events: Sequence[FeedbackEvent]) -> dict[str, Any]:
         events: What came of searches; those without a time count in their order.
 
     Returns:
-        ``version`` (the number of the one taken, or None), ``labels`` that counted, ``judged`` requests with their
-        ``before`` and ``after`` (R@1), ``p``, and the ``setting``.
+        ``version`` (the number of the one taken, or None), ``labels`` that counted and events ``skipped``, the requests
+        that ``decided``, R@1 of these ``before`` and ``after``, ``p``, and the ``setting``.
 
     Raises:
-        InputError: the retriever has no similarity, or the events name no document of the index.
+        InputError: the retriever has no similarity, or the events say nothing new of the index's documents.
+        BusyError: another process made a version meanwhile.
     """
-    retriever = cast(Rabtriever, index.retriever)
+    retriever, number = cast(Rabtriever, index.retriever), index.learned.current
     if not retriever.fusion.beta:
         raise InputError("tune: this retriever has no encoder's similarity to build on; distil it over an encoder")
-    choices = read_choices(index, retriever, events)
-    trial = _Trial.of(index, retriever, choices)
-    present = trial.hits(Setting(retriever.correction))
-    rivals = {setting: trial.hits(setting) for setting in _settings(retriever)}
-    best = max(rivals, key=lambda setting: rivals[setting].sum())
-    p = _sign_test(rivals[best], present)
+    choices = read_choices(index, retriever, events, index.learned.until)
+    trial = _Trial(index, retriever, choices)
+    present = Setting(retriever.correction)
+    rivals = _settings(retriever)
+    best = max(rivals, key=lambda setting: trial.hits(setting)[~trial.decides].sum())
+    before, after = (trial.hits(setting)[trial.decides] for setting in (present, best))
+    p = _sign_test(after, before)
     report = {
         "labels": len(choices.rows),
         "skipped": choices.skipped,
-        "judged": len(present),
-        "before": float(present.mean()) if len(present) else None,
-        "after": float(rivals[best].mean()) if len(present) else None,
+        "decided": len(before),
+        "before": float(before.mean()),
+        "after": float(after.mean()),
         "p": p,
         "setting": vars(best),
+        "until": choices.until,
     }
     if p > CHANCE:
         return {"version": None, **report}
-    calibration, refusal = trial.calibrate(best, retriever.calibration)
-    learned = Learned(trial.examples(best), calibration, refusal, best.correction, report)
-    version = index.learned.save(learned)
+    learned = Learned(trial.examples(best), *trial.calibrate(best, retriever.calibration), best.correction, report)
+    version = index.learned.save(learned, number)
     index.use_learned()
     return {"version": version, **report}
 
 
 class _Trial:
-    """The requests that decide, ranked by what came before them.
+    """The newer half of the requests, ranked by what came before each.
 
-    Args:
-        retriever: As it is now.
-        choices: All requests; the newer half of them decides.
-        latents: float32 (c, dim), of the documents that are ranked.
-        rows: Position among these of each deciding request's document.
+    Attributes:
+        decides: bool (n,), which of them are of the newest fifth.
     """
 
-    def __init__(self, retriever: Rabtriever, choices: Choices, latents: np.ndarray, rows: np.ndarray) -> None:
-        self.retriever, self.choices, self.latents, self.rows = retriever, choices, latents, rows
-        self.judged = _judged(choices)
-        states = choices.states[self.judged]
-        root = np.sqrt(np.float32(retriever.fusion.beta))
-        self.embeddings = latents[:, : states.shape[1]] / root
-        self.base = {
-            correction: score_latents(retriever.query_latents(states, None, correction), latents, retriever.layout)
-            for correction in {s.correction for s in _settings(retriever)} | {retriever.correction}
+    def __init__(self, index: Index, retriever: Rabtriever, choices: Choices) -> None:
+        self.retriever, self.choices = retriever, choices
+        n = len(choices.rows)
+        self.judged = np.arange(int(CHOOSING * n), n)[-MAX_JUDGED:]
+        self.decides = self.judged >= min(n - 1, int(DECIDING * n))
+        self.states, own, fusion = choices.states[self.judged], retriever.examples, retriever.fusion
+        corrections = {setting.correction for setting in _settings(retriever)} | {retriever.correction}
+        ways = {
+            (c, e is not None): retriever.query_latents(self.states, e, c) for c in corrections for e in (None, own)
         }
-        own, fusion = retriever.examples, retriever.fusion
+        latents, ids = index.candidates(list(ways.values()), choices.ids)
+        position = {document: row for row, document in enumerate(ids)}
+        self.rows = np.array([position.get(choices.ids[choices.rows[i]], -1) for i in self.judged])
+        self.embeddings = latents[:, : self.states.shape[1]] / np.sqrt(np.float32(fusion.beta))
         spread = fusion.gain - fusion.new_gain
         self.new = (fusion.gain - latents[:, -2]) / spread if spread > 0 else np.zeros(len(latents), np.float32)
-        self.present = np.float32(0) if own is None else self._gained(own, own.shift(states), retriever.correction)
-        self.votes: dict[bool, np.ndarray] = {}
-
-    @classmethod
-    def of(cls, index: Index, retriever: Rabtriever, choices: Choices) -> _Trial:
-        """Ranks the documents that were chosen, and the best of each deciding request."""
-        judged = _judged(choices)
-        ordinals = index.candidates(
-            [retriever.query_latents(choices.states[judged], one) for one in (None, retriever.examples)], choices.ids
-        )
-        latents, ids = index.latents(ordinals)
-        position = {document: row for row, document in enumerate(ids)}
-        rows = np.array([position[choices.ids[choices.rows[i]]] for i in judged], np.int64)
-        return cls(retriever, choices, latents, rows)
+        self.scores = {way: score_latents(of, latents, retriever.layout) for way, of in ways.items()}
+        self._votes: dict[bool, tuple[Examples, np.ndarray]] = {}
 
     def hits(self, setting: Setting) -> np.ndarray:
-        """Returns bool (n,), whether each deciding request's document is ranked first."""
+        """Returns bool (n,), whether each request's document is ranked first."""
         return cast(np.ndarray, self.log_odds(setting).argmax(1) == self.rows)
 
     def log_odds(self, setting: Setting) -> np.ndarray:
         """Returns the log-odds float32 (n, c) by what came before each request."""
-        base = self.base[setting.correction]
         if not setting.weight:
-            return cast(np.ndarray, base + self.present)
-        examples, earlier = self.choices.examples(self.retriever.examples, setting.negatives)
-        if setting.negatives not in self.votes:
-            self.votes[setting.negatives] = examples.votes(self.choices.states[self.judged], earlier[self.judged])
-        examples = examples.with_strength(setting.ridge, setting.weight, NEW_DOCUMENT_SHARE)
-        shift = np.float32(setting.weight) * (self.votes[setting.negatives] @ examples.values)
-        return cast(np.ndarray, base + self._gained(examples, shift, setting.correction))
+            return self.scores[setting.correction, self.retriever.examples is not None]
+        examples, votes = self._voted(setting.negatives)
+        examples = examples.with_strength(setting.ridge, setting.weight, self._share)
+        shift = np.float32(setting.weight) * (votes @ examples.values)
+        gained = shift @ self.embeddings.T
+        if setting.correction:
+            gained += examples.advantage(shift)[:, None] * self.new
+        return cast(np.ndarray, self.scores[setting.correction, False] + gained)
 
-    def _gained(self, examples: Examples, shift: np.ndarray, correction: bool) -> np.ndarray:
-        """Returns what shifts (n, H) of the deciding requests add to the log-odds, float32 (n, c)."""
-        new = self.new if correction else np.zeros_like(self.new)
-        return cast(np.ndarray, shift @ self.embeddings.T + examples.advantage(shift)[:, None] * new)
-
-    def examples(self, setting: Setting) -> Examples:
+    def examples(self, setting: Setting) -> Examples | None:
         """Returns all examples, or those of now if the setting adds none."""
-        if not setting.weight and self.retriever.examples is not None:
+        if not setting.weight:
             return self.retriever.examples
-        examples, _ = self.choices.examples(self.retriever.examples, setting.negatives)
-        return examples.newest(MAX_PER_DOCUMENT).with_strength(setting.ridge, setting.weight, NEW_DOCUMENT_SHARE)
+        examples, _ = self._voted(setting.negatives)
+        newest = examples.select(np.arange(len(examples))[-MAX_EXAMPLES:])
+        return newest.with_strength(setting.ridge, setting.weight, self._share)
 
     def calibrate(self, setting: Setting, prior: Calibration) -> tuple[Calibration, Refusal]:
         """Returns probabilities and limits by the deciding requests' best documents."""
-        log_odds = self.log_odds(setting)
+        log_odds, rows = self.log_odds(setting)[self.decides], self.rows[self.decides]
         best = np.argsort(-log_odds, axis=1, kind="stable")[:, :LIST_DEPTH]
         found = np.take_along_axis(log_odds, best, 1)
-        return Calibration.fit(found, best == self.rows[:, None], prior), Refusal.fit(found[:, 0])
+        return Calibration.fit(found, best == rows[:, None], prior), Refusal.fit(found[:, 0])
 
+    @property
+    def _share(self) -> float:
+        """What documents get that the predictor was not trained on: as before."""
+        return self.retriever.examples.share if self.retriever.examples else 0.0
 
-def _judged(choices: Choices) -> np.ndarray:
-    """Returns which requests decide: the newer half, int64 ascending."""
-    return np.arange(len(choices.rows) // 2, len(choices.rows))[-MAX_JUDGED:]
+    def _voted(self, negatives: bool) -> tuple[Examples, np.ndarray]:
+        """Returns all examples, and the votes float32 (n, m) of those before each request."""
+        if negatives not in self._votes:
+            examples, earlier = self.choices.examples(self.retriever.examples, negatives)
+            blocks = np.array_split(np.arange(len(self.states)), -(-len(self.states) // BLOCK))
+            votes = [examples.votes(self.states[rows], earlier[self.judged[rows]]) for rows in blocks]
+            self._votes[negatives] = examples, np.concatenate(votes)
+        return self._votes[negatives]
 
 
 def _settings(retriever: Rabtriever) -> list[Setting]:
