@@ -60,19 +60,6 @@ def requests(path: Path, corpora: Mapping[str, Any]) -> None:
     _save(path, figure)
 
 
-def labels(path: Path, corpora: Mapping[str, Any]) -> None:
-    """Draws R@1 over the number of labels, alone and beside a teacher of 3,000 requests."""
-    figure, axes = pyplot.subplots(figsize=(6, 3.4))
-    for teacher, color, name in (("labels", OTHERS, "labels alone"), ("gemma", OURS, "labels and EmbeddingGemma")):
-        pattern = re.compile(rf"labels_hwu64_minilm_{teacher}_(\d+)_")
-        found = {int(m[1]): job["mean"] for file, job in corpora.items() if (m := pattern.match(file))}
-        axes.plot(*zip(*sorted(found.items()), strict=True), "o-", color=color, label=name)
-    axes.set(xscale="log", xlabel="labels, HWU64", ylabel="R@1")
-    axes.legend(fontsize=7)
-    axes.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
-    _save(path, figure)
-
-
 def learning(path: Path, curves: Mapping[str, Any]) -> None:
     """Draws R@1 on later requests over the number of choices."""
     figure, axes = pyplot.subplots(figsize=(6, 3.4))

@@ -33,6 +33,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "quality" / "systems"
 SPLITS = ("test", "test_unseen")
 MEASURES, RANKED = [R @ 1, R @ 5, nDCG @ 5, nDCG @ 10], 10
 REQUESTS, QUERIES, RERANKED = 3000, 600, 10
+FUSED = np.float32(1e3)  # lifts reranked documents above the others
 Scores = Callable[[list[str]], np.ndarray]
 
 
@@ -111,7 +112,7 @@ def reranked(retriever: Rabtriever, documents: list[str], queries: list[str], sc
     log_odds = reranker.score(queries, documents, np.stack([rows, best.ravel()], axis=1)).log_odds
     converted = retriever.calibration.convert(log_odds, reranker.calibration).reshape(best.shape)
     own, result = np.take_along_axis(scores, best, 1), scores.copy()
-    np.put_along_axis(result, best, (1 - share) * own + share * converted + 1e3, 1)
+    np.put_along_axis(result, best, (1 - share) * own + share * converted + FUSED, 1)
     return result
 
 
