@@ -219,13 +219,12 @@ class Distiller:
 
     @property
     def labelled_among(self) -> Tensor:
-        """Documents that compete for labels, int64 (m,): all if a teacher says something of them, else labelled ones.
+        """Documents that compete for labels, int64 (m,): those right for some query, or all that a reranker may read.
 
-        What no label names would only be pushed down; left out, it is scored as a document that comes later. That takes
-        an encoder's similarity: without one, all compete.
+        What no query asks for would only be pushed down; left out, it is scored as a document that comes later. That
+        takes an encoder's similarity: without one, all compete.
         """
-        taught = self.teacher.encoders or len(self.targets.pairs)
-        if taught or not self.student.beta:
+        if len(self.targets.pairs) or not self.student.beta:
             return torch.arange(len(self.data.documents))
         return self.taught.nonzero().flatten()
 
@@ -320,8 +319,8 @@ class Distiller:
 
     def _choose_setting(self, fusion: Fusion) -> Setting:
         """Returns the setting that trainings without some documents find; no teacher is called."""
-        trials = []
-        parts = new_documents.leave_out(self.data, self.taught, self.generator) if fusion.gain > fusion.new_gain else []
+        trials, trains = [], fusion.gain > fusion.new_gain
+        parts = new_documents.leave_out(self.data, self.taught, self.generator) if trains or not fusion.gain else []
         for left_out in parts:
             trial = copy(self)
             trial.data, trial.targets = new_documents.without(self.data, self.targets, left_out)
@@ -329,8 +328,9 @@ class Distiller:
             trial.unlabelled = trial.data.train.unlabelled
             if not len(trial.labelled) and not len(trial.listed):
                 continue
-            trial._make_student()
-            trial._fit(self.schedule.total_steps)
+            if trains:
+                trial._make_student()
+                trial._fit(self.schedule.total_steps)
             gains = torch.where(self.taught & ~left_out, fusion.gain, fusion.new_gain)
             trials.append(Trial(trial.student, gains, self._examples(trial.data), left_out))
         gains, examples = torch.where(self.taught, fusion.gain, fusion.new_gain), self._examples(self.data)

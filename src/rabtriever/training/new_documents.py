@@ -102,7 +102,7 @@ class Trial(NamedTuple):
     """A training without a fifth of the documents.
 
     Attributes:
-        student: What it made.
+        student: What it made; the encoder's similarity alone, if that is better than a predictor.
         gains: float (k,), of all documents.
         examples: Without those documents.
         left_out: bool (k,), those documents.
@@ -142,7 +142,8 @@ def choose_with_trials(
         fusion: With the gains.
         examples: Its examples.
     """
-    centers = [Setting(advantage / (fusion.gain - fusion.new_gain)) for advantage in ADVANTAGES]
+    spread = fusion.gain - fusion.new_gain
+    centers = [Setting(advantage / spread) for advantage in ADVANTAGES] if spread else [Setting()]
     plain = Setting(choose_setting([trial.measure(data, centers) for trial in trials]).center)
     strengths = itertools.product(*_strengths(examples), SHARES)
     settings = [plain, *(Setting(plain.center, *of) for of in strengths)]
