@@ -16,6 +16,7 @@ from rabtriever.scoring.fusion import text_keys
 from rabtriever.training.teacher_cache import TeacherCache
 
 NEGATIVE = -0.25  # what a document counts that was shown above the chosen one
+_KNOWN = "tune: nothing new; all labels are known from before"
 SIMILAR = 0.9  # cosine of requests that mean the same: what one chose is no negative of a later one
 
 
@@ -80,9 +81,11 @@ def read_choices(
     wanted = dict.fromkeys(d for event in new for d in (event.id, *_above(event)) if d is not None)
     contents = {document.id: document.content for document in index.get(list(wanted))}
     used = [event for event in new if event.succeeded and event.id in contents]
+    if not used and len(new) < len(events):
+        raise InputError(_KNOWN)
     if not used:
-        fault = "nothing new; all labels are known from before" if len(new) < len(events) else _NOTHING
-        raise InputError(f"tune: {fault}")
+        message = "no label names a document of the index that was chosen and succeeded; check the ids"
+        raise InputError(f"tune: {message}")
     states, ids = _states(retriever, used), list(contents)
     position, keys = {document: row for row, document in enumerate(ids)}, text_keys(list(contents.values()))
     known, fresh = _remembered(retriever.examples), []
@@ -92,7 +95,7 @@ def read_choices(
             known.add(identity)
             fresh.append(i)
     if not fresh:
-        raise InputError("tune: nothing new; all labels are known from before")
+        raise InputError(_KNOWN)
     used = [used[i] for i in fresh]
     latents, found = index.latents(ids)
     order = [found.index(document) for document in ids] if found != ids else slice(None)
@@ -102,9 +105,6 @@ def read_choices(
     times = [event.time for event in used if event.time is not None]
     skipped = len(events) - len(used)
     return Choices(states[fresh], rows, ids, keys, embeddings, passed, skipped, max(times, default=None))
-
-
-_NOTHING = "no label names a document of the index that was chosen and succeeded; check the ids"
 
 
 def _above(event: FeedbackEvent) -> tuple[str, ...]:
