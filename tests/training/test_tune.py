@@ -76,7 +76,7 @@ def test_an_index_learns_and_goes_back(index, retriever, tmp_path):
     assert (
         found.id == live.id and found.log_odds == pytest.approx(live.log_odds, abs=1e-4) and retriever.examples is None
     )
-    assert index.learned.numbers() == [1] and index.learned.current == 1
+    assert index.learned.numbers() == [1] and index.learned.current == index.info()["learned"] == 1
     # It is calibrated for what it does now.
     probabilities = [hits[0].probability for hits in index.search([e.query for e in later], 1)]
     assert abs(np.mean(probabilities) - recall(index, later)) < 0.2

@@ -241,8 +241,11 @@ class Index:
         self._current.get().warm()
 
     def info(self) -> dict[str, Any]:
-        """Returns what the index holds: documents, model, version, segments and bytes on disk, bytes in memory now."""
-        return {**self.table.info(), **self._current.info()}
+        """Returns what the index holds: documents, model, version, segments and bytes on disk, bytes in memory now.
+
+        ``learned`` is the number of the version in use of what its retriever learnt; 0: none.
+        """
+        return {**self.table.info(), **self._current.info(), "learned": self.learned.current}
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a string is also an iterable of strings
