@@ -7,8 +7,6 @@ from typing import Any
 
 from rabtriever.cli.arguments import add_model_arguments, open_index, print_result
 from rabtriever.errors import InputError
-from rabtriever.index.learned import LearnedVersions
-from rabtriever.index.table import Table, normalized_uri
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +26,9 @@ def run(args: argparse.Namespace) -> None:
     if args.rollback and args.labels:
         raise InputError("--rollback: learns nothing; leave out --labels", param="rollback")
     if args.rollback:
+        from rabtriever.index.learned import LearnedVersions
+        from rabtriever.index.table import Table, normalized_uri
+
         Table.open(args.uri)  # names what is wrong with it
         version = LearnedVersions(normalized_uri(args.uri)).rollback()
         text = f"{args.uri}: " + (f"learned version {version}" if version else "its retriever as it was saved")
