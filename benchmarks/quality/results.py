@@ -230,7 +230,7 @@ def fill(text: str, results: Results) -> str:
 
     ``{{table NAME}}``; ``{{SYSTEM/CORPUS}}`` and ``{{SYSTEM/CORPUS/SPLIT/MEASURE}}``, a mean over queries;
     ``{{mean SYSTEM own}}`` or ``never``, over corpora; ``{{p A B CORPUS}}``; ``{{job NAME}}``, the mean R@1 of a job of
-    corpora.py; ``{{ms SYSTEM}}``.
+    corpora.py; ``{{ms SYSTEM}}``; ``{{learned CORPUS LABELS}}``, R@1 after so many choices.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -244,6 +244,8 @@ def fill(text: str, results: Results) -> str:
             return "< .001" if p < 0.001 else number(p)
         if kind == "job":
             return number(results.corpora[words[0]]["mean"])
+        if kind == "learned":
+            return number(next(s["after"] for s in results.learning[words[0]] if s["labels"] == int(words[1])))
         if kind == "ms":
             return f"{results.latency['ms'][words[0]]:.0f}"
         shown = number(results.figure(*kind.split("/")))
