@@ -1,4 +1,7 @@
-"""The reranker that ships, trained further on the labels of many corpora.
+"""The reranker that ships, trained further on the labels of many corpora: an experiment that does not ship.
+
+450 steps (75 minutes on one core) leave R@1 at .63 over the 199 tools of MetaTool, 100 queries
+(results/training/reranker_wide.json).
 
     python benchmarks/tools/reranker.py BEIR_FOLDERS MODEL OUT [--steps 700]
 
