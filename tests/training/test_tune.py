@@ -180,7 +180,7 @@ def test_events_in_the_order_of_time_and_what_they_say(index, retriever):
     # A request that comes twice with one document counts once; what was there before a time is known.
     assert len(read_choices(index, retriever, [*events, *events]).rows) == 2
     assert len(read_choices(index, retriever, events, since=1.0).rows) == 1
-    with pytest.raises(InputError, match="no label names a document of the index"):
+    with pytest.raises(InputError, match="none names a document of the index"):
         read_choices(index, retriever, events[2:])
 
 

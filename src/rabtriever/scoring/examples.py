@@ -69,7 +69,7 @@ class Examples:
         labelled, position = np.unique(of_row, return_inverse=True)
         counts = np.ones(len(rows), np.float32)
         named = keys[labelled], _rounded(embeddings[labelled])
-        return cls(_rounded(_unit(queries[rows])), position.astype(np.int32), counts, *named)
+        return cls(_rounded(unit(queries[rows])), position.astype(np.int32), counts, *named)
 
     def __len__(self) -> int:
         """Returns the number of examples: pairs of a query and a document."""
@@ -116,7 +116,7 @@ class Examples:
             states: float32 (n, H), embeddings of queries.
             earlier: int64 (n,), how many of the first examples may vote for each; all if None.
         """
-        similarities = _unit(states) @ self.queries.T
+        similarities = unit(states) @ self.queries.T
         if earlier is not None:
             similarities[np.arange(len(self)) >= earlier[:, None]] = -np.inf
         found = np.argpartition(-similarities, min(NEAREST, len(self) - 1), axis=1)[:, : NEAREST + 1]
@@ -149,10 +149,11 @@ class Examples:
         return cls(**halves, **whole, ridge=ridge, weight=weight, share=share)
 
 
-def _unit(states: np.ndarray) -> np.ndarray:
+def unit(states: np.ndarray) -> np.ndarray:
+    """Returns states (n, H) of length one, float32; those of zeros stay zeros."""
+    states = states.astype(np.float32)
     lengths = np.linalg.norm(states, axis=1, keepdims=True)
-    unit: np.ndarray = states / np.maximum(lengths, 1e-12)
-    return unit.astype(np.float32)
+    return cast(np.ndarray, states / np.maximum(lengths, 1e-12))
 
 
 def _rounded(states: np.ndarray) -> np.ndarray:

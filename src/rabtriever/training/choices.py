@@ -11,13 +11,13 @@ from rabtriever.data.feedback import FeedbackEvent
 from rabtriever.errors import InputError
 from rabtriever.index import Index
 from rabtriever.retriever import Rabtriever
-from rabtriever.scoring.examples import Examples
+from rabtriever.scoring.examples import Examples, unit
 from rabtriever.scoring.fusion import text_keys
 from rabtriever.training.teacher_cache import TeacherCache
 
 NEGATIVE = -0.25  # what a document counts that was shown above the chosen one
-_KNOWN = "tune: nothing new; all labels are known from before"
 SIMILAR = 0.9  # cosine of requests that mean the same: what one chose is no negative of a later one
+_KNOWN = "labels: nothing new; all are known from before"
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +84,7 @@ def read_choices(
     if not used and len(new) < len(events):
         raise InputError(_KNOWN)
     if not used:
-        message = "no label names a document of the index that was chosen and succeeded; check the ids"
-        raise InputError(f"tune: {message}")
+        raise InputError("labels: none names a document of the index that was chosen and succeeded; check the ids")
     states, ids = _states(retriever, used), list(contents)
     position, keys = {document: row for row, document in enumerate(ids)}, text_keys(list(contents.values()))
     known, fresh = _remembered(retriever.examples), []
@@ -116,10 +115,7 @@ def _states(retriever: Rabtriever, events: Sequence[FeedbackEvent]) -> np.ndarra
     """Returns the requests' unit embeddings, float32 (n, H): those that were stored, and else of their texts."""
     texts = [event.query or "" for event in events if event.state is None]
     encoded = iter(TeacherCache(retriever.encoder).states("query", texts).numpy() if texts else ())
-    states = np.stack([next(encoded) if e.state is None else e.state for e in events]).astype(np.float32)
-    lengths = np.linalg.norm(states, axis=1, keepdims=True)
-    unit: np.ndarray = states / np.maximum(lengths, 1e-12)
-    return unit
+    return unit(np.stack([next(encoded) if event.state is None else event.state for event in events]))
 
 
 def _remembered(examples: Examples | None) -> set[tuple[int, bytes]]:

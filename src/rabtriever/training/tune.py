@@ -59,7 +59,7 @@ def tune(index: Index, events: Sequence[FeedbackEvent]) -> dict[str, Any]:
     """
     retriever, number = cast(Rabtriever, index.retriever), index.learned.current
     if not retriever.fusion.beta:
-        raise InputError("tune: this retriever has no encoder's similarity to build on; distil it over an encoder")
+        raise InputError("index: its retriever has no encoder's similarity to build on; distil it over an encoder")
     choices = read_choices(index, retriever, events, index.learned.until)
     trial = _Trial(index, retriever, choices)
     present = Setting(retriever.correction)
