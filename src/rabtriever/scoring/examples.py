@@ -8,7 +8,7 @@ c_i (u_i - u) over the nearest i with d_i = d, where c_i is 1, or below 0 if d_i
 
 v_d is the ridge regression's answer to ``<v_d, e_j> = 1 for j = d, 0 for other labelled documents``, so that a document
 without labels gets what its neighbours among the labelled ones suggest. Documents that the predictor was not trained on
-get a share of the most that any labelled one gains, too: no example could speak for them. All of it is done to the
+get a share of the most that any labelled one gains, too: few examples speak for them. All of it is done to the
 query: documents, index and scan know nothing of it, and an example that is added counts at once.
 """
 
