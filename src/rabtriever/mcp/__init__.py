@@ -1,0 +1,1 @@
+"""A gateway that offers the tools of many MCP servers as two: search them, call one."""

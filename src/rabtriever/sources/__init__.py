@@ -1,0 +1,1 @@
+"""Catalogues and folders that people have already, read as documents."""
