@@ -60,6 +60,25 @@ def requests(path: Path, corpora: Mapping[str, Any]) -> None:
     _save(path, figure)
 
 
+def labels(path: Path, corpora: Mapping[str, Any]) -> None:
+    """Draws R@1 over the number of labels, with a teacher and without."""
+    figure, axes = pyplot.subplots(figsize=(6, 3.4))
+    for teacher, label, color in (
+        ("labels", "labels", OTHERS),
+        ("gemma", "labels, and EmbeddingGemma's lists of 3,000 requests", OURS),
+    ):
+        counted = re.compile(rf"labels_hwu64_minilm_{teacher}_(\d+)_seeds=1")
+        points = sorted((int(of[1]), job["mean"]) for name, job in corpora.items() if (of := counted.fullmatch(name)))
+        axes.plot(*zip(*points, strict=True), "o-", color=color, label=label)
+    none = corpora["none_hwu64_minilm_gemma_3000"]
+    axes.axhline(none["mean"], color=OURS, ls="--", lw=1, label="those lists, no labels")
+    axes.axhline(none["runs"][0]["zero_shot"], color=GREY, ls=":", lw=1, label="MiniLM")
+    axes.set(xscale="log", xlabel="labelled requests, HWU64 (64 documents)", ylabel="R@1")
+    axes.legend(fontsize=7)
+    axes.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:,.0f}"))
+    _save(path, figure)
+
+
 def learning(path: Path, curves: Mapping[str, Any]) -> None:
     """Draws R@1 on later requests over the number of choices."""
     figure, axes = pyplot.subplots(figsize=(6, 3.4))

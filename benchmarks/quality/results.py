@@ -79,6 +79,7 @@ class Results:
         self.corpora = {
             file.stem: json.loads(file.read_text()) for file in sorted((folder / "quality" / "corpora").glob("*.json"))
         }
+        self.cost = json.loads((folder / "quality" / "cost.json").read_text())["result"]
         self.latency = json.loads((folder / "quality" / "latency.json").read_text())["result"]
         self.learning = json.loads((folder / "quality" / "learning-curve.json").read_text())
         self.streams = json.loads((folder / "quality" / "learning-streams.json").read_text())
@@ -142,6 +143,17 @@ def first_hits(results: Results) -> str:
         for name, of in report.items()
     ]
     return "\n".join(table(["first hits of", "corpus", "mean probability", "right", "calibration error"], rows))
+
+
+def cost(results: Results) -> str:
+    """Returns the table of minutes on a core of what was trained here, and of dollars for teachers elsewhere."""
+    rows = []
+    for system in ("minilm-fine-tuned", "gemma-adapter", "ours-teacher", "ours-labels", "ours-gemma-labels"):
+        files = [results.systems.get((system, corpus)) for corpus in OWN]
+        rows.append([SYSTEMS[system] + ", minutes", *("" if of is None else f"{of['seconds'] / 60:.0f}" for of in files)])
+    dollars = [results.cost["corpora"][corpus]["dollars"] for corpus in OWN]
+    rows += [[f"{kind}, dollars", *(f"{of[kind]:.2f}" for of in dollars)] for kind in dollars[0]]
+    return "\n".join(table(["", *(TITLES[corpus] for corpus in OWN)], rows))
 
 
 def promise(results: Results) -> str:
@@ -216,6 +228,7 @@ TABLES = {
     "unseen": lambda r: compared(r, list(SYSTEMS), UNSEEN, "test_unseen", "minilm", False),
     "latency": latency,
     "first-hit": first_hits,
+    "cost": cost,
     "promise": promise,
     "out-of-scope": out_of_scope,
     "learning": learning,
@@ -230,7 +243,7 @@ def fill(text: str, results: Results) -> str:
 
     ``{{table NAME}}``; ``{{SYSTEM/CORPUS}}`` and ``{{SYSTEM/CORPUS/SPLIT/MEASURE}}``, a mean over queries;
     ``{{mean SYSTEM own}}`` or ``never``, over corpora; ``{{p A B CORPUS}}``; ``{{job NAME}}``, the mean R@1 of a job of
-    corpora.py; ``{{ms SYSTEM}}``; ``{{learned CORPUS LABELS}}``, R@1 after so many choices.
+    corpora.py; ``{{ms SYSTEM}}``; ``{{prices}}``; ``{{learned CORPUS LABELS}}``, R@1 after so many choices.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -246,6 +259,8 @@ def fill(text: str, results: Results) -> str:
             return number(results.corpora[words[0]]["mean"])
         if kind == "learned":
             return number(next(s["after"] for s in results.learning[words[0]] if s["labels"] == int(words[1])))
+        if kind == "prices":
+            return ", ".join(f"{name} (${price:g})" for name, price in results.cost["prices"].items())
         if kind == "ms":
             return f"{results.latency['ms'][words[0]]:.0f}"
         shown = number(results.figure(*kind.split("/")))
@@ -283,6 +298,7 @@ def main() -> None:
     folder = ROOT / "docs" / "figures"
     figures.pareto(folder / "pareto.svg", partial(results.mean, corpora=["clinc150", "hwu64"]), results.latency["ms"])
     figures.learning(folder / "learning.svg", {TITLES[name]: results.learning[name] for name in OWN})
+    figures.labels(folder / "labels.svg", results.corpora)
     figures.requests(folder / "requests.svg", results.corpora)
     figures.elsewhere(folder / "elsewhere.svg", results.figure, NEVER, UNSEEN, TITLES)
 
