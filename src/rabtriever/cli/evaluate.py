@@ -75,7 +75,8 @@ def run(args: argparse.Namespace) -> None:
         require_absent(args.report)
     data = load_data(args.data)
     data.labelled_queries(args.split, args.limit)  # checked before a model is loaded
-    retriever = reranker = None
+    retriever: Rabtriever | None = None
+    reranker: Reranker | None = None
     if set(names) - {"bm25", "reranker"}:
         from rabtriever.retriever import Rabtriever
 

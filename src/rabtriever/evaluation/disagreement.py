@@ -8,7 +8,7 @@ from typing import Any
 
 from rabtriever.evaluation.results import Evaluation
 
-EXAMPLES = 20
+EXAMPLES = 12
 
 
 def disagreements(evaluation: Evaluation) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def disagreements(evaluation: Evaluation) -> dict[str, Any]:
     Returns:
         ``{"n": queries, "counts": [{"right": name, "wrong": name, "n": queries}], "examples": [{"query": id, "text",
         "relevant": [{"id", "text"}], "right": [names], "answers": {name: {"id", "text", "probability",
-        "relevant_rank"}}}]}``, at most 20 examples. Each kind, by which systems are right, has its turn, the rarest
+        "relevant_rank"}}}]}``, at most 12 examples. Each kind, by which systems are right, has its turn, the rarest
         first; of one kind the most wrong first: those whose relevant document has the lowest rank, then those
         with the most probable wrong hit.
     """

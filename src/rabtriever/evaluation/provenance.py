@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rabtriever import __version__
 from rabtriever.data import RetrievalData
+from rabtriever.persistence.folder import ENCODER
 from rabtriever.threads import available_cores
 
 if TYPE_CHECKING:
@@ -106,7 +107,9 @@ def _lines(data: RetrievalData) -> Iterable[list[Any]]:
 def _identity(model: Encoder | Reranker) -> dict[str, Any]:
     described = model.describe()
     name = str(described["name"])
-    name = Path(name).name if os.path.isabs(name) else name  # where a folder lies says nothing elsewhere
+    if os.path.isabs(name):  # where a folder lies says nothing elsewhere
+        path = Path(name)
+        name = f"{path.parent.name}/{ENCODER}" if path.name == ENCODER else path.name
     return {**described, "name": name, "fingerprint": model.fingerprint, "numerics": model.numerics}
 
 

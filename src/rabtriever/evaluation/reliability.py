@@ -23,7 +23,9 @@ def reliability(system: SystemResult) -> dict[str, Any] | None:
     """
     if not system.has_probabilities:
         return None
-    pairs = [(one.probability, one.relevant_rank == 1) for one in system.answers.values() if one.probability is not None]
+    pairs = [
+        (one.probability, one.relevant_rank == 1) for one in system.answers.values() if one.probability is not None
+    ]
     probabilities, relevant = np.array(pairs, np.float64).T
     bin_of = np.minimum((probabilities * BINS).astype(int), BINS - 1)
     bins = []

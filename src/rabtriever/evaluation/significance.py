@@ -11,6 +11,7 @@ import numpy as np
 from rabtriever.evaluation.measures import MEASURES, interval
 from rabtriever.evaluation.results import SystemResult
 
+SIGNIFICANT = 0.05
 PERMUTATIONS = 10_000
 AT_A_TIME = 500  # permutations, which bounds the memory
 DECIMALS = 12  # differences that are equal but for rounding are equal

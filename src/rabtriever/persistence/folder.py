@@ -175,7 +175,9 @@ def require_absent(path: str | Path) -> None:
     nearest = next(folder for folder in (path, *path.parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         reason = "cannot be written" if nearest.is_dir() else "is a file"
-        raise StorageError(f"{path}: cannot be made ({nearest} {reason}); give another folder or change its permissions")
+        raise StorageError(
+            f"{path}: cannot be made ({nearest} {reason}); give another folder or change its permissions"
+        )
 
 
 @contextmanager

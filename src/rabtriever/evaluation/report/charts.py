@@ -65,9 +65,9 @@ class Plot:
             self.marks.append(element("line", class_="grid", x1=at, y1=TOP, x2=at, y2=bottom))
             self.text(at, bottom + 15, f"{tick:g}", "tick")
         self.text((LEFT + right) / 2, self.height - 6, x_name, "axis")
-        middle = (TOP + bottom) / 2
+        place = f"translate(11 {(TOP + bottom) / 2}) rotate(-90)"
         self.marks.append(
-            element("text", y_name, class_="axis", text_anchor="middle", transform=f"translate(11 {middle}) rotate(-90)")
+            element("text", y_name, class_="axis", text_anchor="middle", transform=place),
         )
 
     def svg(self, title: str, description: str) -> Element:

@@ -40,6 +40,17 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Child | Ite
     return element("div", made, class_="scroll", role="region", tabindex="0", aria_label=caption)
 
 
+def section(title: str, *content: Element | str | None) -> Element:
+    """Makes a section of the page; texts in it are notes."""
+    parts = [element("p", part, class_="note") if isinstance(part, str) else part for part in content]
+    return element("section", element("h2", title), parts)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns names as in a sentence."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def page(title: str, style: str, *body: Child | Iterable[Child]) -> str:
     """Returns a whole HTML page."""
     head = element(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from rabtriever.evaluation.report.markup import Child, element
+from rabtriever.evaluation.report.markup import Child, element, section
 
 
 def repeat(report: dict[str, Any]) -> Element:
@@ -13,7 +13,7 @@ def repeat(report: dict[str, Any]) -> Element:
     data, hardware = report["data"], report["hardware"]
     machine = [
         hardware["cpu"],
-        f"{hardware['cores']} cores",
+        f"{hardware['cores']} core{'s' * (hardware['cores'] > 1)}",
         f"{hardware['memory_gb']} GiB" if hardware["memory_gb"] else None,
         {True: "AVX-512 VNNI", False: "no AVX-512 VNNI", None: None}[hardware["vnni"]],
         hardware["gpu"],
@@ -22,7 +22,8 @@ def repeat(report: dict[str, Any]) -> Element:
     rows: dict[str, list[Child]] = {
         "Command": [element("code", report["command"])] if report["command"] else [],
         "Data": [
-            f"{data['name']}, {data['split']}: {data['documents']:,} documents, {data['labels']:,} judgements; SHA-256 ",
+            f"{data['name']}, {data['split']}: {data['documents']:,} documents, {data['labels']:,} judgements; ",
+            "SHA-256 ",
             element("code", data["sha256"]),
         ],
         **{name.capitalize(): _model(one) for name, one in report["models"].items()},
@@ -32,13 +33,20 @@ def repeat(report: dict[str, Any]) -> Element:
         "Time": [f"{report['started']}, {report['seconds']:g} seconds"],
         "Files": ["report.json: all figures of this page; queries.csv: each query; runs/: TREC runs"],
     }
-    terms = [(element("dt", name), element("dd", content)) for name, content in rows.items() if content]
-    return element("section", element("h2", "How to repeat it"), element("dl", terms))
+    terms = [
+        part for name, content in rows.items() if content for part in (element("dt", name), element("dd", content))
+    ]
+    return section("How to repeat it", element("dl", terms))
 
 
 def _model(found: dict[str, Any]) -> list[Child]:
-    facts = [found["name"] or "unnamed", *(found[key] for key in ("backend", "numerics") if key in found)]
-    content: list[Child] = [", ".join(facts), "; fingerprint ", element("code", found["fingerprint"])]
+    computed = f", computed by {found['numerics']}" if "numerics" in found else ""
+    content: list[Child] = [
+        found["name"] or "unnamed",
+        computed,
+        "; fingerprint ",
+        element("code", found["fingerprint"]),
+    ]
     if "prompt_hash" in found:
         content += ["; prompt SHA-256 ", element("code", found["prompt_hash"])]
     if "truncated" in found:
