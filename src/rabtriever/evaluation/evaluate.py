@@ -163,5 +163,7 @@ def _run_path(runs_dir: str | Path, name: str) -> Path:
     folder = Path(runs_dir)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: give a folder for the runs")
+    if Path(name).name != name:
+        raise InputError(f"system {name!r} cannot name a run's file: rename it without slashes")
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{name}.trec"
