@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from rabtriever.index import Hit
 
 System = Callable[[list[str]], Any]  # of list[list[Hit]]: type checkers see one overload alone in a partial
-"""Ranks documents for each query: returns ``list[list[Hit]]``, each best first; ``id`` and ``log_odds`` are read."""
+"""Ranks documents for each query: returns ``list[list[Hit]]``, each best first; ``id``, ``log_odds`` and, in
+reports, ``probability`` are read."""
 
 
 def evaluate(

@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from rabtriever.evaluation.measures import MEASURES, interval
 from rabtriever.evaluation.results import SystemResult
@@ -17,7 +18,9 @@ AT_A_TIME = 500  # permutations, which bounds the memory
 DECIMALS = 12  # differences that are equal but for rounding are equal
 
 
-def compare_systems(systems: Mapping[str, SystemResult], seed: int = 0) -> list[dict[str, Any]]:
+def compare_systems(
+    systems: Mapping[str, SystemResult], seed: int = 0, show_progress_bar: bool = False
+) -> list[dict[str, Any]]:
     """Compares all pairs of systems on all measures.
 
     Returns:
@@ -26,14 +29,15 @@ def compare_systems(systems: Mapping[str, SystemResult], seed: int = 0) -> list[
     """
     pairs = list(combinations(systems, 2))
     rows: list[dict[str, Any]] = [{"a": a, "b": b, "measures": {}} for a, b in pairs]
-    for measure in MEASURES:
-        for row in rows:
+    for row in tqdm(rows, desc="comparing systems", disable=not show_progress_bar):
+        for measure in MEASURES:
             a, b = (np.array(systems[row[side]].values(measure)) for side in ("a", "b"))
             row["measures"][measure] = {
                 "difference": float((a - b).mean()),
                 "interval": list(interval((a - b).tolist(), seed)),
                 "p": randomisation_test(a, b, seed),
             }
+    for measure in MEASURES:
         corrected = holm([row["measures"][measure]["p"] for row in rows])
         for row, p in zip(rows, corrected, strict=True):
             row["measures"][measure]["p_holm"] = p

@@ -65,8 +65,9 @@ def student_and_teacher(report: dict[str, Any]) -> Element | None:
     note = (
         f"Student: retriever; teacher: reranker. Both put the same document first for {fidelity['top1_agreement']:.1%} "
         f"of the queries. Pearson correlation of log-odds over {found['n_pairs']:,} pairs that both scored: {shown}; "
-        f"the chart shows {len(found['pairs']):,} of them, drawn at random, squares where the document is relevant. "
-        "Right: a relevant document comes first."
+        f"the chart shows {sum(pair['relevant'] for pair in found['pairs']):,} of the relevant ones (squares) and "
+        f"{sum(not pair['relevant'] for pair in found['pairs']):,} of the others, drawn at random. Right: a relevant "
+        "document comes first."
     )
     chart = element("figure", log_odds_chart(found["pairs"], pearson)) if found["pairs"] else None
     tables = [

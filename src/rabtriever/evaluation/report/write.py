@@ -70,7 +70,7 @@ def write_report(
         evaluation = evaluate_queries(data, systems, split, limit, seed, place / "runs", show_progress_bar)
         documents = [document.content for document in data.documents.values()]
         report = {
-            **make_report(evaluation),
+            **make_report(evaluation, show_progress_bar),
             "data": describe_data(data, split),
             "models": describe_models(list(evaluation.queries.values()), documents, retriever, reranker),
             **describe_machine(),
@@ -86,7 +86,7 @@ def write_report(
     return evaluation.summary()
 
 
-def make_report(evaluation: Evaluation) -> dict[str, Any]:
+def make_report(evaluation: Evaluation, show_progress_bar: bool = False) -> dict[str, Any]:
     """Returns, JSON-ready, what follows from the answers."""
     summary, seed = evaluation.summary(), evaluation.seed
     return {
@@ -95,7 +95,7 @@ def make_report(evaluation: Evaluation) -> dict[str, Any]:
         "significance": {
             "permutations": PERMUTATIONS,
             "seed": seed,
-            "pairs": compare_systems(evaluation.systems, seed),
+            "pairs": compare_systems(evaluation.systems, seed, show_progress_bar),
         },
         "student_and_teacher": _student_and_teacher(evaluation, summary["fidelity"]),
         "disagreements": disagreements(evaluation),
