@@ -1,6 +1,8 @@
 """`rabtriever evaluate`: which systems it makes, what they rank, and a query's own document."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +58,41 @@ def test_the_table_says_what_it_contains(workspace, capsys):
     assert main(["evaluate", "data", "--model", "student", "--limit", "2"]) == 0
     out = capsys.readouterr().out
     assert "2 queries" in out and "ms_per_query: median of new queries" in out and "fidelity" not in out
+
+
+def test_a_report_names_what_makes_it_reproducible(workspace, capsys):
+    argv = ["data", "--model", "student", "--systems", "bm25,retriever,reranker", "--limit", "3", "--seed", "5"]
+    found = report(capsys, *argv, "--report", "out/report")
+    written = json.loads((workspace / "out" / "report" / "report.json").read_text())
+    assert written["command"] == f"rabtriever evaluate {' '.join(argv)} --report out/report --json"
+    assert written["n_queries"] == found["n_queries"] == 3 and written["seed"] == 5
+    assert list(written["systems"]) == list(found["systems"])
+    assert written["models"]["retriever"]["name"] == "student"
+    assert set(written["models"]) == {"retriever", "encoder", "reranker"}
+    assert written["student_and_teacher"]["fidelity"] == found["fidelity"]
+    assert sorted(path.stem for path in (workspace / "out" / "report" / "runs").iterdir()) == sorted(found["systems"])
+    assert main(["evaluate", *argv[:3], "--systems", "bm25", "--report", "text"]) == 0
+    assert capsys.readouterr().out.endswith("report: text/report.html\n")
+    assert set(json.loads((workspace / "text" / "report.json").read_text())["models"]) == set()  # none was used
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--report", "data"], "data: exists already; give another folder or remove it"),
+        (["--report", "data/corpus.jsonl/report"], "corpus.jsonl is a file"),
+        (["--report", "closed/report"], "closed cannot be written"),
+        (["--report", "report", "--runs", "runs"], "not allowed with argument --report"),
+    ],
+)
+def test_a_place_for_a_report_is_checked_before_the_work(workspace, capsys, monkeypatch, argv, message):
+    (workspace / "closed").mkdir()
+    access = os.access  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "closed" and access(path, mode))
+    before = sorted(workspace.rglob("*"))
+    assert main(["evaluate", "data", "--model", "nowhere", *argv]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert message in line and sorted(workspace.rglob("*")) == before
 
 
 def test_a_querys_own_document_is_left_out(workspace, capsys):

@@ -237,6 +237,13 @@ def test_a_file_is_no_folder_for_runs(tmp_path: Path) -> None:
         evaluate(DATA, {"retriever": retriever}, runs_dir=tmp_path / "runs")
 
 
+@pytest.mark.parametrize("name", ["../retriever", "a/b"])
+def test_a_system_whose_name_is_no_file_name_is_an_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="cannot name a run's file"):
+        evaluate(DATA, {name: retriever}, runs_dir=tmp_path / "runs")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_split_is_refused_before_any_system_is_asked() -> None:
     def never(queries: list[str]) -> list[list[Ranked]]:
         raise AssertionError(queries)

@@ -159,7 +159,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path, monkey
         require_absent(tmp_path / "file" / "x")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # a read-only mount; root may write elsewhere
     for check in (require_absent, lambda path: atomic_folder(path).__enter__()):
-        with pytest.raises(StorageError, match="new/x: cannot be made .*cannot be written.*another --out"):
+        with pytest.raises(StorageError, match="new/x: cannot be made .*cannot be written.*another folder"):
             check(tmp_path / "new" / "x")
     assert not (tmp_path / "new").exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -37,10 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.add_arguments(command)
         command.add_argument("--json", action="store_true", help="print one JSON object")
         command.set_defaults(run=module.run)
+    argv = rename_flags(sys.argv[1:] if argv is None else argv)
     try:
-        args = parser.parse_args(rename_flags(sys.argv[1:] if argv is None else argv))
+        args = parser.parse_args(argv)
     except SystemExit as stop:  # argparse's way to end: --help, --version, or a fault that it has printed
         return int(stop.code or 0)
+    args.command_line = shlex.join(["rabtriever", *argv])  # for reports
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves: for programmers
     try:

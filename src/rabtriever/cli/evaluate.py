@@ -6,6 +6,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rabtriever.cli.arguments import (
@@ -16,6 +17,7 @@ from rabtriever.cli.arguments import (
     prompt_options,
 )
 from rabtriever.errors import InputError
+from rabtriever.persistence.folder import require_absent
 
 if TYPE_CHECKING:
     from rabtriever.data import RetrievalData
@@ -51,7 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest corpus of which the reranker scores every document; of a larger one it scores the best "
         f"{RERANK_DEPTH} of the retriever, or of BM25 without one (default: {RERANK_ALL_UP_TO})",
     )
-    parser.add_argument("--runs", metavar="DIR", help="folder for TREC runs")
+    outputs = parser.add_mutually_exclusive_group()
+    outputs.add_argument("--runs", metavar="DIR", help="folder for TREC runs")
+    outputs.add_argument(
+        "--report", metavar="DIR", help="new folder for a page, figures with intervals, each query's result and runs"
+    )
     add_prompt_arguments(parser)
     add_model_arguments(parser)
 
@@ -65,9 +71,12 @@ def run(args: argparse.Namespace) -> None:
     from rabtriever.data import load_data
     from rabtriever.evaluation import evaluate
 
+    if args.report:
+        require_absent(args.report)
     data = load_data(args.data)
     data.labelled_queries(args.split, args.limit)  # checked before a model is loaded
-    retriever = reranker = None
+    retriever: Rabtriever | None = None
+    reranker: Reranker | None = None
     if set(names) - {"bm25", "reranker"}:
         from rabtriever.retriever import Rabtriever
 
@@ -77,8 +86,26 @@ def run(args: argparse.Namespace) -> None:
 
         reranker = load_reranker(args.model, **load_options(args), **prompt_options(args))
     systems = make_systems(names, data, retriever, reranker, args.rerank_all_up_to)
-    report = evaluate(data, systems, args.split, args.limit, args.seed, args.runs, show_progress_bar=True)
-    print_result(args, report, format_report(report))
+    if args.report is None:
+        report = evaluate(data, systems, args.split, args.limit, args.seed, args.runs, show_progress_bar=True)
+        return print_result(args, report, format_report(report))
+    from rabtriever.evaluation.report import write_report
+
+    if retriever and any(name == "reranker" or rerank_depth(name) for name in names):
+        reranker = retriever.reranker
+    report = write_report(
+        args.report,
+        data,
+        systems,
+        args.split,
+        args.limit,
+        args.seed,
+        retriever=retriever,
+        reranker=reranker,
+        command=args.command_line,
+        show_progress_bar=True,
+    )
+    print_result(args, report, f"{format_report(report)}\nreport: {Path(args.report) / 'report.html'}")
 
 
 def rerank_depth(system: str) -> int | None:

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from rabtriever.data import RetrievalData, Run
+from rabtriever.data import RetrievalData
 from rabtriever.errors import InputError
-from rabtriever.evaluation.measures import MAX_CUTOFF, MEASURES, agreement, interval, mean_measures, measure_queries
+from rabtriever.evaluation.measures import MAX_CUTOFF
+from rabtriever.evaluation.results import STUDENT, TEACHER, Answer, Evaluation, SystemResult, is_compared, rank_scores
 from rabtriever.evaluation.runs import run_file
 
 if TYPE_CHECKING:
     from rabtriever.index import Hit
 
 System = Callable[[list[str]], Any]  # of list[list[Hit]]: type checkers see one overload alone in a partial
-"""Ranks documents for each query: returns ``list[list[Hit]]``, each best first; ``id`` and ``log_odds`` are read."""
-
-TIMING = "median of new queries, one at a time, encoding included; no query cached, documents' caches warm"
+"""Ranks documents for each query: returns ``list[list[Hit]]``, each best first; ``id``, ``log_odds`` and, in
+reports, ``probability`` are read."""
 
 
 def evaluate(
@@ -73,58 +72,51 @@ def evaluate(
         InputError: no system, no such split, log-odds that are not finite, a document that comes twice or is not in the
             corpus, or an id that a TREC run cannot hold.
     """
+    return evaluate_queries(data, systems, split, limit, seed, runs_dir, show_progress_bar).summary()
+
+
+def evaluate_queries(
+    data: RetrievalData,
+    systems: Mapping[str, System],
+    split: str = "test",
+    limit: int | None = None,
+    seed: int = 0,
+    runs_dir: str | Path | None = None,
+    show_progress_bar: bool = False,
+) -> Evaluation:
+    """Returns what systems answered to each query; arguments and errors as in :func:`evaluate`."""
     queries = data.labelled_queries(split, limit, seed)
     if not systems:
         raise InputError("no system to evaluate: give at least one")
-    scored: dict[str, Run] = {name: {} for name in systems}
-    seconds: dict[str, list[float]] = {name: [] for name in systems}
-    n_hits = 0
-    compared = {"retriever", "reranker"} if {"retriever", "reranker"} <= systems.keys() else set()
-    with ExitStack() as stack:
-        write = {name: stack.enter_context(run_file(_run_path(runs_dir, name), name)) for name in systems if runs_dir}
-        for name, system in systems.items():
-            for query, ranking, elapsed in _run_system(name, system, data, queries, show_progress_bar):
-                if runs_dir:
-                    write[name](query, _run_scores(ranking))
-                # Only what the report looks at is held in memory; runs go to disk whole.
-                scored[name][query] = ranking if name in compared else dict(islice(ranking.items(), MAX_CUTOFF))
-                seconds[name] += elapsed
-                n_hits = max(n_hits, len(ranking))
     qrels = {
         query: {d: grade for d, grade in data.qrels[split][query].items() if not data.is_own_document(query, d)}
         for query in queries
     }
-    # Ranks, not scores: the order of hits is the ranking, ties included.
-    rows = {name: measure_queries(qrels, {q: _rank_scores(r) for q, r in run.items()}) for name, run in scored.items()}
-    quality = {name: mean_measures(of_system) for name, of_system in rows.items()}
-    return {
-        "n_queries": len(queries),
-        "own_documents_left_out": sum(data.is_own_document(query, query) for query in queries),
-        "judged_documents_not_in_corpus": sum(d not in data.documents for grades in qrels.values() for d in grades),
-        "timing": f"{TIMING}; at most {n_hits} hits",
-        "systems": {
-            name: {
-                **quality[name],
-                "R@1_interval": list(interval([row["R@1"] for row in rows[name].values()])),
-                "ms_per_query": 1000 * median(seconds[name]),
-            }
-            for name in systems
-        },
-        "fidelity": _fidelity(quality, scored) if compared else {},
-    }
-
-
-def _fidelity(quality: Mapping[str, Mapping[str, float]], scored: Mapping[str, Run]) -> dict[str, float | None]:
-    """Returns the retriever's measures over the reranker's, and how far their rankings agree."""
-    pairs = {name: (quality["retriever"][name], quality["reranker"][name]) for name in MEASURES}
-    ratios = {name: value / reference if reference else None for name, (value, reference) in pairs.items()}
-    return {**ratios, **agreement(scored["retriever"], scored["reranker"])}
+    answers: dict[str, dict[str, Answer]] = {name: {} for name in systems}
+    compared = {STUDENT, TEACHER} if is_compared(systems) else set()
+    n_hits = 0
+    with ExitStack() as stack:
+        write = {name: stack.enter_context(run_file(_run_path(runs_dir, name), name)) for name in systems if runs_dir}
+        for name, system in systems.items():
+            for query, hits, seconds in _run_system(name, system, queries, show_progress_bar):
+                hits = _checked_hits(hits, data, name, query)
+                ranking = {hit.id: float(hit.log_odds) for hit in hits}
+                if runs_dir:
+                    write[name](query, _run_scores(ranking))
+                # Only what the report looks at is held in memory; runs go to disk whole.
+                held = ranking if name in compared else dict(islice(ranking.items(), MAX_CUTOFF))
+                ranks = (rank for rank, hit in enumerate(hits, start=1) if qrels[query].get(hit.id, 0) > 0)
+                probability = getattr(hits[0], "probability", None) if hits else None
+                answers[name][query] = Answer(held, probability, next(ranks, None), seconds)
+                n_hits = max(n_hits, len(ranking))
+    results = {name: SystemResult(of_system, qrels) for name, of_system in answers.items()}
+    return Evaluation(data, split, queries, qrels, results, n_hits, seed)
 
 
 def _run_system(
-    name: str, system: System, data: RetrievalData, queries: Mapping[str, str], show_progress_bar: bool
-) -> Iterator[tuple[str, dict[str, float], list[float]]]:
-    """Yields each query, its ranking as document id -> log-odds, best first, and its seconds if its text is new."""
+    name: str, system: System, queries: Mapping[str, str], show_progress_bar: bool
+) -> Iterator[tuple[str, Sequence[Hit], float | None]]:
+    """Yields each query, its hits, and the seconds that they took if its text is new."""
     _clear_query_cache(system)
     system([next(iter(queries.values()))])  # whatever is compiled or opened at the first call
     _clear_query_cache(system)
@@ -135,7 +127,7 @@ def _run_system(
         elapsed = time.perf_counter() - started
         if len(results) != 1:
             raise InputError(f"system {name!r} gave {len(results)} rankings for one query: return one for each")
-        yield query, _checked_ranking(results[0], data, name, query), [] if text in seen else [elapsed]
+        yield query, results[0], None if text in seen else elapsed
         seen.add(text)
 
 
@@ -148,33 +140,31 @@ def _clear_query_cache(system: Any) -> None:  # noqa: ANN401
         retriever.clear_caches()
 
 
-def _checked_ranking(hits: Sequence[Hit], data: RetrievalData, name: str, query: str) -> dict[str, float]:
-    """Returns document id -> log-odds, best first, without the query's own document."""
-    subject, ranking = f"system {name!r}, query {query!r}: document", {}
+def _checked_hits(hits: Sequence[Hit], data: RetrievalData, name: str, query: str) -> list[Hit]:
+    """Returns the hits without the query's own document."""
+    subject, seen = f"system {name!r}, query {query!r}: document", set()
     for hit in hits:
         if hit.id not in data.documents:
             raise InputError(f"{subject} {hit.id!r} is not in {data.name}: let it search the corpus it is measured on")
-        if hit.id in ranking:
+        if hit.id in seen:
             raise InputError(f"{subject} {hit.id!r} comes twice: rank it once")
         if not math.isfinite(hit.log_odds):
             raise InputError(f"{subject} {hit.id!r} has log-odds {hit.log_odds}: give finite ones")
-        ranking[hit.id] = float(hit.log_odds)
-    return {document: score for document, score in ranking.items() if not data.is_own_document(query, document)}
-
-
-def _rank_scores(ids: Iterable[str]) -> dict[str, float]:
-    return {document: -float(rank) for rank, document in enumerate(ids, start=1)}
+        seen.add(hit.id)
+    return [hit for hit in hits if not data.is_own_document(query, hit.id)]
 
 
 def _run_scores(ranking: dict[str, float]) -> dict[str, float]:
     """Returns scores that sort to the ranking: its log-odds if they strictly fall, minus the ranks otherwise."""
     falling = all(better > worse for better, worse in pairwise(ranking.values()))
-    return ranking if falling else _rank_scores(ranking)
+    return ranking if falling else rank_scores(ranking)
 
 
 def _run_path(runs_dir: str | Path, name: str) -> Path:
     folder = Path(runs_dir)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: give a folder for the runs")
+    if Path(name).name != name:
+        raise InputError(f"system {name!r} cannot name a run's file: rename it without slashes")
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{name}.trec"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -15,16 +15,22 @@ MEASURES = {"R@1": "R@1", "R@3": "R@3", "R@10": "R@10", "MRR@10": "RR@10", "nDCG
 
 MAX_CUTOFF = 10  # no measure looks deeper
 CALIBRATION_BINS = 15
-
-
 RESAMPLES = 2000
 
 
-def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """Returns what 95% of the means of resampled ``values`` lie between (the percentile bootstrap)."""
+def interval(
+    values: Sequence[float], seed: int = 0, statistic: Callable[..., np.ndarray] = np.mean
+) -> tuple[float, float]:
+    """Returns what 95% of the means of resampled ``values`` lie between (the percentile bootstrap).
+
+    Args:
+        values: One of each query.
+        seed: Of the resampling; with the same one, two systems' queries are resampled alike.
+        statistic: ``np.mean``, or another that takes ``axis``.
+    """
     array = np.asarray(values)
     rows = np.random.default_rng(seed).integers(len(array), size=(RESAMPLES, len(array)))
-    low, high = np.percentile(array[rows].mean(axis=1), [2.5, 97.5])
+    low, high = np.percentile(statistic(array[rows], axis=1), [2.5, 97.5])
     return float(low), float(high)
 
 

@@ -171,11 +171,13 @@ def require_absent(path: str | Path) -> None:
     """Raises ConflictError if something other than an empty folder is at ``path``; StorageError if none can be made."""
     path = absolute_path(path)
     if path.exists() and not (path.is_dir() and all(entry.name.startswith(UNFINISHED) for entry in path.iterdir())):
-        raise ConflictError(f"{path}: exists already; give another --out or remove it")
+        raise ConflictError(f"{path}: exists already; give another folder or remove it")
     nearest = next(folder for folder in (path, *path.parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         reason = "cannot be written" if nearest.is_dir() else "is a file"
-        raise StorageError(f"{path}: cannot be made ({nearest} {reason}); give another --out or change its permissions")
+        raise StorageError(
+            f"{path}: cannot be made ({nearest} {reason}); give another folder or change its permissions"
+        )
 
 
 @contextmanager
@@ -224,4 +226,4 @@ def _move_contents(folder: Path, place: Path) -> None:
 
 
 def _cannot_be_made(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"{path}: cannot be made ({error.strerror}); give another --out, or make room")
+    return StorageError(f"{path}: cannot be made ({error.strerror}); give another folder, or make room")
