@@ -114,6 +114,21 @@ def test_what_the_index_lacks_stays(tools, tools_index):
     assert seen == [WORDS]
 
 
+def test_a_condition_and_a_changing_index(tools, tiny_retriever):
+    index = Index.build(None, tiny_retriever, tool_documents(tools))
+    middleware = RabtrieverToolSelectorMiddleware(index, k=20, where="id <> 'bread'")
+
+    def seen():
+        return run_agent(middleware, tools, [HumanMessage(QUERY)])[0][0]
+
+    assert seen() == [hit.id for hit in index.search(QUERY, 20, where="id <> 'bread'")]
+    index.delete(["lamp", "song"])  # then they are unknown to the index, and stay
+    assert seen() == [*(hit.id for hit in index.search(QUERY, 20, where="id <> 'bread'")), "song", "lamp"]
+    index.add(tool_documents([function_tool("elsewhere")]))
+    where = "id NOT IN ('bread', 'elsewhere')"
+    assert seen() == [*(hit.id for hit in index.search(QUERY, 20, where=where)), "song", "lamp"]
+
+
 def test_a_wrong_name_is_told(tools, tools_index):
     middleware = RabtrieverToolSelectorMiddleware(tools_index, always_include=["musik"])
     with pytest.raises(InputError, match="always_include 'musik'"):

@@ -26,9 +26,7 @@ ANTHROPIC_TOOLS = [
 
 
 def test_every_shape_of_a_tool_is_the_same_document():
-    mcp = [
-        {"name": t["name"], "description": t["description"], "inputSchema": t["parameters"]} for t in OPENAI_TOOLS
-    ]
+    mcp = [{"name": t["name"], "description": t["description"], "inputSchema": t["parameters"]} for t in OPENAI_TOOLS]
     chat = [{"type": "function", "function": {k: v for k, v in t.items() if k != "type"}} for t in OPENAI_TOOLS]
     expected = tool_documents(mcp)
     assert expected == tool_documents(chat) == tool_documents(OPENAI_TOOLS) == tool_documents(ANTHROPIC_TOOLS)
@@ -85,7 +83,13 @@ def test_a_refusal_names_what_came_closest(tiny_retriever, tool_index, monkeypat
 def test_an_answer_to_openai_holds_the_tools_of_a_search(tool_index, arguments):
     responses = pytest.importorskip("openai").types.responses
     assert responses.ToolSearchTool.model_validate(openai_search_tool()).execution == "client"
-    call = {"id": "tsc_1", "call_id": "call_1", "execution": "client", "status": "completed", "type": "tool_search_call"}
+    call = {
+        "id": "tsc_1",
+        "call_id": "call_1",
+        "execution": "client",
+        "status": "completed",
+        "type": "tool_search_call",
+    }
     call = responses.ResponseToolSearchCall(arguments=arguments, **call)
     answer = openai_search_output(tool_index, OPENAI_TOOLS, call, 4)
     assert TypeAdapter(responses.ResponseToolSearchOutputItemParamParam).validate_python(answer)

@@ -11,6 +11,8 @@ from rabtriever.errors import InputError
 from rabtriever.index import Index
 from rabtriever.index.search import SearchOptions
 from rabtriever.integrations.extras import needs
+from rabtriever.rerankers.loading import load_reranker
+from rabtriever.retriever import Rabtriever
 
 with needs("haystack"):
     from haystack import Document, component, default_to_dict
@@ -124,15 +126,9 @@ class RabtrieverRanker:
 
     def warm_up(self) -> None:
         """Loads the model; raises InputError if there is none."""
-        if self._ranker is not None:
-            return
-        if self.kind == "reranker":
-            from rabtriever.rerankers.loading import load_reranker as load
-        else:
-            from rabtriever.retriever import Rabtriever
-
-            load = Rabtriever.from_pretrained
-        self._ranker = load(self.model, **self.loading)
+        if self._ranker is None:
+            load = load_reranker if self.kind == "reranker" else Rabtriever.from_pretrained
+            self._ranker = load(self.model, **self.loading)
 
     @component.output_types(documents=list[Document])
     def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, list[Document]]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
+from typing import Any
 
 from typing_extensions import Unpack
 
 from rabtriever import data
 from rabtriever.errors import InputError
-from rabtriever.index import Index
+from rabtriever.index import Hit, Index
 from rabtriever.index.search import SearchKeywords
-from rabtriever.index.snapshot import id_filter
 from rabtriever.integrations import tool_search
 from rabtriever.integrations.extras import needs
+from rabtriever.integrations.tool_search import where_among
 
 with needs("langchain"):
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
@@ -25,13 +25,6 @@ with needs("langchain"):
     from langchain_core.tools import BaseTool
     from langchain_core.utils.function_calling import convert_to_openai_tool
     from pydantic import ConfigDict
-
-
-class Ranker(Protocol):
-    """A reranker of any kind, or a :class:`rabtriever.Rabtriever`."""
-
-    def rank(self, query: str, documents: Iterable[str], top_k: int | None = None) -> list[dict[str, int | float]]:
-        """Returns ``[{"corpus_id": position, "score": probability}, ...]``, best first."""
 
 
 class RabtrieverRetriever(BaseRetriever):
@@ -69,19 +62,12 @@ class RabtrieverRetriever(BaseRetriever):
     ) -> list[Document]:
         names = ("k", "where", "mode", "rerank", "threshold", "refuse", "reranker")
         hits = self.index.search(query, **{name: getattr(self, name) for name in names} | options)
-        return [
-            Document(
-                hit.text,
-                id=hit.id,
-                metadata={
-                    **hit.metadata,
-                    "relevance_score": hit.probability,
-                    "log_odds": hit.log_odds,
-                    "id": hit.id,
-                },
-            )
-            for hit in hits
-        ]
+        return [_document(hit) for hit in hits]
+
+
+def _document(hit: Hit) -> Document:
+    ours = {"relevance_score": hit.probability, "log_odds": hit.log_odds, "id": hit.id}
+    return Document(hit.text, id=hit.id, metadata={**hit.metadata, **ours})
 
 
 class RabtrieverRerank(BaseDocumentCompressor):
@@ -102,13 +88,13 @@ class RabtrieverRerank(BaseDocumentCompressor):
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """Returns the best documents, best first."""
-        ranker: Ranker = self.ranker
-        ranked = ranker.rank(query, [document.page_content for document in documents], self.top_n) if documents else []
-        return [
-            one.model_copy(update={"metadata": {**one.metadata, "relevance_score": row["score"]}})
-            for row in ranked
-            for one in [documents[int(row["corpus_id"])]]
-        ]
+        texts = [document.page_content for document in documents]
+        ranked = self.ranker.rank(query, texts, self.top_n) if documents else []
+        return [_with_score(documents[row["corpus_id"]], row["score"]) for row in ranked]
+
+
+def _with_score(document: Document, score: float) -> Document:
+    return document.model_copy(update={"metadata": {**document.metadata, "relevance_score": score}})
 
 
 class RabtrieverToolSelectorMiddleware(AgentMiddleware):
@@ -121,8 +107,8 @@ class RabtrieverToolSelectorMiddleware(AgentMiddleware):
         index: Of the agent's tools (:func:`tool_documents`), and of others, if you like.
         k: Tools that are chosen, at most.
         always_include: Names of tools that are always there.
-        **options: Of :meth:`rabtriever.Index.search`, but ``where``. With ``threshold`` or ``refuse`` the model may see
-            no tool of the index.
+        **options: Of :meth:`rabtriever.Index.search`. With ``threshold`` or ``refuse`` the model may see no tool of the
+            index.
     """
 
     def __init__(
@@ -134,6 +120,7 @@ class RabtrieverToolSelectorMiddleware(AgentMiddleware):
     ) -> None:
         super().__init__()
         self.index, self.k, self.always_include, self.options = index, k, set(always_include), options
+        self._indexed: tuple[object, set[str], str | None] = (None, set(), None)
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -155,10 +142,23 @@ class RabtrieverToolSelectorMiddleware(AgentMiddleware):
             raise InputError(f"always_include {missing[0]!r}: the agent has no such tool; correct the name")
         if not said.strip():
             return request
-        among = {document.id for document in self.index.get(sorted(named.keys() - self.always_include))}
-        hits = self.index.search(said, self.k, where=id_filter(sorted(among)), **self.options) if among else []
+        among, where = self._indexed_among(named.keys() - self.always_include)
+        options: SearchKeywords = {**self.options, "where": where}
+        hits = self.index.search(said, self.k, **options) if among else []
         others = [tool for tool in request.tools if isinstance(tool, dict) or tool.name not in among]
         return request.override(tools=[*(named[hit.id] for hit in hits), *others])
+
+    def _indexed_among(self, names: Set[str]) -> tuple[set[str], str | None]:
+        """Returns which of the names the index holds, and the condition of a search among them.
+
+        That is looked up again when the names or the index change: over 5,000 tools it takes longer than a search.
+        """
+        key = (frozenset(names), self.index.table.version)
+        if self._indexed[0] != key:
+            among = {document.id for document in self.index.get(sorted(names))}
+            where = self.options.get("where")
+            self._indexed = (key, among, where if len(among) == len(self.index) else where_among(among, where))
+        return self._indexed[1:]
 
 
 def tool_documents(tools: Iterable[BaseTool | Callable[..., Any]]) -> list[data.Document]:

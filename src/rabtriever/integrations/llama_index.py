@@ -12,9 +12,9 @@ from rabtriever import data
 from rabtriever.errors import InputError
 from rabtriever.index import Index
 from rabtriever.index.search import SearchKeywords
-from rabtriever.index.snapshot import id_filter
 from rabtriever.integrations import tool_search
 from rabtriever.integrations.extras import needs
+from rabtriever.integrations.tool_search import where_among
 
 with needs("llama-index"):
     from llama_index.core.base.base_retriever import BaseRetriever
@@ -104,10 +104,10 @@ def tool_retriever(
         index: Of these tools (:func:`tool_documents`), and of others, if you like.
         tools: What can be found.
         similarity_top_k: Tools, at most.
-        **options: Of :meth:`rabtriever.Index.search`, but ``where``.
+        **options: Of :meth:`rabtriever.Index.search`.
     """
-    among = id_filter([str(tool.metadata.name) for tool in tools])
-    retriever = RabtrieverRetriever(index, similarity_top_k, where=among, **options)
+    options["where"] = where_among([str(tool.metadata.name) for tool in tools], options.get("where"))
+    retriever = RabtrieverRetriever(index, similarity_top_k, **options)
     return ObjectRetriever(retriever, SimpleToolNodeMapping.from_objects(tools))
 
 

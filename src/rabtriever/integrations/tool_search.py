@@ -17,6 +17,7 @@ from rabtriever.errors import InputError, shorten
 from rabtriever.index import Index
 from rabtriever.index.hits import Hits
 from rabtriever.index.search import SearchKeywords
+from rabtriever.index.snapshot import id_filter
 from rabtriever.sources.tools import tool_document
 
 SEARCH_TOOL = "search_tools"
@@ -128,6 +129,12 @@ def retrieve_tools_function(index: Index, k: int = 5, **options: Unpack[SearchKe
 
     search_tools.__doc__ = DESCRIPTION  # which the model reads
     return search_tools
+
+
+def where_among(names: Iterable[str], where: str | None = None) -> str:
+    """Returns the condition that a document is one of these tools, and that another holds, if there is one."""
+    among = id_filter(sorted(names))
+    return f"({where}) AND {among}" if where else among
 
 
 def nothing_fits(hits: Hits) -> str:
