@@ -1,4 +1,5 @@
 import asyncio
+import json
 
 import pytest
 from integrations.conftest import QUERY, TEXTS
@@ -75,4 +76,7 @@ def test_what_is_wrong_is_told_before_anything_is_loaded(tmp_path):
 
 def test_nothing_is_opened_before_it_warms_up(index, monkeypatch):
     monkeypatch.setattr(Index, "open", lambda *_: pytest.fail("opened"))
-    assert RabtrieverRetriever(index.table.uri).to_dict()["init_parameters"]["index"] == index.table.uri
+    for made in (RabtrieverRetriever(index.table.uri, 3, rerank=2), RabtrieverRanker("no model", "retriever", 3)):
+        saved = made.to_dict()
+        assert json.loads(json.dumps(saved)) == saved == type(made).from_dict(saved).to_dict()
+    assert saved["init_parameters"]["model"] == "no model"

@@ -15,7 +15,7 @@ from rabtriever.rerankers.loading import load_reranker
 from rabtriever.retriever import Rabtriever
 
 with needs("haystack"):
-    from haystack import Document, component, default_to_dict
+    from haystack import Document, component, default_from_dict, default_to_dict
 
 KINDS = ("reranker", "retriever")
 
@@ -95,6 +95,11 @@ class RabtrieverRetriever:
         options = asdict(self.options)
         return default_to_dict(self, index=self.index, top_k=options.pop("k"), **options)
 
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> RabtrieverRetriever:
+        """Makes the component of a saved pipeline; nothing is loaded yet."""
+        return default_from_dict(cls, data)
+
 
 @component
 class RabtrieverRanker:
@@ -106,7 +111,7 @@ class RabtrieverRanker:
         model: As in :func:`rabtriever.load_reranker`, or in :meth:`rabtriever.Rabtriever.from_pretrained`.
         kind: Which of the two: ``reranker`` or ``retriever``; ``tools`` is both.
         top_k: Documents that are kept, at most; None: all.
-        loading: Keywords of these functions, such as ``preset`` and ``backend``.
+        loading: Keywords of these functions, such as ``preset`` and ``backend``. A saved pipeline holds them: no token.
 
     Raises:
         InputError: another ``kind``.
@@ -157,3 +162,8 @@ class RabtrieverRanker:
     def to_dict(self) -> dict[str, Any]:
         """Returns what a saved pipeline holds."""
         return default_to_dict(self, model=self.model, kind=self.kind, top_k=self.top_k, loading=self.loading)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> RabtrieverRanker:
+        """Makes the component of a saved pipeline; nothing is loaded yet."""
+        return default_from_dict(cls, data)
