@@ -66,6 +66,15 @@ def test_haystacks_ranker_for_text_embeddings_inference(standing, expected):
         assert options or [one.score for one in found] == [score for _, score in expected]
 
 
+def test_litellm(standing, expected):
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the network for a table of prices
+    litellm = pytest.importorskip("litellm")
+    asked = {"query": "lamp", "documents": TEXTS, "api_key": "none", "top_n": 3}
+    for model, path in (("cohere/retriever", "/v2/rerank"), ("jina_ai/retriever", "/v1/rerank")):
+        answer = litellm.rerank(model, api_base=standing.url + path, **asked)
+        assert [(row["index"], row["relevance_score"]) for row in answer.results] == expected
+
+
 def test_openai(standing):
     openai = pytest.importorskip("openai")
     with openai.OpenAI(api_key="none", base_url=f"{standing.url}/v1") as client:
