@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    summary = (
-        "BEIR folder or zip, or several, with or without qrels; with --queries or --generate, any source of documents"
-    )
+    summary = "BEIR folder or zip, or several, with or without qrels; with --queries or --generate, any source"
     arguments.add_data_arguments(parser, summary)
     parser.add_argument(
         "--queries", metavar="FILE", help="JSONL file of requests for that corpus, without labels; each line has a text"
