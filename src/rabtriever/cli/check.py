@@ -91,7 +91,7 @@ def _confusion(pair: dict[str, Any]) -> str:
         f"only in {right}": pair["only_right"],
         f"only in {first}": pair["only_first"],
     }
-    return f"{first} came first instead of {right}, {pair['count']} times{_words(words)}"
+    return f"{pair['count']} x {first} instead of {right}{_words(words)}"
 
 
 def _pair(pair: dict[str, Any]) -> str:

@@ -106,16 +106,16 @@ def _confused(
         counts[miss["best"], miss["first"]] += 1
     result = []
     for (right, first), count in sorted(counts.items(), key=lambda pair: -pair[1]):
-        texts = (documents[right].content, documents[first].content)
+        of_right, of_first = documents[right].content, documents[first].content
         asked = [request.text for request in requests if right in request.relevant]
         result.append(
             {
                 "right": right,
                 "first": first,
                 "count": count,
-                "asked": words.missing(asked, texts),
-                "only_right": words.only_in(texts[0], texts[1:]),
-                "only_first": words.only_in(texts[1], texts[:1]),
+                "asked": words.missing(asked, [of_right, of_first]),
+                "only_right": words.only_in(of_right, of_first),
+                "only_first": words.only_in(of_first, of_right),
             }
         )
     return result
@@ -139,7 +139,7 @@ def _describe_pair(one: Document, other: Document, similarity: float, words: Tel
     return {
         "documents": [one.id, other.id],
         "similarity": similarity,
-        "only_in": [words.only_in(one.content, [other.content]), words.only_in(other.content, [one.content])],
+        "only_in": [words.only_in(one.content, other.content), words.only_in(other.content, one.content)],
     }
 
 

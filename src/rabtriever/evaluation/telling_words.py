@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from math import log
 
 MAX_WORDS = 5
-COMMON = 0.2  # a word of more than this share of the documents, or of the requests, tells nothing, such as `the`
+COMMON = 0.1  # a word of more than this share of the requests, such as `the`, says nothing of one of them
 
 
 def split_words(text: str) -> dict[str, str]:
@@ -25,22 +25,23 @@ class TellingWords:
     """Weighs words by how few of a catalogue's texts and its requests have them."""
 
     def __init__(self, documents: Sequence[str], requests: Sequence[str]) -> None:
-        self._n_texts, self._n_with, self._common = len(documents) + len(requests), Counter[str](), set[str]()
-        for texts in (documents, requests):
-            n_with = Counter(word for text in texts for word in split_words(text))
-            self._n_with += n_with
-            self._common |= {word for word, count in n_with.items() if count > max(2, COMMON * len(texts))}
+        of_requests = Counter(word for text in requests for word in split_words(text))
+        self._n_with = of_requests + Counter(word for text in documents for word in split_words(text))
+        self._common = {word for word, count in of_requests.items() if count > max(2, COMMON * len(requests))}
+        self._n_texts = len(documents) + len(requests)
 
-    def only_in(self, text: str, others: Iterable[str]) -> list[str]:
-        """Returns the words of a text that no other has."""
-        return self.missing([text], others)
+    def only_in(self, text: str, other: str) -> list[str]:
+        """Returns the words of a text that another lacks."""
+        return self._rarest([split_words(text)], split_words(other).keys())
 
     def missing(self, requests: Sequence[str], texts: Iterable[str]) -> list[str]:
         """Returns the words of some requests that none of some texts has: those that are in many of them, and rare."""
         known = {word for text in texts for word in split_words(text)}
-        found = [split_words(request) for request in requests]
+        return self._rarest([split_words(request) for request in requests], known | self._common)
+
+    def _rarest(self, found: Sequence[Mapping[str, str]], known: Set[str]) -> list[str]:
         counts = Counter(word for words in found for word in words if word not in known)
-        shown: Mapping[str, str] = {word: written for words in found for word, written in words.items()}
+        written = {word: text for words in found for word, text in words.items()}
         rarity = {word: log((1 + self._n_texts) / (1 + self._n_with[word])) for word in counts}
-        ranked = sorted(counts.keys() - self._common, key=lambda word: (-counts[word] * rarity[word], word))
-        return [shown[word] for word in ranked[:MAX_WORDS]]
+        ranked = sorted(counts, key=lambda word: (-counts[word] * rarity[word], word))
+        return [written[word] for word in ranked[:MAX_WORDS]]
