@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mcp import Client
 
 TIMEOUT = 60.0  # seconds for a server to start and list its tools: `npx` and `uvx` may download it first
+KINDS = {"command": str, "args": list, "env": dict, "cwd": str, "url": str, "headers": dict}
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -36,8 +37,11 @@ def server_tools(servers: Any, place: str, timeout: float = TIMEOUT) -> dict[str
     """
     if not isinstance(servers, Mapping) or not servers:
         raise InputError(f"{place}: mcpServers is {shorten(servers)}; give an object of name and server")
-    entries = {str(name): _entry(f"{place}, server {name!r}", entry) for name, entry in servers.items()}
-    entries = {name: entry for name, entry in entries.items() if not entry.get("disabled")}
+    entries = {
+        str(name): _entry(f"{place}, server {name!r}", entry)
+        for name, entry in servers.items()
+        if not (isinstance(entry, Mapping) and entry.get("disabled"))
+    }
     try:
         import anyio
         import mcp  # noqa: F401
@@ -102,15 +106,14 @@ async def _connect(entry: Mapping[str, Any], log: TextIO, stack: AsyncExitStack)
 
 def _entry(place: str, entry: Any) -> dict[str, Any]:  # noqa: ANN401
     """Returns a server's entry, checked, with environment variables filled in."""
-    kinds = {"command": str, "args": list, "env": dict, "cwd": str, "url": str, "headers": dict}
     if not isinstance(entry, Mapping) or ("command" in entry) == ("url" in entry):
         raise InputError(f"{place}: give it either a command or a url")
-    for key, kind in kinds.items():
-        value = entry.get(key, kind())
-        parts = [value] if kind is str else list(value.values() if kind is dict else value)
-        if not isinstance(value, kind) or not all(isinstance(part, str) for part in parts):
+    given = {key: entry[key] for key in KINDS if key in entry}
+    for key, value in given.items():
+        parts = value.values() if isinstance(value, dict) else value
+        if not isinstance(value, KINDS[key]) or not all(isinstance(part, str) for part in parts):
             raise InputError(f"{place}: {key} is {shorten(value)}; give strings, as in other clients' configuration")
-    return {key: _filled(place, value) for key, value in entry.items() if key in kinds or key == "disabled"}
+    return {key: _filled(place, value) for key, value in given.items()}
 
 
 def _filled(place: str, value: Any) -> Any:  # noqa: ANN401
