@@ -62,8 +62,7 @@ def test_recall_is_that_of_evaluate_and_every_miss_is_told(retriever):
 
 def test_confused_documents_come_with_the_words_that_tell_them_apart(retriever):
     # The same text twice: the first is found, whatever is asked for the second.
-    documents = [Document("first", "find the lamp for me"), Document("second", "find the lamp for me please")]
-    documents[1] = Document("second", "find the lamp for me", "", {"spare": True})
+    documents = [Document(name, "find the lamp for me") for name in ("first", "second")]
     requests = [LabelledRequest(f"lamp {word}", ("second",)) for word in ("torch", "torch now")]
     report = check_catalogue(documents, requests, retriever)
     assert report["R@1"] == 0 and report["R@5"] == 1
