@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from hub import hub  # noqa: F401 - a fixture
 from safetensors.torch import load_file, save_file
 from tiny import (
     ARCHITECTURES,

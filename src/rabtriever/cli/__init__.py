@@ -14,7 +14,20 @@ from rabtriever import __version__
 from rabtriever.cli.arguments import Parser, rename_flags
 from rabtriever.errors import InputError
 
-COMMANDS = ("demo", "judge", "train", "generate", "distill", "index", "search", "serve", "tune", "info", "evaluate")
+COMMANDS = (
+    "demo",
+    "judge",
+    "train",
+    "generate",
+    "distill",
+    "index",
+    "search",
+    "check",
+    "serve",
+    "tune",
+    "info",
+    "evaluate",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; the process's own if None.
 
     Returns:
-        Exit code: 0, 1 if it failed, 2 for bad input, 130 if interrupted.
+        Exit code: 0, 1 if it failed or a check was not passed, 2 for bad input, 130 if interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal or pipe that is not UTF-8 shows escapes
@@ -47,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves: for programmers
     try:
-        args.run(args)
+        return int(args.run(args) or 0)
     except InputError as error:
         print(f"rabtriever {args.command}: {error}", file=sys.stderr)
         return 2

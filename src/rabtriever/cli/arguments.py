@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config")
 
+SOURCE_HELP = (
+    "a tool list, an mcpServers file, an OpenAPI document, a folder of SKILL.md or Markdown files, JSON, JSONL, CSV, "
+    "Parquet, a BEIR folder or zip, or hf:owner/name (docs/catalogues.md)"
+)
 PROMPT_OPTIONS = ("preset", "task", "document_name", "query_name")
 
 # Old flags work until the next release, with a line on stderr.
@@ -128,12 +132,12 @@ def add_generator_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def generate(args: argparse.Namespace, n: int, path: str) -> int:
-    """Lets ``--generator`` write ``n`` requests for each document of the corpus ``args.data[0]``; returns how many."""
+    """Lets ``--generator`` write ``n`` requests for each document of the source ``args.data[0]``; returns how many."""
     if not args.generator:
         raise InputError("--generator: name the instruct LLM that writes the requests", param="generator")
-    from rabtriever.data import read_corpus
+    from rabtriever.sources import read_source
 
-    documents = list(read_corpus(args.data[0]))
+    documents = list(read_source(args.data[0], **source_columns(args)))
     from rabtriever.llm.loading import load_llm
     from rabtriever.training.generate import generate_requests
 
@@ -187,6 +191,19 @@ def open_index(args: argparse.Namespace) -> Index:
     from rabtriever.retriever import Rabtriever
 
     return Index.open(args.uri, Rabtriever.from_pretrained(source, **load_options(args)))
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the columns of a source that is a table."""
+    columns = parser.add_argument_group("columns of a table")
+    columns.add_argument("--id-column", metavar="NAME", help="of the ids (default: _id, id or name)")
+    columns.add_argument("--text-column", metavar="NAME", help="of the texts (default: text, description or content)")
+    columns.add_argument("--title-column", metavar="NAME", help="of the titles (default: title or name)")
+
+
+def source_columns(args: argparse.Namespace) -> dict[str, str | None]:
+    """Returns what `read_source` takes of :func:`add_source_arguments`."""
+    return {name: getattr(args, name) for name in ("id_column", "text_column", "title_column")}
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, summary: str) -> None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    arguments.add_data_arguments(parser, "BEIR folder, or several, with or without qrels; with --queries, a corpus")
+    summary = "BEIR folder or zip, or several, with or without qrels; with --queries or --generate, any source"
+    arguments.add_data_arguments(parser, summary)
     parser.add_argument(
         "--queries", metavar="FILE", help="JSONL file of requests for that corpus, without labels; each line has a text"
     )
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", required=True, help="folder to make; an interrupted run goes on with the same command")
     arguments.add_model_arguments(parser)
+    arguments.add_source_arguments(parser)
     arguments.add_config_arguments(parser, DistillConfig)
 
 
@@ -89,16 +91,22 @@ def _read(args: argparse.Namespace) -> RetrievalData:
     for flag in ("queries", "generate"):
         if getattr(args, flag) is not None and len(args.data) > 1:
             raise InputError(f"--{flag}: belongs to one corpus; give one, or BEIR folders that hold their queries")
-    from rabtriever.data import add_requests, load_corpus, load_requests
+    from rabtriever.data import add_requests
 
-    if args.queries:
-        data = load_requests(args.data[0], args.queries)
-    elif args.generate is not None and not (Path(args.data[0]) / "queries.jsonl").is_file():
-        data = load_corpus(args.data[0])
+    if args.queries or (args.generate is not None and not _has_queries(args.data[0])):
+        from rabtriever.sources import load_source
+
+        data = load_source(args.data[0], **arguments.source_columns(args))
     else:
         data = arguments.read_data(args)
+    if args.queries:
+        data = add_requests(data, args.queries)
     if args.generate is not None:
         path = f"{args.out}.requests.jsonl"  # beside the folder, which is made in one piece at the end
         arguments.generate(args, args.generate, path)
         data = add_requests(data, path)
     return data
+
+
+def _has_queries(source: str) -> bool:
+    return source.endswith(".zip") or (Path(source) / "queries.jsonl").is_file()

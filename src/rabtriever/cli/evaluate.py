@@ -32,7 +32,7 @@ RERANK_DEPTH = 100  # best hits that the reranker scores in a larger corpus
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("data", help="BEIR folder")
+    parser.add_argument("data", help="BEIR folder or zip")
     parser.add_argument(
         "--model", required=True, help="a retriever (tools, a folder or a hub id), or a reranker to evaluate it alone"
     )

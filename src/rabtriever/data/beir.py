@@ -1,4 +1,4 @@
-"""BEIR folders: ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``, checked line by line.
+"""BEIR folders and zips: ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``, checked line by line.
 
 Errors name file and line. Accepted are a byte order mark, Windows line ends, blank lines and a missing ``qrels``.
 Judgements of documents that the corpus lacks are kept, with a warning: a measure counts them as not found.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from rabtriever.data.metadata import why_not_storable
 from rabtriever.data.types import Document, Qrels, RetrievalData
 from rabtriever.errors import InputError, NotFoundError, has_half_character, shorten
 
+Place = Path | zipfile.Path  # a file or folder, also one in a zip
+
 _QRELS_HEADER = ("query-id", "corpus-id", "score")
 _KINDS = {str: "string", dict: "JSON object", list: "list", bool: "boolean, true or false"}
 
@@ -25,23 +28,27 @@ def load_data(source: str | Path) -> RetrievalData:
     """Loads a BEIR folder into memory; the order is that of the files.
 
     Args:
-        source: Folder with ``corpus.jsonl``, ``queries.jsonl`` and, if there are labels, ``qrels/<split>.tsv``.
+        source: Folder with ``corpus.jsonl``, ``queries.jsonl`` and, if there are labels, ``qrels/<split>.tsv``; or a
+            zip of these files, or of one folder that holds them.
 
     Raises:
         NotFoundError: a file is missing.
         InputError: a file is malformed; the message names it and the line.
     """
-    folder = Path(source).expanduser()
+    path = Path(source).expanduser()
+    folder = _unzipped(path)
     if not folder.is_dir():
         raise NotFoundError(f"{folder} is no folder: give a BEIR folder with corpus.jsonl, queries.jsonl and qrels/")
-    documents = {document.id: document for document in read_corpus(folder)}
+    documents = {document.id: document for document in _documents(_existing(folder / "corpus.jsonl"))}
     queries, generated = _read_queries(_existing(folder / "queries.jsonl"))
+    labels = folder / "qrels"
+    files: list[Place] = list(labels.iterdir()) if labels.is_dir() else []
     qrels = {
-        path.stem: _read_qrels(path, queries, documents)
-        for path in sorted((folder / "qrels").glob("*.tsv"))
-        if not path.name.startswith(".")
+        file.name.removesuffix(".tsv"): _read_qrels(file, queries, documents)
+        for file in sorted(files, key=lambda file: file.name)
+        if file.name.endswith(".tsv") and not file.name.startswith(".")
     }
-    return RetrievalData(folder.resolve().name, documents, queries, qrels, generated)
+    return RetrievalData(path.resolve().name.removesuffix(".zip"), documents, queries, qrels, generated)
 
 
 def load_requests(corpus: str | Path, queries: str | Path) -> RetrievalData:
@@ -54,8 +61,6 @@ def load_requests(corpus: str | Path, queries: str | Path) -> RetrievalData:
     Raises:
         NotFoundError, InputError: as of :func:`load_data`.
     """
-    if not Path(queries).expanduser().is_file():
-        raise NotFoundError(f"{queries} is missing: give a JSONL file of requests, each line with a text")
     return add_requests(load_corpus(corpus), queries)
 
 
@@ -67,7 +72,10 @@ def load_corpus(corpus: str | Path) -> RetrievalData:
 
 def add_requests(data: RetrievalData, path: str | Path) -> RetrievalData:
     """Returns a data set with the unlabelled queries of a JSONL file, too; raises as :func:`load_requests`."""
-    found, generated = _read_queries(Path(path).expanduser(), named=False)
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise NotFoundError(f"{path} is missing: give a JSONL file of requests, each line with a text")
+    found, generated = _read_queries(file, named=False)
     if shared := data.queries.keys() & found.keys():
         raise InputError(f"{path}: _id {min(shared)!r} is a query of {data.name}, too; ids should be unique")
     return replace(data, queries={**data.queries, **found}, generated=data.generated | generated)
@@ -77,18 +85,30 @@ def read_corpus(path: str | Path) -> Iterator[Document]:
     """Reads a corpus document by document, in file order; only its ids are held in memory.
 
     Args:
-        path: A JSONL file with ``_id``, ``text`` and optionally ``title`` and ``metadata`` a line, or a folder that
-            holds it as ``corpus.jsonl``.
+        path: A JSONL file with ``_id``, ``text`` and optionally ``title`` and ``metadata`` a line, or a folder or zip
+            that holds it as ``corpus.jsonl``.
 
     Raises:
         NotFoundError: the file is missing (raised at once).
         InputError: a line is malformed (raised when it is reached).
     """
-    path = Path(path).expanduser().absolute()  # it is opened when the first document is asked for
-    return _documents(_existing(path / "corpus.jsonl" if path.is_dir() else path))
+    place = _unzipped(Path(path).expanduser().absolute())  # it is opened when the first document is asked for
+    return _documents(_existing(place / "corpus.jsonl" if place.is_dir() else place))
 
 
-def _documents(path: Path) -> Iterator[Document]:
+def _unzipped(path: Path) -> Place:
+    """Returns a path, of a zip the folder in it that holds ``corpus.jsonl``."""
+    if path.suffix != ".zip" or not path.is_file():
+        return path
+    try:
+        root = zipfile.Path(path)
+    except zipfile.BadZipFile:
+        raise InputError(f"{path}: not a zip file, or a damaged one; download it again") from None
+    folders = [root, *(entry for entry in root.iterdir() if entry.is_dir())]
+    return next((folder for folder in folders if (folder / "corpus.jsonl").is_file()), root)
+
+
+def _documents(path: Place) -> Iterator[Document]:
     seen: dict[str, str] = {}
     for location, row in read_rows(path):
         document = Document(
@@ -106,7 +126,7 @@ def _documents(path: Path) -> Iterator[Document]:
         raise InputError(f"{path} is empty: a corpus needs at least one document")
 
 
-def _read_queries(path: Path, named: bool = True) -> tuple[dict[str, str], frozenset[str]]:
+def _read_queries(path: Place, named: bool = True) -> tuple[dict[str, str], frozenset[str]]:
     """Returns query id -> text, and the ids of those that an LLM wrote."""
     seen: dict[str, str] = {}
     queries, generated = {}, set()
@@ -124,7 +144,7 @@ def _read_queries(path: Path, named: bool = True) -> tuple[dict[str, str], froze
     return queries, frozenset(generated)
 
 
-def _read_qrels(path: Path, queries: dict[str, str], documents: dict[str, Document]) -> Qrels:
+def _read_qrels(path: Place, queries: dict[str, str], documents: dict[str, Document]) -> Qrels:
     lines = _lines(path)
     location, header = next(lines, (f"{path}, line 1", ""))
     if tuple(header.split("\t")) != _QRELS_HEADER:
@@ -158,13 +178,13 @@ def _grade(score: str, location: str) -> int:
         raise InputError(f"{location}: score {shorten(score)} is not an integer; {meaning}") from None
 
 
-def _existing(path: Path) -> Path:
+def _existing(path: Place) -> Place:
     if not path.is_file():
         raise NotFoundError(f"{path} is missing: a BEIR folder has corpus.jsonl, queries.jsonl and qrels/<split>.tsv")
     return path
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(path: Place) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the file and line, and the JSON object, of each line of a file that is not blank; raises InputError."""
     for location, line in _lines(path):
         try:
@@ -178,7 +198,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield location, row
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
+def _lines(path: Place) -> Iterator[tuple[str, str]]:
     """Yields the lines that are not blank, without their ends, and their file and line."""
     # Read as bytes: only "\n" ends a line, and an error can name the line that is not UTF-8.
     with path.open("rb") as file:

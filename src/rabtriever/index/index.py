@@ -26,6 +26,7 @@ from rabtriever.index.learned import LearnedVersions
 from rabtriever.index.schema import ModelInfo
 from rabtriever.index.search import SearchKeywords, SearchOptions, cut_hits, find_closest, rerank_hits, retrieve
 from rabtriever.index.snapshot import Snapshot, id_filter
+from rabtriever.index.syncing import Changes, Plan
 from rabtriever.index.table import Table, normalized_uri
 from rabtriever.index.view import EXACT_UP_TO
 from rabtriever.persistence.folder import atomic_folder
@@ -192,6 +193,28 @@ class Index:
         with self._writing():
             batches = encode_batches(documents, latents, self.retriever, lambda ids: set(), show_progress_bar)
             self.table.add(batches, replace=True)
+
+    def sync(self, documents: Iterable[Document], delete: bool = False, show_progress_bar: bool = False) -> Changes:
+        """Brings the index up to date with a catalogue, in one transaction; only what is new or changed is encoded.
+
+        Args:
+            documents: All of them; their ids differ.
+            delete: Whether documents of the index that are not among them are removed. If not, they stay, and
+                :attr:`Changes.missing` counts them.
+            show_progress_bar: Whether to show progress on stderr.
+
+        Raises:
+            ConflictError, InputError, BusyError, StorageError: as of :meth:`add`.
+        """
+        with self._writing():
+            plan = Plan.of(documents, self.table.snapshot())
+            missing = plan.missing if delete else []
+            if to_write := plan.added + plan.changed:
+                batches = encode_batches(to_write, None, self.retriever, lambda ids: set(), show_progress_bar)
+                self.table.add(batches, replace=True, remove=missing)
+            elif missing:
+                self.table.delete(missing)
+        return plan.changes(delete)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Removes documents.

@@ -159,12 +159,15 @@ class Table:
                 found.update(self.table.search().where(where).select(["id"]).to_arrow()["id"].to_pylist())
         return found
 
-    def add(self, batches: Iterator[tuple[Sequence[Document], np.ndarray]], replace: bool) -> None:
+    def add(
+        self, batches: Iterator[tuple[Sequence[Document], np.ndarray]], replace: bool, remove: Sequence[str] = ()
+    ) -> None:
         """Writes batches of documents and latents float32 (n, dim) in one transaction: all or none.
 
         Args:
             batches: All their ids differ.
             replace: Whether they replace documents whose ids exist; else none may.
+            remove: Ids of other documents, which go in the same transaction, if ``replace``.
 
         Raises:
             StorageError: the table cannot be written.
@@ -184,6 +187,8 @@ class Table:
             with write_errors(self.uri):
                 if replace:
                     merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+                    if remove:
+                        merge = merge.when_not_matched_by_source_delete(id_filter(remove))
                     merge.execute(reader)
                 else:
                     self.table.add(reader)

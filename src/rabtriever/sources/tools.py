@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rabtriever.data import Document
+from rabtriever.errors import InputError, shorten
+from rabtriever.sources.places import Placed
 
 PARAMETER_CHARACTERS = 1000  # of all parameters together: models read the description first
+SCHEMA_KEYS = ("inputSchema", "input_schema", "parameters")  # MCP's, Anthropic's, OpenAI's
 
 
 def tool_document(server: str, tool: Mapping[str, Any]) -> Document:
@@ -24,6 +27,27 @@ def tool_document(server: str, tool: Mapping[str, Any]) -> Document:
     identifier = f"{server}.{name}" if server else name
     text = "\n".join(part for part in ((tool.get("description") or "").strip(), parameters(tool)) if part)
     return Document(identifier, text, tool.get("title") or name, {"server": server, "name": name})
+
+
+def tool_documents(place: str, server: str, tools: Sequence[Any]) -> Iterator[Placed]:
+    """Yields the documents of a server's tools, as MCP, Anthropic or OpenAI describe them; raises InputError.
+
+    Args:
+        place: The file they stand in, for messages.
+        server: The server's name; may be blank.
+        tools: One JSON object each.
+    """
+    for i, tool in enumerate(tools, start=1):
+        described = tool.get("function", tool) if isinstance(tool, Mapping) else tool
+        name = described.get("name") if isinstance(described, Mapping) else None
+        where = f"{place}, tool {i}"
+        if not isinstance(name, str) or not name.strip():
+            raise InputError(f"{where}: {shorten(tool)} has no name; give a JSON object with a name")
+        for key in ("title", "description"):
+            if not isinstance(described.get(key), str | None):
+                raise InputError(f"{where}: {key} of {name!r} is {shorten(described[key])}; it should be a string")
+        schema = next((described[key] for key in SCHEMA_KEYS if key in described), None)
+        yield where, tool_document(server, {**described, "inputSchema": schema})
 
 
 def parameters(tool: Mapping[str, Any]) -> str:

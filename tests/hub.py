@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -75,8 +76,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _read(self) -> None:
         self._note()
-        path = self.path.partition("?")[0].strip("/").removeprefix("api/models/").split("/")
-        name, kind, revision, file = "/".join(path[:2]), path[2:3], "".join(path[3:4]) or "main", "/".join(path[4:])
+        path = self.path.partition("?")[0].strip("/").removeprefix("api/models/").removeprefix("api/").split("/")
+        at = 3 if path[0] == "datasets" else 2  # a data set's name is here datasets/owner/name
+        name, kind, revision = "/".join(path[:at]), path[at : at + 1], unquote("".join(path[at + 1 : at + 2])) or "main"
+        file = unquote("/".join(path[at + 2 :]))
         if name not in self.hub.repositories:
             return self._answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         revisions = self.hub.repositories[name]

@@ -1,0 +1,58 @@
+"""JSON and YAML files: lists of tools, MCP servers, OpenAPI documents, rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rabtriever.errors import InputError
+from rabtriever.sources.mcp_servers import server_tools
+from rabtriever.sources.openapi import operation_documents
+from rabtriever.sources.places import Placed, read_json
+from rabtriever.sources.tables import Columns, row_documents
+from rabtriever.sources.tools import SCHEMA_KEYS, tool_documents
+
+
+def json_documents(path: Path, columns: Columns) -> Iterator[Placed]:
+    """Returns the documents of a JSON or YAML file.
+
+    Raises:
+        InputError: it is malformed or holds something else.
+        RemoteError: it names an MCP server that does not list its tools.
+    """
+    place, value = str(path), read_json(path)
+    if isinstance(value, list):
+        return _list_documents(place, value, columns)
+    if isinstance(value, Mapping):
+        if "mcpServers" in value:
+            return _server_documents(place, server_tools(value["mcpServers"], place))
+        if "openapi" in value or "swagger" in value:
+            return operation_documents(place, value, path.stem)
+        lists = {str(name): _tool_list(part) for name, part in value.items()}
+        if lists.get("result") is not None or lists.get("tools") is not None:  # a server's answer, with or without RPC
+            return tool_documents(place, "", lists.get("result") or lists["tools"] or [])
+        if lists and all(part is not None for part in lists.values()):
+            return _server_documents(place, {name: part or [] for name, part in lists.items()})
+    fault = "neither tools, mcpServers, an OpenAPI document nor a list of rows"
+    raise InputError(f"{place}: {fault}; give one of these")
+
+
+def _tool_list(value: Any) -> list[Any] | None:  # noqa: ANN401
+    found = value.get("tools") if isinstance(value, Mapping) else value
+    return found if isinstance(found, list) else None
+
+
+def _list_documents(place: str, values: list[Any], columns: Columns) -> Iterator[Placed]:
+    first = values[0] if values else None
+    if isinstance(first, Mapping) and any(key in first for key in (*SCHEMA_KEYS, "function")):
+        return tool_documents(place, "", values)
+    for i, value in enumerate(values):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{place}, item {i + 1}: not a JSON object; each should be a tool or a row")
+    return row_documents(((f"{place}, item {i}", row) for i, row in enumerate(values, start=1)), columns)
+
+
+def _server_documents(place: str, servers: Mapping[str, list[Any]]) -> Iterator[Placed]:
+    for server, tools in servers.items():
+        yield from tool_documents(f"{place}, server {server!r}", server, tools)
