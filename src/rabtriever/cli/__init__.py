@@ -9,11 +9,25 @@ from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
 
-from rabtriever import __version__
+from rabtriever import __version__, progress
 from rabtriever.cli.arguments import Parser, rename_flags
 from rabtriever.errors import InputError
 
-COMMANDS = ("demo", "judge", "train", "generate", "distill", "index", "search", "serve", "tune", "info", "evaluate")
+COMMANDS = (
+    "demo",
+    "judge",
+    "train",
+    "generate",
+    "distill",
+    "index",
+    "search",
+    "serve",
+    "tune",
+    "info",
+    "evaluate",
+    "doctor",
+    "completion",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,28 +37,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; the process's own if None.
 
     Returns:
-        Exit code: 0, 1 if it failed, 2 for bad input, 130 if interrupted.
+        Exit code: 0, 1 if it failed or found a fault, 2 for bad input, 130 if interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal or pipe that is not UTF-8 shows escapes
             stream.reconfigure(errors="backslashreplace")
-    parser = Parser(prog="rabtriever", description="An LLM reranker's judgement at a vector lookup's cost.")
-    parser.add_argument("--version", action="version", version=f"rabtriever {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        module = import_module(f"rabtriever.cli.{name}")
-        command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
-        module.add_arguments(command)
-        command.add_argument("--json", action="store_true", help="print one JSON object")
-        command.set_defaults(run=module.run)
     try:
-        args = parser.parse_args(rename_flags(sys.argv[1:] if argv is None else argv))
+        args = make_parser().parse_args(rename_flags(sys.argv[1:] if argv is None else argv))
     except SystemExit as stop:  # argparse's way to end: --help, --version, or a fault that it has printed
         return int(stop.code or 0)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves: for programmers
+    progress.hide(args.json or args.command == "serve")
     try:
-        args.run(args)
+        return args.run(args) or 0
     except InputError as error:
         print(f"rabtriever {args.command}: {error}", file=sys.stderr)
         return 2
@@ -55,4 +61,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader went away, as `| head` does; that is no failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        return 0
+
+
+def make_parser() -> Parser:
+    """Returns the parser of all commands."""
+    parser = Parser(prog="rabtriever", description="An LLM reranker's judgement at a vector lookup's cost.")
+    parser.add_argument("--version", action="version", version=f"rabtriever {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        module = import_module(f"rabtriever.cli.{name}")
+        command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
+        module.add_arguments(command)
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+        command.set_defaults(run=module.run)
+    return parser

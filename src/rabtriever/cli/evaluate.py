@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
 
         reranker = load_reranker(args.model, **load_options(args), **prompt_options(args))
     systems = make_systems(names, data, retriever, reranker, args.rerank_all_up_to)
-    report = evaluate(data, systems, args.split, args.limit, args.seed, args.runs, show_progress_bar=True)
+    report = evaluate(data, systems, args.split, args.limit, args.seed, args.runs, show_progress_bar=not args.json)
     print_result(args, report, format_report(report))
 
 

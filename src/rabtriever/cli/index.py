@@ -41,13 +41,13 @@ def run(args: argparse.Namespace) -> None:
     documents = read_corpus(args.corpus)
     if args.update:
         index = open_index(args)
-        index.upsert(documents, show_progress_bar=True)
+        index.upsert(documents, show_progress_bar=not args.json)
         index.optimize()
     else:
         from rabtriever.index import Index
         from rabtriever.retriever import Rabtriever
 
         retriever = Rabtriever.from_pretrained(args.model, **load_options(args))
-        index = Index.build(args.uri, retriever, documents, show_progress_bar=True)
+        index = Index.build(args.uri, retriever, documents, show_progress_bar=not args.json)
     text = f"{args.uri}: {len(index)} documents; next: rabtriever search {args.uri} QUERY"
     print_result(args, {"index": args.uri, "documents": len(index)}, text)

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     encoder = SentenceEncoder.from_pretrained(args.encoder, device=args.device)
     options = {**arguments.load_options(args), **arguments.teacher_options(args)}
     teachers = {name: load_teacher(name, **options) for name in args.teacher}
-    report = judge(data, teachers, encoder, args.split, args.queries_limit, args.depth, args.seed, True)
+    report = judge(data, teachers, encoder, args.split, args.queries_limit, args.depth, args.seed, not args.json)
     arguments.print_result(args, report, format_report(report, args.encoder))
 
 

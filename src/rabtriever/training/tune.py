@@ -17,6 +17,7 @@ import numpy as np
 
 from rabtriever.data.feedback import FeedbackEvent
 from rabtriever.errors import InputError
+from rabtriever import progress
 from rabtriever.index import Index
 from rabtriever.index.learned import Learned
 from rabtriever.retriever import Rabtriever
@@ -64,7 +65,8 @@ def tune(index: Index, events: Sequence[FeedbackEvent]) -> dict[str, Any]:
     trial = _Trial(index, retriever, choices)
     present = Setting(retriever.correction)
     rivals = _settings(retriever)
-    best = max(rivals, key=lambda setting: trial.hits(setting)[~trial.decides].sum())
+    tried = progress.track(rivals, "ranking by each setting")
+    best = max(tried, key=lambda setting: trial.hits(setting)[~trial.decides].sum())
     before, after = (trial.hits(setting)[trial.decides] for setting in (present, best))
     p = _sign_test(after, before)
     report = {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rabtriever import progress
 from rabtriever.encoders.base import Encoder
 from rabtriever.encoders.sentence import SentenceEncoder
 from rabtriever.errors import InputError
@@ -129,7 +130,7 @@ def _train(
     first = model.load_checkpoint(checkpoint, optimizer)
     losses: list[float] = []
     model.modules.train()
-    for step in range(first, config.steps):
+    for step in progress.track(range(first, config.steps), "tuning the encoder"):
         if step % CHECKPOINT_EVERY == 0:
             if step > first:
                 model.save_checkpoint(checkpoint, optimizer, step)
