@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from rabtriever.cli.arguments import print_result
-from rabtriever.errors import InputError
 
 SHELLS = ("bash", "zsh", "fish")
 # Arguments whose values are files or folders; other values are not guessed.
@@ -19,10 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    try:
-        import shtab
-    except ImportError:
-        raise InputError("shtab, which writes completions, is not installed; pip install shtab") from None
+    import shtab
 
     from rabtriever.cli import make_parser
 
