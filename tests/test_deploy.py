@@ -94,7 +94,9 @@ def test_it_runs_as_nobody_in_particular_and_needs_nothing_that_is_left_out(cont
 
 def test_the_environment_has_the_package_itself(image, environment):
     code = "import rabtriever, sys; print(rabtriever.__file__)"
-    done = subprocess.run([image / "bin/python", "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [image / "bin/python", "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert Path(done.stdout.strip()).is_relative_to(image)
     assert list(image.glob("lib/*/site-packages/rabtriever/models/tools/rabtriever.json"))
 

@@ -51,10 +51,21 @@ def test_the_sdist_builds_the_same_wheel(dist, tmp_path):
     with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
         archive.extractall(tmp_path, filter="data")
     (tree,) = tmp_path.iterdir()
-    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path / "dist"), str(tree)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--no-isolation",
+        "--wheel",
+        "--outdir",
+        str(tmp_path / "dist"),
+        str(tree),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     with zipfile.ZipFile(next(dist.glob("*.whl"))) as a, zipfile.ZipFile(next((tmp_path / "dist").glob("*.whl"))) as b:
-        assert {(file.filename, file.CRC) for file in a.infolist()} == {(file.filename, file.CRC) for file in b.infolist()}
+        assert {(file.filename, file.CRC) for file in a.infolist()} == {
+            (file.filename, file.CRC) for file in b.infolist()
+        }
 
 
 def test_metadata_are_what_pypi_takes(dist):
@@ -65,7 +76,9 @@ def test_versions_agree():
     assert PROJECT["version"] == rabtriever.__version__
     assert f"\nversion: {PROJECT['version']}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.search(rf"^## \[Unreleased\]\n.*{re.escape(PROJECT['version'])}|^## \[{re.escape(PROJECT['version'])}\]", changes, re.M)
+    assert re.search(
+        rf"^## \[Unreleased\]\n.*{re.escape(PROJECT['version'])}|^## \[{re.escape(PROJECT['version'])}\]", changes, re.M
+    )
 
 
 def test_every_bound_is_one_that_make_installs():

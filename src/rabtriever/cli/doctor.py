@@ -40,7 +40,9 @@ def format_report(report: Mapping[str, Any]) -> str:
     lines = _section("Machine", rows) + _section("Models", models) + _section("What runs", paths)
     lines += _section("Extras", extras)
     faults = report["faults"]
-    return "\n".join([*lines, *(["Broken", *(f"  {fault}" for fault in faults)] if faults else ["All that is needed works."])])
+    return "\n".join(
+        [*lines, *(["Broken", *(f"  {fault}" for fault in faults)] if faults else ["All that is needed works."])]
+    )
 
 
 def _describe_extra(name: str, found: Mapping[str, Any]) -> str:

@@ -331,7 +331,9 @@ class Distiller:
                 continue
             if trains:
                 trial._make_student()
-                trial._fit(self.schedule.total_steps, f"trial {len(trials) + 1} of {len(parts)}, without some documents")
+                trial._fit(
+                    self.schedule.total_steps, f"trial {len(trials) + 1} of {len(parts)}, without some documents"
+                )
             gains = torch.where(self.taught & ~left_out, fusion.gain, fusion.new_gain)
             trials.append(Trial(trial.student, gains, self._examples(trial.data), left_out))
         gains, examples = torch.where(self.taught, fusion.gain, fusion.new_gain), self._examples(self.data)

@@ -54,7 +54,9 @@ class TeacherCache:
         encode = encoder.encode_queries if kind == "query" else encoder.encode_documents
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         keys, label = [_key(kind, text) for text in texts], f"{encoder.describe()['name']}: {kind} states"
-        vectors, _ = self._fetch(keys, order, lambda rows: encode([texts[i] for i in rows], None, progress.is_shown()), label)
+        vectors, _ = self._fetch(
+            keys, order, lambda rows: encode([texts[i] for i in rows], None, progress.is_shown()), label
+        )
         return vectors.reshape(len(texts), encoder.hidden_size)
 
     def scores(self, queries: Sequence[str], documents: Sequence[str], pairs: Tensor) -> tuple[Tensor, Tensor, int]:
