@@ -289,8 +289,8 @@ def test_help_imports_nothing_heavy():
 import sys
 from rabtriever.cli import main
 assert main(["--help"]) == 0
-heavy = {"torch", "transformers", "numpy", "lancedb", "numba", "huggingface_hub", "tqdm", "shtab", "packaging", "httpx2"}
-optional = {"fastapi", "uvicorn", "mcp", "fastmcp", "langchain_core", "llama_index", "haystack", "litellm", "mteb", "onnx"}
+heavy = {"torch", "transformers", "numpy", "lancedb", "numba", "huggingface_hub", "tqdm", "shtab", "httpx2"}
+optional = {"fastapi", "mcp", "fastmcp", "langchain_core", "llama_index", "haystack", "litellm", "mteb", "onnx"}
 found = (heavy | optional) & set(sys.modules)
 assert not found, found
 """

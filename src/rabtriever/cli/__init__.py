@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
 
-from rabtriever import __version__, progress
+from rabtriever import __version__
 from rabtriever.cli.arguments import Parser, rename_flags
 from rabtriever.errors import InputError
+from rabtriever.progress import hide
 
 COMMANDS = (
     "demo",
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves: for programmers
-    progress.hide(args.json or args.command == "serve")
+    hide(args.json or args.command == "serve")
     try:
         return args.run(args) or 0
     except InputError as error:

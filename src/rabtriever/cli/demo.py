@@ -7,10 +7,10 @@ import sys
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from rabtriever import progress
 from rabtriever.cli.arguments import add_model_arguments, load_options, print_result
 from rabtriever.cli.evaluate import format_report, make_systems
 from rabtriever.errors import InputError
+from rabtriever.progress import is_shown, notice
 
 if TYPE_CHECKING:
     from rabtriever.data import RetrievalData
@@ -44,14 +44,14 @@ def run(args: argparse.Namespace) -> None:
     from rabtriever.evaluation import evaluate
     from rabtriever.retriever import Rabtriever
 
-    progress.notice("loading the model")
+    notice("loading the model")
     retriever = Rabtriever.from_pretrained(args.model, query_cache=0, **load_options(args))
     data = load_data(str(files("rabtriever") / "demo"))
     names = ["bm25", "encoder", "retriever", *(["rerank10"] if _can_rerank(retriever) else [])]
     systems = make_systems(names, data, retriever)
     if not args.json:
         _print_examples(data, systems)
-    report = evaluate(data, systems, show_progress_bar=not args.json)
+    report = evaluate(data, systems, show_progress_bar=is_shown())
     text = SUMMARY.format(n_documents=len(data.documents), report=format_report(report), model=args.model)
     print_result(args, report, text)
 

@@ -16,6 +16,7 @@ from rabtriever.cli.arguments import (
     prompt_options,
 )
 from rabtriever.errors import InputError
+from rabtriever.progress import is_shown
 
 if TYPE_CHECKING:
     from rabtriever.data import RetrievalData
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
 
         reranker = load_reranker(args.model, **load_options(args), **prompt_options(args))
     systems = make_systems(names, data, retriever, reranker, args.rerank_all_up_to)
-    report = evaluate(data, systems, args.split, args.limit, args.seed, args.runs, show_progress_bar=not args.json)
+    report = evaluate(data, systems, args.split, args.limit, args.seed, args.runs, show_progress_bar=is_shown())
     print_result(args, report, format_report(report))
 
 

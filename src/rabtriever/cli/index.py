@@ -7,6 +7,7 @@ import argparse
 from rabtriever.cli.arguments import add_model_arguments, load_options, open_index, print_result
 from rabtriever.errors import ConflictError, InputError
 from rabtriever.persistence.folder import require_absent
+from rabtriever.progress import is_shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,13 +42,13 @@ def run(args: argparse.Namespace) -> None:
     documents = read_corpus(args.corpus)
     if args.update:
         index = open_index(args)
-        index.upsert(documents, show_progress_bar=not args.json)
+        index.upsert(documents, show_progress_bar=is_shown())
         index.optimize()
     else:
         from rabtriever.index import Index
         from rabtriever.retriever import Rabtriever
 
         retriever = Rabtriever.from_pretrained(args.model, **load_options(args))
-        index = Index.build(args.uri, retriever, documents, show_progress_bar=not args.json)
+        index = Index.build(args.uri, retriever, documents, show_progress_bar=is_shown())
     text = f"{args.uri}: {len(index)} documents; next: rabtriever search {args.uri} QUERY"
     print_result(args, {"index": args.uri, "documents": len(index)}, text)

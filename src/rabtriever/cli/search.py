@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from rabtriever import progress
 from rabtriever.choices import MODES
 from rabtriever.cli.arguments import add_index_arguments, open_index, print_result
+from rabtriever.progress import is_shown
 
 MODE_HELP = (
     "exact; ann: approximate; auto: exact for up to so many documents; bm25: its ranking; encoder: that of the encoder "
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     options = asdict(SearchOptions(**{name: getattr(args, name) for name in names}))  # checked before a model is loaded
     index = open_index(args)
     context = {"history": args.history, "used": args.used}
-    hits = index.search(args.query, **options, **context, show_progress_bar=progress.is_shown())
+    hits = index.search(args.query, **options, **context, show_progress_bar=is_shown())
     lines = [f"{rank:3d}  {hit.probability:6.1%}  {hit.id}  {hit.text}" for rank, hit in enumerate(hits, 1)]
     report = {"query": args.query, "hits": [asdict(hit) for hit in hits]}
     if hits.closest:

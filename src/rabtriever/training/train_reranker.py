@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from rabtriever import progress
 from rabtriever.data import RetrievalData, train_dev_split
 from rabtriever.errors import InputError
 from rabtriever.llm.loading import choose_device, native_dtype
@@ -29,6 +28,7 @@ from rabtriever.persistence.folder import (
     write_json,
 )
 from rabtriever.persistence.model_card import CARD
+from rabtriever.progress import bar
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.scoring.predictor import Predictor
 from rabtriever.training.batches import BatchDataset
@@ -140,7 +140,7 @@ class _Bar(TrainerCallback):
     """Shows the steps."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ANN401
-        self.bar = progress.bar(state.max_steps, "training the reranker", initial=state.global_step)
+        self.bar = bar(state.max_steps, "training the reranker", initial=state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ANN401
         self.bar.update(state.global_step - self.bar.n)
