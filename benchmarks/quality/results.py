@@ -150,7 +150,9 @@ def cost(results: Results) -> str:
     rows = []
     for system in ("minilm-fine-tuned", "gemma-adapter", "ours-teacher", "ours-labels", "ours-gemma-labels"):
         files = [results.systems.get((system, corpus)) for corpus in OWN]
-        rows.append([SYSTEMS[system] + ", minutes", *("" if of is None else f"{of['seconds'] / 60:.0f}" for of in files)])
+        rows.append(
+            [SYSTEMS[system] + ", minutes", *("" if of is None else f"{of['seconds'] / 60:.0f}" for of in files)]
+        )
     dollars = [results.cost["corpora"][corpus]["dollars"] for corpus in OWN]
     rows += [[f"{kind}, dollars", *(f"{of[kind]:.2f}" for of in dollars)] for kind in dollars[0]]
     return "\n".join(table(["", *(TITLES[corpus] for corpus in OWN)], rows))

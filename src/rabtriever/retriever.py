@@ -204,6 +204,10 @@ class Rabtriever:
             self._reranker = self._reranker()
         return self._reranker
 
+    def drop_reranker(self) -> None:
+        """Lets the retriever go on without a reranker, such as one whose LLM is not on this machine."""
+        self._reranker = None
+
     def save_pretrained(
         self, folder: str | Path, notes: Mapping[str, Any] | None = None, log: Sequence[Mapping[str, Any]] = ()
     ) -> None:

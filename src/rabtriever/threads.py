@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+
+from rabtriever.cgroups import cpu_quota
 
 
 def _use_one_torch_thread() -> None:
@@ -19,8 +22,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def available_cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Returns the number of cores that this process may use: in a container, as many as its quota fills."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, math.ceil(cpu_quota() or cores)))
 
 
 def thread_pool(n_threads: int, cores_each: int = 1) -> ThreadPoolExecutor:

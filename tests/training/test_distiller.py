@@ -254,7 +254,7 @@ def test_what_is_minimised_is_the_weighted_sum_of_the_losses(tiny_data, teacher)
     total = sum(weight * loss for weight, loss in zip((2, 3, 5, 7), expected.values(), strict=True))
     expected = torch.cat([weight.flatten() for weight in torch.autograd.grad(total, list(predictor.parameters()))])
     made.generator.set_state(state)
-    made._fit(1)  # clips the gradient, which leaves its direction
+    made._fit(1, "steps")  # clips the gradient, which leaves its direction
     gradient = torch.cat([weight.grad.flatten() for weight in predictor.parameters()])
     assert torch.cosine_similarity(gradient, expected, dim=0) > 0.9999
 

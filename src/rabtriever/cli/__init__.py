@@ -13,6 +13,7 @@ from io import TextIOWrapper
 from rabtriever import __version__
 from rabtriever.cli.arguments import Parser, rename_flags
 from rabtriever.errors import InputError
+from rabtriever.progress import hide
 
 COMMANDS = (
     "demo",
@@ -27,6 +28,8 @@ COMMANDS = (
     "tune",
     "info",
     "evaluate",
+    "doctor",
+    "completion",
 )
 
 
@@ -37,28 +40,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; the process's own if None.
 
     Returns:
-        Exit code: 0, 1 if it failed or a check was not passed, 2 for bad input, 130 if interrupted.
+        Exit code: 0, 1 if it failed, found a fault or a check was not passed, 2 for bad input, 130 if interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal or pipe that is not UTF-8 shows escapes
             stream.reconfigure(errors="backslashreplace")
-    parser = Parser(prog="rabtriever", description="An LLM reranker's judgement at a vector lookup's cost.")
-    parser.add_argument("--version", action="version", version=f"rabtriever {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        module = import_module(f"rabtriever.cli.{name}")
-        command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
-        module.add_arguments(command)
-        command.add_argument("--json", action="store_true", help="print one JSON object")
-        command.set_defaults(run=module.run)
     argv = rename_flags(sys.argv[1:] if argv is None else argv)
     try:
-        args = parser.parse_args(argv)
+        args = make_parser().parse_args(argv)
     except SystemExit as stop:  # argparse's way to end: --help, --version, or a fault that it has printed
         return int(stop.code or 0)
     args.command_line = shlex.join(["rabtriever", *argv])  # for reports
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves: for programmers
+    hide(args.json or args.command == "serve")
     try:
         return int(args.run(args) or 0)
     except InputError as error:
@@ -71,4 +66,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader went away, as `| head` does; that is no failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        return 0
+
+
+def make_parser() -> Parser:
+    """Returns the parser of all commands."""
+    parser = Parser(prog="rabtriever", description="An LLM reranker's judgement at a vector lookup's cost.")
+    parser.add_argument("--version", action="version", version=f"rabtriever {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        module = import_module(f"rabtriever.cli.{name}")
+        command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
+        module.add_arguments(command)
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+        command.set_defaults(run=module.run)
+    return parser

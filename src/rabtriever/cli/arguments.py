@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_type_hin
 
 from rabtriever.choices import BACKENDS, DTYPES, PRESETS
 from rabtriever.errors import InputError
+from rabtriever.progress import is_shown
 
 if TYPE_CHECKING:
     from rabtriever.data import RetrievalData
@@ -142,7 +143,7 @@ def generate(args: argparse.Namespace, n: int, path: str) -> int:
     from rabtriever.training.generate import generate_requests
 
     llm = load_llm(args.generator, **load_options(args))
-    return generate_requests(documents, llm, path, n, seed=args.seed, show_progress_bar=not args.json)
+    return generate_requests(documents, llm, path, n, seed=args.seed, show_progress_bar=is_shown())
 
 
 def load_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 from rabtriever.cli.arguments import add_model_arguments, load_options, print_result
 from rabtriever.cli.evaluate import format_report, make_systems
+from rabtriever.errors import InputError
+from rabtriever.progress import is_shown, notice
 
 if TYPE_CHECKING:
     from rabtriever.data import RetrievalData
     from rabtriever.evaluation import System
+    from rabtriever.retriever import Rabtriever
 
 SUMMARY = """
 {n_documents} tools and skills; no request shares a content word with its answer, so keyword search
@@ -41,16 +44,25 @@ def run(args: argparse.Namespace) -> None:
     from rabtriever.evaluation import evaluate
     from rabtriever.retriever import Rabtriever
 
-    print("loading the model (the first time, its LLM is unpacked: about half a minute)", file=sys.stderr)
+    notice("loading the model")
     retriever = Rabtriever.from_pretrained(args.model, query_cache=0, **load_options(args))
     data = load_data(str(files("rabtriever") / "demo"))
-    names = ["bm25", "encoder", "retriever", *(["rerank10"] if retriever.has_reranker else [])]
+    names = ["bm25", "encoder", "retriever", *(["rerank10"] if _can_rerank(retriever) else [])]
     systems = make_systems(names, data, retriever)
     if not args.json:
         _print_examples(data, systems)
-    report = evaluate(data, systems, show_progress_bar=not args.json)
+    report = evaluate(data, systems, show_progress_bar=is_shown())
     text = SUMMARY.format(n_documents=len(data.documents), report=format_report(report), model=args.model)
     print_result(args, report, text)
+
+
+def _can_rerank(retriever: Rabtriever) -> bool:
+    """Returns whether there is a reranker; one whose LLM is not on this machine is left out, with a line on stderr."""
+    try:
+        return retriever.reranker is not None
+    except InputError as error:
+        print(f"rabtriever demo: without the reranker ({error})", file=sys.stderr)
+        return False
 
 
 def _print_examples(data: RetrievalData, systems: dict[str, System], n_queries: int = 5) -> None:

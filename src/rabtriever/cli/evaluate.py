@@ -18,6 +18,7 @@ from rabtriever.cli.arguments import (
 )
 from rabtriever.errors import InputError
 from rabtriever.persistence.folder import require_absent
+from rabtriever.progress import is_shown
 
 if TYPE_CHECKING:
     from rabtriever.data import RetrievalData
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
         reranker = load_reranker(args.model, **load_options(args), **prompt_options(args))
     systems = make_systems(names, data, retriever, reranker, args.rerank_all_up_to)
     if args.report is None:
-        report = evaluate(data, systems, args.split, args.limit, args.seed, args.runs, show_progress_bar=True)
+        report = evaluate(data, systems, args.split, args.limit, args.seed, args.runs, show_progress_bar=is_shown())
         return print_result(args, report, format_report(report))
     from rabtriever.evaluation.report import write_report
 
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
         retriever=retriever,
         reranker=reranker,
         command=args.command_line,
-        show_progress_bar=True,
+        show_progress_bar=is_shown(),
     )
     print_result(args, report, f"{format_report(report)}\nreport: {Path(args.report) / 'report.html'}")
 

@@ -16,6 +16,7 @@ from rabtriever.cli.arguments import (
 )
 from rabtriever.errors import ConflictError, InputError
 from rabtriever.persistence.folder import require_absent
+from rabtriever.progress import is_shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     from rabtriever.retriever import Rabtriever
 
     retriever = Rabtriever.from_pretrained(args.model, **load_options(args))
-    index = Index.build(args.uri, retriever, documents, show_progress_bar=True)
+    index = Index.build(args.uri, retriever, documents, show_progress_bar=is_shown())
     text = f"{args.uri}: {len(index)} documents; next: rabtriever search {args.uri} QUERY"
     print_result(args, {"index": args.uri, "documents": len(index)}, text)
 
@@ -60,7 +61,7 @@ def _update(args: argparse.Namespace) -> None:
 
     documents = read_source(args.source, **source_columns(args))
     index = open_index(args)
-    changes = index.sync(documents, args.delete, show_progress_bar=True)
+    changes = index.sync(documents, args.delete, show_progress_bar=is_shown())
     if changes.any:
         index.optimize()
     counts = asdict(changes)

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from rabtriever.cli import arguments
+from rabtriever.progress import is_shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     encoder = SentenceEncoder.from_pretrained(args.encoder, device=args.device)
     options = {**arguments.load_options(args), **arguments.teacher_options(args)}
     teachers = {name: load_teacher(name, **options) for name in args.teacher}
-    report = judge(data, teachers, encoder, args.split, args.queries_limit, args.depth, args.seed, True)
+    report = judge(data, teachers, encoder, args.split, args.queries_limit, args.depth, args.seed, is_shown())
     arguments.print_result(args, report, format_report(report, args.encoder))
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from rabtriever.choices import MODES
 from rabtriever.cli.arguments import add_index_arguments, open_index, print_result
+from rabtriever.progress import is_shown
 
 MODE_HELP = (
     "exact; ann: approximate; auto: exact for up to so many documents; bm25: its ranking; encoder: that of the encoder "
@@ -43,7 +44,9 @@ def run(args: argparse.Namespace) -> None:
 
     names = ("k", "where", "mode", "rerank", "threshold", "refuse")
     options = asdict(SearchOptions(**{name: getattr(args, name) for name in names}))  # checked before a model is loaded
-    hits = open_index(args).search(args.query, **options, history=args.history, used=args.used)
+    index = open_index(args)
+    context = {"history": args.history, "used": args.used}
+    hits = index.search(args.query, **options, **context, show_progress_bar=is_shown())
     lines = [f"{rank:3d}  {hit.probability:6.1%}  {hit.id}  {hit.text}" for rank, hit in enumerate(hits, 1)]
     report = {"query": args.query, "hits": [asdict(hit) for hit in hits]}
     if hits.closest:

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from rabtriever.choices import BACKENDS
 from rabtriever.encoders.sentence_model import SentenceModel, pooling_modes
-from rabtriever.errors import InputError
+from rabtriever.llm import engines
 from rabtriever.llm.config_cache import load_config
-from rabtriever.llm.engines import SUPPORTED_MODEL_TYPES, why_not_here, why_not_int8
 
 if TYPE_CHECKING:
     import torch
@@ -35,30 +33,10 @@ class SentenceEngine(Protocol):
 
 
 def choose_engine(model: SentenceModel, device: str, backend: str, *, dtype_given: bool) -> tuple[str, str]:
-    """Returns the name of the engine that will run a model, and why, as one line.
-
-    ``auto`` is int8 for models that it can run, on a CPU with AVX-512 VNNI, else torch; also torch where the caller
-    asked for a data type, which int8 does not have.
-
-    Raises:
-        InputError: ``int8`` was asked for, and it cannot run the model.
-    """
-    if backend not in BACKENDS:
-        raise InputError(f"backend {backend!r}: choose from {', '.join(BACKENDS)}", param="backend")
-    if backend == "torch":
-        return "torch", "asked for"
-    if backend == "auto" and dtype_given:
-        return "torch", "a data type was asked for"
-    obstacle = why_not_here(device) or why_not_read(model)
-    if backend == "int8":
-        if obstacle:
-            raise InputError(f"backend 'int8': {obstacle}; use 'torch'", param="backend")
-        return "int8", "asked for"
-    if obstacle:
-        return "torch", f"int8 is {obstacle}"
-    from rabtriever.kernels.llvm import VNNI  # imports numba, which a machine that only runs CUDA need not have
-
-    return ("int8", "this CPU has AVX-512 VNNI") if VNNI else ("torch", "this CPU has no AVX-512 VNNI")
+    """Returns the engine that will run a model, and why, as :func:`rabtriever.llm.engines.choose_engine` does."""
+    return engines.choose_engine(
+        lambda: engines.why_not_here(device) or why_not_read(model), backend, dtype_given=dtype_given
+    )
 
 
 def create_engine(
@@ -77,7 +55,7 @@ def create_engine(
     def load() -> TorchSentenceEngine:
         return TorchSentenceEngine(model, "cpu", "float32")
 
-    if model.config["model_type"] in SUPPORTED_MODEL_TYPES:
+    if model.config["model_type"] in engines.SUPPORTED_MODEL_TYPES:
         from rabtriever.encoders.int8.causal import CausalSentenceEngine
 
         return CausalSentenceEngine(model, load, prefixes)
@@ -95,10 +73,10 @@ def why_not_read(model: SentenceModel) -> str | None:
     if any(step.get("activation_function") != IDENTITY or step.get("use_residual") for step in dense):
         return "made for Dense layers without an activation"
     modes = pooling_modes(model.modules[1])
-    if kind in SUPPORTED_MODEL_TYPES:
+    if kind in engines.SUPPORTED_MODEL_TYPES:
         if modes != ["lasttoken"] or dense:
             return f"made to read {kind} with lasttoken pooling and no Dense layer, not {', '.join(modes)}"
-        return why_not_int8(load_config(model.transformer), "cpu")
+        return engines.why_not_int8(load_config(model.transformer), "cpu")
     if modes not in (["mean"], ["cls"], ["lasttoken"]):
         return f"made for mean, cls or lasttoken pooling, not for {', '.join(modes)}"
     if kind in BERTS:
@@ -113,7 +91,7 @@ def _why_not_bert(config: dict[str, Any]) -> str | None:
 
 def _why_not_gemma(config: dict[str, Any]) -> str | None:
     if config.get("model_type") != "gemma3_text" or not config.get("use_bidirectional_attention"):
-        return f"made for {', '.join((*BERTS, *SUPPORTED_MODEL_TYPES))} and bidirectional gemma3_text"
+        return f"made for {', '.join((*BERTS, *engines.SUPPORTED_MODEL_TYPES))} and bidirectional gemma3_text"
     ropes = [rope for rope in (config.get("rope_parameters") or {}).values() if isinstance(rope, dict)]
     if config.get("rope_scaling") or any(rope.get("rope_type", "default") != "default" for rope in ropes):
         return "made for rope that is not scaled"

@@ -283,7 +283,8 @@ class Index:
             queries: A query, or several.
             k: Hits a query, at most.
             **options: ``where``, ``mode``, ``rerank``, ``threshold`` and ``refuse`` (:class:`SearchOptions`), and
-                ``reranker``, which scores the best hits if ``rerank`` is given; the retriever's own if None. And what
+                ``reranker``, which scores the best hits if ``rerank`` is given; the retriever's own if None;
+                ``show_progress_bar``, whether its progress is shown on stderr. And what
                 came before, which retriever, BM25 and reranker read as part of the query (:meth:`with_context`):
                 ``history``, earlier turns of the conversation, and ``used``, ids of documents that were chosen already
                 (steps done, tools called), both oldest first; for several queries, a list of lists. Used documents
@@ -298,7 +299,7 @@ class Index:
                 query of zero tokens, a text of which a model makes NaN, or as of :meth:`with_context`.
         """
         texts = [queries] if isinstance(queries, str) else list(queries)
-        reranker = options.pop("reranker", None)
+        reranker, show_progress_bar = options.pop("reranker", None), options.pop("show_progress_bar", False)
         context = [options.pop("history", None), options.pop("used", None)]
         if isinstance(queries, str):
             context = [None if values is None else [values] for values in context]  # type: ignore[list-item]
@@ -308,7 +309,7 @@ class Index:
         closest = find_closest(hits, asked, self.retriever)
         if asked.rerank is not None:
             reranker = reranker or self.retriever.reranker
-            hits = rerank_hits(texts, hits, asked, reranker, self.retriever)
+            hits = rerank_hits(texts, hits, asked, reranker, self.retriever, show_progress_bar)
         found = cut_hits(hits, asked, closest)
         return found[0] if isinstance(queries, str) else found
 

@@ -75,7 +75,7 @@ class SearchOptions:
 
 
 class SearchKeywords(TypedDict, total=False):
-    """Keywords of :meth:`rabtriever.Index.search`: those of :class:`SearchOptions`, a reranker, and context."""
+    """Keywords of :meth:`rabtriever.Index.search`: those of :class:`SearchOptions`, a reranker, context, progress."""
 
     where: str | None
     mode: str
@@ -85,6 +85,7 @@ class SearchKeywords(TypedDict, total=False):
     reranker: Reranker | None
     history: Sequence[str] | Sequence[Sequence[str]] | None
     used: Sequence[str] | Sequence[Sequence[str]] | None
+    show_progress_bar: bool
 
 
 def retrieve(
@@ -200,6 +201,7 @@ def rerank_hits(
     options: SearchOptions,
     reranker: Reranker | None,
     retriever: Retriever,
+    show_progress_bar: bool = False,
 ) -> list[list[Hit]]:
     """Reranks the hits of some queries; arguments as of :class:`RerankPlan`, and the retriever that found them.
 
@@ -212,14 +214,14 @@ def rerank_hits(
     if not len(plan.pairs):
         return [list(of_query) for of_query in hits]
     try:
-        log_odds = reranker.score(plan.queries, plan.documents, plan.pairs).log_odds
+        scores = reranker.score(plan.queries, plan.documents, plan.pairs, show_progress_bar=show_progress_bar)
     except TextError as error:
         if error.kind != "document":
             raise
         row = int(np.flatnonzero(plan.pairs[:, 1] == error.position)[0])
         message = f"document {plan.ids[row]!r}: {shorten(error.text)} {error.fault}"
         raise InputError(message, position=row) from None
-    return plan.apply(log_odds, reranker.calibration, retriever)
+    return plan.apply(scores.log_odds, reranker.calibration, retriever)
 
 
 def find_closest(hits: Sequence[Sequence[Hit]], options: SearchOptions, retriever: Retriever) -> list[Hit | None]:

@@ -20,6 +20,7 @@ import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
 from rabtriever.caching import cache_dir, remove_stale
+from rabtriever.progress import notice
 
 PACKAGE = Path(__file__).parents[1]
 FOLDERS = tuple(PACKAGE / folder for folder in ("kernels", "llm/int8", "encoders/int8"))  # all files with compiled code
@@ -65,6 +66,11 @@ def compiled_folder() -> Path | None:
     return folder
 
 
+@cache
+def _announce() -> None:
+    notice("compiling for this CPU, once, which takes up to half a minute")
+
+
 class _Locator(_CacheLocator):
     """The answers that numba's cache asks for."""
 
@@ -94,11 +100,14 @@ class _Cache(FunctionCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
-            return super().load_overload(sig, target_context)
+            found = super().load_overload(sig, target_context)
         except Exception:  # a damaged file
             with suppress(OSError):
                 self.flush()
-            return None
+            found = None
+        if found is None:
+            _announce()
+        return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:

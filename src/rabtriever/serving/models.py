@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from rabtriever.errors import TextError
+from rabtriever.errors import InputError, TextError
 from rabtriever.retriever import Rabtriever
 from rabtriever.serving.batching import QueryBatcher, TokenCounts, slices
 from rabtriever.serving.errors import APIError
@@ -16,6 +17,7 @@ from rabtriever.serving.metrics import Metrics
 from rabtriever.serving.workers import WorkerPool
 
 Kind = Literal["query", "document"]
+logger = logging.getLogger("rabtriever.serving")
 MAX_BATCH_TOKENS = 512  # of queries that are encoded together
 INLINE_TOKENIZE_CHARS = 2000  # longer texts are not tokenised on the event loop
 
@@ -35,8 +37,14 @@ class Models:
     def warm(self) -> None:
         """Loads and compiles what the first requests would have to wait for."""
         self.retriever.encode_query(["warm"])
-        if self.retriever.reranker is not None:
-            self.retriever.reranker.score(["warm"], ["up"], np.zeros((1, 2), np.int64))
+        try:
+            reranker = self.retriever.reranker
+        except InputError as error:  # its LLM is not on this machine: searches need none
+            logger.warning("without the reranker: %s", error)
+            self.retriever.drop_reranker()
+        else:
+            if reranker is not None:
+                reranker.score(["warm"], ["up"], np.zeros((1, 2), np.int64))
 
     def require_reranker(self, param: str) -> Any:  # noqa: ANN401 - its type is in a package that the server does not import
         """Returns the reranker; raises an APIError, 422, if there is none."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from rabtriever.data import RetrievalData
 from rabtriever.encoders.base import Encoder
 from rabtriever.errors import InputError
+from rabtriever.progress import track
 from rabtriever.retriever import Rabtriever
 from rabtriever.scoring.examples import Examples
 from rabtriever.scoring.fusion import ZERO_SHOT_BETA, Fusion, text_keys
@@ -237,13 +238,13 @@ class Distiller:
         zero_shot = highest = self._dev_recall()
         batches = shuffled_batches(len(self.data.train), self.schedule.queries_per_round, self.generator)
         for round_ in range(1, self.config.rounds + 1):
-            metrics = self._query_teacher(next(batches)) | self._fit(self.schedule.steps_per_round)
+            metrics = self._query_teacher(next(batches)) | self._fit(self.schedule.steps_per_round, f"round {round_}")
             late = bool(self.config.minutes) and time.time() - started > 60 * self.config.minutes
             stalled = unchanged >= PATIENCE and len(self.data.dev) >= MIN_STOPPING_QUERIES
             last = round_ == self.config.rounds or stalled or late
             if last:
                 self.schedule = self.schedule.end_after(round_)
-                metrics |= self._fit(self.schedule.decay_steps)
+                metrics |= self._fit(self.schedule.decay_steps, "last steps")
             self._report(round_, metrics)
             recall = self._dev_recall()
             unchanged = 0 if recall > highest else unchanged + 1
@@ -274,11 +275,11 @@ class Distiller:
             self.student.predictor.fit_normalization("output", states)
         self.targets.add(pairs, log_odds, states)
 
-    def _fit(self, n_steps: int) -> dict[str, float]:
-        """Trains the student for some steps; returns the means of the losses."""
+    def _fit(self, n_steps: int, label: str) -> dict[str, float]:
+        """Trains the student for some steps, shown under a label; returns the means of the losses."""
         sums: Counter[str] = Counter()
         self.student.train()
-        for _ in range(n_steps):
+        for _ in track(range(n_steps), label):
             losses = self.compute_losses()
             self.optimizer.zero_grad()
             torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum().backward()
@@ -319,7 +320,8 @@ class Distiller:
 
     def _choose_setting(self, fusion: Fusion) -> Setting:
         """Returns the setting that trainings without some documents find; no teacher is called."""
-        trials, trains = [], fusion.gain > fusion.new_gain
+        trials: list[Trial] = []
+        trains = fusion.gain > fusion.new_gain
         parts = new_documents.leave_out(self.data, self.taught, self.generator) if trains or not fusion.gain else []
         for left_out in parts:
             trial = copy(self)
@@ -330,7 +332,9 @@ class Distiller:
                 continue
             if trains:
                 trial._make_student()
-                trial._fit(self.schedule.total_steps)
+                trial._fit(
+                    self.schedule.total_steps, f"trial {len(trials) + 1} of {len(parts)}, without some documents"
+                )
             gains = torch.where(self.taught & ~left_out, fusion.gain, fusion.new_gain)
             trials.append(Trial(trial.student, gains, self._examples(trial.data), left_out))
         gains, examples = torch.where(self.taught, fusion.gain, fusion.new_gain), self._examples(self.data)

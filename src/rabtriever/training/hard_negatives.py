@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rabtriever.data import RetrievalData
 from rabtriever.llm.prompted import PromptedLLM
+from rabtriever.progress import is_shown, track
 from rabtriever.scoring.predictor import Predictor
 from rabtriever.training.encoded_data import EncodedQueries, index_queries
 from rabtriever.training.losses import label_loss
@@ -60,8 +61,9 @@ def mine_hard_negatives(
     query_ids = llm.prompt.query_ids([data.queries[query] for query in positives], with_bos=True)
     document_ids = llm.prompt.document_ids([data.documents[document].content for document in ids])
     # Clones, to leave inference mode.
-    z_q = llm.backbone.states(query_ids, "mean", "hard negatives: encoding queries").clone()
-    z_d = llm.backbone.states(document_ids, "mean", "hard negatives: encoding documents").clone()
+    shown = is_shown()
+    z_q = llm.backbone.states(query_ids, "mean", "hard negatives: encoding queries" if shown else None).clone()
+    z_d = llm.backbone.states(document_ids, "mean", "hard negatives: encoding documents" if shown else None).clone()
     queries = index_queries(data, positives, z_q, ids)
     votes: dict[int, Counter[int]] = defaultdict(Counter)
     n_correct, halves = 0, [queries.select(torch.arange(start, len(queries), 2)) for start in (0, 1)]
@@ -85,7 +87,7 @@ def fit_predictor(queries: EncodedQueries, z_d: Tensor, choice_direction: Tensor
     predictor.fit_normalization("document", z_d)
     optimizer = torch.optim.AdamW(predictor.parameters(), lr=1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
-    for _ in range(steps):
+    for _ in track(range(steps), "hard negatives: training a predictor"):
         rows = torch.randint(len(queries), (QUERIES_PER_STEP,), generator=generator)
         optimizer.zero_grad()
         label_loss(

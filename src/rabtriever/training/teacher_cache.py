@@ -16,11 +16,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from rabtriever.caching import cache_dir
 from rabtriever.encoders.base import Encoder, Kind
 from rabtriever.errors import InputError
+from rabtriever.progress import bar, is_shown
 from rabtriever.rerankers.base import Reranker
 
 VECTORS_PER_SHARD = 1024  # an interruption loses fewer
@@ -54,7 +54,7 @@ class TeacherCache:
         encode = encoder.encode_queries if kind == "query" else encoder.encode_documents
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         keys, label = [_key(kind, text) for text in texts], f"{encoder.describe()['name']}: {kind} states"
-        vectors, _ = self._fetch(keys, order, lambda rows: encode([texts[i] for i in rows]), label)
+        vectors, _ = self._fetch(keys, order, lambda rows: encode([texts[i] for i in rows], None, is_shown()), label)
         return vectors.reshape(len(texts), encoder.hidden_size)
 
     def scores(self, queries: Sequence[str], documents: Sequence[str], pairs: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -68,7 +68,8 @@ class TeacherCache:
         keys = [_key("pair", queries[q], documents[d]) for q, d in pairs.tolist()]
 
         def compute(rows: list[int]) -> np.ndarray:
-            scores = reranker.score(queries, documents, pairs[rows].numpy(), with_states=reranker.has_states)
+            shown = {"with_states": reranker.has_states, "show_progress_bar": is_shown()}
+            scores = reranker.score(queries, documents, pairs[rows].numpy(), **shown)
             log_odds = scores.log_odds[:, None]
             return log_odds if scores.states is None else np.concatenate([log_odds, scores.states], axis=1)
 
@@ -81,11 +82,11 @@ class TeacherCache:
     ) -> tuple[Tensor, int]:
         """Returns the vectors of ``keys``, computing in ``order`` and storing those that are not cached."""
         missing = list({keys[i]: i for i in order if keys[i] not in self._rows}.values())
-        with tqdm(total=len(missing), desc=label, disable=None if missing else True) as bar:
+        with bar(len(missing), label) as shown:
             for start in range(0, len(missing), VECTORS_PER_SHARD):
                 rows = missing[start : start + VECTORS_PER_SHARD]
                 self._write([keys[i] for i in rows], compute(rows))
-                bar.update(len(rows))
+                shown.update(len(rows))
         by_shard: dict[Path, list[int]] = defaultdict(list)
         for i, key in enumerate(keys):
             by_shard[self._rows[key][0]].append(i)

@@ -28,6 +28,7 @@ from rabtriever.persistence.folder import (
     write_json,
 )
 from rabtriever.persistence.model_card import CARD
+from rabtriever.progress import bar
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.scoring.predictor import Predictor
 from rabtriever.training.batches import BatchDataset
@@ -112,7 +113,7 @@ def _train(
         module,
         _arguments(partial, config, dtype, device),
         train_dataset=BatchDataset(data, config, negatives),
-        callbacks=[_LogAdapter(loggers)],
+        callbacks=[_LogAdapter(loggers), _Bar()],
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is the command's answer
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(partial)))
@@ -133,6 +134,19 @@ class _LogAdapter(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ANN401
         for callback in self.callbacks:
             callback.on_log(state.global_step, logs or {})
+
+
+class _Bar(TrainerCallback):
+    """Shows the steps."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ANN401
+        self.bar = bar(state.max_steps, "training the reranker", initial=state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ANN401
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ANN401
+        self.bar.close()
 
 
 def _hard_negatives(

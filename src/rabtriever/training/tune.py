@@ -19,6 +19,7 @@ from rabtriever.data.feedback import FeedbackEvent
 from rabtriever.errors import InputError
 from rabtriever.index import Index
 from rabtriever.index.learned import Learned
+from rabtriever.progress import track
 from rabtriever.retriever import Rabtriever
 from rabtriever.scoring.calibration import LIST_DEPTH, Calibration
 from rabtriever.scoring.examples import BLOCK, RIDGES, WEIGHTS, Examples
@@ -64,7 +65,8 @@ def tune(index: Index, events: Sequence[FeedbackEvent]) -> dict[str, Any]:
     trial = _Trial(index, retriever, choices)
     present = Setting(retriever.correction)
     rivals = _settings(retriever)
-    best = max(rivals, key=lambda setting: trial.hits(setting)[~trial.decides].sum())
+    tried = track(rivals, "ranking by each setting")
+    best = max(tried, key=lambda setting: trial.hits(setting)[~trial.decides].sum())
     before, after = (trial.hits(setting)[trial.decides] for setting in (present, best))
     p = _sign_test(after, before)
     report = {

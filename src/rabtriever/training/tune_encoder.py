@@ -18,6 +18,7 @@ from rabtriever.encoders.base import Encoder
 from rabtriever.encoders.sentence import SentenceEncoder
 from rabtriever.errors import InputError
 from rabtriever.persistence.folder import ENCODER, atomic_folder
+from rabtriever.progress import track
 from rabtriever.rerankers.base import Reranker
 from rabtriever.training.callbacks import TrainingCallback
 from rabtriever.training.config import TuneEncoderConfig
@@ -129,7 +130,7 @@ def _train(
     first = model.load_checkpoint(checkpoint, optimizer)
     losses: list[float] = []
     model.modules.train()
-    for step in range(first, config.steps):
+    for step in track(range(first, config.steps), "tuning the encoder"):
         if step % CHECKPOINT_EVERY == 0:
             if step > first:
                 model.save_checkpoint(checkpoint, optimizer, step)
