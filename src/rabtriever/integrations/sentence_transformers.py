@@ -2,7 +2,8 @@
 
 A Router has one route for queries and one for documents. Both begin with the encoder's own modules, of which there is
 one copy, and end with Dense layers that compute :mod:`rabtriever.integrations.vectors`. That takes the squares of the
-predictor's hidden units. There is no square among torch's activations, but one inside Hardswish, ``y relu6(y + 3) / 6``:
+predictor's hidden units. None of torch's activations is a square, but Hardswish, ``y relu6(y + 3) / 6``,
+holds one:
 
     hardswish(y) = y^2 / 6 + y / 2    for -3 <= y <= 3
 
@@ -30,7 +31,7 @@ RANGE = 3.0  # in which Hardswish is a square and a line
 NEW_DOCUMENT = "new_document"
 
 
-def save_sentence_transformer(retriever: Rabtriever, folder: str | Path, *, without_examples: bool = False) -> None:
+def save_sentence_transformer(retriever: Rabtriever, folder: str | Path) -> None:
     """Writes a folder that ``SentenceTransformer(folder)`` loads; it needs sentence-transformers 5.7 or later.
 
     ``encode_query`` and ``encode_document`` give vectors whose dot product, the model's similarity, is the log-odds.
@@ -39,9 +40,9 @@ def save_sentence_transformer(retriever: Rabtriever, folder: str | Path, *, with
     end there, its beginning here.
 
     Args:
-        retriever: Over a sentence-transformers encoder; without a predictor, or with one of kind ``quadratic``.
+        retriever: Over a sentence-transformers encoder; without a predictor, or with one of kind ``quadratic``; without
+            examples.
         folder: To make; it must not exist, or be empty.
-        without_examples: Leaves out the labelled queries that the retriever remembers.
 
     Raises:
         InputError: a retriever that these modules cannot express, or ``folder`` exists.
@@ -50,7 +51,7 @@ def save_sentence_transformer(retriever: Rabtriever, folder: str | Path, *, with
     require_inner_product(retriever)
     if not isinstance(encoder, SentenceEncoder):
         raise InputError(f"{name}: its encoder is an LLM; only one over a sentence-transformers encoder is exported")
-    if retriever.examples and not without_examples:
+    if retriever.examples:
         remedy = "leave them out with --without-examples, or export --to onnx"
         raise InputError(f"{name}: no module of sentence-transformers can look up the queries it remembers; {remedy}")
     if retriever.predictor and not encoder.model.normalized:
@@ -129,7 +130,7 @@ def _document_side(retriever: Rabtriever, folded: FoldedPredictor | None, gain: 
 
 
 def _side(retriever: Rabtriever, units: Affine | None, factors: np.ndarray | float) -> _Side:
-    """Returns the columns of similarity and hidden units, these multiplied by ``factors``, and the extra ones as zeros."""
+    """Returns columns of similarity and of hidden units times ``factors``, and the extra ones as zeros."""
     size, beta = retriever.encoder.hidden_size, retriever.fusion.beta
     linear = [np.sqrt(beta) * np.eye(size)] if beta else []
     bias = [np.zeros(size)] if beta else []
