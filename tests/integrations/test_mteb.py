@@ -28,6 +28,12 @@ def data():
     ids, labels = list(documents), {}
     for i, query in enumerate(queries):
         labels[query] = {ids[(7 * i + j) % len(ids)]: grade for j, grade in enumerate((2, 1, 1, 0))}
+    for i, query in enumerate(queries):  # copies of documents, of which one is relevant, as there
+        copied = documents[ids[7 * i % len(ids)]]
+        name = f"{'az'[i % 2]}{i}"
+        documents[name] = Document(name, copied.text, copied.title)
+        labels[query][name] = 1 - i % 2
+        labels[query][copied.id] = i % 2
     return RetrievalData("demo", documents, queries, {"test": labels})
 
 

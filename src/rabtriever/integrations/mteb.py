@@ -55,10 +55,21 @@ class MtebEncoder:
         return self.retriever.encode_document(_texts(inputs))
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> np.ndarray:  # noqa: ANN401
-        """Returns the log-odds float32 (n, k) of queries (n, dim) and documents (k, dim)."""
+        """Returns the log-odds float32 (n, k) of queries (n, dim) and documents (k, dim).
+
+        Equal documents keep their order, as in an index: each copy gets the next smaller number, since mteb would order
+        them by id, and data sets label copies differently.
+        """
         queries, documents = np.atleast_2d(np.asarray(embeddings1)), np.atleast_2d(np.asarray(embeddings2))
         blocks = [documents[start : start + BLOCK] for start in range(0, len(documents), BLOCK)]
-        return np.concatenate([self.retriever.similarity(queries, block) for block in blocks], axis=1)
+        scores = np.concatenate([self.retriever.similarity(queries, block) for block in blocks], axis=1)
+        last: dict[bytes, int] = {}
+        for column, document in enumerate(documents):
+            before = last.get(key := document.tobytes())
+            if before is not None:
+                scores[:, column] = np.nextafter(scores[:, before], np.float32(-np.inf))
+            last[key] = column
+        return scores
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> np.ndarray:  # noqa: ANN401
         """Returns the log-odds float32 (n,) of queries (n, dim), each with its own document (n, dim)."""
