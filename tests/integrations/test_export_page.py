@@ -161,6 +161,8 @@ def test_mteb(work, page, monkeypatch, capsys):
     monkeypatch.chdir(work)
     exec(python_of("mteb"), dict(page))
     printed = float(capsys.readouterr().out.splitlines()[-1])
-    assert main(["evaluate", "data", "--model", "retriever", "--systems", "retriever", "--json"]) == 0
+    command = "evaluate data --model retriever --backend torch"
+    assert f"rabtriever {command}" in SECTIONS["mteb"]
+    assert main([*command.split(), "--systems", "retriever", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert printed == pytest.approx(report["systems"]["retriever"]["nDCG@10"], abs=1e-4)

@@ -131,8 +131,10 @@ def retrieval_task(data: RetrievalData, split: str = "test") -> AbsTaskRetrieval
     )
     members = {"metadata": metadata, "ignore_identical_ids": bool(own)}
     task: AbsTaskRetrieval = type("LocalRetrieval", (AbsTaskRetrieval,), members)()
-    found = {name: Dataset.from_list(rows) for name, rows in tables.items()}
-    task.dataset = {"default": {split: {**found, "relevant_docs": labels, "top_ranked": None}}}
+    corpus, asked = (Dataset.from_list(tables[name]) for name in ("corpus", "queries"))
+    task.dataset = {
+        "default": {split: {"corpus": corpus, "queries": asked, "relevant_docs": labels, "top_ranked": None}}
+    }
     task.data_loaded = True
     return task
 

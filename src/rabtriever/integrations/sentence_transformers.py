@@ -52,11 +52,11 @@ def save_sentence_transformer(retriever: Rabtriever, folder: str | Path) -> None
     if not isinstance(encoder, SentenceEncoder):
         raise InputError(f"{name}: its encoder is an LLM; only one over a sentence-transformers encoder is exported")
     if retriever.examples:
-        remedy = "leave them out with --without-examples, or export --to onnx"
-        raise InputError(f"{name}: no module of sentence-transformers can look up the queries it remembers; {remedy}")
+        fault = "no module of sentence-transformers can look up the queries it remembers"
+        raise InputError(f"{name}: {fault}; leave them out with --without-examples, or export --to onnx")
     if retriever.predictor and not encoder.model.normalized:
-        remedy = "export --to onnx, or distill over one whose similarity is the cosine"
-        raise InputError(f"{name}: its encoder's embeddings have no fixed length, so squares have no bound; {remedy}")
+        unbounded = "its encoder's embeddings have no fixed length, so squares have no bound"
+        raise InputError(f"{name}: {unbounded}; export --to onnx, or distill over one whose similarity is the cosine")
     from rabtriever.llm.weights import no_progress_bar
 
     model = _build(retriever, encoder)
