@@ -39,6 +39,5 @@ def run(args: argparse.Namespace) -> None:
         from rabtriever.integrations.sentence_transformers import save_sentence_transformer
 
         save_sentence_transformer(retriever, args.out)
-    used = "onnxruntime" if args.to == "onnx" else f"SentenceTransformer({args.out!r})"
-    result = {"model": args.model, "to": args.to, "out": args.out, "dim": retriever.dim}
-    print_result(args, result, f"{args.out}: {args.to}; next: {used}")
+    loader = "onnxruntime" if args.to == "onnx" else f"SentenceTransformer({args.out!r})"
+    print_result(args, {"model": args.model, "to": args.to, "out": args.out}, f"{args.out}: load it with {loader}")
