@@ -28,6 +28,7 @@ COMMANDS = (
     "tune",
     "info",
     "evaluate",
+    "export",
     "doctor",
     "completion",
 )
