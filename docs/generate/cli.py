@@ -1,0 +1,52 @@
+"""Writes the page cli.md from the parsers of all commands; mkdocs-gen-files runs it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+import mkdocs_gen_files
+
+from rabtriever.cli import make_parser
+
+HEAD = """# Commands
+Bad input is one line on stderr and exit code 2; another failure is 1, an interruption 130. `--json` prints one JSON object on stdout; progress goes to stderr. A command that
+was interrupted while it learnt or wrote requests goes on where it was when it is repeated.
+"""
+
+
+def command_lines(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yields a command's section: what it does, its usage, a table of each group of arguments."""
+    yield f"## {name}\n\n{parser.description}\n\n```text\n{parser.format_usage().removeprefix('usage: ').rstrip()}\n```\n"
+    for group in parser._action_groups:
+        actions = [action for action in group._group_actions if not isinstance(action, argparse._HelpAction)]
+        if actions:
+            title = group.title or ""
+            yield f"\n| {'argument' if title == 'positional arguments' else title} | |\n| --- | --- |"
+            yield from (f"| {spelling(action)} | {help_of(action, parser)} |" for action in actions)
+    yield ""
+
+
+def spelling(action: argparse.Action) -> str:
+    """Returns how an argument is given, with its value's name or choices."""
+    choices = ",".join(map(str, action.choices)) if action.choices else ""
+    value = action.metavar or (f"{{{choices}}}" if choices else action.dest.upper())
+    if not action.option_strings:
+        return f"`{action.metavar or action.dest.upper()}`"
+    given = "" if action.nargs == 0 else f" {value}"
+    return ", ".join(f"`{option}{given}`" for option in action.option_strings)
+
+
+def help_of(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
+    """Returns an argument's help, as Markdown of a table's cell."""
+    text = (action.help or "") % {**vars(action), "prog": parser.prog}
+    required = " (required)" if action.option_strings and action.required else ""
+    return text.replace("|", "\\|").replace("<", "&lt;") + required
+
+
+parser = make_parser()
+commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction)).choices
+with mkdocs_gen_files.open("cli.md", "w") as page:
+    page.write(HEAD + "\n")
+    for name, command in commands.items():
+        page.write("\n".join(command_lines(name, command)) + "\n")
