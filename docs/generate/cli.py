@@ -10,14 +10,16 @@ import mkdocs_gen_files
 from rabtriever.cli import make_parser
 
 HEAD = """# Commands
-Bad input is one line on stderr and exit code 2; another failure is 1, an interruption 130. `--json` prints one JSON object on stdout; progress goes to stderr. A command that
-was interrupted while it learnt or wrote requests goes on where it was when it is repeated.
+Bad input is one line on stderr and exit code 2; another failure is 1, an interruption 130. `--json` prints one JSON
+object on stdout; progress goes to stderr. A command that was interrupted while it learnt or wrote requests goes on
+where it was when it is repeated.
 """
 
 
 def command_lines(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
     """Yields a command's section: what it does, its usage, a table of each group of arguments."""
-    yield f"## {name}\n\n{parser.description}\n\n```text\n{parser.format_usage().removeprefix('usage: ').rstrip()}\n```\n"
+    usage = parser.format_usage().removeprefix("usage: ").rstrip()
+    yield f"## {name}\n\n{parser.description}\n\n```text\n{usage}\n```\n"
     for group in parser._action_groups:
         actions = [action for action in group._group_actions if not isinstance(action, argparse._HelpAction)]
         if actions:
