@@ -18,6 +18,7 @@ import pytest
 from pages import PAGES, ROOT, blocks, commands
 from stub_teacher import StubTeacher
 
+from rabtriever import DistillConfig
 from rabtriever.cli import COMMANDS, make_parser
 from rabtriever.cli.arguments import rename_flags
 
@@ -27,7 +28,7 @@ NOT_RUN = [(page, block) for page in PAGES for language in ("python", "bash") fo
 NOT_RUN = [(page, block) for page, block in NOT_RUN if block.why]
 RUN = sorted({page for page, block in PYTHON if not block.why})
 INLINE = re.compile(r"`rabtriever ([a-z][^`]*)`")
-QUICK = "--rounds 1 --steps 40 --examples 0"
+QUICK = {"rounds": 1, "steps": 20, "examples": 0}
 
 
 def name(value):
@@ -68,13 +69,12 @@ def test_blocks_that_cannot_be_run(page, block):
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory):
     """A folder with what pages assume: a corpus, requests, labels, choices, a retriever and its index."""
-    from rabtriever import DistillConfig, Index, distill, load_data
+    from rabtriever import Index, distill, load_data
 
     folder = tmp_path_factory.mktemp("workspace")
     write_data(folder)
     data = load_data(str(folder / "labelled"))
-    config = DistillConfig(rounds=1, steps=40, examples=0)
-    retriever = distill(data, [], str(folder / "retriever"), config, encoder="minilm", show_progress_bar=False)
+    retriever = distill(data, [], str(folder / "retriever"), DistillConfig(**QUICK), show_progress_bar=False)
     Index.build(str(folder / "index"), retriever, data.documents.values())
     return folder
 
@@ -102,11 +102,11 @@ def test_a_pages_python_runs(page, workspace, tmp_path, monkeypatch, sentence_fo
     monkeypatch.chdir(folder)
     stub = StubTeacher()
     stand_ins = {
-        '"mpnet"': repr(str(sentence_folders["mpnet"])),
+        '["mpnet"], "from-python"': f'["{sentence_folders["mpnet"]}"], "from-python", QUICK',
         '"Qwen/Qwen2.5-1.5B-Instruct"': '"smollm2"',
         '"tei+http://127.0.0.1:8080/rerank"': repr(stub.source("tei")),
     }
-    namespace = {"__name__": "__main__"}
+    namespace = {"__name__": "__main__", "QUICK": DistillConfig(**QUICK)}
     for block in (block for block in blocks(page, "python") if not block.why):
         code = block.code
         for written, instead in stand_ins.items():
@@ -129,9 +129,10 @@ def test_the_first_page_runs_as_it_is_written(tmp_path, sentence_folders, free_p
     path = f"{bin_}{os.pathsep}{os.environ['PATH']}"
     source = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PATH": path, "PYTHONPATH": source, "HF_HUB_OFFLINE": "1"}
+    quick = " ".join(f"--{option} {value}" for option, value in QUICK.items())
     stand_ins = {
-        "--teacher mpnet": f"--teacher {sentence_folders['mpnet']} {QUICK}",
-        "distill labelled": f"distill labelled {QUICK}",
+        "--teacher mpnet": f"--teacher {sentence_folders['mpnet']} {quick}",
+        "distill labelled": f"distill labelled {quick}",
         "rabtriever serve index": f"rabtriever serve index --port {free_port}",
         "127.0.0.1:8080": f"127.0.0.1:{free_port}",
     }
