@@ -15,6 +15,7 @@ from pages import ROOT
 import rabtriever
 from rabtriever.cli import COMMANDS
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 LOADS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src", "link": "href"}
 
 
@@ -38,7 +39,7 @@ class Page(HTMLParser):
 def build(root, site):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     environment |= {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true"}
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -89,6 +90,31 @@ def test_links_and_anchors_resolve(pages):
                 assert target.is_file(), f"{path.name}: no file {url}"
             n_links += 1
     assert n_links > 1000
+
+
+def test_lists_and_tables_are_rendered(pages):
+    for path in pages:
+        text = re.sub(r"<code.*?</code>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for paragraph in re.findall(r"<p>(.*?)</p>", text, re.DOTALL):
+            raw = re.search(r"(^|\n)\s*(- |\| |\d+\. |```)|\*\*|\]\(", paragraph)
+            assert raw is None, f"{path.name}: {paragraph[:100]}"
+
+
+def test_pages_open_from_disk_and_can_be_searched(site):
+    browsers = pytest.importorskip("playwright.sync_api", reason="the site is searched in a browser")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine to open the site in")
+    with browsers.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page, asked, faults = browser.new_page(), [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda fault: faults.append(fault))
+        page.goto((site / "index.html").as_uri())
+        page.get_by_role("textbox", name="Search").press_sequentially("Clopper-Pearson")
+        page.locator(".md-search-result__link", has_text="What is promised").first.wait_for(timeout=60_000)
+        browser.close()
+    assert faults == []
+    assert {urlsplit(url).scheme for url in asked} <= {"file", "data", "blob", "about"}
 
 
 def test_every_command_has_a_section(site, pages):
