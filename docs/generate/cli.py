@@ -18,8 +18,9 @@ where it was when it is repeated.
 
 def command_lines(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
     """Yields a command's section: what it does, its usage, a table of each group of arguments."""
-    usage = parser.format_usage().removeprefix("usage: ").rstrip()
-    yield f"## {name}\n\n{parser.description}\n\n```text\n{usage}\n```\n"
+    given = [action for action in parser._actions if action.required or not action.option_strings]
+    line = " ".join([f"rabtriever {name}", *(usage(action) for action in given), "[options]"])
+    yield f"## {name}\n\n{parser.description}\n\n```text\n{line}\n```\n"
     for group in parser._action_groups:
         actions = [action for action in group._group_actions if not isinstance(action, argparse._HelpAction)]
         if actions:
@@ -29,14 +30,23 @@ def command_lines(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
     yield ""
 
 
+def usage(action: argparse.Action) -> str:
+    """Returns how a command's line has an argument that must be given."""
+    more = {"+": f"{value_of(action)} [...]", "*": f"[{value_of(action)} ...]", "?": f"[{value_of(action)}]"}
+    value = more.get(str(action.nargs), value_of(action))
+    return f"{action.option_strings[-1]} {value}" if action.option_strings else value
+
+
 def spelling(action: argparse.Action) -> str:
     """Returns how an argument is given, with its value's name or choices."""
-    choices = ",".join(map(str, action.choices)) if action.choices else ""
-    value = action.metavar or (f"{{{choices}}}" if choices else action.dest.upper())
-    if not action.option_strings:
-        return f"`{action.metavar or action.dest.upper()}`"
-    given = "" if action.nargs == 0 else f" {value}"
-    return ", ".join(f"`{option}{given}`" for option in action.option_strings)
+    value = "" if action.nargs == 0 else f" {value_of(action)}"
+    return ", ".join(f"`{option}{value}`" for option in action.option_strings) or f"`{value_of(action)}`"
+
+
+def value_of(action: argparse.Action) -> str:
+    """Returns what stands for an argument's value: its name, or its choices."""
+    choices = "{" + ",".join(map(str, action.choices)) + "}" if action.choices else action.dest.upper()
+    return str(action.metavar or choices) if action.option_strings else str(action.metavar or choices).upper()
 
 
 def help_of(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
