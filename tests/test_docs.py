@@ -138,6 +138,13 @@ def test_every_public_name_has_its_docstring(site, pages):
     assert ":func:`" not in text and ":class:`" not in text
 
 
+def test_a_figure_in_the_first_pages_is_one_of_the_results():
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for name in ("index.md", "start.md"):
+        for figure in re.findall(r"(?<!\d)\.\d{3}", (ROOT / "docs" / name).read_text(encoding="utf-8")):
+            assert figure in results, f"{name}: {figure}"
+
+
 def test_sources_of_generated_pages_are_not_published(site):
     assert not list(site.rglob("*.head*")) and not (site / "generate").exists()
 
