@@ -139,7 +139,7 @@ def test_every_public_name_has_its_docstring(site, pages):
 
 
 def test_a_figure_in_the_first_pages_is_one_of_the_results():
-    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    results = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("results.md", "corpora.md"))
     for name in ("index.md", "start.md"):
         for figure in re.findall(r"(?<!\d)\.\d{3}", (ROOT / "docs" / name).read_text(encoding="utf-8")):
             assert figure in results, f"{name}: {figure}"
