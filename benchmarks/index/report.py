@@ -1,4 +1,4 @@
-"""Make docs/index.md and its figure from benchmarks/results/index.
+"""Make docs/scan.md and its figure from benchmarks/results/index.
 
 Usage: python benchmarks/index/report.py      (make results)
 """
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 def main() -> None:
     run, length, mixed = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("run", "length", "mixed"))
-    lines = [(DOCS / "index.head.md").read_text().rstrip(), ""]
+    lines = [(DOCS / "scan.head.md").read_text().rstrip(), ""]
     lines += [
         f"{run['machine']}, {run['cores']} cores; {run['real_documents']:,} real documents, the rest copies of them.",
         "",
@@ -50,9 +50,9 @@ def main() -> None:
         ],
     )
     lines += ["## Time a candidate against the document's length", "", *_lengths(length)]
-    (DOCS / "index.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    (DOCS / "scan.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     _figure(run, length)
-    print("docs/index.md, docs/index.png", file=sys.stderr)
+    print("docs/scan.md, docs/figures/scan.png", file=sys.stderr)
 
 
 def _scans(rows: list[Row], kind: str) -> list[str]:
@@ -151,7 +151,7 @@ def _figure(run: Row, length: Row) -> None:
     right.set(xlabel="tokens of a document", ylabel="ms a candidate", title="Time a candidate")
     right.legend()
     figure.tight_layout()
-    figure.savefig(DOCS / "index.png", dpi=90)
+    figure.savefig(DOCS / "figures" / "scan.png", dpi=90)
 
 
 if __name__ == "__main__":

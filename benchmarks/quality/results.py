@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 OWN = "metatool clinc150 hwu64 banking77".split()
 NEVER = "demo toolalpaca_eval restbench_spotify apibank stabletoolbench callnavi nestful cheatsheets k8s_tools".split()
-FILLED = ("results", "no-answer", "feedback", "context")  # pages of docs/, from ``<name>.head.md``
+FILLED = ("results", "no-answer", "feedback", "context", "choose")  # pages of docs/, from ``<name>.head.md``
 UNSEEN = "clinc150 hwu64 banking77 ultratool tldr".split()
 TITLES = {
     "metatool": "MetaTool",
