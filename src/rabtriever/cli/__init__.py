@@ -34,20 +34,6 @@ COMMANDS = (
 )
 
 
-def make_parser() -> Parser:
-    """Returns the parser of all commands; parsed arguments hold the command's function as ``run``."""
-    parser = Parser(prog="rabtriever", description="An LLM reranker's judgement at a vector lookup's cost.")
-    parser.add_argument("--version", action="version", version=f"rabtriever {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        module = import_module(f"rabtriever.cli.{name}")
-        command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
-        module.add_arguments(command)
-        command.add_argument("--json", action="store_true", help="print one JSON object")
-        command.set_defaults(run=module.run)
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command.
 
@@ -85,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> Parser:
-    """Returns the parser of all commands."""
+    """Returns the parser of all commands; parsed arguments hold the command's function as ``run``."""
     parser = Parser(prog="rabtriever", description="An LLM reranker's judgement at a vector lookup's cost.")
     parser.add_argument("--version", action="version", version=f"rabtriever {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
