@@ -8,7 +8,21 @@ from rabtriever.cli.arguments import print_result
 
 SHELLS = ("bash", "zsh", "fish")
 # Arguments whose values are files or folders; other values are not guessed.
-PATHS = ("corpus", "data", "keys", "labels", "model", "out", "prompt", "queries", "runs", "uri")
+PATHS = (
+    "catalogue",
+    "config",
+    "data",
+    "keys",
+    "labels",
+    "model",
+    "out",
+    "queries",
+    "report",
+    "requests",
+    "runs",
+    "source",
+    "uri",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
