@@ -390,3 +390,13 @@ def test_labels_never_push_down_a_document_without_any(requests, encoder, other)
         made.prepare(data)
         assert (music in made.labelled_among.tolist()) == bool(teacher.encoders)
         assert set(made.labelled_among.tolist()) >= {d for of_query in made.data.train.positives for d in of_query}
+
+
+def test_lists_of_labelled_queries_alone_teach_no_document_that_no_label_names(requests, encoder, other):
+    labels = labelled(requests, other, list(requests.queries))
+    train = {query: of for query, of in labels.items() if "music" not in of}
+    data = replace(requests, queries={query: requests.queries[query] for query in train}, qrels={"train": train})
+    made = Distiller(encoder, Teacher.of([other]), QUICK)
+    made.prepare(data)
+    named = {d for of_query in made.data.train.positives for d in of_query}
+    assert set(made.labelled_among.tolist()) == named == set(made.taught.nonzero().flatten().tolist())

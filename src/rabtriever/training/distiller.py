@@ -186,7 +186,9 @@ class Distiller:
         if not self.data.has_labels:
             dev = label_by_teacher(self.data.dev, self.cached_teacher, self.schedule.calibrated_queries)
             self.data = replace(self.data, dev=dev)
-        self.taught = self.targets.asked_for(len(self.data.documents))
+        # A list only smooths the target of a label: it does not teach the documents that no label names.
+        asking = self.unlabelled if config.label_weight and not teacher.rerankers else torch.arange(len(train))
+        self.taught = self.targets.asked_for(asking, len(self.data.documents))
         self.taught[[document for of_query in train.positives for document in of_query]] = True
         self.log: list[dict[str, Any]] = []
         self._calls_before = self.cached_teacher.calls  # of dev queries, which the schedule has set aside

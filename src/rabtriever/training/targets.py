@@ -61,15 +61,15 @@ class Targets:
         added[rows[there], columns[there]] = read[there]
         return result + added
 
-    def asked_for(self, n_documents: int) -> Tensor:
+    def asked_for(self, queries: Tensor, n_documents: int) -> Tensor:
         """Returns the documents that the encoders give a third of the mean probability or more: bool (k,).
 
-        Those that hardly any query asks for are not taught, only pushed down.
+        Those that hardly any of the queries int64 (n,) asks for are not taught, only pushed down.
         """
         documents, mass = torch.arange(n_documents), torch.zeros(n_documents)
-        n_queries = len(self.similarities[0][1]) if self.similarities else 0
-        rows = torch.linspace(0, n_queries - 1, min(n_queries, MAX_QUERIES)).long()
-        for block in rows.split(QUERIES_PER_BLOCK):
+        asking = queries if self.similarities else queries[:0]
+        rows = torch.linspace(0, len(asking) - 1, min(len(asking), MAX_QUERIES)).long()
+        for block in asking[rows].split(QUERIES_PER_BLOCK):
             mass += self.similarity(block, documents).softmax(1).sum(0)
         return mass >= max(1e-6, LEAST_SHARE * float(mass.mean()))
 
