@@ -13,7 +13,20 @@ from rabtriever import __version__
 from rabtriever.cli.arguments import Parser, rename_flags
 from rabtriever.errors import InputError
 
-COMMANDS = ("demo", "judge", "train", "generate", "distill", "index", "search", "serve", "tune", "info", "evaluate")
+COMMANDS = (
+    "demo",
+    "judge",
+    "train",
+    "generate",
+    "distill",
+    "index",
+    "search",
+    "serve",
+    "mcp",
+    "tune",
+    "info",
+    "evaluate",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

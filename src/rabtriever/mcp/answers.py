@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mcp_types as types
 
+from rabtriever.errors import InputError, shorten
 from rabtriever.mcp.search import Answer, Found
 
 MAX_K, DEFAULT_K = 50, 5
@@ -110,6 +111,24 @@ def search_result(answer: Answer, starting: Sequence[str]) -> types.CallToolResu
 def error_result(message: str) -> types.CallToolResult:
     """Returns a failed call's answer, which a model reads."""
     return types.CallToolResult(content=[types.TextContent(type="text", text=message)], is_error=True)
+
+
+def read_text(given: Mapping[str, Any], name: str) -> str:
+    """Returns what a search is for; raises InputError if it is missing or blank."""
+    text = given.get(name)
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"{name} is {shorten(text)}; say what you are looking for", param=name)
+    return text
+
+
+def read_k(given: Mapping[str, Any]) -> int:
+    """Returns how many hits a search shall return at most; raises InputError if that is out of range."""
+    k = given.get("k", DEFAULT_K)
+    if isinstance(k, float) and k.is_integer():
+        k = int(k)
+    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= MAX_K:
+        raise InputError(f"k is {shorten(k)}; give a whole number from 1 to {MAX_K}", param="k")
+    return k
 
 
 def _describe(found: Found) -> dict[str, Any]:

@@ -66,12 +66,11 @@ class Server:
                 fault = "it ended"
             except Exception as error:
                 fault = _describe(error)
-            if self._client is not None:
-                self._client, self._connected = None, anyio.Event()
+            if self._connected.is_set():
+                self._connected = anyio.Event()
                 delay = FIRST_RETRY if anyio.current_time() - started > delay else delay
-            self._catalogue.lost(self.config.name)
+            self._away()
             self.asked.set()
-            self._changed()
             if fault != self._fault:  # said once
                 logger.warning("server %s is away: %s; it is tried again", self.config.name, fault)
             self._fault = fault
@@ -192,7 +191,14 @@ class Server:
 
     def _on_closed(self) -> None:
         self._closed = True
+        self._away()
         self._wake.set()
+
+    def _away(self) -> None:
+        if self._client is not None:
+            self._client = None
+            self._catalogue.lost(self.config.name)
+            self._changed()
 
 
 class _Watched:
