@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from math import inf, log
+from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from filelock import FileLock
 from rabtriever.data import Document
 from rabtriever.errors import BusyError, InputError, NotFoundError, StorageError, first_line
 from rabtriever.mcp.catalogue import Tool
+from rabtriever.scoring.calibration import Calibration
 
 if TYPE_CHECKING:
     from rabtriever.index import Index
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rabtriever.mcp")
 
 TOOLS_PER_WRITE = 256  # encoded and found from then on; a write takes some ten milliseconds
-DOUBTFUL = 0.03  # probability below which the best tool counts as not fitting; measured in docs/mcp.md
+DOUBTFUL = 0.02  # probability below which the best tool counts as not fitting; measured in docs/mcp.md
 WAIT = 60.0  # seconds for another gateway that writes to the same index
 
 
@@ -49,7 +50,7 @@ class Vectors:
         self.index: Index | None = None
         self._encoded: dict[str, str] = {}  # id -> the text that the index has of it
         self._missing: tuple[object, object, set[str]] = (None, None, set())  # of these tools, these texts
-        self._least_log_odds = -inf  # of a best tool that fits
+        self._least_log_odds: float | None = None  # of a best tool that fits
         self._learned = 0
 
     def open(self) -> None:
@@ -66,7 +67,7 @@ class Vectors:
                 index = Index.open(uri, retriever) if uri.exists() else Index.create(uri, retriever)
         index.write_timeout = WAIT
         self._encoded = {document.id: document.content for document in index.get(index.ids())}
-        self._learned, self._least_log_odds = index.learned.current, least_log_odds(retriever, self._refuse)
+        self._use_learned(index)
         index.warm()
         self.index = index
 
@@ -77,7 +78,8 @@ class Vectors:
             The number of tools that were encoded.
         """
         assert self.index is not None
-        wanted = [tools[id].document for id in self.missing(tools)]
+        missing = self.missing(tools)
+        wanted = [tool.document for id, tool in tools.items() if id in missing]
         if gone := [id for id in self._encoded if id not in tools]:
             self.index.delete([document.id for document in self.index.get(gone)])  # not what another has removed
             self._encoded = {id: text for id, text in self._encoded.items() if id in tools}
@@ -95,15 +97,14 @@ class Vectors:
             found = self._missing = (tools, encoded, ids)
         return found[2]
 
-    def search(self, request: str, tools: Mapping[str, Tool], k: int) -> tuple[list[Hit], bool]:
+    def search(self, request: str, tools: Mapping[str, Tool], k: int) -> tuple[list[Hit], bool | None]:
         """Returns ``k`` tools and maybe more, if there are as many with vectors, best first, and whether any fits.
 
-        A reranker that fails is left out, with a line in the log.
+        That is None if the retriever cannot tell. A reranker that fails is left out, with a line in the log.
         """
         assert self.index is not None
-        if self._learned != (learned := self.index.learned.current):  # `rabtriever tune` or a rollback
-            self.index.use_learned()
-            self._learned = learned
+        if self._learned != self.index.learned.current:  # `rabtriever tune` or a rollback
+            self._use_learned(self.index)
         missing = self.missing(tools)
         depth = k + max(0, len(self.index) - len(tools) + len(missing))  # those too that must not be shown
         try:
@@ -114,7 +115,14 @@ class Vectors:
             logger.warning("the reranker failed, this search goes without it (%s)", first_line(error))
             hits = self.index.search(request, depth)
         good = [hit for hit in hits if hit.id in tools and hit.id not in missing]
-        return good, not good or max(hit.log_odds for hit in good) >= self._least_log_odds
+        if not good or self._least_log_odds is None:
+            return good, None
+        return good, max(hit.log_odds for hit in good) >= self._least_log_odds
+
+    def _use_learned(self, index: Index) -> None:
+        self._learned = index.learned.current
+        index.use_learned()
+        self._least_log_odds = least_log_odds(index.retriever, self._refuse)
 
     def _write(self, documents: Sequence[Document]) -> None:
         assert self.index is not None
@@ -132,12 +140,15 @@ class Vectors:
         self._encoded = self._encoded | {document.id: document.content for document in documents}
 
 
-def least_log_odds(retriever: Retriever, refuse: float) -> float:
-    """Returns the log-odds that the best tool must have to count as fitting.
+def least_log_odds(retriever: Retriever, refuse: float) -> float | None:
+    """Returns the log-odds that the best tool must have to count as fitting; None: the retriever cannot tell.
 
-    They are the promise's where there is one. Else those of the probability :data:`DOUBTFUL`, of a pair by itself.
+    They are the promise's where there is one. Else those of the probability :data:`DOUBTFUL`, of a pair by itself, if
+    the retriever's probabilities are calibrated.
     """
     with suppress(InputError):
         return retriever.refusal.limit(refuse)
     calibration = retriever.calibration
+    if calibration == Calibration():
+        return None
     return (log(DOUBTFUL / (1 - DOUBTFUL)) - calibration.offset) * calibration.temperature

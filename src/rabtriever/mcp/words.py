@@ -12,14 +12,15 @@ from rabtriever.caching import LRUCache
 from rabtriever.mcp.catalogue import Tool
 
 K1, B = 1.2, 0.75
-WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+")  # createIssue, create_issue: two words
+BETWEEN = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # words in createIssue, getHTTPCode
+WORD = re.compile(r"[^\W_]+")
 NAME = re.compile(r"[^\s\"'`,;!?()\[\]{}]+")  # what a name can be within a request
 COUNTED_WORDS = 2**22  # different words of all texts that stay counted in memory
 
 
 def words(text: str) -> list[str]:
     """Returns a text's words in lower case, names taken apart and plural s left out."""
-    found = [word.lower() for word in WORD.findall(text)]
+    found = _split(text)
     return [word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in found]
 
 
@@ -96,7 +97,11 @@ class Words:
 
 def _key(name: str) -> str:
     """Returns a name in one spelling: create_issue, create-issue, createIssue and "create issue" are one."""
-    return " ".join(word.lower() for word in WORD.findall(name.replace("%2E", ".")))
+    return " ".join(_split(name.replace("%2E", ".")))
+
+
+def _split(text: str) -> list[str]:
+    return WORD.findall(BETWEEN.sub(" ", text).lower())
 
 
 def _chain(counts: Iterable[Counter[str]]) -> Iterable[str]:
