@@ -24,6 +24,8 @@ STUB = Path(__file__).with_name("stub_server.py")
 class Stubs:
     """A file of stub servers, whose tools a test can change."""
 
+    script = STUB
+
     def __init__(self, folder: Path) -> None:
         self.folder, self.path, self._servers = folder, folder / "mcp.json", dict[str, Any]()
 
