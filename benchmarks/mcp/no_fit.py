@@ -4,7 +4,7 @@
         python benchmarks/mcp/no_fit.py DATA [--model tools]
 
 A corpus's own test requests are served by it. Those of other corpora, and CLINC150's requests out of scope, are not.
-The model promises nothing here: it never saw these tools, so that one probability stands for all corpora.
+The model promises nothing here: it never saw these tools, so the same two probabilities stand for all corpora.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from rabtriever import Rabtriever, load_data
-from rabtriever.mcp.vectors import DOUBTFUL
+from rabtriever.index.hits import Hit
+from rabtriever.mcp.vectors import DOUBTFUL, DOUBTFUL_IN_LIST, fitting
+from rabtriever.scoring.calibration import LIST_DEPTH
 
 CORPORA = "toolalpaca_eval restbench_spotify k8s_tools apibank callnavi nestful".split()
-PROBABILITIES = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05)
 MOST = 300  # requests of a corpus
 
 
 def main() -> None:
-    """Prints, of each corpus and probability, the share of requests whose best tool is less probable."""
+    """Prints, of each corpus, the share of requests that are told that no tool fits."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="tools")
@@ -36,15 +37,25 @@ def main() -> None:
     outside = [json.loads(line)["text"] for line in lines][:MOST]
     latents = {name: retriever.encode_query(texts) for name, texts in requests.items()}
     latents["out of scope"] = retriever.encode_query(outside)
-    report = {"doubtful": DOUBTFUL, "probabilities": PROBABILITIES, "served": {}, "not served": {}}
+    fits, calibration = fitting(retriever, 0.05), retriever.calibration
+    rules = {
+        "as served": lambda log_odds, alone, listed: not fits(Hit("", listed, log_odds, "", {})),
+        f"by itself below {DOUBTFUL}": lambda log_odds, alone, listed: alone < DOUBTFUL,
+        f"in its list below {DOUBTFUL_IN_LIST}": lambda log_odds, alone, listed: listed < DOUBTFUL_IN_LIST,
+    }
+    report: dict[str, dict[str, dict[str, float]]] = {rule: {"served": {}, "not served": {}} for rule in rules}
     for name, data in corpora.items():
         documents = retriever.encode_document([document.content for document in data.documents.values()])
         for kind, of_kind in (("served", [name]), ("not served", [other for other in latents if other != name])):
             queries = np.concatenate([latents[one] for one in of_kind])
-            best = retriever.calibration.probability(retriever.similarity(queries, documents).max(axis=1))
-            report[kind][name] = [round(float((best < least).mean()), 3) for least in PROBABILITIES]
-    for kind in ("served", "not served"):
-        report[kind]["mean"] = np.round(np.mean(list(report[kind].values()), axis=0), 3).tolist()
+            lists = -np.sort(-retriever.similarity(queries, documents), axis=1)[:, :LIST_DEPTH]
+            best = lists[:, 0], calibration.probability(lists[:, 0]), calibration.list_probability(lists)[:, 0]
+            for rule, refuses in rules.items():
+                refused = [refuses(*map(float, one)) for one in zip(*best, strict=True)]
+                report[rule][kind][name] = round(float(np.mean(refused)), 3)
+    for of_rule in report.values():
+        for shares in of_rule.values():
+            shares["mean"] = round(float(np.mean(list(shares.values()))), 3)
     print(json.dumps(report))
 
 

@@ -116,7 +116,9 @@ def test_a_server_that_dies_is_marked_and_comes_back(two, eventually):
         async with two.gateway() as (gateway, client):
             first = (await call(client, "a%2Eb.c")).structured_content
             lost = await call(client, "a%2Eb.die")  # in the middle of a call
-            assert lost.is_error and "server 'a.b' was lost during the call, which may or may not" in lost.content[0].text
+            assert (
+                lost.is_error and "server 'a.b' was lost during the call, which may or may not" in lost.content[0].text
+            )
             found = await search(client, "coffee")
             assert names(found) == ["a%2Eb.c"] and not found.structured_content["tools"][0]["available"]
             assert "its server is away" in found.content[0].text

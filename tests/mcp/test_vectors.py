@@ -1,11 +1,13 @@
 import logging
 
+import numpy as np
 import pytest
 
 from rabtriever.data import Document
 from rabtriever.errors import InputError
 from rabtriever.index import Index
-from rabtriever.mcp.vectors import DOUBTFUL, Vectors, least_log_odds
+from rabtriever.index.hits import Hit
+from rabtriever.mcp.vectors import DOUBTFUL, DOUBTFUL_IN_LIST, Vectors, fitting
 from rabtriever.retriever import Rabtriever
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.refusal import Refusal
@@ -108,12 +110,19 @@ def test_a_second_gateway_shares_the_index(opened, make_tools):
 
 def test_whether_anything_fits(sentence_encoders):
     encoder = sentence_encoders["bert"]
-    assert least_log_odds(Rabtriever(encoder), 0.05) is None  # nothing is calibrated, nothing promised
+    assert fitting(Rabtriever(encoder), 0.05) is None  # nothing is calibrated, nothing promised
+
+    def hit(log_odds, probability):
+        return Hit("a", probability, log_odds, "", {})
+
     calibration = Calibration(2.0, -1.0)
-    limit = least_log_odds(Rabtriever(encoder, calibration=calibration), 0.05)
-    assert calibration.probability(limit) == pytest.approx(DOUBTFUL)
-    promise = Refusal(100, {0.05: 0.25})
-    assert least_log_odds(Rabtriever(encoder, calibration=calibration, refusal=promise), 0.05) == 0.25
+    fits = fitting(Rabtriever(encoder, calibration=calibration), 0.05)
+    least = calibration.temperature * (np.log(DOUBTFUL / (1 - DOUBTFUL)) - calibration.offset)
+    assert calibration.probability(least) == pytest.approx(DOUBTFUL)
+    assert fits(hit(least + 0.01, 0)) and not fits(hit(least - 0.01, DOUBTFUL_IN_LIST - 0.01))
+    assert fits(hit(least - 0.01, DOUBTFUL_IN_LIST))
+    promised = fitting(Rabtriever(encoder, calibration=calibration, refusal=Refusal(100, {0.05: 0.25})), 0.05)
+    assert promised(hit(0.25, 0)) and not promised(hit(0.24, 1))
 
 
 def test_a_promise_decides_what_fits(make_tools, sentence_encoders, tmp_path):

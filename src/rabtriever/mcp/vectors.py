@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rabtriever.mcp")
 
 TOOLS_PER_WRITE = 256  # encoded and found from then on; a write takes some ten milliseconds
-DOUBTFUL = 0.02  # probability below which the best tool counts as not fitting; measured in docs/mcp.md
+# Below both, the best tool counts as not fitting: its probability as a pair by itself, and among the tools beside it.
+# Measured in benchmarks/mcp/no_fit.py.
+DOUBTFUL, DOUBTFUL_IN_LIST = 0.02, 0.3
 WAIT = 60.0  # seconds for another gateway that writes to the same index
 
 
@@ -37,7 +39,7 @@ class Vectors:
         load: Returns the retriever; called in the thread of :meth:`open`.
         rerank: Number of best tools that the retriever's reranker reads; None: no reranker.
         refuse: Share of the requests that some tool serves for which a search may say that none does, at most, if the
-            retriever can promise that (:class:`rabtriever.scoring.refusal.Refusal`); else :data:`DOUBTFUL` decides.
+            retriever can promise that (:class:`rabtriever.scoring.refusal.Refusal`); else probabilities decide.
 
     Attributes:
         index: None until the model is loaded, and for good if that failed.
@@ -50,7 +52,7 @@ class Vectors:
         self.index: Index | None = None
         self._encoded: dict[str, str] = {}  # id -> the text that the index has of it
         self._missing: tuple[object, object, set[str]] = (None, None, set())  # of these tools, these texts
-        self._least_log_odds: float | None = None  # of a best tool that fits
+        self._fits: Callable[[Hit], bool] | None = None
         self._learned = 0
 
     def open(self) -> None:
@@ -115,14 +117,12 @@ class Vectors:
             logger.warning("the reranker failed, this search goes without it (%s)", first_line(error))
             hits = self.index.search(request, depth)
         good = [hit for hit in hits if hit.id in tools and hit.id not in missing]
-        if not good or self._least_log_odds is None:
-            return good, None
-        return good, max(hit.log_odds for hit in good) >= self._least_log_odds
+        return good, self._fits(good[0]) if good and self._fits else None
 
     def _use_learned(self, index: Index) -> None:
         self._learned = index.learned.current
         index.use_learned()
-        self._least_log_odds = least_log_odds(index.retriever, self._refuse)
+        self._fits = fitting(index.retriever, self._refuse)
 
     def _write(self, documents: Sequence[Document]) -> None:
         assert self.index is not None
@@ -140,15 +140,17 @@ class Vectors:
         self._encoded = self._encoded | {document.id: document.content for document in documents}
 
 
-def least_log_odds(retriever: Retriever, refuse: float) -> float | None:
-    """Returns the log-odds that the best tool must have to count as fitting; None: the retriever cannot tell.
+def fitting(retriever: Retriever, refuse: float) -> Callable[[Hit], bool] | None:
+    """Returns what says of a search's best hit whether it serves the request; None: the retriever cannot tell.
 
-    They are the promise's where there is one. Else those of the probability :data:`DOUBTFUL`, of a pair by itself, if
-    the retriever's probabilities are calibrated.
+    That is the promise where there is one. Else a hit fits unless it is doubtful both by itself and in its list, if the
+    retriever's probabilities are calibrated.
     """
     with suppress(InputError):
-        return retriever.refusal.limit(refuse)
+        limit = retriever.refusal.limit(refuse)
+        return lambda best: best.log_odds >= limit
     calibration = retriever.calibration
     if calibration == Calibration():
         return None
-    return (log(DOUBTFUL / (1 - DOUBTFUL)) - calibration.offset) * calibration.temperature
+    least = (log(DOUBTFUL / (1 - DOUBTFUL)) - calibration.offset) * calibration.temperature
+    return lambda best: best.log_odds >= least or best.probability >= DOUBTFUL_IN_LIST
