@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rabtriever.mcp.words import B, K1, Words, words
+from rabtriever.mcp.words import K1, B, Words, words
 
 TOOLS = {
     "github.create_issue": "Opens an issue in a repository",
