@@ -14,7 +14,6 @@ from mcp.server.caching import CacheHint
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server as MCPServer
 from mcp.shared.exceptions import MCPError
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from rabtriever import __version__
 from rabtriever.errors import InputError, first_line, shorten
@@ -44,8 +43,6 @@ BEFORE_MODEL = 1.0  # seconds that loading the model, which slows all else down,
 SETTLE = 0.2  # seconds without a change before tools are encoded
 RETRY = 30.0  # seconds after which tools that could not be encoded are tried again
 DAY = 24 * 3600 * 1000  # milliseconds
-
-Result = types.CallToolResult | types.InputRequiredResult
 
 
 class Gateway:
@@ -105,17 +102,13 @@ class Gateway:
         self.catalogue.refresh()
         answer = await anyio.to_thread.run_sync(self.search.search, request, k, self.catalogue.tools)
         self._searched.set()
-        if self._feedback and answer.fits is not False and any(one.match != "name" for one in answer.found):
+        if self._feedback and answer.found and answer.found[0].match != "name":
             self._feedback.searched(session, request, [one.tool.id for one in answer.found])
         return search_result(answer, [name for name, server in self.servers.items() if not server.asked.is_set()])
 
     async def call_tool(
-        self,
-        name: str,
-        arguments: dict[str, Any],
-        context: ServerRequestContext[Any, Any],
-        params: types.CallToolRequestParams,
-    ) -> Result:
+        self, name: str, arguments: dict[str, Any], context: ServerRequestContext[Any, Any]
+    ) -> types.CallToolResult:
         """Calls a tool on its server.
 
         Raises:
@@ -129,12 +122,8 @@ class Gateway:
         if tool.changed:
             fault = "its description or schema changed after it was approved; it is not called until someone has read"
             raise InputError(f"{name}: {fault} and approved it: {self._approval.format(name)}")
-        result = await self.servers[tool.server].call(
-            tool.name, arguments, context.session.report_progress, params.input_responses, params.request_state
-        )
-        if isinstance(result, types.InputRequiredResult) and context.protocol_version not in MODERN_PROTOCOL_VERSIONS:
-            raise InputError(f"{name}: asks back before it answers, which clients of this protocol version cannot")
-        if self._feedback and isinstance(result, types.CallToolResult):
+        result = await self.servers[tool.server].call(tool.name, arguments, context.session.report_progress)
+        if self._feedback:
             self._feedback.called(session_of(context), name, not result.is_error)
         return result
 
@@ -143,13 +132,15 @@ class Gateway:
     ) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[SEARCH_TOOLS, CALL_TOOL])
 
-    async def _call(self, context: ServerRequestContext[Any, Any], params: types.CallToolRequestParams) -> Result:
+    async def _call(
+        self, context: ServerRequestContext[Any, Any], params: types.CallToolRequestParams
+    ) -> types.CallToolResult:
         given = params.arguments or {}
         try:
             if params.name == SEARCH_TOOLS.name:
                 return await self.search_tools(read_text(given, "request"), read_k(given), session_of(context))
             if params.name == CALL_TOOL.name:
-                return await self.call_tool(*_name_and_arguments(given), context, params)
+                return await self.call_tool(*_name_and_arguments(given), context)
         except InputError as error:
             return error_result(str(error))
         raise MCPError(types.INVALID_PARAMS, f"no tool {params.name!r}; call {CALL_TOOL.name} with its name")
@@ -177,12 +168,15 @@ class Gateway:
         except Exception as error:
             logger.warning("the model cannot be loaded, tools are found by names and words (%s)", first_line(error))
             return
+        ready = False
         while True:
-            changed = self._changed
-            wait = float("inf")
+            changed, wait = self._changed, float("inf")
             try:
                 encoded = await anyio.to_thread.run_sync(self._vectors.sync, self.catalogue.tools)
-                logger.info("%d tools are ready, %d of them encoded now", len(self.catalogue.tools), encoded)
+                if encoded or not ready:
+                    uri = self._vectors.index.table.uri if self._vectors.index else None
+                    logger.info("%d tools are ready, %d encoded now: %s", len(self.catalogue.tools), encoded, uri)
+                ready = True
             except Exception as error:
                 logger.warning("tools cannot be encoded, they are tried again (%s)", first_line(error))
                 wait = RETRY

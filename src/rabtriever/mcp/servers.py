@@ -78,43 +78,35 @@ class Server:
             delay = min(2 * delay, LAST_RETRY)
 
     async def call(
-        self,
-        tool: str,
-        arguments: dict[str, Any] | None,
-        progress: ProgressFnT | None = None,
-        responses: types.InputResponses | None = None,
-        state: str | None = None,
-    ) -> types.CallToolResult | types.InputRequiredResult:
+        self, tool: str, arguments: dict[str, Any] | None, progress: ProgressFnT | None = None
+    ) -> types.CallToolResult:
         """Calls a tool, once: what was lost on the way is not sent again, since it may have had its effect.
 
         Raises:
-            RemoteError: the server is away, or was lost during the call.
+            RemoteError: the server is away, was lost during the call, or answers what cannot be passed on.
             MCPError: the server's own.
         """
         if self._client is None:
             with anyio.move_on_after(0 if self.asked.is_set() else CALL_WAIT):
                 await self._connected.wait()
+        name = self.config.name
         if (client := self._client) is None:
-            raise RemoteError(
-                f"server {self.config.name!r} is away ({self._fault or 'it is starting'}); try again later"
-            )
+            raise RemoteError(f"server {name!r} is away ({self._fault or 'it is starting'}); try again later")
         try:
-            return await client.session.call_tool(
-                tool,
-                arguments,
-                progress_callback=progress,
-                input_responses=responses,
-                request_state=state,
-                allow_input_required=True,
+            result = await client.session.call_tool(
+                tool, arguments, progress_callback=progress, allow_input_required=True
             )
         except RuntimeError as error:  # its result is not what the tool declares
-            raise RemoteError(f"server {self.config.name!r}: {error}") from None
+            raise RemoteError(f"server {name!r}: {' '.join(str(error).split())}") from None
         except MCPError as error:
             if error.code != types.CONNECTION_CLOSED:
                 raise
             raise self._lost() from error
         except Exception as error:  # of the transport
             raise self._lost() from error
+        if isinstance(result, types.InputRequiredResult):
+            raise RemoteError(f"server {name!r}: {tool} asks its client back, which a gateway cannot pass on")
+        return result
 
     def _lost(self) -> RemoteError:
         self._wake.set()  # asks it for its tools, and connects anew if that fails
