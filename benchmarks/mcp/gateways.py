@@ -65,6 +65,5 @@ async def until_encoded(client: Client, log: Path, probe: str) -> None:
 
 
 def milliseconds(seconds: list[float]) -> dict[str, float]:
-    """Returns the percentiles of durations."""
-    p50, p95 = np.percentile(np.array(seconds) * 1000, [50, 95])
-    return {"p50_ms": round(float(p50), 1), "p95_ms": round(float(p95), 1)}
+    """Returns percentiles of durations; the tenth is what they take when nothing else wants the cores."""
+    return {f"p{p}_ms": round(float(np.percentile(np.array(seconds) * 1000, p)), 1) for p in (10, 50, 95)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from math import log
 from pathlib import Path
@@ -89,6 +89,7 @@ class Vectors:
             self._write(wanted[start : start + TOOLS_PER_WRITE])
         if wanted or gone:
             self.index.optimize()
+            self.index.get(list(tools))  # then no search has to read them from disk
         return len(wanted)
 
     def missing(self, tools: Mapping[str, Tool]) -> set[str]:
@@ -108,16 +109,21 @@ class Vectors:
         if self._learned != self.index.learned.current:  # `rabtriever tune` or a rollback
             self._use_learned(self.index)
         missing = self.missing(tools)
-        depth = k + max(0, len(self.index) - len(tools) + len(missing))  # those too that must not be shown
+        good = self._search(request, k, tools, missing)
+        if len(good) < min(k, len(tools) - len(missing)):  # among those found are some that must not be shown
+            good = self._search(request, k + len(self.index), tools, missing)
+        return good, self._fits(good[0]) if good and self._fits else None
+
+    def _search(self, request: str, k: int, tools: Mapping[str, Tool], missing: Container[str]) -> list[Hit]:
+        assert self.index is not None
         try:
-            hits = self.index.search(request, depth, rerank=self.rerank)
+            hits = self.index.search(request, k, rerank=self.rerank)
         except Exception as error:
             if self.rerank is None:
                 raise
             logger.warning("the reranker failed, this search goes without it (%s)", first_line(error))
-            hits = self.index.search(request, depth)
-        good = [hit for hit in hits if hit.id in tools and hit.id not in missing]
-        return good, self._fits(good[0]) if good and self._fits else None
+            hits = self.index.search(request, k)
+        return [hit for hit in hits if hit.id in tools and hit.id not in missing]
 
     def _use_learned(self, index: Index) -> None:
         self._learned = index.learned.current
