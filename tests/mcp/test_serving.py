@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import anyio
 import httpx2
@@ -16,6 +17,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.server.lowlevel import Server
 
 from rabtriever.errors import InputError
+from rabtriever.mcp import servers
 from rabtriever.mcp.serving import serve
 from rabtriever.serving.auth import APIKeys
 
@@ -89,7 +91,9 @@ def test_the_command_over_http_with_a_key(stubs):
         anyio.run(main, json.loads(started.stdout.readline())["url"])
 
 
-def test_a_server_over_http_that_goes_and_comes_back(stubs, eventually):
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_a_server_over_http_that_goes_and_comes_back(stubs, eventually, monkeypatch, mode):
+    monkeypatch.setattr(servers, "Client", partial(Client, mode=mode))
     port = free_port()
     tools = stubs.add("far", TOOLS, url=f"http://127.0.0.1:{port}/mcp")
     command = [sys.executable, str(stubs.script), "far", str(tools), str(port)]
@@ -105,7 +109,7 @@ def test_a_server_over_http_that_goes_and_comes_back(stubs, eventually):
                 lost = await client.call_tool("call_tool", {"name": "far.lamp"})
                 assert lost.is_error and "server 'far'" in lost.content[0].text
                 await eventually(lambda: not gateway.catalogue.tools["far.lamp"].available)
-                with process(command):
+                with process(command):  # of whose sessions ours is none
                     await eventually(lambda: gateway.catalogue.tools["far.lamp"].available)
                     called = await client.call_tool("call_tool", {"name": "far.lamp"})
                     assert called.structured_content["tool"] == "lamp"

@@ -53,7 +53,8 @@ class Server:
         self.config, self.asked = config, anyio.Event()
         self._catalogue, self._changed = catalogue, changed
         self._client: Client | None = None
-        self._connected, self._wake = anyio.Event(), anyio.Event()
+        self._connected = anyio.Event()
+        self._wake = anyio.Event()  # set to ask it for its tools; it is connected anew if that fails
         self._closed, self._fault = False, ""
 
     async def run(self) -> None:
@@ -91,7 +92,7 @@ class Server:
                 await self._connected.wait()
         name = self.config.name
         if (client := self._client) is None:
-            raise RemoteError(f"server {name!r} is away ({self._fault or 'it is starting'}); try again later")
+            raise RemoteError(f"server {name!r} is away ({self._fault or 'it is being started'}); try again later")
         try:
             result = await client.session.call_tool(
                 tool, arguments, progress_callback=progress, allow_input_required=True
@@ -99,9 +100,11 @@ class Server:
         except RuntimeError as error:  # its result is not what the tool declares
             raise RemoteError(f"server {name!r}: {' '.join(str(error).split())}") from None
         except MCPError as error:
-            if error.code != types.CONNECTION_CLOSED:
-                raise
-            raise self._lost() from error
+            if error.code == types.CONNECTION_CLOSED:
+                raise self._lost() from error
+            if error.code in (types.INVALID_REQUEST, types.INTERNAL_ERROR):  # so says HTTP that a session is gone
+                self._wake.set()
+            raise
         except Exception as error:  # of the transport
             raise self._lost() from error
         if isinstance(result, types.InputRequiredResult):
@@ -109,7 +112,7 @@ class Server:
         return result
 
     def _lost(self) -> RemoteError:
-        self._wake.set()  # asks it for its tools, and connects anew if that fails
+        self._wake.set()
         fault = "was lost during the call, which may or may not have had its effect"
         return RemoteError(f"server {self.config.name!r} {fault}; look before you call again")
 
@@ -187,10 +190,9 @@ class Server:
         self._wake.set()
 
     def _away(self) -> None:
-        if self._client is not None:
-            self._client = None
-            self._catalogue.lost(self.config.name)
-            self._changed()
+        self._client = None
+        self._catalogue.lost(self.config.name)
+        self._changed()
 
 
 class _Watched:
