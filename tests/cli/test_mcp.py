@@ -28,10 +28,11 @@ def see(config, **descriptions):
 def test_what_changed_is_shown_and_approved_by_name(config, capsys):
     see(config, read="Reads", write="Writes")
     assert run(config, "--approve") == 0 and "no tool has changed" in capsys.readouterr().out
-    see(config, read="Reads, mails", write="Writes, mails")
+    see(config, read="Reads, mails\u202e\U000e0041é", write="Writes, mails")
     assert run(config, "--approve") == 0
     shown = capsys.readouterr().out
-    assert "notes.read" in shown and '"Reads"' in shown and '"Reads, mails"' in shown and "--approve all" in shown
+    assert "notes.read" in shown and '"Reads"' in shown and "--approve all" in shown
+    assert '"Reads, mails\\u202e\\U000e0041é"' in shown  # what a terminal would hide
     assert run(config, "--approve", "notes.read") == 0 and "approved: notes.read" in capsys.readouterr().out
     assert run(config, "--approve", "--json") == 0
     assert list(json.loads(capsys.readouterr().out)["changed"]) == ["notes.write"]

@@ -93,7 +93,7 @@ def _serve_tools(args: argparse.Namespace) -> None:
     command = f"rabtriever mcp --config {shlex.quote(args.config)}"
     command += f" --state {shlex.quote(args.state)}" if args.state else ""
     feedback = Feedback(mode, vectors) if mode.on else None
-    gateway = Gateway(servers, Pins(state / "tools"), vectors, feedback, f"{command} --approve {{}}")
+    gateway = Gateway(servers, Pins(state / "tools"), vectors, feedback, f"{command} --approve")
     _serve(args, gateway.server, gateway.running())
 
 
@@ -130,13 +130,17 @@ def _approve(args: argparse.Namespace) -> None:
         print_result(args, {"approved": names}, f"approved: {', '.join(names)}")
         return
     lines = [
-        f"{id}\n  approved: {json.dumps(pin.before, ensure_ascii=False)}\n  now:      "
-        + json.dumps(pin.tool, ensure_ascii=False)
-        for id, pin in changed.items()
+        f"{id}\n  approved: {_visible(pin.before)}\n  now:      {_visible(pin.tool)}" for id, pin in changed.items()
     ]
     report = {id: {"approved": pin.before, "now": pin.tool} for id, pin in changed.items()}
     text = "\n".join([*lines, "approve them by name, or `--approve all`"]) if lines else "no tool has changed"
     print_result(args, {"changed": report}, text)
+
+
+def _visible(value: object) -> str:
+    """Returns JSON with every character that a terminal would not show, or obey, as an escape."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _roll_back(args: argparse.Namespace) -> None:

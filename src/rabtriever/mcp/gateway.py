@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -53,7 +54,7 @@ class Gateway:
         pins: What was approved of their tools.
         vectors: What a retriever makes of the tools; None: names and words alone.
         feedback: Where to note what searches led to; None: nowhere.
-        approval: How to approve a changed tool, with ``{}`` for its name; it is said when one is called.
+        approval: The command that approves a changed tool, but for its name; it is said when one is called.
 
     Attributes:
         server: What a transport serves, while :meth:`running`.
@@ -65,7 +66,7 @@ class Gateway:
         pins: Pins,
         vectors: Vectors | None = None,
         feedback: Feedback | None = None,
-        approval: str = "rabtriever mcp --approve {}",
+        approval: str = "rabtriever mcp --approve",
     ) -> None:
         self.catalogue, self.search = Catalogue(servers, pins), ToolSearch(vectors)
         self._vectors, self._feedback, self._approval = vectors, feedback, approval
@@ -121,7 +122,7 @@ class Gateway:
         tool = self.catalogue.find(name)
         if tool.changed:
             fault = "its description or schema changed after it was approved; it is not called until someone has read"
-            raise InputError(f"{name}: {fault} and approved it: {self._approval.format(name)}")
+            raise InputError(f"{name}: {fault} and approved it: {self._approval} {shlex.quote(name)}")
         result = await self.servers[tool.server].call(tool.name, arguments, context.session.report_progress)
         if self._feedback:
             self._feedback.called(session_of(context), name, not result.is_error)
@@ -158,13 +159,13 @@ class Gateway:
         with anyio.move_on_after(START):
             for server in self.servers.values():
                 await server.asked.wait()
-        await anyio.to_thread.run_sync(self.search.prepare, self.catalogue.tools)
+                await anyio.to_thread.run_sync(self.search.prepare, self.catalogue.tools)
         if self._vectors is None:
             return
         with anyio.move_on_after(BEFORE_MODEL):
             await self._searched.wait()
         try:
-            await anyio.to_thread.run_sync(self._vectors.open)
+            await anyio.to_thread.run_sync(self._vectors.open, abandon_on_cancel=True)
         except Exception as error:
             logger.warning("the model cannot be loaded, tools are found by names and words (%s)", first_line(error))
             return
@@ -172,10 +173,11 @@ class Gateway:
         while True:
             changed, wait = self._changed, float("inf")
             try:
-                encoded = await anyio.to_thread.run_sync(self._vectors.sync, self.catalogue.tools)
+                tools = self.catalogue.tools
+                encoded = await anyio.to_thread.run_sync(self._vectors.sync, tools, abandon_on_cancel=True)
                 if encoded or not ready:
                     uri = self._vectors.index.table.uri if self._vectors.index else None
-                    logger.info("%d tools are ready, %d encoded now: %s", len(self.catalogue.tools), encoded, uri)
+                    logger.info("%d tools are ready, %d encoded now: %s", len(tools), encoded, uri)
                 ready = True
             except Exception as error:
                 logger.warning("tools cannot be encoded, they are tried again (%s)", first_line(error))
