@@ -38,8 +38,7 @@ from rabtriever.mcp.vectors import Vectors
 
 logger = logging.getLogger("rabtriever.mcp")
 
-FIRST_LISTS = 10.0  # seconds to wait for servers whose tools were never seen
-START = 5.0  # seconds that loading the model waits for servers
+FIRST_LISTS = 10.0  # seconds that a first search waits for servers, and loading the model with it
 BEFORE_MODEL = 1.0  # seconds that loading the model, which slows all else down, leaves to a first search
 SETTLE = 0.2  # seconds without a change before tools are encoded
 RETRY = 30.0  # seconds after which tools that could not be encoded are tried again
@@ -156,7 +155,7 @@ class Gateway:
 
     async def _prepare(self) -> None:
         """Loads the model when servers have started and a first search had its chance; then encodes what changes."""
-        with anyio.move_on_after(START):
+        with anyio.move_on_after(FIRST_LISTS):
             for server in self.servers.values():
                 await server.asked.wait()
                 await anyio.to_thread.run_sync(self.search.prepare, self.catalogue.tools)
