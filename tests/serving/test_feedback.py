@@ -18,7 +18,7 @@ from rabtriever.errors import InputError, StorageError, TextError
 from rabtriever.index import Index
 from rabtriever.index.feedback import FeedbackStore
 from rabtriever.serving.config import ServerConfig, ServerLimits
-from rabtriever.serving.feedback import FeedbackMode
+from rabtriever.serving.feedback_mode import FeedbackMode
 
 KEY = "feedback-key-0123456789"
 EVENT = {"query": "it is dark", "id": "lamp", "shown": ["music", "lamp"], "succeeded": False}

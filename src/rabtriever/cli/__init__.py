@@ -25,6 +25,7 @@ COMMANDS = (
     "search",
     "check",
     "serve",
+    "mcp",
     "tune",
     "info",
     "evaluate",

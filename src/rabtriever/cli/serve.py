@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        from rabtriever.serving.server import on_loopback, serve
+        from rabtriever.serving.listening import on_loopback
+        from rabtriever.serving.server import serve
     except ImportError as error:
         raise InputError(f"{error.name} is not installed; pip install 'rabtriever[serve]'") from None
 

@@ -362,6 +362,12 @@ class Index:
         with self.table.reading(snapshot.version):
             return snapshot.documents(snapshot.filter(id_filter(ids))) if ids else []
 
+    def ids(self) -> list[str]:
+        """Returns the ids of all documents, in the order of insertion."""
+        snapshot = self._current.get().snapshot
+        with self.table.reading(snapshot.version):
+            return snapshot.ids()
+
     def candidates(
         self, queries: Sequence[np.ndarray], ids: Sequence[str], depth: int = 20
     ) -> tuple[np.ndarray, list[str]]:

@@ -126,6 +126,13 @@ class Snapshot:
                 return ordinals[order[:k]]
             limit *= 4  # Lance cuts ties as it likes: all of the k-th's must be seen
 
+    def ids(self) -> list[str]:
+        """Returns the ids of all documents, by ordinal."""
+        rows = self.table.search().select(["id"]).with_row_id(True).to_arrow()
+        found = np.empty(len(self), object)
+        found[self._ordinals(_row_ids(rows))] = rows["id"].to_pylist()
+        return found.tolist()
+
     def documents(self, ordinals: np.ndarray) -> list[Document]:
         """Returns the documents of these ordinals, in their order."""
         keys = self.keys[ordinals].tolist()

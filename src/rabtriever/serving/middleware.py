@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import re
 import tempfile
@@ -16,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rabtriever.serving.auth import APIKeys
 from rabtriever.serving.config import ServerConfig
 from rabtriever.serving.errors import APIError, content_type, log_fault, route_of
+from rabtriever.serving.listening import is_loopback
 from rabtriever.serving.metrics import Metrics
 
 logger = logging.getLogger("rabtriever.serving")
@@ -157,11 +157,3 @@ async def _disconnected(receive: Receive) -> None:
 
 def _is_public(path: str) -> bool:
     return path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES)
-
-
-def is_loopback(host: str) -> bool:
-    """Returns whether a host's name is one of this machine alone."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() in ("localhost", "")

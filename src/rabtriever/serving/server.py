@@ -21,10 +21,9 @@ from rabtriever.persistence.hub import find_retriever
 from rabtriever.serving.app import make_app
 from rabtriever.serving.auth import APIKeys
 from rabtriever.serving.config import ServerConfig
-from rabtriever.serving.feedback import FeedbackMode
-from rabtriever.serving.middleware import is_loopback
+from rabtriever.serving.feedback_mode import FeedbackMode
+from rabtriever.serving.listening import listen, url_of
 
-BACKLOG = 2048  # connections that wait; uvicorn's own
 CONFIG = "RABTRIEVER_SERVER_CONFIG"  # in the environment of worker processes
 FAILED = "failed.txt"  # where a worker process leaves the reason, for its parent
 
@@ -52,26 +51,10 @@ def serve(config: ServerConfig, host: str, port: int, listening: Callable[[str],
     FeedbackMode(config.feedback)
     table = Table.open(config.uri)
     find_retriever(config.model or table.model_source())
-    with _listen(host, port) as listener:
-        name, number = listener.getsockname()[:2]
-        listening(f"http://{f'[{name}]' if ':' in name else name}:{number}")
+    with listen(host, port) as listener:
+        listening(url_of(listener))
         _configure_logging()
         (_serve_here if config.workers == 1 else _serve_in_workers)(config, listener)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    if not 0 <= port < 2**16:  # getaddrinfo would take the remainder
-        raise InputError(f"--port {port}: a port is a number from 0 to 65535")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        if os.name == "posix":  # elsewhere it would let two servers share a port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)  # who connects before the server takes over waits, and is not refused
-    except OSError as error:
-        raise InputError(f"--host {host} --port {port}: cannot listen there ({error}); choose another") from None
-    return listener
 
 
 def _configure_logging() -> None:
@@ -125,16 +108,3 @@ def uvicorn_options(config: ServerConfig) -> dict[str, Any]:
         "timeout_keep_alive": 75,  # seconds of an idle connection; longer than what is usual in load balancers
         "timeout_graceful_shutdown": max(1, int(config.limits.timeout)),
     }
-
-
-def on_loopback(host: str) -> bool:
-    """Returns whether every address of a host is this machine's own.
-
-    Raises:
-        InputError: there is no such host.
-    """
-    try:
-        found = socket.getaddrinfo(host, None)
-    except (OSError, UnicodeError):
-        raise InputError(f"--host {host}: no such host; give an address of this machine") from None
-    return all(is_loopback(str(address[4][0])) for address in found)

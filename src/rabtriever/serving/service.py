@@ -24,7 +24,8 @@ from rabtriever.retriever import Rabtriever
 from rabtriever.serving.batching import ScanBatcher, TokenCounts
 from rabtriever.serving.config import ServerLimits
 from rabtriever.serving.errors import APIError
-from rabtriever.serving.feedback import FeedbackMode, FeedbackWriter
+from rabtriever.serving.feedback import FeedbackWriter
+from rabtriever.serving.feedback_mode import FeedbackMode
 from rabtriever.serving.filters import validate_filter
 from rabtriever.serving.metrics import Metrics
 from rabtriever.serving.models import Kind, Models

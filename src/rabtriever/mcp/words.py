@@ -1,0 +1,109 @@
+"""What is known of tools without a model: their names, and BM25 over their texts."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from rabtriever.caching import LRUCache
+from rabtriever.mcp.catalogue import Tool
+
+K1, B = 1.2, 0.75
+BETWEEN = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # words in createIssue, getHTTPCode
+WORD = re.compile(r"[^\W_]+")
+NAME = re.compile(r"[^\s\"'`,;!?()\[\]{}]+")  # what a name can be within a request
+COUNTED_WORDS = 2**22  # different words of all texts that stay counted in memory
+
+
+def words(text: str) -> list[str]:
+    """Returns a text's words in lower case, names taken apart and plural s left out."""
+    found = _split(text)
+    return [word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in found]
+
+
+class Words:
+    """An index of names and texts, made anew when tools change; searches are for one thread at a time."""
+
+    def __init__(self) -> None:
+        self.tools: Mapping[str, Tool] = {}
+        self._counts: LRUCache[str, Counter[str]] = LRUCache(COUNTED_WORDS)
+        self._ids: list[str] = []
+        self._by_name: dict[str, list[str]] = {}
+        self._terms: dict[str, int] = {}
+        self._update()
+
+    def use(self, tools: Mapping[str, Tool]) -> None:
+        """Takes the tools that searches shall find."""
+        if tools is self.tools:
+            return
+        texts_differ = tools.keys() != self.tools.keys() or any(
+            tools[id].fields is not tool.fields for id, tool in self.tools.items()
+        )
+        self.tools = tools
+        if texts_differ:
+            self._update()
+
+    def named(self, request: str) -> list[str]:
+        """Returns the ids of the tools that a request is, or holds, the name of: whole names, then those of any server.
+
+        A word within a request counts as a name if it looks like one: with ``_``, ``.``, ``-``, ``/`` or a capital
+        inside.
+        """
+        inside = [word.strip(".:-") for word in NAME.findall(request)]
+        names = [request, *(word for word in inside if re.search(r"\w[_.\-/]\w|[a-z][A-Z]", word))]
+        found = [id for name in names for id in self._by_name.get(_key(name), [])]
+        whole = [id for id in found if any(_key(name) == _key(id) for name in names)]
+        return list(dict.fromkeys(whole + found))
+
+    def ranked(self, request: str) -> list[str]:
+        """Returns the ids of all tools that share a word with a request, by BM25, best first; ties as they came."""
+        scores = np.zeros(len(self._ids), np.float32)
+        for word, count in Counter(words(request)).items():
+            if (term := self._terms.get(word)) is not None:
+                part = slice(self._starts[term], self._starts[term + 1])
+                scores[self._rows[part]] += count * self._weights[part]
+        order = np.argsort(-scores, kind="stable")
+        return [self._ids[row] for row in order[: int((scores > 0).sum())].tolist()]
+
+    def _update(self) -> None:
+        self._ids, self._by_name, counts = list(self.tools), {}, []
+        for tool in self.tools.values():
+            for name in dict.fromkeys((_key(tool.id), _key(tool.name), _key(tool.document.title))):
+                self._by_name.setdefault(name, []).append(tool.id)
+            counts.append(self._count(f"{tool.name} {tool.document.content}"))
+        self._terms = {term: number for number, term in enumerate(dict.fromkeys(_chain(counts)))}
+        n, lengths = len(counts), np.array([one.total() for one in counts], np.float32)
+        terms = np.array([self._terms[term] for one in counts for term in one], np.int64)
+        rows = np.repeat(np.arange(n), [len(one) for one in counts])
+        often = np.array([count for one in counts for count in one.values()], np.float32)
+        in_documents = np.bincount(terms, minlength=len(self._terms))
+        rarity = np.log(1 + (n - in_documents + 0.5) / (in_documents + 0.5))
+        longer = 1 - B + B * lengths / max(1.0, float(lengths.mean()) if n else 1.0)
+        weights = rarity[terms] * often * (K1 + 1) / (often + K1 * longer[rows])
+        order = np.argsort(terms, kind="stable")
+        self._rows, self._weights = rows[order], weights[order].astype(np.float32)
+        self._starts = np.concatenate([[0], np.cumsum(in_documents)]).tolist()
+
+    def _count(self, text: str) -> Counter[str]:
+        found = self._counts.get(text)
+        if found is None:
+            found = Counter(words(text))
+            self._counts.put(text, found, len(found) + 1)
+        return found
+
+
+def _key(name: str) -> str:
+    """Returns a name in one spelling: create_issue, create-issue, createIssue and "create issue" are one."""
+    return " ".join(_split(name.replace("%2E", ".")))
+
+
+def _split(text: str) -> list[str]:
+    return WORD.findall(BETWEEN.sub(" ", text).lower())
+
+
+def _chain(counts: Iterable[Counter[str]]) -> Iterable[str]:
+    for one in counts:
+        yield from one

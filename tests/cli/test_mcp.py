@@ -1,0 +1,74 @@
+import json
+
+import pytest
+
+from rabtriever.cli import main
+from rabtriever.index import Index
+from rabtriever.index.learned import Learned
+from rabtriever.mcp.pins import Pins
+from rabtriever.scoring.calibration import Calibration
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "mcp.json"
+    path.write_text(json.dumps({"mcpServers": {"notes": {"command": "notes"}}}))
+    return path
+
+
+def run(config, *arguments):
+    return main(["mcp", "--config", str(config), "--state", str(config.parent / "state"), *arguments])
+
+
+def see(config, **descriptions):
+    tools = [{"name": name, "description": text, "inputSchema": {}} for name, text in descriptions.items()]
+    Pins(config.parent / "state" / "tools").saw("notes", tools)
+
+
+def test_what_changed_is_shown_and_approved_by_name(config, capsys):
+    see(config, read="Reads", write="Writes")
+    assert run(config, "--approve") == 0 and "no tool has changed" in capsys.readouterr().out
+    see(config, read="Reads, mails\u202e\U000e0041é", write="Writes, mails")
+    assert run(config, "--approve") == 0
+    shown = capsys.readouterr().out
+    assert "notes.read" in shown and '"Reads"' in shown and "--approve all" in shown
+    assert '"Reads, mails\\u202e\\U000e0041é"' in shown  # what a terminal would hide
+    assert run(config, "--approve", "notes.read") == 0 and "approved: notes.read" in capsys.readouterr().out
+    assert run(config, "--approve", "--json") == 0
+    assert list(json.loads(capsys.readouterr().out)["changed"]) == ["notes.write"]
+    assert run(config, "--approve", "all") == 0 and run(config, "--approve") == 0
+    assert capsys.readouterr().out.endswith("no tool has changed\n")
+    assert run(config, "--approve", "notes.nothing") == 2
+    assert "no tool 'notes.nothing'; find its name with search_tools" in capsys.readouterr().err
+
+
+def test_rollback_goes_back_one_version(config, capsys, retriever):
+    assert run(config, "--rollback") == 2
+    assert "nothing was learnt" in capsys.readouterr().err
+    index = Index.create(config.parent / "state" / "index-abc", retriever)
+    index.learned.save(Learned(None, Calibration()), 0)
+    assert run(config, "--rollback") == 0 and index.learned.current == 0
+    assert "its retriever as it was saved" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["--rerank", "0"], "--rerank 0: let the reranker read at least one tool"),
+        (["--model", "no-such-model"], "no-such-model: no model"),
+        (["--feedback", "digests"], "$RABTRIEVER_FEEDBACK_KEY is not set"),
+        (["--http", "0.0.0.0:0"], "give API keys"),
+        (["--keys", "nowhere"], "keys cannot be read"),
+    ],
+)
+def test_bad_options_are_one_line(config, capsys, monkeypatch, arguments, fault):
+    monkeypatch.delenv("RABTRIEVER_FEEDBACK_KEY", raising=False)
+    assert run(config, *arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("rabtriever mcp: ") and fault in said and said.count("\n") == 1
+
+
+def test_one_of_config_and_index_is_needed(capsys, tmp_path):
+    assert main(["mcp"]) == 2 and "one of the arguments --config --index is required" in capsys.readouterr().err
+    assert main(["mcp", "--index", str(tmp_path / "nowhere")]) == 2 and "no such index" in capsys.readouterr().err
+    assert main(["mcp", "--config", str(tmp_path / "nowhere")]) == 2 and "give a JSON file" in capsys.readouterr().err

@@ -1,0 +1,140 @@
+"""The command itself, over both transports, and a server behind it over HTTP."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from functools import partial
+
+import anyio
+import httpx2
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+from mcp.server.lowlevel import Server
+
+from rabtriever.errors import InputError
+from rabtriever.mcp import servers
+from rabtriever.mcp.serving import serve
+from rabtriever.serving.auth import APIKeys
+
+KEY = "0123456789abcdef"
+TOOLS = {"lamp": "turn the light on", "music": "play a song", "cook": "find a recipe"}
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextmanager
+def process(command, **options):
+    with subprocess.Popen(command, **options) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+async def until_meaning(client):
+    """Returns the first search that the model answered."""
+    while True:
+        found = (await client.call_tool("search_tools", {"request": "play a song", "k": 2})).structured_content
+        if found["tools"] and found["tools"][0]["match"] == "meaning":
+            return found
+        await anyio.sleep(0.1)
+
+
+def test_the_command_over_stdio(stubs, sentence_folders):
+    stubs.add("home", TOOLS)
+    options = ["--model", str(sentence_folders["bert"]), "--state", str(stubs.folder / "state"), "--backend", "torch"]
+    command = ["-m", "rabtriever.cli", "mcp", "--config", str(stubs.path), *options]
+    server = StdioServerParameters(command=sys.executable, args=command, env=dict(os.environ))
+
+    async def main():
+        async with Client(server) as client:
+            words = (await client.call_tool("search_tools", {"request": "a song"})).structured_content
+            assert words["tools"][0]["name"] == "home.music" and words["tools"][0]["match"] == "words"
+            found = await until_meaning(client)
+            assert found["total"] == 3 and found["more"] and found["fits"] is None
+            assert all(0 < tool["probability"] < 1 for tool in found["tools"])
+            called = await client.call_tool("call_tool", {"name": "home.music", "arguments": {"x": 1}})
+            assert called.structured_content["tool"] == "music"
+
+    anyio.run(main)
+
+
+def test_the_command_over_http_with_a_key(stubs):
+    stubs.add("home", TOOLS)
+    keys = stubs.folder / "keys"
+    keys.write_text(f"write {KEY}\nread {KEY[::-1]}\n")
+    command = [sys.executable, "-m", "rabtriever.cli", "mcp", "--config", str(stubs.path), "--http", "127.0.0.1:0"]
+    command += ["--keys", str(keys), "--state", str(stubs.folder / "state"), "--json"]
+
+    async def main(url):
+        async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {KEY}"}) as http:
+            for mode in ("auto", "legacy"):
+                async with Client(streamable_http_client(url, http_client=http), mode=mode) as client:
+                    found = await client.call_tool("search_tools", {"request": "lamp"})
+                    assert found.structured_content["tools"][0]["name"] == "home.lamp"
+                    called = await client.call_tool("call_tool", {"name": "home.lamp"})
+                    assert called.structured_content["tool"] == "lamp"
+            assert (await http.post(url, headers={"Authorization": f"Bearer {KEY[::-1]}"})).status_code == 401
+            rebound = await http.post(url, json={}, headers={"Host": "evil.example"})
+            assert rebound.status_code == 421
+
+    with process(command, stdout=subprocess.PIPE, text=True) as started:
+        anyio.run(main, json.loads(started.stdout.readline())["url"])
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_a_server_over_http_that_goes_and_comes_back(stubs, eventually, monkeypatch, mode):
+    monkeypatch.setattr(servers, "Client", partial(Client, mode=mode))
+    port = free_port()
+    tools = stubs.add("far", TOOLS, url=f"http://127.0.0.1:{port}/mcp")
+    command = [sys.executable, str(stubs.script), "far", str(tools), str(port)]
+
+    async def main():
+        with process(command) as first:
+            async with stubs.gateway() as (gateway, client):
+                await eventually(lambda: "far.lamp" in gateway.catalogue.tools)
+                called = await client.call_tool("call_tool", {"name": "far.lamp"})
+                assert called.structured_content["server"] == "far"
+                first.kill()
+                first.wait()
+                lost = await client.call_tool("call_tool", {"name": "far.lamp"})
+                assert lost.is_error and "server 'far'" in lost.content[0].text
+                await eventually(lambda: not gateway.catalogue.tools["far.lamp"].available)
+                with process(command):  # of whose sessions ours is none
+                    await eventually(lambda: gateway.catalogue.tools["far.lamp"].available)
+                    called = await client.call_tool("call_tool", {"name": "far.lamp"})
+                    assert called.structured_content["tool"] == "lamp"
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize(
+    ("address", "fault"),
+    [
+        ("8765", "--http 8765: write HOST:PORT"),
+        ("0.0.0.0:8765", "reaches beyond this machine; give API keys"),
+        ("127.0.0.1:99999", "a port is a number from 0 to 65535"),
+    ],
+)
+def test_an_address_that_cannot_be_served(address, fault):
+    with pytest.raises(InputError, match=fault):
+        serve(Server("test"), None, address, APIKeys(None, {}), print)
+
+
+def test_a_gateway_does_not_start_itself(stubs):
+    command = [sys.executable, "-m", "rabtriever.cli", "mcp", "--config", str(stubs.path)]
+    stubs.add("self", {}, command=command[0], args=command[1:])
+    started = time.monotonic()
+    done = subprocess.run(
+        command, env={**os.environ, "RABTRIEVER_MCP_GATEWAY": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "a gateway would start itself" in done.stderr and time.monotonic() - started < 60
