@@ -21,10 +21,10 @@ import anyio
 from gateways import gateway_process, milliseconds, search, until_encoded, write_config
 
 from rabtriever import Rabtriever
-from rabtriever.mcp.config import read_servers
 from rabtriever.mcp.gateway import Gateway
 from rabtriever.mcp.pins import Pins
 from rabtriever.mcp.vectors import Vectors
+from rabtriever.sources.mcp_config import read_servers
 
 SERVERS, WORDS = 10, 12  # words of a request
 

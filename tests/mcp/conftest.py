@@ -14,9 +14,9 @@ import pytest
 from mcp import Client
 
 from rabtriever.mcp.catalogue import Tool
-from rabtriever.mcp.config import read_servers
 from rabtriever.mcp.gateway import Gateway
 from rabtriever.mcp.pins import Pins
+from rabtriever.sources.mcp_config import read_servers
 
 STUB = Path(__file__).with_name("stub_server.py")
 

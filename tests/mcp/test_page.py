@@ -9,7 +9,7 @@ import jsonschema
 
 from rabtriever.cli.mcp import add_arguments
 from rabtriever.mcp.answers import SEARCH_TOOLS
-from rabtriever.mcp.config import read_servers
+from rabtriever.sources.mcp_config import read_servers
 
 PAGE = (Path(__file__).parents[2] / "docs" / "mcp.md").read_text(encoding="utf-8")
 BLOCKS = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)]

@@ -13,6 +13,7 @@ import uvicorn
 
 from rabtriever.errors import InputError, RemoteError
 from rabtriever.sources import mcp_servers, read_source
+from rabtriever.sources.mcp_config import parse_servers
 
 SERVER = str(Path(__file__).with_name("mcp_server.py"))
 HOME = {"command": sys.executable, "args": [SERVER]}
@@ -73,29 +74,20 @@ def test_a_server_that_is_not_there(tmp_path, dead):
 
 
 def test_a_server_that_says_nothing_runs_into_the_timeout():
-    silent = {"silent": {"command": sys.executable, "args": ["-c", "import time; time.sleep(60)"]}}
+    command = {"command": sys.executable, "args": ["-c", "import time; time.sleep(60)"]}
+    silent = parse_servers({"silent": command}, "mcp.json")
     with pytest.raises(RemoteError, match="server 'silent': listed no tools .no answer in 0.5 s"):
         mcp_servers.server_tools(silent, "mcp.json", timeout=0.5)
 
 
-@pytest.mark.parametrize(
-    ("servers", "fault"),
-    [
-        ({}, "mcpServers is {}; give an object"),
-        ({"a": {}}, "server 'a': give it either a command or a url"),
-        ({"a": {"command": "x", "url": "y"}}, "either a command or a url"),
-        ({"a": {"command": "x", "args": [1]}}, r"args is \[1\]; give strings"),
-        ({"a": {"command": "x", "env": "y"}}, "env is 'y'; give strings"),
-        ({"a": {"command": "${NO_SUCH}"}}, "the environment variable NO_SUCH is not set"),
-    ],
-)
-def test_a_config_that_cannot_be_read_starts_nothing(tmp_path, servers, fault):
-    with pytest.raises(InputError, match=fault):
-        read(tmp_path, servers)
+def test_what_a_file_denies_is_no_document(tmp_path):
+    found = read(tmp_path, {"home": {**HOME, "deny": ["li*"]}, "home.shed": {**HOME, "allow": ["light"]}})
+    assert [one.id for one in found] == ["home.wipe", "home%2Eshed.light"]
 
 
-def test_defaults_of_variables():
-    assert mcp_servers._filled("place", {"a": ["x${NO_SUCH:-y}z"]}) == {"a": ["xyz"]}
+def test_a_config_that_cannot_be_read_starts_nothing(tmp_path):
+    with pytest.raises(InputError, match="server 'a': give it either a command or a url"):
+        read(tmp_path, {"home": {"command": "no-such-program"}, "a": {}})
 
 
 def test_a_missing_extra_is_one_line(tmp_path, monkeypatch):

@@ -69,7 +69,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _serve_tools(args: argparse.Namespace) -> None:
-    from rabtriever.mcp.config import read_servers
     from rabtriever.mcp.feedback import Feedback
     from rabtriever.mcp.gateway import Gateway
     from rabtriever.mcp.pins import Pins
@@ -77,6 +76,7 @@ def _serve_tools(args: argparse.Namespace) -> None:
     from rabtriever.mcp.vectors import Vectors
     from rabtriever.persistence.hub import find_retriever
     from rabtriever.serving.feedback_mode import FeedbackMode
+    from rabtriever.sources.mcp_config import read_servers
 
     if os.environ.get(GATEWAY):
         raise InputError(f"{args.config}: a gateway would start itself; leave it out of its own file of servers")
@@ -119,8 +119,8 @@ def _serve(args: argparse.Namespace, server: MCPServer[Any], running: AbstractAs
 
 def _approve(args: argparse.Namespace) -> None:
     from rabtriever.mcp.catalogue import Catalogue
-    from rabtriever.mcp.config import read_servers
     from rabtriever.mcp.pins import Pins
+    from rabtriever.sources.mcp_config import read_servers
 
     catalogue = Catalogue(read_servers(args.config), Pins(_state(args) / "tools"))
     changed = {tool.id: pin for tool, pin in catalogue.changed()}

@@ -10,8 +10,8 @@ from typing import Any
 
 from rabtriever.data import Document
 from rabtriever.errors import NotFoundError
-from rabtriever.mcp.config import ServerConfig
 from rabtriever.mcp.pins import Pin, Pins, digest
+from rabtriever.sources.mcp_config import ServerConfig
 from rabtriever.sources.tools import tool_document
 
 

@@ -29,12 +29,12 @@ from rabtriever.mcp.answers import (
     search_result,
 )
 from rabtriever.mcp.catalogue import Catalogue
-from rabtriever.mcp.config import ServerConfig
 from rabtriever.mcp.feedback import Feedback
 from rabtriever.mcp.pins import Pins
 from rabtriever.mcp.search import ToolSearch
 from rabtriever.mcp.servers import Server
 from rabtriever.mcp.vectors import Vectors
+from rabtriever.sources.mcp_config import ServerConfig
 
 logger = logging.getLogger("rabtriever.mcp")
 

@@ -11,12 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
-import httpx2
 import mcp_types as types
 from mcp.client.client import Client
-from mcp.client.sse import sse_client
-from mcp.client.stdio import StdioServerParameters, stdio_client
-from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -24,14 +20,14 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from rabtriever import __version__
 from rabtriever.errors import RemoteError
 from rabtriever.mcp.catalogue import Catalogue
-from rabtriever.mcp.config import ServerConfig
+from rabtriever.sources.mcp_config import ServerConfig
+from rabtriever.sources.mcp_servers import open_transport
 
 logger = logging.getLogger("rabtriever.mcp")
 
 CONNECT_TIMEOUT = 120.0  # seconds: `npx` and `uvx` download a server before they start it
 FIRST_RETRY, LAST_RETRY = 0.5, 60.0  # seconds between attempts, doubled each time
 POLL = 60.0  # seconds after which a server behind a URL is asked again: nothing tells that it is gone
-HTTP_TIMEOUT = httpx2.Timeout(30, read=300)  # seconds; a call that takes longer sends progress or a ping
 CALL_WAIT = 10.0  # seconds that a call waits for a server that is starting
 MAX_PAGES = 1000  # of a list of tools
 GATEWAY = "RABTRIEVER_MCP_GATEWAY"  # set for servers, so that a gateway does not start itself
@@ -120,7 +116,7 @@ class Server:
         """Connects, and follows the server's tools until it is gone."""
         self._closed, self._wake = False, anyio.Event()
         with anyio.CancelScope(deadline=anyio.current_time() + CONNECT_TIMEOUT) as scope:
-            transport = _watch(_transport(self.config), self._on_closed)
+            transport = _watch(open_transport(self.config, sys.stderr, {GATEWAY: "1"}), self._on_closed)
             async with Client(
                 transport,
                 message_handler=self._on_message,
@@ -229,24 +225,6 @@ class _Watched:
 async def _watch(transport: AbstractAsyncContextManager[Any], ended: Callable[[], None]) -> AsyncIterator[Any]:
     async with transport as (read, write):
         yield _Watched(read, ended), write
-
-
-@asynccontextmanager
-async def _transport(config: ServerConfig) -> AsyncIterator[Any]:
-    if config.command:
-        environment = {**config.env, GATEWAY: "1"}
-        parameters = StdioServerParameters(
-            command=config.command, args=list(config.args), env=environment, cwd=config.cwd
-        )
-        async with stdio_client(parameters, errlog=sys.stderr) as streams:
-            yield streams
-    elif config.sse:
-        async with sse_client(config.url, headers=dict(config.headers)) as streams:
-            yield streams
-    else:
-        async with httpx2.AsyncClient(headers=dict(config.headers), timeout=HTTP_TIMEOUT) as http:
-            async with streamable_http_client(config.url, http_client=http) as streams:
-                yield streams
 
 
 def _fields(tool: types.Tool) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rabtriever.errors import InputError
+from rabtriever.sources.mcp_config import parse_servers
 from rabtriever.sources.mcp_servers import server_tools
 from rabtriever.sources.openapi import operation_documents
 from rabtriever.sources.places import Placed, read_json
@@ -26,7 +27,7 @@ def json_documents(path: Path, columns: Columns) -> Iterator[Placed]:
         return _list_documents(place, value, columns)
     if isinstance(value, Mapping):
         if "mcpServers" in value:
-            return _server_documents(place, server_tools(value["mcpServers"], place))
+            return _server_documents(place, server_tools(parse_servers(value["mcpServers"], place), place))
         if "openapi" in value or "swagger" in value:
             return operation_documents(place, value, path.stem)
         lists = {str(name): _tool_list(part) for name, part in value.items()}

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rabtriever.errors import InputError, NotFoundError
-from rabtriever.mcp.config import read_servers, tool_prefixes
+from rabtriever.sources.mcp_config import read_servers, tool_prefixes
 
 
 def write(path, servers):
@@ -37,6 +37,7 @@ def test_servers_as_clients_have_them(tmp_path):
         ("[]", 'no "mcpServers" in it'),
         ('{"servers": {}}', 'no "mcpServers" in it'),
         ('{"mcpServers": {}}', "names no server"),
+        ('{"mcpServers": []}', r"mcpServers is \[\]; give an object"),
         ('{"mcpServers": {" ": {"command": "x"}}}', "a server's name is blank"),
         ('{"mcpServers": {"a": "npx"}}', "server 'a': 'npx' is no JSON object"),
         ('{"mcpServers": {"a": {}}}', "server 'a': give it either a command or a url"),

@@ -1,4 +1,4 @@
-"""The servers behind the gateway: a JSON file with ``mcpServers``, as Claude, Cursor and other clients have it."""
+"""MCP servers of a JSON file with ``mcpServers``, as Claude, Cursor and other clients have it."""
 
 from __future__ import annotations
 
@@ -73,9 +73,23 @@ def read_servers(path: str | Path, environment: Mapping[str, str] = os.environ) 
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable JSON file ({error}); correct or replace it") from None
-    servers = values.get("mcpServers") if isinstance(values, dict) else None
-    if not isinstance(servers, dict):
+    if not isinstance(values, dict) or "mcpServers" not in values:
         raise InputError(f'{path}: no "mcpServers" in it; write {{"mcpServers": {{NAME: {{"command": ...}}}}}}')
+    return parse_servers(values["mcpServers"], path, environment)
+
+
+def parse_servers(
+    servers: Any,  # noqa: ANN401
+    path: str | Path,
+    environment: Mapping[str, str] = os.environ,
+) -> list[ServerConfig]:
+    """Returns the servers that the value of ``mcpServers`` describes; ``path`` is named in messages.
+
+    Raises:
+        InputError: as of :func:`read_servers`.
+    """
+    if not isinstance(servers, Mapping):
+        raise InputError(f"{path}: mcpServers is {shorten(servers)}; give an object of name and server")
     used = {name: one for name, one in servers.items() if not (isinstance(one, dict) and one.get("disabled") is True)}
     if not used:
         raise InputError(f"{path}: mcpServers names no server; add one")
@@ -104,7 +118,7 @@ def tool_prefixes(names: Sequence[str], path: str | Path = "mcpServers") -> dict
     return prefixes
 
 
-def _read_server(name: str, given: Any, prefix: str, path: Path, environment: Mapping[str, str]) -> ServerConfig:  # noqa: ANN401
+def _read_server(name: str, given: Any, prefix: str, path: str | Path, environment: Mapping[str, str]) -> ServerConfig:  # noqa: ANN401
     where = f"{path}: server {name!r}"
     if not isinstance(given, dict):
         raise InputError(f"{where}: {shorten(given)} is no JSON object; give it a command or a url")
