@@ -1,8 +1,9 @@
 """Distillation on people's own corpora: without labels, with labels, documents that come later, corpora never seen.
 
-    python corpora.py JOB [JOB ...] --data FOLDER_OF_BEIR_FOLDERS [--gemma MODEL] [--mpnet MODEL] [--llm MODEL]
+    python corpora.py JOB [JOB ...] --data FOLDER_OF_BEIR_FOLDERS [--gemma MODEL] [--mpnet MODEL] [--llm MODEL] [--states LLM]
 
-Each job writes ``results/quality/corpora/<job>.json`` and is skipped if that is there. R@1 is that of the scores of the
+A student is ``minilm`` or one of these; ``states`` is an LLM's, frozen, as encoder, and ``minilm&states`` has both side by
+side. Each job writes ``results/quality/corpora/<job>.json`` and is skipped if that is there. R@1 is that of the scores of the
 retriever over all documents, on 600 test queries or all.
 """
 
@@ -25,6 +26,7 @@ from rabtriever.training.distiller import Distiller
 from rabtriever.training.teacher import Teacher
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from quality.side_by_side import SideBySide  # noqa: E402
 from record import machine  # noqa: E402
 
 RESULTS = Path(__file__).parents[1] / "results" / "quality" / "corpora"
@@ -43,7 +45,9 @@ class Bench:
         self.args, self._models = args, {}
 
     def model(self, name: str) -> Any:
-        """Returns an encoder or the LLM as a reranker."""
+        """Returns an encoder, two side by side, or the LLM as a reranker."""
+        if name not in self._models and "&" in name:
+            self._models[name] = SideBySide(*map(self.model, name.split("&")))
         if name not in self._models:
             path = getattr(self.args, name, None) or name
             if name == "llm":
@@ -159,13 +163,14 @@ def labels(
     bench: Bench, name: str, student: str, teacher: str = "labels", n: str = "all", seeds: int = 3, **options: Any
 ) -> dict:
     """Labels, with or without a teacher; all test queries."""
-    data = bench.data(name)
-    base = hits(Rabtriever(bench.model(student)), data, "test", None)
+    data, encoder = bench.data(name), bench.model(student)
+    base = hits(Rabtriever(encoder), data, "test", None) if encoder.has_similarity else None
     train = data if n == "all" else few_labels(data, int(n), 0 if teacher == "labels" else REQUESTS)
     runs = []
     for seed in range(seeds):
         retriever, about = distil(bench, train, student, teacher, seed=seed, teacher_calls=0, **options)
-        runs.append({**compare(hits(retriever, data, "test", None), base), **about})
+        ours = hits(retriever, data, "test", None)
+        runs.append({**compare(ours, np.zeros_like(ours) if base is None else base), **about})
     return {"mean": float(np.mean([run["R@1"] for run in runs])), "runs": runs}
 
 
@@ -240,7 +245,7 @@ def main() -> None:
         "jobs", nargs="+", help="<what>/<set>/<student>[/<teacher>[/<requests>[/<calls>]]][?option=value&...]"
     )
     parser.add_argument("--data", required=True)
-    for name in ("gemma", "mpnet", "llm"):
+    for name in ("gemma", "mpnet", "llm", "states"):
         parser.add_argument(f"--{name}")
     bench = Bench(parser.parse_args())
     RESULTS.mkdir(parents=True, exist_ok=True)
