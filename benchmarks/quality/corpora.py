@@ -1,10 +1,10 @@
 """Distillation on people's own corpora: without labels, with labels, documents that come later, corpora never seen.
 
-    python corpora.py JOB [JOB ...] --data FOLDER_OF_BEIR_FOLDERS [--gemma MODEL] [--mpnet MODEL] [--llm MODEL] [--states LLM]
+    python corpora.py JOB [JOB ...] --data BEIR_FOLDERS [--gemma MODEL] [--mpnet MODEL] [--llm LLM] [--states LLM]
 
-A student is ``minilm`` or one of these; ``states`` is an LLM's, frozen, as encoder, and ``minilm&states`` has both side by
-side. Each job writes ``results/quality/corpora/<job>.json`` and is skipped if that is there. R@1 is that of the scores of the
-retriever over all documents, on 600 test queries or all.
+A student is ``minilm`` or one of these; ``states`` is an LLM's, frozen, as the encoder, ``minilm&states`` has both side
+by side. Each job writes ``results/quality/corpora/<job>.json`` and is skipped if that is there. R@1 is that of the
+scores of the retriever over all documents, on 600 test queries or all.
 """
 
 from __future__ import annotations

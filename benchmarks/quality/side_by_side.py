@@ -1,7 +1,7 @@
-"""An encoder's embedding and an LLM's state of the same text, side by side: similarity from one, both for the predictor.
+"""An encoder's embedding and an LLM's state of a text, side by side: one gives the similarity, a predictor reads both.
 
-A query is ``[e_q | s_q | 0]`` and a document ``[e_d | 0 | s_d]``: their inner product is the encoder's similarity, and a
-predictor reads all of it. States s are those of a frozen LLM that reads one text, scaled to length one.
+A query is ``[e_q | s_q | 0]`` and a document ``[e_d | 0 | s_d]``: their inner product is the encoder's similarity.
+States s are those of a frozen LLM that reads one text, scaled to length one.
 """
 
 from __future__ import annotations
