@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rabtriever.encoders.base import Encoder, Kind
+from rabtriever.training.teacher_cache import TeacherCache
 
 
 class SideBySide:
@@ -20,7 +21,7 @@ class SideBySide:
     has_similarity, owned_folder = True, None
 
     def __init__(self, encoder: Encoder, llm: Encoder) -> None:
-        self.encoder, self.llm = encoder, llm
+        self.encoder, self.llm, self._cache = encoder, llm, TeacherCache(llm)
         self.hidden_size = encoder.hidden_size + 2 * llm.hidden_size
         self.fingerprint = f"{encoder.fingerprint}&{llm.fingerprint}&apart"
         self.numerics = f"{encoder.numerics}&{llm.numerics}"
@@ -29,14 +30,14 @@ class SideBySide:
         self, texts: Sequence[str], batch_size: int | None = None, show_progress_bar: bool = False
     ) -> np.ndarray:
         """Returns float32 (n, H)."""
-        embeddings, states = self.encoder.encode_queries(texts), _unit(self.llm.encode_queries(texts))
+        embeddings, states = self.encoder.encode_queries(texts), self._states("query", texts)
         return np.concatenate([embeddings, states, np.zeros_like(states)], axis=1)
 
     def encode_documents(
         self, texts: Sequence[str], batch_size: int | None = None, show_progress_bar: bool = False
     ) -> np.ndarray:
         """Returns float32 (n, H)."""
-        embeddings, states = self.encoder.encode_documents(texts), _unit(self.llm.encode_documents(texts))
+        embeddings, states = self.encoder.encode_documents(texts), self._states("document", texts)
         return np.concatenate([embeddings, np.zeros_like(states), states], axis=1)
 
     def count_tokens(self, kind: Kind, texts: Sequence[str]) -> list[int]:
@@ -59,6 +60,7 @@ class SideBySide:
         """Returns nothing that loads it."""
         return {"kind": "side by side"}
 
-
-def _unit(states: np.ndarray) -> np.ndarray:
-    return states / np.linalg.norm(states, axis=1, keepdims=True)
+    def _states(self, kind: Kind, texts: Sequence[str]) -> np.ndarray:
+        """Returns the LLM's states; a pass costs much, so they come from the cache where they can."""
+        states = self._cache.states(kind, texts).numpy()
+        return states / np.linalg.norm(states, axis=1, keepdims=True)
