@@ -190,7 +190,7 @@ def test_which_backend(bert, monkeypatch):
     monkeypatch.setattr("rabtriever.kernels.llvm.VNNI", False)
     assert load(bert, "auto").describe() | {"reason": "this CPU has no AVX-512 VNNI"} == load(bert, "auto").describe()
     assert load(bert, "int8").backend == "int8"  # slower, but right
-    monkeypatch.setattr(sentence_engines, "why_not_here", lambda device: "made for CPUs")
+    monkeypatch.setattr(sentence_engines.engines, "why_not_here", lambda device: "made for CPUs")
     assert load(bert, "auto").backend == "torch"
     with pytest.raises(InputError, match="backend 'int8': made for CPUs; use 'torch'"):
         load(bert)

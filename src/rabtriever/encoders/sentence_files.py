@@ -105,6 +105,7 @@ def _wheel_folder() -> Path | None:
 
 def _download(name: str, revision: str | None, token: str | None, local_files_only: bool) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     options: dict[str, Any] = {"revision": revision, "token": token, "local_files_only": local_files_only}
     options["ignore_patterns"] = list(OTHER_RUNTIMES)
@@ -112,6 +113,9 @@ def _download(name: str, revision: str | None, token: str | None, local_files_on
         folder = Path(snapshot_download(name, allow_patterns=[*SETTINGS, "*model*.safetensors"], **options))
         if not any(folder.glob("**/*model*.safetensors")):
             folder = Path(snapshot_download(name, allow_patterns=[*SETTINGS, "*pytorch_model*.bin"], **options))
+    except LocalEntryNotFoundError as error:
+        fault = "it is not in the hub's cache, and the hub cannot be reached or is not to be asked"
+        raise InputError(f"{name}: {fault}; go online once, or give a folder") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: no model could be loaded ({first_line(error)}); {ACCEPTED}") from error
     return folder

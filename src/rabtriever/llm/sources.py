@@ -199,11 +199,15 @@ def _settings(path: Path) -> dict[str, Any]:
 
 def _download(name: str, **hub: Any) -> Path:  # noqa: ANN401
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         folder = Path(snapshot_download(name, allow_patterns=[*DOWNLOADED, WEIGHTS[0]], **hub))
         if not any(folder.glob(WEIGHTS[0])):
             folder = Path(snapshot_download(name, allow_patterns=[*DOWNLOADED, *WEIGHTS[1:]], **hub))
+    except LocalEntryNotFoundError as error:
+        fault = "it is not in the hub's cache, and the hub cannot be reached or is not to be asked"
+        raise InputError(f"{name}: {fault}; go online once, or give a folder") from error
     except (OSError, ValueError) as error:
         raise InputError(
             f"{name}: no model could be loaded ({first_line(error)}); give a folder, a .gguf file or a hub id"
