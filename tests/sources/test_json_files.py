@@ -125,3 +125,66 @@ def test_a_long_schema_is_cut_and_the_description_is_not(tmp_path):
 def test_an_openapi_document_that_cannot_be_read(tmp_path, change, fault):
     with pytest.raises(InputError, match=fault):
         read(tmp_path, {**PETS, **change})
+
+
+def operations(tmp_path, paths, **more):
+    return read(tmp_path, {"openapi": "3.0.0", "info": {"title": "P"}, "paths": paths, **more})
+
+
+def with_body(schema, schemas):
+    body = {"content": {"application/json": {"schema": schema}}}
+    return {"/a": {"post": {"operationId": "a", "requestBody": body}}}, {"components": {"schemas": schemas}}
+
+
+def reference(name):
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def test_a_parent_that_is_one_of_its_children_is_read_once(tmp_path):
+    children = [f"C{i}" for i in range(40)]
+    schemas = {name: {"allOf": [reference("Pet"), {"properties": {name: {}}}]} for name in children}
+    schemas["Pet"] = {"oneOf": [reference(name) for name in children], "properties": {"kind": {"description": "of it"}}}
+    paths, more = with_body({**reference("Pet"), "description": "beside"}, schemas)
+    (found,) = operations(tmp_path, paths, **more)
+    assert found.text == "POST /a\nParameters: " + ", ".join([*children, "kind (of it)"])
+
+
+def test_parents_that_schemas_share_in_many_ways(tmp_path):
+    # 2**60 ways from the first to the last, in the file's own anchors: no references.
+    lines = ["  s0: &s0 {properties: {last: {}}}"]
+    lines += [f"  s{i}: &s{i} {{allOf: [*s{i - 1}, *s{i - 1}]}}" for i in range(1, 60)]
+    body = "{content: {a: {schema: *s59}}}"
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "\n".join(["openapi: 3.0.0", "x:", *lines, f"paths: {{/a: {{get: {{operationId: a, requestBody: {body}}}}}}}"])
+    )
+    (found,) = read_source(path)
+    assert found.text == "GET /a\nParameters: last"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"tags": 5}, {"parameters": 5}, {"requestBody": {"content": {"a": {"schema": {"allOf": 5, "properties": 5}}}}}],
+)
+def test_a_part_of_the_wrong_type_is_left_out(tmp_path, wrong):
+    (found,) = operations(tmp_path, {"/a": {"get": {"summary": "Reads.", **wrong}, "parameters": 7}})
+    assert found.text == "Reads." and found.metadata["tags"] == []
+
+
+def test_a_reference_may_be_percent_encoded(tmp_path):
+    paths, more = with_body({"$ref": "#/components/schemas/Pet%20or%7E1dog"}, {"Pet or/dog": {"properties": {"n": {}}}})
+    assert operations(tmp_path, paths, **more)[0].text == "POST /a\nParameters: n"
+
+
+def test_operations_without_an_id_have_different_ones(tmp_path):
+    get = {"get": {"summary": "x"}}
+    paths = {"/users/{me}": get, "/users/me": get, "/猫": get, "/犬": get, "/": get}
+    named = {"/x": {"get": {"operationId": "get_users_me_2", "summary": "x"}}}
+    assert [one.id for one in operations(tmp_path, {**paths, **named})] == [
+        "p.get_users_me",
+        "p.get_users_me_3",
+        "p.get_猫",
+        "p.get_犬",
+        "p.get",
+        "p.get_users_me_2",
+    ]
