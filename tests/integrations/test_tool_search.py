@@ -35,7 +35,7 @@ def test_every_shape_of_a_tool_is_the_same_document():
 
 
 def test_a_tool_without_a_name_is_told():
-    with pytest.raises(InputError, match="a tool without a name"):
+    with pytest.raises(InputError, match="tools, tool 1: .* has no name"):
         tool_documents([{"type": "web_search"}])
 
 
