@@ -133,3 +133,20 @@ def test_a_wrong_name_is_told(tools, tools_index):
     middleware = RabtrieverToolSelectorMiddleware(tools_index, always_include=["musik"])
     with pytest.raises(InputError, match="always_include 'musik'"):
         run_agent(middleware, tools, [HumanMessage(QUERY)])
+
+
+def test_a_search_keeps_its_own_names_when_another_thread_asks_for_others(tools, tiny_retriever):
+    index = Index.build(None, tiny_retriever, tool_documents(tools))
+    middleware = RabtrieverToolSelectorMiddleware(index)
+
+    class Names(set):
+        """Names during whose lookup another thread asks for others."""
+
+        def __iter__(self):
+            names = super().__iter__()
+            yield from names
+            middleware._indexed_among({"music"})
+
+    assert middleware._indexed_among({"weather", "lamp"})[0] == {"weather", "lamp"}
+    among, where = middleware._indexed_among(Names({"weather", "lamp", "song"}))
+    assert among == {"weather", "lamp", "song"} and "music" not in str(where)

@@ -188,3 +188,46 @@ def test_operations_without_an_id_have_different_ones(tmp_path):
         "p.get",
         "p.get_users_me_2",
     ]
+
+
+@pytest.mark.parametrize("value", [{"id": 1, "result": {"tools": []}}, {"tools": []}, {"home": []}])
+def test_no_tools(tmp_path, value):
+    with pytest.raises(InputError, match="no documents"):
+        read(tmp_path, value)
+
+
+def write_lines(path, values):
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return path
+
+
+@pytest.mark.parametrize("name", ["tools.json", "tools.jsonl"])
+def test_every_entry_says_what_a_list_is(tmp_path, name):
+    def documents(values):
+        path = write_lines(tmp_path / name, values)
+        if name == "tools.json":
+            path.write_text(json.dumps(values))
+        return list(read_source(path))
+
+    tools = [{"name": "ping", "description": "Pings."}, *TOOLS]
+    assert documents(tools) == [tool_document("", tool) for tool in tools]
+    chat = [{"type": "function", "function": {"name": "ping"}}]
+    assert documents(chat) == [tool_document("", {"name": "ping"})]
+    rows = [{"_id": "1", "text": "x", "parameters": "n=3"}, {"_id": "2", "text": "y", "function": "f"}]
+    assert [one.metadata for one in documents(rows)] == [{"parameters": "n=3"}, {"function": "f"}]
+    rows = [{"_id": "1", "text": "x", "parameters": {"rate": 3}, "function": {"of": "x"}}]
+    assert documents(rows)[0].metadata == {"parameters": {"rate": 3}, "function": {"of": "x"}}
+
+
+def test_a_named_column_makes_a_list_of_tools_a_table(tmp_path):
+    path = write_lines(tmp_path / "tools.jsonl", [{**TOOLS[0], "what": "other"}])
+    (found,) = read_source(path, text_column="what")
+    assert found.text == "other" and "inputSchema" in found.metadata
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda page: page, lambda page: {"result": page}, lambda page: {"home": page, "shed": TOOLS}]
+)
+def test_one_page_of_several_is_told(tmp_path, wrap):
+    with pytest.warns(UserWarning, match=r"tools\.json.*: nextCursor says that the server has more tools"):
+        assert read(tmp_path, wrap({"tools": TOOLS, "nextCursor": "2"}))
