@@ -123,7 +123,14 @@ def test_a_long_field(tmp_path):
 
 def test_parquet_columns_of_bytes_are_left_out_and_told(tmp_path):
     day = datetime.date(2020, 1, 2)
-    row = {"id": "a", "text": "x", "image": b"png", "parts": [{"raw": b"x"}], "days": [day, None], "room": {"since": day}}
+    row = {
+        "id": "a",
+        "text": "x",
+        "image": b"png",
+        "parts": [{"raw": b"x"}],
+        "days": [day, None],
+        "room": {"since": day},
+    }
     with pytest.warns(UserWarning, match="columns left out, .*: image, parts$"):
         (found,) = read_source(write(tmp_path / "rows.parquet", [row]))
     assert found.metadata == {"days": ["2020-01-02", None], "room": {"since": "2020-01-02"}}

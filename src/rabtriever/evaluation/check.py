@@ -126,9 +126,7 @@ def _confused(
     return result
 
 
-def _alike(
-    documents: Sequence[Document], asked_for: set[str], embeddings: np.ndarray
-) -> list[tuple[float, str, str]]:
+def _alike(documents: Sequence[Document], asked_for: set[str], embeddings: np.ndarray) -> list[tuple[float, str, str]]:
     """Returns similarity and ids of near-duplicates that no request tells apart, the most alike first."""
     embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True).clip(1e-12)
     pairs = []

@@ -75,7 +75,8 @@ def parse_yaml(text: str, place: str, first_line: int = 1) -> Any:  # noqa: ANN4
         for event in yaml.parse(text, Loader=loader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_NESTING:
-                raise yaml.MarkedYAMLError(problem="values nested too deep", problem_mark=event.start_mark)
+                mark: Any = event.start_mark
+                raise yaml.MarkedYAMLError(problem="values nested too deep", problem_mark=mark)
         return yaml.load(text, Loader=loader)  # noqa: S506
     except (yaml.YAMLError, ValueError, LookupError) as error:  # a date that is none, an empty number
         mark = getattr(error, "problem_mark", None)
