@@ -289,6 +289,10 @@ class Rabtriever:
         result._query_cache = LRUCache(self._query_cache.max_weight)
         return result
 
+    def document_latents(self, states: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+        """Returns the latents float32 (n, dim) of texts whose embeddings float32 (n, H) the encoder made."""
+        return self._fold.document(states, self.fusion.gains(texts, self.trained_on))
+
     def query_latents(self, states: np.ndarray, examples: Examples | None, correction: bool = True) -> np.ndarray:
         """Returns the latents float32 (n, dim) of query embeddings float32 (n, H).
 
@@ -409,7 +413,7 @@ class Rabtriever:
             latents = self.query_latents(states, self.examples, self.correction)
         else:
             states = self.encoder.encode_documents(texts, batch_size, show_progress_bar)
-            latents = self._fold.document(states, self.fusion.gains(texts, self.trained_on))
+            latents = self.document_latents(states, texts)
         if bad := np.flatnonzero(~np.isfinite(latents).all(axis=1)).tolist():
             raise TextError(
                 kind, bad[0], texts[bad[0]], "has NaN or infinite numbers in its encoding; load the encoder in float32"

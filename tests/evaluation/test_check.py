@@ -105,3 +105,15 @@ def test_requests_that_nothing_fits(retriever):
 
     assert refused(1e6) == {"requests": 2, "refused": 2, "answered": []}
     assert refused(-1e6) == {**report["nothing_fits"], "refused": 0}
+
+
+def test_documents_are_encoded_once(retriever, monkeypatch):
+    encoded, encode = [], retriever.encoder.encode_documents
+
+    def counting(texts, *args, **options):
+        encoded.extend(texts)
+        return encode(texts, *args, **options)
+
+    monkeypatch.setattr(retriever.encoder, "encode_documents", counting)
+    check_catalogue([*DOCUMENTS, Document("copy", DOCUMENTS[1].text)], requests_of(2), retriever)
+    assert sorted(encoded) == sorted(document.content for document in DOCUMENTS)

@@ -133,3 +133,15 @@ def test_a_wrong_name_is_told(tools, tools_index):
     middleware = RabtrieverToolSelectorMiddleware(tools_index, always_include=["musik"])
     with pytest.raises(InputError, match="always_include 'musik'"):
         run_agent(middleware, tools, [HumanMessage(QUERY)])
+
+
+def test_a_search_keeps_its_own_names_when_another_thread_asks_for_others(tools, tiny_retriever):
+    class Interrupted(RabtrieverToolSelectorMiddleware):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if name == "_indexed" and "lamp" in value[1]:
+                self._indexed_among({"music"})  # as another thread may at this moment
+
+    middleware = Interrupted(Index.build(None, tiny_retriever, tool_documents(tools)))
+    among, where = middleware._indexed_among({"weather", "lamp"})
+    assert among == {"weather", "lamp"} and "music" not in str(where)

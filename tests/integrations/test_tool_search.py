@@ -35,7 +35,7 @@ def test_every_shape_of_a_tool_is_the_same_document():
 
 
 def test_a_tool_without_a_name_is_told():
-    with pytest.raises(InputError, match="a tool without a name"):
+    with pytest.raises(InputError, match="tools, tool 1: .* has no name"):
         tool_documents([{"type": "web_search"}])
 
 
@@ -143,3 +143,13 @@ def test_an_agent_of_langgraph_bigtool(tiny_retriever, asynchronous, monkeypatch
     assert result["selected_tool_ids"] == expected
     said = [message.content for message in result["messages"] if isinstance(message, ToolMessage)]
     assert said[0] == f"Available tools: {expected}" and said[1] == f"{expected[0]} in city"
+
+
+def test_a_description_that_is_no_text_is_told():
+    with pytest.raises(InputError, match="tool 2: description of 'b' is 5"):
+        tool_documents([{"name": "a"}, {"name": "b", "description": 5}])
+
+
+def test_a_schema_that_is_null_hides_no_other():
+    tool = {"name": "a", "inputSchema": None, "parameters": {"properties": {"place": {}}}}
+    assert tool_documents([tool])[0].text == "Parameters: place"

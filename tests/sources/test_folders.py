@@ -1,5 +1,7 @@
 """Folders of skills and of Markdown."""
 
+from time import process_time
+
 import pytest
 
 from rabtriever.data import Document
@@ -71,3 +73,40 @@ def test_a_long_markdown_file_is_divided_at_its_headings(tmp_path):
         ("guide.md#use-1", "Guide > Use"),
     ]
     assert found[1].text == code and found[3].text == "again"
+
+
+def test_anchors_differ_as_on_github(tmp_path):
+    headings = ("Foo", "Foo", "Foo 1", "Guide")
+    write(tmp_path / "a.md", "# Guide\n\n" + "".join(f"## {heading}\n{'word ' * 200}\n" for heading in headings))
+    found = [one.id for one in read_source(tmp_path)]
+    assert found == ["a.md#foo", "a.md#foo-1", "a.md#foo-1-1", "a.md#guide-1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "title"),
+    [("# a ##  ", "a"), ("# C#", "C#"), ("#  a # b", "a # b"), ("# #", "f"), ("   ###### x\r", "x"), ("#x", "f")],
+)
+def test_headings(tmp_path, line, title):
+    write(tmp_path / "f.md", f"{line}\ntext\n")
+    assert next(iter(read_source(tmp_path))).title == title
+
+
+def test_a_heading_of_many_spaces_takes_no_time(tmp_path):
+    write(tmp_path / "a.md", f"# a{' ' * 300_000}b\ntext\n#{' ' * 300_000}\n")
+    start = process_time()
+    assert len(list(read_source(tmp_path))) == 1
+    assert process_time() - start < 5  # the square of that many takes minutes
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    folder, other = tmp_path / "skills", tmp_path / "other"
+    write(folder / "b" / "SKILL.md", "own")
+    write(other / "x" / "SKILL.md", "linked")
+    (folder / "a").symlink_to(folder / "b")  # found without it
+    (folder / "c").symlink_to(other)
+    (folder / "up").symlink_to(tmp_path)  # holds all
+    (other / "x" / "loop").symlink_to(other)
+    (folder / "gone").symlink_to(tmp_path / "nowhere")
+    assert [one.id for one in read_source(folder)] == ["b", "c/x"]
+    (tmp_path / "link").symlink_to(folder)
+    assert [one.id for one in read_source(tmp_path / "link")] == ["b", "c/x"]

@@ -125,3 +125,109 @@ def test_a_long_schema_is_cut_and_the_description_is_not(tmp_path):
 def test_an_openapi_document_that_cannot_be_read(tmp_path, change, fault):
     with pytest.raises(InputError, match=fault):
         read(tmp_path, {**PETS, **change})
+
+
+def operations(tmp_path, paths, **more):
+    return read(tmp_path, {"openapi": "3.0.0", "info": {"title": "P"}, "paths": paths, **more})
+
+
+def with_body(schema, schemas):
+    body = {"content": {"application/json": {"schema": schema}}}
+    return {"/a": {"post": {"operationId": "a", "requestBody": body}}}, {"components": {"schemas": schemas}}
+
+
+def reference(name):
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def test_a_parent_that_is_one_of_its_children_is_read_once(tmp_path):
+    children = [f"C{i}" for i in range(40)]
+    schemas = {name: {"allOf": [reference("Pet"), {"properties": {name: {}}}]} for name in children}
+    schemas["Pet"] = {"oneOf": [reference(name) for name in children], "properties": {"kind": {"description": "of it"}}}
+    paths, more = with_body({**reference("Pet"), "description": "beside"}, schemas)
+    (found,) = operations(tmp_path, paths, **more)
+    assert found.text == "POST /a\nParameters: " + ", ".join([*children, "kind (of it)"])
+
+
+def test_parents_that_schemas_share_in_many_ways(tmp_path):
+    # 2**60 ways from the first to the last, in the file's own anchors: no references.
+    lines = ["  s0: &s0 {properties: {last: {}}}"]
+    lines += [f"  s{i}: &s{i} {{allOf: [*s{i - 1}, *s{i - 1}]}}" for i in range(1, 60)]
+    body = "{content: {a: {schema: *s59}}}"
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "\n".join(["openapi: 3.0.0", "x:", *lines, f"paths: {{/a: {{get: {{operationId: a, requestBody: {body}}}}}}}"])
+    )
+    (found,) = read_source(path)
+    assert found.text == "GET /a\nParameters: last"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"tags": 5}, {"parameters": 5}, {"requestBody": {"content": {"a": {"schema": {"allOf": 5, "properties": 5}}}}}],
+)
+def test_a_part_of_the_wrong_type_is_left_out(tmp_path, wrong):
+    (found,) = operations(tmp_path, {"/a": {"get": {"summary": "Reads.", **wrong}, "parameters": 7}})
+    assert found.text == "Reads." and found.metadata["tags"] == []
+
+
+def test_a_reference_may_be_percent_encoded(tmp_path):
+    paths, more = with_body({"$ref": "#/components/schemas/Pet%20or%7E1dog"}, {"Pet or/dog": {"properties": {"n": {}}}})
+    assert operations(tmp_path, paths, **more)[0].text == "POST /a\nParameters: n"
+
+
+def test_operations_without_an_id_have_different_ones(tmp_path):
+    get = {"get": {"summary": "x"}}
+    paths = {"/users/{me}": get, "/users/me": get, "/猫": get, "/犬": get, "/": get}
+    named = {"/x": {"get": {"operationId": "get_users_me_2", "summary": "x"}}}
+    assert [one.id for one in operations(tmp_path, {**paths, **named})] == [
+        "p.get_users_me",
+        "p.get_users_me_3",
+        "p.get_猫",
+        "p.get_犬",
+        "p.get",
+        "p.get_users_me_2",
+    ]
+
+
+@pytest.mark.parametrize("value", [{"id": 1, "result": {"tools": []}}, {"tools": []}, {"home": []}])
+def test_no_tools(tmp_path, value):
+    with pytest.raises(InputError, match="no documents"):
+        read(tmp_path, value)
+
+
+def write_lines(path, values):
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return path
+
+
+@pytest.mark.parametrize("name", ["tools.json", "tools.jsonl"])
+def test_every_entry_says_what_a_list_is(tmp_path, name):
+    def documents(values):
+        path = write_lines(tmp_path / name, values)
+        if name == "tools.json":
+            path.write_text(json.dumps(values))
+        return list(read_source(path))
+
+    tools = [{"name": "ping", "description": "Pings."}, *TOOLS]
+    assert documents(tools) == [tool_document("", tool) for tool in tools]
+    chat = [{"type": "function", "function": {"name": "ping"}}]
+    assert documents(chat) == [tool_document("", {"name": "ping"})]
+    rows = [{"_id": "1", "text": "x", "parameters": "n=3"}, {"_id": "2", "text": "y", "function": "f"}]
+    assert [one.metadata for one in documents(rows)] == [{"parameters": "n=3"}, {"function": "f"}]
+    rows = [{"_id": "1", "text": "x", "parameters": {"rate": 3}, "function": {"of": "x"}}]
+    assert documents(rows)[0].metadata == {"parameters": {"rate": 3}, "function": {"of": "x"}}
+
+
+def test_a_named_column_makes_a_list_of_tools_a_table(tmp_path):
+    path = write_lines(tmp_path / "tools.jsonl", [{**TOOLS[0], "what": "other"}])
+    (found,) = read_source(path, text_column="what")
+    assert found.text == "other" and "inputSchema" in found.metadata
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda page: page, lambda page: {"result": page}, lambda page: {"home": page, "shed": TOOLS}]
+)
+def test_one_page_of_several_is_told(tmp_path, wrap):
+    with pytest.warns(UserWarning, match=r"tools\.json.*: nextCursor says that the server has more tools"):
+        assert read(tmp_path, wrap({"tools": TOOLS, "nextCursor": "2"}))

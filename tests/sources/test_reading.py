@@ -9,6 +9,7 @@ from tiny import write_beir
 from rabtriever.data import Document, load_data
 from rabtriever.errors import InputError, NotFoundError
 from rabtriever.sources import load_source, read_source
+from rabtriever.sources.places import MAX_NESTING, read_json
 
 ROWS = [{"_id": "a", "title": "A", "text": "first"}, {"_id": "b", "text": "second"}]
 
@@ -81,3 +82,57 @@ def test_a_duplicate_is_named_with_both_places(tmp_path):
     rows = [*ROWS, {"_id": "a", "text": "again"}]
     with pytest.raises(InputError, match=r"'a': .*rows\.json, item 3 and .*rows\.json, item 1"):
         ids(write(tmp_path / "rows.json", rows))
+
+
+def test_a_byte_order_mark_is_no_part_of_json(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROWS).encode())
+    assert ids(path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_nesting_up_to_a_limit(tmp_path, suffix):
+    def nested(depth):
+        return write(tmp_path / f"rows.{suffix}", "[" * depth + "]" * depth)
+
+    assert read_json(nested(MAX_NESTING))
+    for depth in (MAX_NESTING + 1, 50_000):
+        with pytest.raises(InputError, match="nested too deep"):
+            read_json(nested(depth))
+    assert read_json(write(tmp_path / f"one.{suffix}", "1")) == 1
+
+
+def test_a_yaml_value_that_its_tag_does_not_allow(tmp_path):
+    for value in ("!!bool maybe", "!!int ''"):
+        with pytest.raises(InputError, match="malformed YAML"):
+            read_json(write(tmp_path / "rows.yaml", value))
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.csv", "rows.jsonl", "rows.zip"])
+def test_a_file_that_the_system_refuses(tmp_path, name, monkeypatch):
+    path = write(tmp_path / name, "")
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("io.open", refuse)  # what pathlib calls
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(InputError, match=rf"{name}: .*(Permission denied|PermissionError)"):
+        ids(path)
+
+
+def test_a_zip_that_cannot_be_unpacked(tmp_path):
+    path = tmp_path / "z.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("corpus.jsonl", json.dumps({"_id": "a", "text": "hello " * 500}) + "\n")
+    whole = path.read_bytes()
+    central = whole.index(b"PK\x01\x02")
+    # A flipped bit of the data; an encrypted member; a way of packing that there is not.
+    for place, value in ((60, whole[60] ^ 0xFF), (central + 8, 1), (central + 10, 77)):
+        broken = bytearray(whole)
+        broken[place] = value
+        path.write_bytes(bytes(broken))
+        with pytest.raises(InputError, match=r"z\.zip.*cannot be read"):
+            ids(path)
+    (tmp_path / "Y.ZIP").write_bytes(whole)
+    assert ids(tmp_path / "Y.ZIP") == ["a"]

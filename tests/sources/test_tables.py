@@ -104,3 +104,45 @@ def test_a_malformed_file(tmp_path, name, content, fault):
     path.write_bytes(content)
     with pytest.raises(InputError, match=fault):
         list(read_source(path))
+
+
+def test_a_column_without_a_name_is_left_out(tmp_path):
+    path = tmp_path / "pandas.csv"
+    path.write_text(",id,text,room\n0,a,hello,hall\n1,b,world,shed\n")
+    assert list(read_source(path)) == [
+        Document("a", "hello", "", {"room": "hall"}),
+        Document("b", "world", "", {"room": "shed"}),
+    ]
+
+
+def test_a_long_field(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text(f"id,text\na,{'x' * 300_000}\n")
+    assert len(next(iter(read_source(path))).text) == 300_000
+
+
+def test_parquet_columns_of_bytes_are_left_out_and_told(tmp_path):
+    day = datetime.date(2020, 1, 2)
+    row = {
+        "id": "a",
+        "text": "x",
+        "image": b"png",
+        "parts": [{"raw": b"x"}],
+        "days": [day, None],
+        "room": {"since": day},
+    }
+    with pytest.warns(UserWarning, match="columns left out, .*: image, parts$"):
+        (found,) = read_source(write(tmp_path / "rows.parquet", [row]))
+    assert found.metadata == {"days": ["2020-01-02", None], "room": {"since": "2020-01-02"}}
+
+
+def test_parquet_maps_and_durations(tmp_path):
+    columns = {
+        "id": pa.array(["a"]),
+        "text": pa.array(["x"]),
+        "sizes": pa.array([[("s", 1)]], pa.map_(pa.string(), pa.int64())),
+        "took": pa.array([datetime.timedelta(seconds=5)]),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    (found,) = read_source(tmp_path / "rows.parquet")
+    assert found.metadata == {"sizes": [["s", 1]], "took": "0:00:05"}

@@ -1,4 +1,7 @@
-from rabtriever.sources.tools import PARAMETER_CHARACTERS, tool_document
+import pytest
+
+from rabtriever.errors import InputError
+from rabtriever.sources.tools import PARAMETER_CHARACTERS, as_in_mcp, tool_document
 
 
 def test_description_comes_before_parameters():
@@ -19,3 +22,24 @@ def test_long_schema_is_cut_and_the_description_is_not():
 
 def test_tool_without_description_or_with_a_schema_of_no_use():
     assert tool_document("", {"name": "ping", "inputSchema": {"properties": []}}).content == "ping"
+
+
+def test_the_first_schema_that_is_one_counts():
+    schema = {"properties": {"place": {}}}
+    tool = {"name": "wipe", "inputSchema": None, "input_schema": {}, "parameters": schema}
+    assert as_in_mcp(tool, "tools")["inputSchema"] == schema
+    assert as_in_mcp({"function": tool}, "tools") == as_in_mcp(tool, "tools")
+
+
+@pytest.mark.parametrize(
+    ("tool", "fault"),
+    [
+        ({"name": "a", "description": 5}, "here: description of 'a' is 5; it should be a string"),
+        ({"name": "a", "title": []}, "here: title of 'a' is"),
+        ({"name": 5}, "here: .* has no name"),
+        ("a", "here: 'a' has no name"),
+    ],
+)
+def test_what_is_no_tool(tool, fault):
+    with pytest.raises(InputError, match=fault):
+        as_in_mcp(tool, "here")

@@ -15,6 +15,7 @@ from rabtriever.cli.arguments import (
     source_columns,
 )
 from rabtriever.errors import InputError
+from rabtriever.progress import is_shown
 
 SHOWN = 10  # lines of each list; --json has all
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from rabtriever.retriever import Rabtriever
 
     retriever = Rabtriever.from_pretrained(args.model or "tools", **load_options(args))
-    report = check_catalogue(documents, requests, retriever, show_progress_bar=len(documents) > 1000)
+    report = check_catalogue(documents, requests, retriever, show_progress_bar=is_shown())
     passed = args.min_recall5 is None or report["R@5"] >= args.min_recall5
     report |= {"min_recall5": args.min_recall5, "passed": passed}
     print_result(args, report, format_report(report))

@@ -9,16 +9,21 @@ from __future__ import annotations
 import json
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
 from rabtriever.data.metadata import why_not_storable
 from rabtriever.data.types import Document, Qrels, RetrievalData
-from rabtriever.errors import InputError, NotFoundError, has_half_character, shorten
+from rabtriever.errors import InputError, NotFoundError, first_line, has_half_character, shorten
 
 Place = Path | zipfile.Path  # a file or folder, also one in a zip
+
+# Permissions; zips that are damaged, encrypted (RuntimeError) or packed in a way that Python does not know.
+UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, LZMAError)
 
 _QRELS_HEADER = ("query-id", "corpus-id", "score")
 _KINDS = {str: "string", dict: "JSON object", list: "list", bool: "boolean, true or false"}
@@ -48,7 +53,9 @@ def load_data(source: str | Path) -> RetrievalData:
         for file in sorted(files, key=lambda file: file.name)
         if file.name.endswith(".tsv") and not file.name.startswith(".")
     }
-    return RetrievalData(path.resolve().name.removesuffix(".zip"), documents, queries, qrels, generated)
+    name = path.resolve().name
+    name = name[: -len(".zip")] if name.lower().endswith(".zip") else name
+    return RetrievalData(name, documents, queries, qrels, generated)
 
 
 def load_requests(corpus: str | Path, queries: str | Path) -> RetrievalData:
@@ -98,12 +105,12 @@ def read_corpus(path: str | Path) -> Iterator[Document]:
 
 def _unzipped(path: Path) -> Place:
     """Returns a path, of a zip the folder in it that holds ``corpus.jsonl``."""
-    if path.suffix != ".zip" or not path.is_file():
+    if path.suffix.lower() != ".zip" or not path.is_file():
         return path
     try:
         root = zipfile.Path(path)
-    except zipfile.BadZipFile:
-        raise InputError(f"{path}: not a zip file, or a damaged one; download it again") from None
+    except UNREADABLE as error:
+        raise InputError(f"{path}: not a zip file that can be read ({first_line(error)}); download it again") from None
     folders = [root, *(entry for entry in root.iterdir() if entry.is_dir())]
     return next((folder for folder in folders if (folder / "corpus.jsonl").is_file()), root)
 
@@ -201,15 +208,19 @@ def read_rows(path: Place) -> Iterator[tuple[str, dict[str, Any]]]:
 def _lines(path: Place) -> Iterator[tuple[str, str]]:
     """Yields the lines that are not blank, without their ends, and their file and line."""
     # Read as bytes: only "\n" ends a line, and an error can name the line that is not UTF-8.
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            location = f"{path}, line {number}"
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError:
-                raise InputError(f"{location}: not UTF-8: convert the file") from None
-            if line.strip():
-                yield location, line
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                location = f"{path}, line {number}"
+                try:
+                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                except UnicodeDecodeError:
+                    raise InputError(f"{location}: not UTF-8: convert the file") from None
+                if line.strip():
+                    yield location, line
+    except UNREADABLE as error:
+        remedy = "check its permissions; of a zip, pack it anew without a password"
+        raise InputError(f"{path}: cannot be read ({first_line(error)}); {remedy}") from None
 
 
 def _unique_id(row: dict[str, Any], location: str, seen: dict[str, str]) -> str:

@@ -51,7 +51,12 @@ def check_catalogue(
         of requests without an answer; ``refused`` is None where the retriever cannot refuse.
     """
     by_id = {document.id: document for document in documents}
-    index = Index.build(None, retriever, documents, show_progress_bar=show_progress_bar)
+    texts = list(dict.fromkeys(document.content for document in documents))  # equal texts get equal embeddings
+    embeddings = retriever.encoder.encode_documents(texts, show_progress_bar=show_progress_bar)
+    latents, rows = retriever.document_latents(embeddings, texts), {text: row for row, text in enumerate(texts)}
+    order = [rows[document.content] for document in documents]
+    index = Index.create(None, retriever)
+    index.add(documents, latents[order])
     answerable = [request for request in requests if request.relevant]
     found = index.search([request.text for request in answerable], k=DEPTH)
     recall = {
@@ -67,7 +72,7 @@ def check_catalogue(
         if hits[0].id not in request.relevant
     ]
     words = TellingWords([document.content for document in documents], [request.text for request in requests])
-    alike = _alike(documents, {one for request in answerable for one in request.relevant}, retriever)
+    alike = _alike(documents, {one for request in answerable for one in request.relevant}, embeddings[order])
     return {
         "documents": len(documents),
         "requests": len(requests),
@@ -121,10 +126,9 @@ def _confused(
     return result
 
 
-def _alike(documents: Sequence[Document], asked_for: set[str], retriever: Rabtriever) -> list[tuple[float, str, str]]:
+def _alike(documents: Sequence[Document], asked_for: set[str], embeddings: np.ndarray) -> list[tuple[float, str, str]]:
     """Returns similarity and ids of near-duplicates that no request tells apart, the most alike first."""
-    embeddings = retriever.encoder.encode_documents([document.content for document in documents])
-    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True).clip(1e-12)
+    embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True).clip(1e-12)
     pairs = []
     for start in range(0, len(documents), ROWS):
         similarity = embeddings[start : start + ROWS] @ embeddings.T

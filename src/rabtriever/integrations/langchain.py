@@ -154,11 +154,13 @@ class RabtrieverToolSelectorMiddleware(AgentMiddleware):
         That is looked up again when the names or the index change: over 5,000 tools it takes longer than a search.
         """
         key = (frozenset(names), self.index.table.version)
-        if self._indexed[0] != key:
+        known, among, condition = self._indexed  # once: another thread may have other names
+        if known != key:
             among = {document.id for document in self.index.get(sorted(names))}
             where = self.options.get("where")
-            self._indexed = (key, among, where if len(among) == len(self.index) else where_among(among, where))
-        return self._indexed[1:]
+            condition = where if len(among) == len(self.index) else where_among(among, where)
+            self._indexed = (key, among, condition)
+        return among, condition
 
 
 def tool_documents(tools: Iterable[BaseTool | Callable[..., Any]]) -> list[data.Document]:

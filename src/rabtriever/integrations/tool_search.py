@@ -18,7 +18,7 @@ from rabtriever.index import Index
 from rabtriever.index.hits import Hits
 from rabtriever.index.search import SearchKeywords
 from rabtriever.index.snapshot import id_filter
-from rabtriever.sources.tools import tool_document
+from rabtriever.sources.tools import placed_tools
 
 SEARCH_TOOL = "search_tools"
 DESCRIPTION = (
@@ -42,9 +42,9 @@ def tool_documents(tools: Iterable[Tool]) -> list[Document]:
         tools: As MCP, Anthropic's messages, or OpenAI's responses and chat completions describe them.
 
     Raises:
-        InputError: a tool without a name.
+        InputError: a tool without a name, or whose description is no text.
     """
-    return [tool_document("", _as_in_mcp(tool)) for tool in tools]
+    return [document for _, document in placed_tools("tools", "", tools)]
 
 
 def anthropic_tools(tools: Iterable[Tool], loaded: Collection[str] = ()) -> list[dict[str, Any]]:
@@ -153,11 +153,3 @@ def _search(index: Index, arguments: Any, k: int, options: SearchKeywords) -> Hi
 
 def _as_dictionary(value: Any) -> Mapping[str, Any]:  # noqa: ANN401
     return value if isinstance(value, Mapping) else value.model_dump()
-
-
-def _as_in_mcp(tool: Tool) -> Tool:
-    described = tool["function"] if isinstance(tool.get("function"), Mapping) else tool
-    if not described.get("name"):
-        raise InputError(f"{shorten(dict(tool))}: a tool without a name; give it one, or leave it out")
-    schemas = [described.get(key) for key in ("inputSchema", "input_schema", "parameters")]
-    return {**described, "inputSchema": next((schema for schema in schemas if schema), None)}

@@ -10,7 +10,7 @@ from rabtriever.data import Document
 from rabtriever.sources.places import Placed, find_files, front_matter, read_text
 
 FILE_CHARACTERS = 2000  # some 450 tokens, about what small encoders read; a longer file is divided at its headings
-HEADING = re.compile(r" {0,3}(#{1,6})\s+(.+?)(?:\s+#+)?\s*$")
+HEADING = re.compile(r" {0,3}#{1,6}\s+(\S.*)")
 FENCE = re.compile(r" {0,3}(```+|~~~+)")
 
 
@@ -31,14 +31,16 @@ def markdown_documents(folder: Path, files: Sequence[Path]) -> Iterator[Placed]:
         relative = path.relative_to(folder).as_posix()
         values, text = front_matter(read_text(path), str(path))
         begin, _, rest = text.strip().partition("\n")
-        heading = HEADING.match(begin)
+        heading = _heading(begin)
         text = rest if heading else text
         given = values.get("title")
-        title = given if isinstance(given, str) else heading[2] if heading else path.stem
+        title = given if isinstance(given, str) else heading or path.stem
         if len(text) <= FILE_CHARACTERS:
             yield str(path), Document(relative, text.strip(), title, {"path": relative})
             continue
         seen: dict[str, int] = {}
+        if heading:
+            _anchor(heading, seen)
         for section, body in _sections(text):
             anchor = f"#{_anchor(section, seen)}" if section else ""
             if body.strip():
@@ -54,16 +56,27 @@ def _sections(text: str) -> list[tuple[str, str]]:
         marker = FENCE.match(line)
         if marker and (not fence or marker[1].startswith(fence)):
             fence = "" if fence else marker[1]
-        heading = None if fence else HEADING.match(line)
+        heading = "" if fence else _heading(line)
         if heading:
-            sections.append((heading[2], []))
+            sections.append((heading, []))
         else:
             sections[-1][1].append(line)
     return [(heading, "\n".join(lines)) for heading, lines in sections]
 
 
+def _heading(line: str) -> str:
+    """Returns the heading that a line is, without the ``#`` that may close it; blank if it is none."""
+    match = HEADING.match(line)
+    text = match[1].rstrip() if match else ""
+    without = text.rstrip("#")
+    return without.rstrip() if not without or without[-1].isspace() else text
+
+
 def _anchor(heading: str, seen: dict[str, int]) -> str:
-    """Returns the anchor that GitHub gives a heading: the n-th of the same words ends with ``-n``."""
-    words = re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
-    count = seen[words] = seen.get(words, -1) + 1
-    return f"{words}-{count}" if count else words
+    """Returns the anchor that GitHub gives a heading: with ``-1``, ``-2`` and so on where it is taken."""
+    anchor = words = re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+    while anchor in seen:
+        seen[words] += 1
+        anchor = f"{words}-{seen[words]}"
+    seen[anchor] = 0
+    return anchor

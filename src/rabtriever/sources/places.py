@@ -13,28 +13,47 @@ Placed = tuple[str, Document]
 """Where a document stands, for messages, and the document."""
 
 SKIPPED = ("node_modules", "__pycache__")
+MAX_NESTING = 200  # of lists and objects in one another; the C parser of YAML ends the process far beyond
 
 
 def read_text(path: Path) -> str:
-    """Returns a file's text; raises InputError if it is not UTF-8."""
+    """Returns a file's text, without a byte order mark; raises InputError if it cannot be read or is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8; convert the file") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: OSError) -> InputError:
+    """Returns the error of a file or folder that the system does not let us read."""
+    return InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions")
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401
-    """Returns what a JSON or YAML file holds; raises InputError if it is malformed."""
+    """Returns what a JSON file holds, or a YAML file by its suffix; raises InputError if it cannot be read."""
     text = read_text(path)
-    if path.suffix.lower() != ".json":
+    if path.suffix.lower() in (".yaml", ".yml"):
         return parse_yaml(text, str(path))
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if _is_deep(value):
+            raise RecursionError
+        return value
     except json.JSONDecodeError as error:
         fault = f"malformed JSON ({error.msg}, line {error.lineno}, column {error.colno})"
         raise InputError(f"{path}: {fault}; correct it") from None
     except (ValueError, RecursionError):
         raise InputError(f"{path}: a number too long or values nested too deep to read; shorten it") from None
+
+
+def _is_deep(value: Any) -> bool:  # noqa: ANN401
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_NESTING):
+        parts = (part for outer in level for part in (outer.values() if isinstance(outer, dict) else outer))
+        level = [part for part in parts if isinstance(part, dict | list)]
+    return bool(level)
 
 
 def parse_yaml(text: str, place: str, first_line: int = 1) -> Any:  # noqa: ANN401
@@ -52,8 +71,14 @@ def parse_yaml(text: str, place: str, first_line: int = 1) -> Any:  # noqa: ANN4
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
+        depth = 0
+        for event in yaml.parse(text, Loader=loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_NESTING:
+                mark: Any = event.start_mark
+                raise yaml.MarkedYAMLError(problem="values nested too deep", problem_mark=mark)
         return yaml.load(text, Loader=loader)  # noqa: S506
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
+    except (yaml.YAMLError, ValueError, LookupError) as error:  # a date that is none, an empty number
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + first_line}" if mark else ""
         fault = getattr(error, "problem", None) or type(error).__name__
@@ -79,9 +104,29 @@ def front_matter(text: str, place: str) -> tuple[dict[str, Any], str]:
 
 
 def find_files(folder: Path, pattern: str) -> list[Path]:
-    """Returns the files below a folder in the order of their paths, without hidden folders and packages."""
+    """Returns the files below a folder in the order of their paths, without hidden folders and packages.
 
-    def visible(path: Path) -> bool:
-        return not any(part.startswith(".") or part in SKIPPED for part in path.relative_to(folder).parts)
+    A link to a folder is followed, unless that folder is found without it, too, or holds this one.
 
-    return sorted(path for path in folder.rglob(pattern) if path.is_file() and visible(path))
+    Raises:
+        InputError: a folder cannot be read.
+    """
+    found: list[Path] = []
+    folders, links, seen = [folder], list[Path](), set[Path]()
+    while folders or links:
+        current = folders.pop() if folders else links.pop(0)
+        real = current.resolve()
+        if real in seen or (current != folder and folder.resolve().is_relative_to(real)):
+            continue
+        seen.add(real)
+        try:
+            for path in sorted(current.iterdir()):
+                if path.name.startswith(".") or path.name in SKIPPED:
+                    continue
+                if path.is_dir():
+                    (links if path.is_symlink() else folders).append(path)
+                elif path.match(pattern) and path.is_file():
+                    found.append(path)
+        except OSError as error:
+            raise unreadable(current, error) from None
+    return sorted(found)

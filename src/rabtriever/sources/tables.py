@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, time
+from datetime import date, time, timedelta
 from decimal import Decimal
 from math import isnan
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 from rabtriever.data import Document
 from rabtriever.data.beir import read_rows
 from rabtriever.errors import InputError, first_line, shorten
-from rabtriever.sources.places import Placed
+from rabtriever.sources.places import Placed, unreadable
+from rabtriever.sources.tools import is_tool, placed_tools
 
 TABLES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 ID_COLUMNS = ("_id", "id", "name")
@@ -62,7 +64,11 @@ class Columns:
 def table_documents(path: Path, columns: Columns) -> Iterator[Placed]:
     """Yields the documents of a file whose suffix is one of :data:`TABLES`; raises InputError for a malformed one."""
     readers = {".csv": _csv_rows, ".tsv": _csv_rows, ".parquet": parquet_rows}
-    return row_documents(readers.get(path.suffix.lower(), read_rows)(path), columns)
+    if reader := readers.get(path.suffix.lower()):
+        return row_documents(reader(path), columns)
+    if columns == Columns() and any(is_tool(row) for _, row in read_rows(path)):
+        return placed_tools(str(path), "", (row for _, row in read_rows(path)))
+    return row_documents(read_rows(path), columns)
 
 
 def row_documents(rows: Iterable[Row], columns: Columns) -> Iterator[Placed]:
@@ -79,29 +85,48 @@ def parquet_rows(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
+            kept = [field.name for field in file.schema_arrow if not _has_bytes(field.type)]
+            if left_out := [name for name in file.schema_arrow.names if name not in kept]:
+                told = f"no text and no metadata, since they hold bytes: {', '.join(left_out)}"
+                warnings.warn(f"{path}: columns left out, {told}", stacklevel=2)
+            for batch in file.iter_batches(batch_size=1024, columns=kept if left_out else None):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}, row {number}", row
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # a time of nanoseconds, without pandas
         raise InputError(f"{path}: not a Parquet file that can be read ({first_line(error)}); write it anew") from None
+
+
+def _has_bytes(kind: Any) -> bool:  # noqa: ANN401
+    """Returns whether values of an Arrow type hold bytes, such as those of an image."""
+    from pyarrow import types
+
+    of_bytes = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
+    inner = [kind.field(i).type for i in range(kind.num_fields)]
+    return any(test(kind) for test in of_bytes) or any(map(_has_bytes, inner))
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter, restkey="", strict=True)
-        try:
+    csv.field_size_limit(2**31 - 1)  # 128 KiB otherwise
+    line = 1
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter=delimiter, restkey=None, strict=True)
             for row in reader:
-                place = f"{path}, line {reader.line_num}"
-                if "" in row or None in row.values():
+                line = reader.line_num
+                if None in row or None in row.values():
                     fault = f"not as many fields as the header, which has {len(reader.fieldnames or ())}"
-                    raise InputError(f"{place}: {fault}; quote fields that hold {delimiter!r} or a line's end")
-                yield place, row
-        except csv.Error as error:
-            raise InputError(f"{path}, line {reader.line_num}: malformed CSV ({error}); correct it") from None
-        except UnicodeDecodeError:
-            raise InputError(f"{path}: not UTF-8; convert the file") from None
+                    remedy = f"quote fields that hold {delimiter!r} or a line's end"
+                    raise InputError(f"{path}, line {line}: {fault}; {remedy}")
+                row.pop("", None)  # numbers of rows, as pandas writes them
+                yield f"{path}, line {line}", row
+    except csv.Error as error:
+        raise InputError(f"{path}, line {line + 1}: malformed CSV ({error}); correct it") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8; convert the file") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
 
 
 def _column(row: Mapping[str, Any], given: str | None, usual: tuple[str, ...], place: str) -> str | None:
@@ -126,10 +151,14 @@ def _text(row: Mapping[str, Any], column: str | None, place: str) -> str:
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
     """Returns a value as JSON holds it; None for one that says nothing."""
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):  # Arrow's maps are lists of pairs
+        return [_plain(part) for part in value]
     if isinstance(value, float) and isnan(value):
         return None
     if isinstance(value, date | time):
         return value.isoformat()
-    if isinstance(value, Decimal):
+    if isinstance(value, Decimal | timedelta):
         return str(value)
     return value

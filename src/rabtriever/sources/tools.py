@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rabtriever.data import Document
@@ -29,8 +29,8 @@ def tool_document(server: str, tool: Mapping[str, Any]) -> Document:
     return Document(identifier, text, tool.get("title") or name, {"server": server, "name": name})
 
 
-def tool_documents(place: str, server: str, tools: Sequence[Any]) -> Iterator[Placed]:
-    """Yields the documents of a server's tools, as MCP, Anthropic or OpenAI describe them; raises InputError.
+def placed_tools(place: str, server: str, tools: Iterable[Any]) -> Iterator[Placed]:
+    """Yields the documents of a server's tools, as :func:`as_in_mcp` takes them; raises InputError.
 
     Args:
         place: The file they stand in, for messages.
@@ -38,16 +38,42 @@ def tool_documents(place: str, server: str, tools: Sequence[Any]) -> Iterator[Pl
         tools: One JSON object each.
     """
     for i, tool in enumerate(tools, start=1):
-        described = tool.get("function", tool) if isinstance(tool, Mapping) else tool
-        name = described.get("name") if isinstance(described, Mapping) else None
         where = f"{place}, tool {i}"
-        if not isinstance(name, str) or not name.strip():
-            raise InputError(f"{where}: {shorten(tool)} has no name; give a JSON object with a name")
-        for key in ("title", "description"):
-            if not isinstance(described.get(key), str | None):
-                raise InputError(f"{where}: {key} of {name!r} is {shorten(described[key])}; it should be a string")
-        schema = next((described[key] for key in SCHEMA_KEYS if key in described), None)
-        yield where, tool_document(server, {**described, "inputSchema": schema})
+        yield where, tool_document(server, as_in_mcp(tool, where))
+
+
+def as_in_mcp(tool: Any, place: str) -> dict[str, Any]:  # noqa: ANN401
+    """Returns a tool as MCP describes it.
+
+    Args:
+        tool: In the shape of MCP, of Anthropic's messages, or of OpenAI's responses or chat completions.
+        place: Where it stands, for messages.
+
+    Raises:
+        InputError: it has no name, or its title or description is no text.
+    """
+    described = tool if not isinstance(tool, Mapping) or "name" in tool else tool.get("function", tool)
+    name = described.get("name") if isinstance(described, Mapping) else None
+    if not isinstance(name, str) or not name.strip():
+        raise InputError(f"{place}: {shorten(tool)} has no name; give a JSON object with a name")
+    for key in ("title", "description"):
+        if not isinstance(described.get(key), str | None):
+            raise InputError(f"{place}: {key} of {name!r} is {shorten(described[key])}; it should be a string")
+    schemas = [described.get(key) for key in SCHEMA_KEYS]
+    return {**described, "inputSchema": next((one for one in schemas if one and isinstance(one, Mapping)), None)}
+
+
+def is_tool(value: Any) -> bool:  # noqa: ANN401
+    """Returns whether an entry of a list shows that it is a tool, and no row of a table: by the schema it has."""
+    if not isinstance(value, Mapping):
+        return False
+    if isinstance(value.get("function"), Mapping) and "name" in value["function"]:
+        return True
+    schemas = [value[key] for key in SCHEMA_KEYS[:2] if key in value]
+    if any(isinstance(schema, Mapping | None) for schema in schemas):
+        return True
+    schema = value.get("parameters")  # of a table, a column of anything
+    return isinstance(schema, Mapping) and ("properties" in schema or schema.get("type") == "object")
 
 
 def parameters(tool: Mapping[str, Any]) -> str:
