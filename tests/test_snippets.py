@@ -46,6 +46,13 @@ def test_every_command_parses(page, capsys):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_line_of_a_command_is_missed(page):
+    lines = re.findall(r"^\s*(?:\$ )?rabtriever (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    lines = [word for word in lines if word in COMMANDS]
+    assert sorted(lines) == sorted(argv[0] for argv in commands(page)), f"{page.name}: fence them as bash or console"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_command_in_a_sentence_is_one(page):
     parsers = make_parser()._subparsers._group_actions[0].choices
     for words in (match[1].split() for match in INLINE.finditer(page.read_text(encoding="utf-8"))):
