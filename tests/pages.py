@@ -35,7 +35,7 @@ def blocks(page: Path, language: str) -> list[Block]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The arguments of every line of code that starts with ``rabtriever``; brackets and dots of a synopsis are left out."""
+    """The arguments of every line of code that starts with ``rabtriever``, without a synopsis's brackets and dots."""
     code = [block.code for language in ("bash", "console") for block in blocks(page, language)]
     code += INDENTED.findall(BLOCK.sub("", page.read_text(encoding="utf-8")))
     return [arguments(match[1]) for match in COMMAND.finditer("\n".join(code))]

@@ -139,7 +139,7 @@ def make_systems(
     k = max(n_scored, MAX_CUTOFF + 1) if {"retriever", "reranker"} <= set(names) else MAX_CUTOFF + 1
 
     def build(of: Rabtriever) -> Index:
-        return Index.build(None, of, documents, show_progress_bar=len(documents) > 1000)
+        return Index.build(None, of, documents, show_progress_bar=is_shown())
 
     systems: dict[str, System] = {}
     depths = {name: depth for name in names if (depth := rerank_depth(name))}
