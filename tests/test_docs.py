@@ -1,5 +1,6 @@
 """The site that `make docs` builds: without a warning, complete, and the same without a network."""
 
+import ast
 import os
 import re
 import shutil
@@ -9,7 +10,7 @@ from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from pages import ROOT
+from pages import PAGES, ROOT, blocks
 
 import rabtriever
 from rabtriever.cli import COMMANDS
@@ -136,6 +137,16 @@ def test_every_public_name_has_its_docstring(site, pages):
     text = "".join(path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html"))
     assert all(f">{word}" in text for word in ("Parameters:", "Returns:", "Raises:"))
     assert ":func:`" not in text and ":class:`" not in text
+
+
+def test_the_reference_has_what_pages_import(pages):
+    anchors = set().union(*(page.anchors for path, page in pages.items() if path.parent.name == "api"))
+    trees = [ast.parse(block.code) for page in PAGES for block in blocks(page, "python")]
+    imports = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = {
+        (node.module, name.name) for node in imports if node.module.startswith("rabtriever.") for name in node.names
+    }
+    assert {f"{module}.{name}" for module, name in names if name not in rabtriever.__all__} <= anchors
 
 
 def test_a_figure_in_the_first_pages_is_one_of_the_results():
