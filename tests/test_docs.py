@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -147,6 +148,14 @@ def test_the_reference_has_what_pages_import(pages):
         (node.module, name.name) for node in imports if node.module.startswith("rabtriever.") for name in node.names
     }
     assert {f"{module}.{name}" for module, name in names if name not in rabtriever.__all__} <= anchors
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md"])
+def test_links_of_files_beside_the_site_resolve(name, site, pages):
+    for target, anchor in re.findall(r"\]\(([^):#\s]+)(?:#([^)\s]*))?\)", (ROOT / name).read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), f"{name}: {target}"
+        if anchor:
+            assert anchor in pages[site / f"{Path(target).stem}.html"].anchors, f"{name}: {target}#{anchor}"
 
 
 def test_a_figure_in_the_first_pages_is_one_of_the_results():

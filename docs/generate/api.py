@@ -1,4 +1,4 @@
-"""Writes the pages api/*.md, from names and their docstrings, which are read, not imported; mkdocs-gen-files runs it."""
+"""Writes the pages api/*.md from names and their docstrings, which no build imports; mkdocs-gen-files runs it."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,6 +45,16 @@ def describe_data(data: RetrievalData, split: str) -> dict[str, Any]:
         "labels": sum(map(len, data.qrels[split].values())),
         "sha256": digest.hexdigest(),
     }
+
+
+def describe_command(argv: Sequence[str]) -> str:
+    """Returns a command as it is typed, whole paths cut to their names: where a folder lies says nothing elsewhere."""
+
+    def shorten(word: str) -> str:
+        option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+        return f"{option}{equals}{Path(value).name}" if os.path.isabs(value) else word
+
+    return shlex.join(map(shorten, argv))
 
 
 def describe_models(
@@ -105,7 +116,7 @@ def _lines(data: RetrievalData) -> Iterable[list[Any]]:
 def _identity(model: Encoder | Reranker) -> dict[str, Any]:
     described = model.describe()
     name = str(described["name"])
-    if os.path.isabs(name):  # where a folder lies says nothing elsewhere
+    if os.path.isabs(name):
         path = Path(name)
         name = f"{path.parent.name}/{ENCODER}" if path.name == ENCODER else path.name
     return {**described, "name": name, "fingerprint": model.fingerprint, "numerics": model.numerics}
