@@ -1,4 +1,4 @@
-"""README and the pages of docs/, as their tests read them: fenced blocks and the commands in them."""
+"""README and the pages of docs/, as their tests read them: fenced blocks, and the commands in those or indented."""
 
 import re
 import shlex
@@ -12,6 +12,7 @@ BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 COMMAND = re.compile(r"^ *(?:\$ )?(rabtriever (?:[^\\\n]|\\\n)+)", re.MULTILINE)
+INDENTED = re.compile(r"^    .+\n?", re.MULTILINE)
 ENDS = {"|", "||", "&&", "&", ";", ">", ">>", "2>", "<"}
 
 
@@ -34,11 +35,10 @@ def blocks(page: Path, language: str) -> list[Block]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The arguments of every line that starts with ``rabtriever``; brackets and dots of a synopsis are left out."""
-    text = page.read_text(encoding="utf-8")
-    if page.name != "README.md":  # which indents its commands
-        text = "\n".join(block.code for language in ("bash", "console") for block in blocks(page, language))
-    return [arguments(match[1]) for match in COMMAND.finditer(text)]
+    """The arguments of every line of code that starts with ``rabtriever``, without a synopsis's brackets and dots."""
+    code = [block.code for language in ("bash", "console") for block in blocks(page, language)]
+    code += INDENTED.findall(BLOCK.sub("", page.read_text(encoding="utf-8")))
+    return [arguments(match[1]) for match in COMMAND.finditer("\n".join(code))]
 
 
 def arguments(line: str) -> list[str]:

@@ -1,15 +1,17 @@
 """The site that `make docs` builds: without a warning, complete, and the same without a network."""
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from pages import ROOT
+from pages import PAGES, ROOT, blocks
 
 import rabtriever
 from rabtriever.cli import COMMANDS
@@ -136,6 +138,24 @@ def test_every_public_name_has_its_docstring(site, pages):
     text = "".join(path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html"))
     assert all(f">{word}" in text for word in ("Parameters:", "Returns:", "Raises:"))
     assert ":func:`" not in text and ":class:`" not in text
+
+
+def test_the_reference_has_what_pages_import(pages):
+    anchors = set().union(*(page.anchors for path, page in pages.items() if path.parent.name == "api"))
+    trees = [ast.parse(block.code) for page in PAGES for block in blocks(page, "python")]
+    imports = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = {
+        (node.module, name.name) for node in imports if node.module.startswith("rabtriever.") for name in node.names
+    }
+    assert {f"{module}.{name}" for module, name in names if name not in rabtriever.__all__} <= anchors
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md"])
+def test_links_of_files_beside_the_site_resolve(name, site, pages):
+    for target, anchor in re.findall(r"\]\(([^):#\s]+)(?:#([^)\s]*))?\)", (ROOT / name).read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), f"{name}: {target}"
+        if anchor:
+            assert anchor in pages[site / f"{Path(target).stem}.html"].anchors, f"{name}: {target}#{anchor}"
 
 
 def test_a_figure_in_the_first_pages_is_one_of_the_results():

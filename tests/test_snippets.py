@@ -26,7 +26,8 @@ DEMO = ROOT / "src" / "rabtriever" / "demo"
 PYTHON = [(page, block) for page in PAGES for block in blocks(page, "python")]
 NOT_RUN = [(page, block) for page in PAGES for language in ("python", "bash") for block in blocks(page, language)]
 NOT_RUN = [(page, block) for page, block in NOT_RUN if block.why]
-RUN = sorted({page for page, block in PYTHON if not block.why and page.name != "README.md"})  # see test_readme
+ELSEWHERE = ("README.md", "export.md", "frameworks.md")  # run by test_readme, and by tests of integrations/
+RUN = sorted({page for page, block in PYTHON if not block.why and page.name not in ELSEWHERE})
 INLINE = re.compile(r"`rabtriever ([a-z][^`]*)`")
 QUICK = {"rounds": 1, "steps": 20, "examples": 0}
 
@@ -43,6 +44,13 @@ def test_every_command_parses(page, capsys):
             make_parser().parse_args(argv)
         except SystemExit:
             pytest.fail(f"{page.name}: rabtriever {' '.join(argv)}: {capsys.readouterr().err}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_line_of_a_command_is_missed(page):
+    lines = re.findall(r"^\s*(?:\$ )?rabtriever (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    lines = [word for word in lines if word in COMMANDS]
+    assert sorted(lines) == sorted(argv[0] for argv in commands(page)), f"{page.name}: fence them as bash or console"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -81,6 +89,8 @@ def workspace(tmp_path_factory):
 
 def write_data(folder):
     shutil.copy(DEMO / "corpus.jsonl", folder)
+    tool = {"name": "wipe", "description": "Fetches a sponge to wipe up a spill.", "inputSchema": {"type": "object"}}
+    (folder / "tools.json").write_text(json.dumps({"tools": [tool]}), encoding="utf-8")
     lines = (DEMO / "queries.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (folder / "requests.jsonl").write_text("".join(lines[:20]), encoding="utf-8")
     shutil.copytree(DEMO, folder / "labelled", ignore=shutil.ignore_patterns("no_answer.jsonl"))
@@ -102,6 +112,7 @@ def test_a_pages_python_runs(page, workspace, tmp_path, monkeypatch, sentence_fo
     monkeypatch.chdir(folder)
     stub = StubTeacher()
     stand_ins = {
+        'load_data("DATA")': 'load_data("labelled")',
         '["mpnet"], "from-python"': f'["{sentence_folders["mpnet"]}"], "from-python", QUICK',
         '"Qwen/Qwen2.5-1.5B-Instruct"': '"smollm2"',
         '"tei+http://127.0.0.1:8080/rerank"': repr(stub.source("tei")),

@@ -1,4 +1,4 @@
-"""Writes the pages api/*.md from the public names and their docstrings; mkdocs-gen-files runs it."""
+"""Writes the pages api/*.md from names and their docstrings, which no build imports; mkdocs-gen-files runs it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,57 @@ import mkdocs_gen_files
 
 import rabtriever
 
-# A page holds the public names of these parts of the package.
+# A page holds the public names of these parts of the package, and then what else pages tell to import: names, or all
+# of a file.
 PAGES = {
-    "retriever": ("Retriever and index", ("retriever", "index")),
-    "data": ("Data", ("data", "sources")),
-    "teachers": ("Teachers and rerankers", ("teachers", "rerankers", "llm")),
-    "training": ("Training and evaluation", ("training", "evaluation")),
-    "errors": ("Errors", ("errors",)),
+    "retriever": ("Retriever and index", ("retriever", "index"), ("index.syncing.Changes",)),
+    "data": ("Data", ("data",), ("data.load_requests", "data.read_corpus")),
+    "catalogues": (
+        "Catalogues",
+        (),
+        (
+            "sources.read_source",
+            "sources.load_source",
+            "evaluation.labelled_requests.read_labelled_requests",
+            "evaluation.labelled_requests.LabelledRequest",
+            "evaluation.check.check_catalogue",
+            "sources.mcp_config",
+        ),
+    ),
+    "teachers": (
+        "Teachers and rerankers",
+        ("teachers", "rerankers", "llm"),
+        ("rerankers.remote.reranker.RemoteReranker",),
+    ),
+    "training": (
+        "Training and evaluation",
+        ("training", "evaluation"),
+        (
+            "evaluation.report.write_report",
+            "encoders.difference.save_difference",
+            "encoders.sentence_files.find_sentence_model",
+        ),
+    ),
+    "integrations": (
+        "Frameworks and export",
+        (),
+        tuple(
+            f"integrations.{name}"
+            for name in "langchain llama_index haystack tool_search vectors sentence_transformers onnx mteb".split()
+        ),
+    ),
+    "errors": ("Errors", ("errors",), ()),
 }
-PAGE_OF = {part: page for page, (_, parts) in PAGES.items() for part in parts}
+PAGE_OF = {part: page for page, (_, parts, _) in PAGES.items() for part in parts}
 
 
 def names_of_pages() -> dict[str, list[str]]:
-    """Returns the public names of each page, those of the first part first."""
+    """Returns what each page holds: the public names, those of the first part first, then what else it lists."""
     names: dict[str, list[str]] = {page: [] for page in PAGES}
     parts = list(PAGE_OF)
     for name in sorted(rabtriever.__all__, key=lambda name: (parts.index(part_of(name)), name)):
         names[PAGE_OF[part_of(name)]].append(name)
-    return names
+    return {page: [*names[page], *more] for page, (_, _, more) in PAGES.items()}
 
 
 def part_of(name: str) -> str:

@@ -55,6 +55,10 @@ class CorruptIndexError(InputError):
     """An index that cannot be read."""
 
 
+class MissingExtraError(InputError, ImportError):
+    """A library that an extra brings is not installed, or cannot be imported."""
+
+
 class RemoteError(InputError):
     """What a server that was asked did: it cannot be reached, refuses, or answers with something else."""
 

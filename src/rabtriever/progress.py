@@ -23,20 +23,28 @@ def is_shown() -> bool:
     return not _hidden and sys.stderr is not None and sys.stderr.isatty()
 
 
-def bar(total: int | None, label: str, initial: int = 0) -> Any:  # noqa: ANN401
-    """Returns a tqdm bar that appears after two seconds; it is removed when it is closed."""
+def bar(total: int | None, label: str | None, initial: int = 0, shown: bool | None = None) -> Any:  # noqa: ANN401
+    """Returns a tqdm bar that appears after two seconds; it is removed when it is closed.
+
+    Args:
+        total: Steps; None if their number is not known.
+        label: What is done.
+        initial: Steps that were done before.
+        shown: Whether a caller of the library asked for it; by default where :func:`is_shown`.
+    """
     from tqdm.auto import tqdm
 
-    return tqdm(total=total, desc=label, initial=initial, delay=SECONDS, leave=False, disable=not is_shown())
+    hidden = not (is_shown() if shown is None else shown)
+    return tqdm(total=total, desc=label, initial=initial, delay=SECONDS, leave=False, disable=hidden)
 
 
-def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+def track(items: Iterable[Item], label: str, total: int | None = None, shown: bool | None = None) -> Iterator[Item]:
     """Yields items behind a :func:`bar` that counts them."""
     total = len(items) if total is None and isinstance(items, Sized) else total
-    with bar(total, label) as shown:
+    with bar(total, label, shown=shown) as counter:
         for item in items:
             yield item
-            shown.update()
+            counter.update()
 
 
 def notice(text: str) -> None:

@@ -54,7 +54,7 @@ def test_the_paths_are_those_that_are_taken(report, monkeypatch):
 
 
 def test_why_not_the_faster_one(report, monkeypatch):
-    for module in ("rabtriever.llm.engines", "rabtriever.doctor.paths", "rabtriever.doctor.machine"):
+    for module in ("rabtriever.llm.engines", "rabtriever.doctor.paths", "rabtriever.hardware"):
         monkeypatch.setattr(f"{module}.why_no_llvm", lambda: "numba cannot be imported")
     code, found = report()
     assert code == 0  # torch does what numba would

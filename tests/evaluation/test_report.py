@@ -21,7 +21,7 @@ from rabtriever.evaluation import MEASURES, evaluate
 from rabtriever.evaluation.evaluate import evaluate_queries
 from rabtriever.evaluation.lexical import lexical_index
 from rabtriever.evaluation.measures import calibration_error
-from rabtriever.evaluation.provenance import describe_data, describe_models
+from rabtriever.evaluation.provenance import describe_command, describe_data, describe_models
 from rabtriever.evaluation.reliability import BINS, reliability, wilson
 from rabtriever.evaluation.report import make_report, write_report
 from rabtriever.index import Index
@@ -317,3 +317,10 @@ def test_an_index_of_a_retriever_is_reported(retriever, tiny_data, tmp_path) -> 
     report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
     assert summary["n_queries"] == 4 and report["models"]["reranker"]["truncated"] == {"queries": 0, "documents": 0}
     assert report["hardware"]["cores"] >= 1 and report["versions"]["torch"]
+
+
+def test_a_command_tells_no_whole_path():
+    argv = ["rabtriever", "evaluate", "/home/me/my data", "--model=/srv/a=b/tools", "--report", "out/report"]
+    argv += ["--systems", "bm25,rerank10", "--encoder", "owner/model"]
+    written = "rabtriever evaluate 'my data' --model=tools --report out/report --systems bm25,rerank10 "
+    assert describe_command(argv) == written + "--encoder owner/model"

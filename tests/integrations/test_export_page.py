@@ -31,7 +31,7 @@ def python_of(section):
 
 
 def commands_of(section):
-    return [shlex.split(line)[1:] for line in re.findall(r"^    (rabtriever .*)$", SECTIONS[section], re.MULTILINE)]
+    return [shlex.split(line)[1:] for line in re.findall(r"^(rabtriever .*)$", SECTIONS[section], re.MULTILINE)]
 
 
 @pytest.fixture(scope="module")

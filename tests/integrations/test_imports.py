@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+from rabtriever.cli import main
+from rabtriever.errors import MissingExtraError
+
 LIBRARIES = (
     "anthropic",
     "haystack",
@@ -14,9 +17,17 @@ LIBRARIES = (
     "langgraph_bigtool",
     "litellm",
     "llama_index",
+    "mcp",
+    "mteb",
+    "onnx",
+    "onnxscript",
     "openai",
 )
-ADAPTERS = {"haystack": "haystack", "langchain": "langchain", "llama_index": "llama-index"}
+ADAPTERS = {"haystack": "haystack", "langchain": "langchain", "llama_index": "llama-index", "mteb": "mteb"}
+COMMANDS = {
+    "serve": (["serve", "index"], "uvicorn"),
+    "mcp": (["mcp", "--config", "mcp.json"], "mcp"),
+}
 
 
 def run(code):
@@ -42,4 +53,23 @@ def test_a_missing_library_names_its_extra(adapter):
     blocked = f"import sys; sys.modules.update(dict.fromkeys({LIBRARIES}))"
     code = f"{blocked}\ntry:\n import rabtriever.integrations.{adapter}\nexcept ImportError as error: print(error)"
     said = run(code)
-    assert said.endswith(f"; pip install 'rabtriever[{ADAPTERS[adapter]}]'") and adapter in said
+    assert said.endswith(f"; run: pip install 'rabtriever[{ADAPTERS[adapter]}]'") and adapter in said
+
+
+@pytest.mark.parametrize("extra", COMMANDS)
+def test_a_command_says_it_in_a_line(extra, tmp_path, monkeypatch, capsys):
+    argv, library = COMMANDS[extra]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, "rabtriever.serving.server", raising=False)
+    assert main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert library in line and line.endswith(f"pip install 'rabtriever[{extra}]'") and not list(tmp_path.iterdir())
+
+
+def test_the_onnx_export_says_it(tmp_path, monkeypatch):
+    from rabtriever.integrations.onnx import save_onnx
+
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MissingExtraError, match=r"onnxscript.*pip install 'rabtriever\[onnx\]'"):
+        save_onnx(None, tmp_path / "out")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -52,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = make_parser().parse_args(argv)
     except SystemExit as stop:  # argparse's way to end: --help, --version, or a fault that it has printed
         return int(stop.code or 0)
-    args.command_line = shlex.join(["rabtriever", *argv])  # for reports
+    args.argv = argv  # for reports
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves: for programmers
     hide(args.json or args.command == "serve")

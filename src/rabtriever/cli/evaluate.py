@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> None:
     if args.report is None:
         report = evaluate(data, systems, args.split, args.limit, args.seed, args.runs, show_progress_bar=is_shown())
         return print_result(args, report, format_report(report))
+    from rabtriever.evaluation.provenance import describe_command
     from rabtriever.evaluation.report import write_report
 
     if retriever and any(name == "reranker" or rerank_depth(name) for name in names):
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
         args.seed,
         retriever=retriever,
         reranker=reranker,
-        command=args.command_line,
+        command=describe_command(["rabtriever", *args.argv]),
         show_progress_bar=is_shown(),
     )
     print_result(args, report, f"{format_report(report)}\nreport: {Path(args.report) / 'report.html'}")
@@ -139,7 +140,7 @@ def make_systems(
     k = max(n_scored, MAX_CUTOFF + 1) if {"retriever", "reranker"} <= set(names) else MAX_CUTOFF + 1
 
     def build(of: Rabtriever) -> Index:
-        return Index.build(None, of, documents, show_progress_bar=len(documents) > 1000)
+        return Index.build(None, of, documents, show_progress_bar=is_shown())
 
     systems: dict[str, System] = {}
     depths = {name: depth for name in names if (depth := rerank_depth(name))}

@@ -9,7 +9,7 @@ import sys
 
 from rabtriever.choices import FEEDBACK_MODES
 from rabtriever.cli.arguments import add_config_arguments, add_index_arguments, config_from_args, load_options
-from rabtriever.errors import InputError
+from rabtriever.extras import needs
 from rabtriever.serving.config import ServerConfig, ServerLimits
 
 
@@ -39,11 +39,9 @@ def run(args: argparse.Namespace) -> None:
     # product, on cores that others need: a third of all time under load. They read this when they are first imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
+    with needs("serve"):
         from rabtriever.serving.listening import on_loopback
         from rabtriever.serving.server import serve
-    except ImportError as error:
-        raise InputError(f"{error.name} is not installed; pip install 'rabtriever[serve]'") from None
 
     config = ServerConfig(
         uri=args.uri,

@@ -1,39 +1,18 @@
-"""The machine: processor, cores, memory, GPU, and the cache folder's disk."""
+"""The machine, the device that torch takes on it, and the cache folder's disk."""
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 import tempfile
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from rabtriever.caching import cache_dir
-from rabtriever.cgroups import cpu_quota, memory_limit
-from rabtriever.kernels import why_no_llvm
-from rabtriever.threads import available_cores
-
-GB = 1 << 30
-# What the kernels and torch's matrix products can use.
-INSTRUCTIONS = ("avx2", "avx512f", "avx512vnni", "avx512bf16", "amx-int8", "amx-bf16", "dotprod", "i8mm", "bf16")
+from rabtriever.hardware import GB, describe_hardware
 
 
 def describe_machine() -> dict[str, Any]:
-    """Returns the processor and its instructions, cores, memory in GB, GPUs, and the device that torch takes."""
-    total, free = _memory()
-    return {
-        "system": platform.platform(),
-        "cpu": _cpu_name(),
-        "instructions": _instructions(),
-        "cores": available_cores(),
-        "cores_of_machine": os.cpu_count(),
-        "cores_quota": cpu_quota(),
-        "memory_gb": total,
-        "memory_free_gb": free,
-        **_torch(),
-    }
+    """Returns the hardware (:func:`rabtriever.hardware.describe_hardware`), and torch's ``device`` and ``dtype``."""
+    return {**describe_hardware(), **_torch()}
 
 
 def describe_storage() -> dict[str, Any]:
@@ -48,47 +27,11 @@ def describe_storage() -> dict[str, Any]:
     return {"cache": str(folder), "writable": writable, "free_gb": round(shutil.disk_usage(there).free / GB, 1)}
 
 
-def _cpu_name() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _instructions() -> list[str]:
-    if why_no_llvm():
-        return []
-    from llvmlite import binding
-
-    features = binding.get_host_cpu_features()
-    return [name for name in INSTRUCTIONS if features.get(name)]
-
-
-def _memory() -> tuple[float | None, float | None]:
-    """Returns the GB that this process may use, and those that are free; None where the system does not say."""
-    values: dict[str, int] = {}
-    with suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            name, _, size = line.partition(":")
-            values[name] = int(size.split()[0]) * 1024
-    total, free = values.get("MemTotal"), values.get("MemAvailable")
-    if total is None:
-        with suppress(OSError, ValueError, AttributeError):
-            total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [limit for limit in (memory_limit(),) if limit is not None]
-    sizes = (None if size is None else round(min([size, *limits]) / GB, 1) for size in (total, free))
-    return next(sizes), next(sizes)
-
-
-def _torch() -> dict[str, Any]:
+def _torch() -> dict[str, str | None]:
     try:
-        import torch
-
         from rabtriever.llm.loading import choose_device, native_dtype
 
-        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         device = choose_device(None)
-        return {"gpus": gpus, "device": device, "dtype": str(native_dtype(device)).removeprefix("torch.")}
+        return {"device": device, "dtype": str(native_dtype(device)).removeprefix("torch.")}
     except Exception:  # broken libraries fail in many ways; `list_faults` names them
-        return {"gpus": [], "device": None, "dtype": None}
+        return {"device": None, "dtype": None}

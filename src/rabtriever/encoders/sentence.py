@@ -8,7 +8,6 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from rabtriever.encoders.base import Kind
 from rabtriever.encoders.sentence_engines import SentenceEngine, choose_engine, create_engine
@@ -19,6 +18,7 @@ from rabtriever.errors import TextError
 from rabtriever.llm.backbone import token_batches
 from rabtriever.llm.loading import choose_device
 from rabtriever.llm.prompt import deduplicate
+from rabtriever.progress import bar
 
 if TYPE_CHECKING:
     import torch
@@ -180,11 +180,11 @@ class SentenceEncoder:
         result = np.empty((len(distinct), self.hidden_size), np.float32)
         if distinct:
             engine, lengths = self.engine, [len(ids) for ids in distinct]
-            with tqdm(total=len(distinct), desc=progress, disable=progress is None) as bar:
+            with bar(len(distinct), progress, shown=progress is not None) as done:
                 for batch in token_batches(lengths, engine.token_budget, batch_size):
                     found = engine.encode([distinct[i] for i in batch], tokenizer.prompt_tokens)
                     result[batch] = found[:, : self.hidden_size]
-                    bar.update(len(batch))
+                    done.update(len(batch))
         if self.model.normalized:
             result /= np.linalg.norm(result, axis=1, keepdims=True).clip(1e-12)
         embeddings: np.ndarray = result[row_of]

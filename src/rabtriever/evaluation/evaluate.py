@@ -11,13 +11,12 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from rabtriever.data import RetrievalData
 from rabtriever.errors import InputError
 from rabtriever.evaluation.measures import MAX_CUTOFF
 from rabtriever.evaluation.results import STUDENT, TEACHER, Answer, Evaluation, SystemResult, is_compared, rank_scores
 from rabtriever.evaluation.runs import run_file
+from rabtriever.progress import track
 
 if TYPE_CHECKING:
     from rabtriever.index import Hit
@@ -121,7 +120,7 @@ def _run_system(
     system([next(iter(queries.values()))])  # whatever is compiled or opened at the first call
     _clear_query_cache(system)
     seen: set[str] = set()
-    for query, text in tqdm(queries.items(), desc=name, disable=not show_progress_bar):
+    for query, text in track(queries.items(), name, shown=show_progress_bar):
         started = time.perf_counter()
         results = system([text])
         elapsed = time.perf_counter() - started

@@ -59,7 +59,7 @@ def judge(
     if not teachers:
         raise InputError("no teacher to judge: give at least one")
     sample = draw_sample(data, split, queries_limit, depth, seed)
-    similarity = _similarities(encoder, sample)
+    similarity = _similarities(encoder, sample, show_progress_bar)
     best = np.argsort(-similarity, axis=1, kind="stable")[:, : sample.depth]
     pairs = np.stack([np.arange(len(best)).repeat(sample.depth), best.ravel()], axis=1)
     base = COSINE_WEIGHT * similarity
@@ -105,9 +105,9 @@ class _Judged(NamedTuple):
     costs: dict[str, float | None]
 
 
-def _similarities(encoder: Encoder, sample: Sample) -> np.ndarray:
+def _similarities(encoder: Encoder, sample: Sample, show_progress_bar: bool) -> np.ndarray:
     """Returns the encoder's similarities float64 (n, m), -inf of a query's own document."""
-    documents = encoder.encode_documents(sample.documents, show_progress_bar=len(sample.documents) > 1000)
+    documents = encoder.encode_documents(sample.documents, show_progress_bar=show_progress_bar)
     result = (encoder.encode_queries(sample.queries) @ documents.T).astype(np.float64)
     for q, d in sample.own:
         result[q, d] = -np.inf
@@ -119,7 +119,7 @@ def _judge(name: str, teacher: Teacher, sample: Sample, pairs: np.ndarray, show_
     if is_encoder(teacher):
         teacher.encode_queries(sample.queries[:1])  # loads it
         started = time.perf_counter()
-        log_odds = COSINE_WEIGHT * _similarities(teacher, sample)
+        log_odds = COSINE_WEIGHT * _similarities(teacher, sample, show_progress_bar)
         costs["ms_per_pair"] = 1000 * (time.perf_counter() - started) / log_odds.size
         return _Judged(log_odds, _softmax(log_odds), costs)
     if isinstance(teacher, GenerativeReranker):

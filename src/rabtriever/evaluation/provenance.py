@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-import sys
+import shlex
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from rabtriever import __version__
 from rabtriever.data import RetrievalData
+from rabtriever.hardware import describe_hardware
 from rabtriever.persistence.folder import ENCODER
-from rabtriever.threads import available_cores
 
 if TYPE_CHECKING:
     from rabtriever.encoders.base import Encoder
@@ -47,6 +47,16 @@ def describe_data(data: RetrievalData, split: str) -> dict[str, Any]:
     }
 
 
+def describe_command(argv: Sequence[str]) -> str:
+    """Returns a command as it is typed, whole paths cut to their names: where a folder lies says nothing elsewhere."""
+
+    def shorten(word: str) -> str:
+        option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+        return f"{option}{equals}{Path(value).name}" if os.path.isabs(value) else word
+
+    return shlex.join(map(shorten, argv))
+
+
 def describe_models(
     queries: Sequence[str], documents: Sequence[str], retriever: Rabtriever | None, reranker: Reranker | None
 ) -> dict[str, Any]:
@@ -76,14 +86,13 @@ def describe_models(
 
 def describe_machine() -> dict[str, Any]:
     """Returns the hardware and the versions of what computes."""
+    hardware = describe_hardware()
+    instructions, gpus = hardware["instructions"], hardware["gpus"]
     return {
         "hardware": {
-            "cpu": _cpu(),
-            "cores": available_cores(),
-            "memory_gb": _memory_gb(),
-            "vnni": _has_vnni(),
-            "gpu": _gpu(),
-            "system": platform.platform(),
+            **{name: hardware[name] for name in ("cpu", "cores", "memory_gb", "system")},
+            "vnni": "avx512vnni" in instructions if instructions else None,
+            "gpu": gpus[0] if gpus else None,
         },
         "versions": {
             "rabtriever": __version__,
@@ -107,7 +116,7 @@ def _lines(data: RetrievalData) -> Iterable[list[Any]]:
 def _identity(model: Encoder | Reranker) -> dict[str, Any]:
     described = model.describe()
     name = str(described["name"])
-    if os.path.isabs(name):  # where a folder lies says nothing elsewhere
+    if os.path.isabs(name):
         path = Path(name)
         name = f"{path.parent.name}/{ENCODER}" if path.name == ENCODER else path.name
     return {**described, "name": name, "fingerprint": model.fingerprint, "numerics": model.numerics}
@@ -129,34 +138,6 @@ def _truncated_by(reranker: Reranker, queries: Sequence[str], documents: Sequenc
 def _count_longer(encoder: Encoder, kind: Any, texts: Sequence[str]) -> int:  # noqa: ANN401
     limit = encoder.max_tokens(kind)
     return sum(n > limit for n in encoder.count_tokens(kind, texts))
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _memory_gb() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (AttributeError, OSError, ValueError):  # Windows
-        return None
-
-
-def _has_vnni() -> bool | None:
-    """Returns whether the CPU multiplies bytes (AVX-512 VNNI); None where numba cannot tell."""
-    try:
-        from rabtriever.kernels.llvm import VNNI
-    except Exception:  # numba is missing or broken
-        return None
-    return bool(VNNI)
-
-
-def _gpu() -> str | None:
-    torch = sys.modules.get("torch")  # without it nothing ran on a GPU
-    return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None
 
 
 def _version(package: str) -> str | None:

@@ -7,10 +7,10 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from rabtriever.evaluation.measures import MEASURES, interval
 from rabtriever.evaluation.results import SystemResult
+from rabtriever.progress import track
 
 SIGNIFICANT = 0.05
 PERMUTATIONS = 10_000
@@ -29,7 +29,7 @@ def compare_systems(
     """
     pairs = list(combinations(systems, 2))
     rows: list[dict[str, Any]] = [{"a": a, "b": b, "measures": {}} for a, b in pairs]
-    for row in tqdm(rows, desc="comparing systems", disable=not show_progress_bar):
+    for row in track(rows, "comparing systems", shown=show_progress_bar):
         for measure in MEASURES:
             a, b = (np.array(systems[row[side]].values(measure)) for side in ("a", "b"))
             row["measures"][measure] = {

@@ -7,13 +7,13 @@ from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from rabtriever.caching import LRUCache
 from rabtriever.data import Document
 from rabtriever.data.metadata import why_not_storable
 from rabtriever.errors import ConflictError, InputError, TextError, has_half_character, shorten
 from rabtriever.index.learned import Learned
+from rabtriever.progress import bar
 from rabtriever.rerankers.base import Reranker
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.layout import ScoreLayout
@@ -88,7 +88,7 @@ def encode_batches(
     seen: set[str] = set()
     reused: LRUCache[str, np.ndarray] = LRUCache(MAX_REUSED_BYTES)
     stream, given = iter(documents), None if latents is None else iter(latents)
-    with tqdm(desc="documents indexed", unit="", disable=not show_progress_bar) as bar:
+    with bar(None, "documents indexed", shown=show_progress_bar) as done:
         while batch := list(islice(stream, DOCUMENTS_PER_BATCH)):
             _check_documents(batch)
             _check_ids(batch, seen, existing_ids([document.id for document in batch]))
@@ -105,7 +105,7 @@ def encode_batches(
                 name, gain = batch[negative[0]].id, values[negative[0], -2]
                 raise InputError(f"add: document {name!r}: gain {gain:g}; give one of 0 or more", param="document")
             yield batch, values
-            bar.update(len(batch))
+            done.update(len(batch))
     if given is not None and next(given, None) is not None:
         raise InputError("add: more latents than documents; give one for each")
 

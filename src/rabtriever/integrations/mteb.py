@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
-from mteb.abstasks import AbsTaskRetrieval
-from mteb.abstasks.task_metadata import TaskMetadata
-from mteb.models import ModelMeta
-from mteb.types import PromptType
 
 from rabtriever.data import Document, RetrievalData
 from rabtriever.errors import InputError
+from rabtriever.extras import needs
 from rabtriever.rerankers.base import Reranker
+
+with needs("mteb"):
+    from datasets import Dataset
+    from mteb.abstasks import AbsTaskRetrieval
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.models import ModelMeta
+    from mteb.types import PromptType
 
 if TYPE_CHECKING:
     from rabtriever.retriever import Rabtriever

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rabtriever.encoders.sentence import SentenceEncoder
 from rabtriever.encoders.sentence_torch import TorchSentenceEngine
 from rabtriever.errors import InputError, first_line
+from rabtriever.extras import needs
 from rabtriever.persistence.folder import atomic_folder, require_absent, write_json
 from rabtriever.scoring.examples import NEAREST, SCALE, SHARPNESS, Examples
 from rabtriever.scoring.fold import UNREACHED
@@ -40,14 +41,12 @@ def save_onnx(retriever: Rabtriever, folder: str | Path) -> None:
         folder: To make; it must not exist, or be empty.
 
     Raises:
-        InputError: the retriever's encoder is an LLM, or torch's exporter cannot read it; ``folder`` exists; or onnx or
-            onnxscript is not installed.
+        InputError: the retriever's encoder is an LLM, or torch's exporter cannot read it; or ``folder`` exists.
+        MissingExtraError: onnx or onnxscript is not installed.
     """
-    try:
+    with needs("onnx"):
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is not installed; pip install 'rabtriever[onnx]'") from None
     name, encoder = retriever.name_or_path or "retriever", retriever.encoder
     if not isinstance(encoder, SentenceEncoder):
         raise InputError(f"{name}: its encoder is an LLM; only one over a sentence-transformers encoder is exported")

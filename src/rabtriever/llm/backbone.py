@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from rabtriever.caching import LRUCache
 from rabtriever.errors import InputError
+from rabtriever.progress import bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -123,10 +123,10 @@ class Backbone:
         """
         result = torch.empty(len(sequences), self.hidden_size)
         lengths = [len(sequence) for sequence in sequences]
-        with tqdm(total=len(sequences), desc=progress, disable=progress is None) as bar:
+        with bar(len(sequences), progress, shown=progress is not None) as done:
             for batch in token_batches(lengths, self.engine.token_budget, batch_size):
                 result[batch] = self.engine.encode([sequences[i] for i in batch], pooling).cpu()
-                bar.update(len(batch))
+                done.update(len(batch))
         _check_finite(result, torch.arange(len(result)))
         return result
 
@@ -153,7 +153,7 @@ class Backbone:
         remaining_bytes = self._kv_cache.max_weight
         # A block's documents are computed and used together.
         block_tokens = max(1, min(MAX_PREFILL_BYTES // self.engine.kv_bytes_per_token, MAX_PREFILL_TOKENS))
-        with tqdm(total=len(pairs), desc=progress, disable=progress is None) as bar:
+        with bar(len(pairs), progress, shown=progress is not None) as done:
             for block in token_batches(list(map(len, segments)), block_tokens):
                 cache = self._document_cache([segments[i] for i in block], remaining_bytes)
                 remaining_bytes -= self.engine.kv_bytes_per_token * int(cache.lengths.sum())
@@ -173,7 +173,7 @@ class Backbone:
                     states = self.engine.encode_with_prefix(cache, row_of_document[document_of[rows]], asked).cpu()
                     _check_finite(states, rows)
                     yield rows, states
-                    bar.update(len(batch))
+                    done.update(len(batch))
 
     def check_length(self, tokens: int) -> None:
         """Raises InputError if prompts of ``tokens`` exceed the LLM's positions or its sliding attention window."""

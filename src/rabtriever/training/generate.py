@@ -12,12 +12,11 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from rabtriever.data import Document
 from rabtriever.errors import InputError, StorageError
 from rabtriever.llm.loading import LoadedLLM
 from rabtriever.llm.writing import Writer
+from rabtriever.progress import bar
 from rabtriever.training.generated_text import normalize, parse_lines, why_unusable
 from rabtriever.training.generation_prompts import EXAMPLE_TEXTS, LINES, conversation
 
@@ -70,13 +69,13 @@ def generate_requests(
     # Documents of similar length side by side: the answers do not depend on it, the padding does.
     missing = sorted((d for d in documents if written.total[d.id] < n), key=lambda document: len(document.content))
     count = 0
-    with tqdm(total=len(missing), desc="writing requests", disable=not show_progress_bar) as bar:
+    with bar(len(missing), "writing requests", shown=show_progress_bar) as done:
         for start in range(0, len(missing), BLOCK):
             block = missing[start : start + BLOCK]
             rows = [row for style, k in styles.items() for row in _write(block, style, k, writer, written, seed)]
             _append(path, rows)
             count += len(rows)
-            bar.update(len(block))
+            done.update(len(block))
     return count
 
 

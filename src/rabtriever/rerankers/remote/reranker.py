@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 from urllib.parse import urljoin
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from rabtriever.caching import cache_dir
 from rabtriever.errors import InputError, RemoteError, check_texts
+from rabtriever.progress import bar
 from rabtriever.rerankers.base import PairScorer, Scores
 from rabtriever.rerankers.remote.answers import AnswerCache, CachedAnswer, answer_key
 from rabtriever.rerankers.remote.budget import Budget
@@ -203,12 +203,12 @@ class RemoteReranker(PairScorer):
             self._prompt = ServerPrompt.fetch(self._chat, lambda path, body: self._post(path, body, 0, stop))
         total = sum(len(request.keys) for request in requests)
         with (
-            tqdm(total=total, desc=progress, disable=progress is None) as bar,
+            bar(total, progress, shown=progress is not None) as answered,
             ThreadPoolExecutor(self.options.concurrency, "rabtriever-remote") as pool,
         ):
             try:
                 for done in as_completed([pool.submit(self._ask, request, stop) for request in requests]):
-                    bar.update(done.result())
+                    answered.update(done.result())
             except BaseException:
                 stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
