@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rabtriever.errors import InputError
+from rabtriever.extras import needs
 from rabtriever.index import Index
 from rabtriever.index.search import SearchOptions
-from rabtriever.integrations.extras import needs
 from rabtriever.rerankers.loading import load_reranker
 from rabtriever.retriever import Rabtriever
 

@@ -10,10 +10,10 @@ from typing_extensions import Unpack
 
 from rabtriever import data
 from rabtriever.errors import InputError
+from rabtriever.extras import needs
 from rabtriever.index import Index
 from rabtriever.index.search import SearchKeywords
 from rabtriever.integrations import tool_search
-from rabtriever.integrations.extras import needs
 from rabtriever.integrations.tool_search import where_among
 
 with needs("llama-index"):

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from tempfile import TemporaryFile
 from typing import Any, TextIO
 
-from rabtriever.errors import InputError, RemoteError, first_line, shorten
+from rabtriever.errors import RemoteError, first_line, shorten
+from rabtriever.extras import needs
 from rabtriever.sources.mcp_config import ServerConfig
 
 TIMEOUT = 60.0  # seconds for a server to start and list its tools: `npx` and `uvx` may download it first
@@ -28,14 +29,12 @@ def server_tools(
         What the names of a server's tools begin with (``ServerConfig.prefix``) -> the tools, JSON-ready.
 
     Raises:
-        InputError: ``mcp`` is not installed.
+        MissingExtraError: ``mcp`` is not installed.
         RemoteError: a server does not start or does not list its tools; the message names the first such.
     """
-    try:
+    with needs("mcp"):
         import anyio
         import mcp  # noqa: F401
-    except ImportError:
-        raise InputError(f"{place}: MCP servers need the extra `mcp`; run: pip install 'rabtriever[mcp]'") from None
     found: dict[str, list[dict[str, Any]] | RemoteError] = {}
 
     async def ask(server: ServerConfig) -> None:
