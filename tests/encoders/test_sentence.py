@@ -172,9 +172,7 @@ def test_what_cannot_be_loaded(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match="no modules.json, .*; give minilm, mpnet, a hub id or a folder"):
         SentenceEncoder.from_pretrained(str(tmp_path))
-    with pytest.raises(
-        InputError, match="nobody/nothing: it is not in the hub's cache, .*; go online once, or give a folder"
-    ):
+    with pytest.raises(InputError, match="nobody/nothing: it is not in the hub's cache, .*; go online once"):
         SentenceEncoder.from_pretrained("nobody/nothing", local_files_only=True)
     monkeypatch.setattr(sentence_files, "_wheel_folder", lambda: None)
     with pytest.raises(InputError, match="sentence-transformers/all-MiniLM-L6-v2: it is not in the hub's cache"):
