@@ -28,7 +28,10 @@ _FOUND = {
         "match": {"enum": ["name", "meaning", "words"], "description": "What it was found by."},
         "probability": {"type": ["number", "null"], "description": "That it serves the request; only by meaning."},
         "available": {"type": "boolean", "description": "False while its server is away."},
-        "changed": {"type": "boolean", "description": "Its server gives another text than the approved one, which is shown; it cannot be called."},
+        "changed": {
+            "type": "boolean",
+            "description": "Its server gives another text than the approved one, which is shown; it cannot be called.",
+        },
     },
     "required": ["name", "description", "inputSchema", "match", "probability", "available", "changed"],
 }

@@ -126,14 +126,17 @@ class Gateway:
         if tool.changed:
             fault = "its description or schema changed after it was approved; it is not called until someone has read"
             raise InputError(f"{name}: {fault} and approved it: {self._approval}")
-        succeeded = False
         try:
             result = await self.servers[tool.server].call(tool.name, arguments, context.session.report_progress)
-            succeeded = not result.is_error
-        finally:
-            if self._feedback:
-                self._feedback.called(session_of(context), name, succeeded)
+        except Exception:
+            self._note_call(context, name, succeeded=False)
+            raise
+        self._note_call(context, name, succeeded=not result.is_error)
         return result
+
+    def _note_call(self, context: ServerRequestContext[Any, Any], name: str, succeeded: bool) -> None:
+        if self._feedback:
+            self._feedback.called(session_of(context), name, succeeded)
 
     async def _list_tools(
         self, context: ServerRequestContext[Any, Any], params: types.PaginatedRequestParams | None
@@ -154,7 +157,7 @@ class Gateway:
         raise MCPError(types.INVALID_PARAMS, f"no tool {params.name!r}; call {CALL_TOOL.name} with its name")
 
     async def _first_lists(self) -> None:
-        """Waits for servers of which nothing is known, a moment and once: the next answer names those still starting."""
+        """Waits for servers of which nothing is known, once and a moment; the answer names those still starting."""
         if self._waited:
             return
         known = {tool.server for tool in self.catalogue.tools.values()}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from math import log
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
@@ -54,7 +55,8 @@ class Vectors:
         self._encoded: dict[str, str] = {}  # id -> the text that the index has of it
         self._version = 0  # of the index, that has these
         self._failed: dict[str, str] = {}  # id -> the text that could not be encoded
-        self._before: Mapping[str, Tool] = {}  # as of the last sync
+        self._before: Mapping[str, Tool] | None = None  # as of the last sync
+        self._lock = Lock()  # of these
         self._missing: tuple[object, object, set[str]] = (None, None, set())  # of these tools, these texts
         self._fits: Callable[[Hit], bool] | None = None
         self._learned = 0
@@ -87,31 +89,48 @@ class Vectors:
             The number of tools that were encoded.
         """
         assert self.index is not None
-        self.follow()
-        missing, documents = self.missing(tools), {id: tool.document for id, tool in tools.items()}
-        wanted = [documents[id] for id in tools if id in missing and self._failed.get(id) != documents[id].content]
-        gone = [id for id in self._before or self._encoded if id not in tools and id in self._encoded]
-        self._before = tools
-        if gone:
-            self.index.delete([document.id for document in self.index.get(gone)])  # not what another has removed
-            self._encoded = {id: text for id, text in self._encoded.items() if id not in gone}
-        for start in range(0, len(wanted), TOOLS_PER_WRITE):
-            self._write(wanted[start : start + TOOLS_PER_WRITE])
-        if wanted or gone:
-            self.index.optimize()
-            self._read(self.index)  # then no search has to read them from disk
-        return len(wanted)
+        with self._lock:
+            return self._sync(self.index, tools)
 
     def follow(self) -> bool:
         """Reads anew what the index has, if it is another version by now; returns whether texts were lost or changed.
 
-        Another gateway, with another file of servers, may have removed or rewritten them.
+        Another gateway, with another file of servers, may have removed or rewritten them. While :meth:`sync` is at work
+        there is nothing to follow.
         """
-        if self.index is None or self.index.table.version == self._version:
+        if self.index is None or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            return self._follow(self.index)
+        finally:
+            self._lock.release()
+
+    def _follow(self, index: Index) -> bool:
+        if index.table.version == self._version:
             return False
         before = self._encoded
-        self._read(self.index)
+        self._read(index)
         return any(self._encoded.get(id) != text for id, text in before.items())
+
+    def _sync(self, index: Index, tools: Mapping[str, Tool]) -> int:
+        self._follow(index)
+        missing, documents = self.missing(tools), {id: tool.document for id, tool in tools.items()}
+        wanted = [documents[id] for id in tools if id in missing and self._failed.get(id) != documents[id].content]
+        gone = [
+            id
+            for id in (self._encoded if self._before is None else self._before)
+            if id not in tools and id in self._encoded
+        ]
+        self._before = tools
+        if gone:
+            index.delete([document.id for document in index.get(gone)])  # not what another has removed
+            self._encoded = {id: text for id, text in self._encoded.items() if id not in gone}
+        for start in range(0, len(wanted), TOOLS_PER_WRITE):
+            self._write(wanted[start : start + TOOLS_PER_WRITE])
+        if wanted or gone:
+            index.optimize()
+            self._read(index)  # then no search has to read them from disk
+        return len(wanted)
 
     def missing(self, tools: Mapping[str, Tool]) -> set[str]:
         """Returns the ids of tools that have no vector yet, or one of another text."""

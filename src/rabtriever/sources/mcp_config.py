@@ -174,7 +174,7 @@ def _read_server(name: str, given: Any, prefix: str, path: str | Path, environme
 
 
 def _check_key(key: str, where: str) -> None:
-    """Refuses a misspelt key: ``denied`` would deny nothing. Clients' own keys, such as ``timeout``, are let through."""
+    """Refuses a misspelt key: ``denied`` would deny nothing. Clients' own, such as ``timeout``, are let through."""
     known = [*KEYS, "disabled"]
     like = get_close_matches(key.casefold(), known, 1, ALIKE)
     like += [ours for ours in ("allow", "deny") if key.casefold().startswith(ours[:3])]
