@@ -15,8 +15,8 @@ import pytest
 from mcp.shared.exceptions import MCPError
 from starlette.datastructures import Headers
 
-from rabtriever.mcp.catalogue import Catalogue
 from rabtriever.errors import RemoteError
+from rabtriever.mcp.catalogue import Catalogue
 from rabtriever.mcp.gateway import session_of
 from rabtriever.mcp.pins import DIGITS, Pins, digest
 

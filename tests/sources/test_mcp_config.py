@@ -53,7 +53,7 @@ def test_servers_as_clients_have_them(tmp_path):
         ('{"mcpServers": {"a": {"command": "${input:key}"}}}', r"only an editor knows \$\{input:key\}"),
         ('{"mcpServers": {"a": {"command": "x", "Deny": ["*"]}}}', "no key 'Deny'; did you mean deny"),
         ('{"mcpServers": {"a": {"command": "x", "denied": ["*"]}}}', "no key 'denied'; did you mean deny"),
-        ('{"mcpServers": {"a": {"command": "x", "alowed": ["*"]}}}', "no key 'alowed'; did you mean allow"),
+        ('{"mcpServers": {"a": {"command": "x", "alow": ["*"]}}}', "no key 'alow'; did you mean allow"),
     ],
 )
 def test_a_malformed_file_is_one_line_that_names_the_fault(tmp_path, text, fault):
