@@ -41,7 +41,7 @@ def test_what_changed_is_shown_and_approved_by_name(config, capsys):
     changed = json.loads(capsys.readouterr().out)["changed"]
     assert list(changed) == ["notes.write"] and changed["notes.write"]["approve"] == write
     see(config, read="Reads", write="Writes, mails, deletes")
-    assert run(config, "--approve", write) == 2 and "has changed since" in capsys.readouterr().err
+    assert run(config, "--approve", write) == 2 and "has another text than" in capsys.readouterr().err
     assert run(config, "--approve", "notes.read") == 2 and "lacks a digest" in capsys.readouterr().err
     assert run(config, "--approve", "notes.nothing@0") == 2
     assert "no tool 'notes.nothing'; find its name with search_tools" in capsys.readouterr().err

@@ -44,7 +44,7 @@ def test_servers_as_clients_have_them(tmp_path):
         ('{"mcpServers": {"a": {"command": "x", "url": "http://y"}}}', "either a command or a url"),
         ('{"mcpServers": {"a": {"command": "x", "args": "-y"}}}', "args is a string; give a list of strings"),
         ('{"mcpServers": {"a": {"command": "x", "env": {"N": 1}}}}', "env.N is a number; give a string"),
-        ('{"mcpServers": {"a": {"url": "host/mcp"}}}', "it should begin with http"),
+        ('{"mcpServers": {"a": {"url": "host/mcp"}}}', "its url should begin with http"),
         ('{"mcpServers": {"a": {"url": "http://h", "type": "ws"}}}', "its type is none of stdio, http, .*; choose one"),
         ('{"mcpServers": {"a": {"url": "http://h", "type": "stdio"}}}', "type stdio goes with a command"),
         ('{"mcpServers": {"a": {"command": "x", "type": "http"}}}', "type http goes with a url"),

@@ -136,12 +136,11 @@ class Catalogue:
         for approval in approvals:
             id, _, given = approval.rpartition("@")
             if not id or approval in self.tools:
-                fault = "write it as `--approve` shows it, with the digest of what you read"
-                raise InputError(f"{approval!r} lacks a digest; {fault}", param="approve")
+                raise InputError(f"{approval!r} lacks a digest; write it as `--approve` shows it", param="approve")
             tool = self.find(id)
             if digest(self._pins[tool.server][tool.name].tool)[:DIGITS] != given:
-                fault = "look at it again with `--approve`"
-                raise InputError(f"{id!r} is not as {given!r} says, or has changed since; {fault}", param="approve")
+                fault = f"{id!r} has another text than {given!r}"
+                raise InputError(f"{fault}; look at it again with `--approve`", param="approve")
             read.setdefault(tool.server, {})[tool.name] = given
             ids.append(id)
         for server, digests in read.items():
