@@ -102,8 +102,10 @@ class Gateway:
         """Answers a search; ``session`` says whose it is."""
         await self._first_lists()
         self.catalogue.refresh()
-        if self._vectors and await anyio.to_thread.run_sync(self._vectors.follow):
-            self._note_change()  # another gateway took vectors away: words stand in until they are there again
+        if self._vectors is not None:
+            lost = await anyio.to_thread.run_sync(self._vectors.follow)
+            if lost:  # vectors, to another gateway: words stand in until they are there again
+                self._note_change()
         answer = await anyio.to_thread.run_sync(self.search.search, request, k, self.catalogue.tools)
         self._searched.set()
         if self._feedback and answer.found and answer.found[0].match != "name":

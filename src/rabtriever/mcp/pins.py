@@ -77,7 +77,9 @@ class Pins:
 
     def saw(self, server: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Pin]:
         """Notes a server's present tools, approves those that are new, and returns the pins of all it ever had."""
-        present = {tool["name"]: {key: tool.get(key) for key in FIELDS} for tool in reversed(tools)}
+        present: dict[str, dict[str, Any]] = {}
+        for tool in tools:
+            present.setdefault(tool["name"], {key: tool.get(key) for key in FIELDS})
         with self._lock(server):
             old = self.read(server)
             new = {name: _seen(old.get(name), tool) for name, tool in present.items()}
