@@ -53,7 +53,8 @@ def main() -> None:
 async def from_client(config: Path, model: str, requests: list[str]) -> dict:
     started = time.time()
     async with gateway_process(config, model) as client:
-        first = await search(client, requests[0])
+        while (first := await search(client, requests[0]))["starting"]:
+            await anyio.sleep(0.02)
         answered = time.time()
         servers = [path for path in config.parent.glob("server*") if path.suffix == ""]
         listed = max(float(path.read_text()) for path in servers)

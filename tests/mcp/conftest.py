@@ -48,10 +48,13 @@ class Stubs:
         self.path.write_text(json.dumps({"mcpServers": self._servers}))
 
     @asynccontextmanager
-    async def gateway(self, mode: str = "auto", **options: Any):  # noqa: ANN201
-        """Runs a gateway before all servers; yields it and a client."""
+    async def gateway(self, mode: str = "auto", started: bool = True, **options: Any):  # noqa: ANN201
+        """Runs a gateway before all servers; yields it and a client, once all have started or failed to."""
         gateway = Gateway(read_servers(self.path), Pins(self.folder / "pins"), **options)
         async with gateway.running(), Client(gateway.server, mode=mode) as client:
+            with anyio.fail_after(60):
+                for server in gateway.servers.values() if started else ():
+                    await server.asked.wait()
             yield gateway, client
 
 

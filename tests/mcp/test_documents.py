@@ -4,8 +4,10 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 
 from rabtriever.data import Document
+from rabtriever.errors import InputError
 from rabtriever.index import Index
 from rabtriever.mcp.documents import DocumentServer
+from rabtriever.mcp.reranking import search_index
 
 DOCUMENTS = [Document(name, f"find the {name}", metadata={"n": n}) for n, name in enumerate(("rain", "lamp", "city"))]
 
@@ -49,3 +51,11 @@ def test_a_reranker_that_fails_is_left_out(retriever, monkeypatch, caplog):
     found = anyio.run(main).structured_content["documents"]
     assert [one["id"] for one in found] == [hit.id for hit in index.search("the lamp", 3)]
     assert "the reranker failed" in caplog.text
+
+
+def test_a_bad_query_is_not_the_rerankers_fault(retriever, caplog):
+    index = Index.build(None, retriever, DOCUMENTS)
+
+    with pytest.raises(InputError, match="half of a surrogate pair"):
+        search_index(index, "half \ud83d", 3, 2)
+    assert "the reranker failed" not in caplog.text

@@ -21,8 +21,11 @@ def test_first_sight_approves_and_a_change_waits_for_approval(tmp_path):
     found = Pins(tmp_path).read("a/b")
     assert found["x"].before == tool("x", "reads") and found["x"].tool == tool("x", "reads", required=["all"])
     assert not found["y"].listed
-    pins.approve("a/b", ["x"])
-    assert changed(pins.read("a/b")) == set() and Pins(tmp_path).servers() == ["a/b"]
+    with pytest.raises(InputError, match="'x' has changed meanwhile; look at it again"):
+        pins.approve("a/b", {"x": digest(tool("x", "another text"))})
+    assert changed(pins.read("a/b")) == {"x"}
+    pins.approve("a/b", {"x": digest(found["x"].tool)})
+    assert changed(pins.read("a/b")) == set()
     assert changed(pins.saw("a/b", [tool("x", "reads")])) == {"x"}  # what was approved before is not any more
 
 

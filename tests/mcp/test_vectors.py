@@ -87,6 +87,9 @@ def test_a_text_that_cannot_be_encoded_keeps_no_other_out(opened, make_tools, mo
     monkeypatch.setattr(vectors.index, "upsert", picky)
     vectors.sync(tools)
     assert vectors.missing(tools) == {"a.music"} and "a.music has no vector" in caplog.text
+    caplog.clear()
+    assert vectors.sync(make_tools(TOOLS)) == 0 and not caplog.text  # it is not tried again
+    assert vectors.sync(make_tools({**TOOLS, "a.music": "play music"})) == 1  # until it has another text
 
 
 def test_a_reranker_that_fails_is_left_out(opened, make_tools, caplog):
@@ -106,6 +109,18 @@ def test_a_second_gateway_shares_the_index(opened, make_tools):
     first.sync(make_tools({"a.weather": TOOLS["a.weather"]}))
     second.sync(make_tools({"a.weather": TOOLS["a.weather"]}))
     assert second.index.ids() == ["a.weather"]
+
+
+def test_a_gateway_with_another_file_takes_nothing_away_for_good(opened, make_tools):
+    first, tools = opened(), make_tools(TOOLS)
+    first.sync(tools)
+    assert not first.follow()
+    second, fewer = opened(), make_tools({"a.weather": TOOLS["a.weather"]})
+    second.sync(fewer)  # its first sync removes what its file does not have
+    assert first.follow() and first.missing(tools) == tools.keys() - fewer.keys()  # found by words meanwhile
+    first.sync(tools)
+    assert not second.follow() and second.sync(fewer) == 0  # which it leaves to the first
+    assert not first.follow() and not first.missing(tools)
 
 
 def test_whether_anything_fits(sentence_encoders):

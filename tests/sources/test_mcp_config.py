@@ -37,16 +37,23 @@ def test_servers_as_clients_have_them(tmp_path):
         ("[]", 'no "mcpServers" in it'),
         ('{"servers": {}}', 'no "mcpServers" in it'),
         ('{"mcpServers": {}}', "names no server"),
-        ('{"mcpServers": []}', r"mcpServers is \[\]; give an object"),
+        ('{"mcpServers": []}', "mcpServers is a list; give an object"),
         ('{"mcpServers": {" ": {"command": "x"}}}', "a server's name is blank"),
-        ('{"mcpServers": {"a": "npx"}}', "server 'a': 'npx' is no JSON object"),
+        ('{"mcpServers": {"a": "npx"}}', "server 'a': a string is no JSON object"),
         ('{"mcpServers": {"a": {}}}', "server 'a': give it either a command or a url"),
         ('{"mcpServers": {"a": {"command": "x", "url": "http://y"}}}', "either a command or a url"),
-        ('{"mcpServers": {"a": {"command": "x", "args": "-y"}}}', "args is '-y'; give a list of strings"),
-        ('{"mcpServers": {"a": {"command": "x", "env": {"N": 1}}}}', "give an object of strings"),
-        ('{"mcpServers": {"a": {"url": "host/mcp"}}}', "it should begin with http"),
-        ('{"mcpServers": {"a": {"url": "http://h", "type": "ws"}}}', "type 'ws'; choose one of stdio, http"),
+        ('{"mcpServers": {"a": {"command": "x", "args": "-y"}}}', "args is a string; give a list of strings"),
+        ('{"mcpServers": {"a": {"command": "x", "env": {"N": 1}}}}', "env.N is a number; give a string"),
+        ('{"mcpServers": {"a": {"url": "host/mcp"}}}', "its url should begin with http"),
+        ('{"mcpServers": {"a": {"url": "http://h", "type": "ws"}}}', "its type is none of stdio, http, .*; choose one"),
+        ('{"mcpServers": {"a": {"url": "http://h", "type": "stdio"}}}', "type stdio goes with a command"),
+        ('{"mcpServers": {"a": {"command": "x", "type": "http"}}}', "type http goes with a url"),
         ('{"mcpServers": {"a": {"command": "${NOWHERE}"}}}', r"\$\{NOWHERE\} is not set; set it"),
+        ('{"mcpServers": {"a": {"command": "${env:NOWHERE}"}}}', r"\$\{NOWHERE\} is not set; set it"),
+        ('{"mcpServers": {"a": {"command": "${input:key}"}}}', r"only an editor knows \$\{input:key\}"),
+        ('{"mcpServers": {"a": {"command": "x", "Deny": ["*"]}}}', "no key 'Deny'; did you mean deny"),
+        ('{"mcpServers": {"a": {"command": "x", "denied": ["*"]}}}', "no key 'denied'; did you mean deny"),
+        ('{"mcpServers": {"a": {"command": "x", "alow": ["*"]}}}', "no key 'alow'; did you mean allow"),
     ],
 )
 def test_a_malformed_file_is_one_line_that_names_the_fault(tmp_path, text, fault):
@@ -55,6 +62,28 @@ def test_a_malformed_file_is_one_line_that_names_the_fault(tmp_path, text, fault
     with pytest.raises(InputError, match=fault) as error:
         read_servers(path, {})
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        {"url": "${KEY}://host"},
+        {"url": "http://host", "headers": {"Authorization": ["${KEY}"]}},
+        {"url": "http://host", "headers": ["abc", "${KEY}"]},
+        {"command": "x", "args": "--token=abc"},
+        "x --token=abc",
+    ],
+)
+def test_a_message_holds_no_value_which_may_be_a_key(tmp_path, server):
+    with pytest.raises(InputError) as error:
+        read_servers(write(tmp_path / "mcp.json", {"a": server}), {"KEY": "abc"})
+    assert "abc" not in str(error.value).replace(str(tmp_path), "")
+
+
+def test_variables_as_editors_write_them(tmp_path):
+    row = {"command": "x", "args": ["${env:KEY}", "${env:NO:-b}", "${KEY}", "${x:0:3}"], "alwaysAllow": ["y"]}
+    [server] = read_servers(write(tmp_path / "mcp.json", {"a": row}), {"KEY": "a"})
+    assert server.args == ("a", "b", "a", "${x:0:3}") and server.allow == ("*",)
 
 
 def test_a_missing_file_is_named(tmp_path):

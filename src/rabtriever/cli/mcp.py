@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rabtriever.caching import cache_dir
 from rabtriever.choices import FEEDBACK_MODES
 from rabtriever.cli.arguments import add_model_arguments, load_options, open_index, print_result
 from rabtriever.errors import InputError
@@ -31,7 +30,7 @@ FEEDBACK_HELP = (
     "store which tools were called after which searches, for `rabtriever tune`: requests as texts, or as digests keyed "
     "by $RABTRIEVER_FEEDBACK_KEY, and their embeddings (default: off)"
 )
-APPROVE_HELP = "approve these tools as they are now, or `all`; without a name, show what changed; then end"
+APPROVE_HELP = "without a value, show the tools that changed, with what approves each, TOOL@DIGEST; given that, approve"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,10 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--http", metavar="HOST:PORT", help="serve over HTTP (default: standard input and output)")
     parser.add_argument("--keys", metavar="FILE", help=KEYS_HELP)
     parser.add_argument("--rerank", type=int, metavar="N", help="let the reranker read the best N (default: none)")
-    parser.add_argument("--state", metavar="FOLDER", help="approvals and the tools' index (default: in the cache)")
+    parser.add_argument("--state", metavar="FOLDER", help="approvals and the tools' index (default: one for each file)")
     parser.add_argument("--feedback", choices=FEEDBACK_MODES, default="off", help=FEEDBACK_HELP)
-    parser.add_argument("--approve", nargs="*", metavar="TOOL", help=APPROVE_HELP)
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--approve", nargs="*", metavar="TOOL@DIGEST", help=APPROVE_HELP)
+    instead.add_argument(
         "--rollback", action="store_true", help="unlearn what the last `rabtriever tune` learnt; then end"
     )
 
@@ -60,6 +60,9 @@ def run(args: argparse.Namespace) -> None:
     if args.rerank is not None and args.rerank < 1:
         raise InputError(f"--rerank {args.rerank}: let the reranker read at least one tool", param="rerank")
     if args.index:
+        of_tools = {"approve": None, "rollback": False, "feedback": "off", "state": None}
+        for name in (name for name, default in of_tools.items() if getattr(args, name) != default):
+            raise InputError(f"--{name} is of the tools of --config; leave it out with --index", param=name)
         return _serve_documents(args)
     if args.approve is not None:
         return _approve(args)
@@ -119,28 +122,30 @@ def _serve(args: argparse.Namespace, server: MCPServer[Any], running: AbstractAs
 
 def _approve(args: argparse.Namespace) -> None:
     from rabtriever.mcp.catalogue import Catalogue
-    from rabtriever.mcp.pins import Pins
+    from rabtriever.mcp.pins import DIGITS, Pins, digest
+    from rabtriever.mcp.plain import printable
     from rabtriever.sources.mcp_config import read_servers
 
     catalogue = Catalogue(read_servers(args.config), Pins(_state(args) / "tools"))
     changed = {tool.id: pin for tool, pin in catalogue.changed()}
-    names = list(changed) if args.approve == ["all"] else args.approve
-    if names:
-        catalogue.approve(names)
-        print_result(args, {"approved": names}, f"approved: {', '.join(names)}")
+    if args.approve:
+        ids = catalogue.approve(args.approve)
+        print_result(args, {"approved": ids}, f"approved: {', '.join(map(printable, ids))}")
         return
-    lines = [
-        f"{id}\n  approved: {_visible(pin.before)}\n  now:      {_visible(pin.tool)}" for id, pin in changed.items()
-    ]
-    report = {id: {"approved": pin.before, "now": pin.tool} for id, pin in changed.items()}
-    text = "\n".join([*lines, "approve them by name, or `--approve all`"]) if lines else "no tool has changed"
-    print_result(args, {"changed": report}, text)
+    lines, report = [], {}
+    for id, pin in changed.items():
+        given = f"{id}@{digest(pin.tool)[:DIGITS]}"
+        report[id] = {"approved": pin.approved_tool, "now": pin.tool, "approve": given}
+        lines += [printable(id), f"  approved: {_visible(pin.approved_tool)}", f"  now:      {_visible(pin.tool)}"]
+        lines += [f"  --approve {printable(shlex.quote(given))}"]
+    print_result(args, {"changed": report}, "\n".join(lines) or "no tool has changed")
 
 
 def _visible(value: object) -> str:
-    """Returns JSON with every character that a terminal would not show, or obey, as an escape."""
-    text = json.dumps(value, ensure_ascii=False)
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    """Returns JSON as a terminal may print it."""
+    from rabtriever.mcp.plain import printable
+
+    return printable(json.dumps(value, ensure_ascii=False))
 
 
 def _roll_back(args: argparse.Namespace) -> None:
@@ -157,8 +162,12 @@ def _roll_back(args: argparse.Namespace) -> None:
 
 
 def _state(args: argparse.Namespace) -> Path:
-    """Returns where approvals and index are: a folder for each file of servers, unless one was given."""
+    """Returns where approvals and index are: a folder for each file of servers, unless one was given.
+
+    It is no cache, which people clear: then all tools would count as new and be approved as they are.
+    """
     if args.state:
         return Path(args.state).expanduser().absolute()
     path = Path(args.config).expanduser().resolve()
-    return cache_dir() / "mcp" / f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    home = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser().absolute()
+    return home / "rabtriever" / "mcp" / f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"

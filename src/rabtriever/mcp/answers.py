@@ -28,7 +28,10 @@ _FOUND = {
         "match": {"enum": ["name", "meaning", "words"], "description": "What it was found by."},
         "probability": {"type": ["number", "null"], "description": "That it serves the request; only by meaning."},
         "available": {"type": "boolean", "description": "False while its server is away."},
-        "changed": {"type": "boolean", "description": "Its text is not what was approved; it cannot be called."},
+        "changed": {
+            "type": "boolean",
+            "description": "Its server gives another text than the approved one, which is shown; it cannot be called.",
+        },
     },
     "required": ["name", "description", "inputSchema", "match", "probability", "available", "changed"],
 }
@@ -161,7 +164,7 @@ def _text(rank: int, found: Found) -> str:
     notes = ["its name"] if found.match == "name" else []
     notes += [f"{found.probability:.0%}"] if found.probability is not None else []
     notes += [] if described["available"] else ["its server is away"]
-    notes += ["changed since it was approved, cannot be called"] if described["changed"] else []
+    notes += ["its server changed it after this was approved, cannot be called"] if described["changed"] else []
     head = f"\n{rank}. {described['name']}" + (f" ({', '.join(notes)})" if notes else "")
     schema = json.dumps(described["inputSchema"], ensure_ascii=False, separators=(",", ":"))
     return "\n".join(part for part in (head, described["description"].strip(), f"arguments: {schema}") if part)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import anyio
@@ -12,11 +11,10 @@ from mcp.server.lowlevel import Server as MCPServer
 from mcp.shared.exceptions import MCPError
 
 from rabtriever import __version__
-from rabtriever.errors import InputError, first_line
+from rabtriever.errors import InputError
 from rabtriever.index import Index
 from rabtriever.mcp.answers import DEFAULT_K, MAX_K, error_result, read_k, read_text
-
-logger = logging.getLogger("rabtriever.mcp")
+from rabtriever.mcp.reranking import search_index
 
 SEARCH_DOCUMENTS = types.Tool(
     name="search_documents",
@@ -73,13 +71,7 @@ class DocumentServer:
 
     async def search_documents(self, query: str, k: int = DEFAULT_K) -> types.CallToolResult:
         """Answers a search; a reranker that fails is left out, with a line in the log."""
-        try:
-            hits = await anyio.to_thread.run_sync(lambda: self._index.search(query, k, rerank=self._rerank))
-        except Exception as error:
-            if self._rerank is None:
-                raise
-            logger.warning("the reranker failed, this search goes without it (%s)", first_line(error))
-            hits = await anyio.to_thread.run_sync(lambda: self._index.search(query, k))
+        hits = await anyio.to_thread.run_sync(search_index, self._index, query, k, self._rerank)
         found = [
             {"id": hit.id, "text": hit.text, "probability": round(hit.probability, 4), "metadata": hit.metadata}
             for hit in hits

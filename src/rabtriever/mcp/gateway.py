@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-import shlex
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -38,7 +38,8 @@ from rabtriever.sources.mcp_config import ServerConfig
 
 logger = logging.getLogger("rabtriever.mcp")
 
-FIRST_LISTS = 10.0  # seconds that a first search waits for servers, and loading the model with it
+FIRST_SEARCH = 1.0  # seconds that searches wait for servers of which nothing is known, once
+FIRST_LISTS = 10.0  # seconds that loading the model leaves to servers that are starting
 BEFORE_MODEL = 1.0  # seconds that loading the model, which slows all else down, leaves to a first search
 SETTLE = 0.2  # seconds without a change before tools are encoded
 RETRY = 30.0  # seconds after which tools that could not be encoded are tried again
@@ -53,7 +54,7 @@ class Gateway:
         pins: What was approved of their tools.
         vectors: What a retriever makes of the tools; None: names and words alone.
         feedback: Where to note what searches led to; None: nowhere.
-        approval: The command that approves a changed tool, but for its name; it is said when one is called.
+        approval: The command that shows changed tools, and how to approve them; it is said when one is called.
 
     Attributes:
         server: What a transport serves, while :meth:`running`.
@@ -70,6 +71,7 @@ class Gateway:
         self.catalogue, self.search = Catalogue(servers, pins), ToolSearch(vectors)
         self._vectors, self._feedback, self._approval = vectors, feedback, approval
         self._changed, self._searched = anyio.Event(), anyio.Event()
+        self._waited = False  # for servers of which nothing is known
         self.servers = {one.name: Server(one, self.catalogue, self._note_change) for one in servers}
         self.server: MCPServer[Any] = MCPServer(
             "rabtriever",
@@ -100,6 +102,10 @@ class Gateway:
         """Answers a search; ``session`` says whose it is."""
         await self._first_lists()
         self.catalogue.refresh()
+        if self._vectors is not None:
+            lost = await anyio.to_thread.run_sync(self._vectors.follow)
+            if lost:  # vectors, to another gateway: words stand in until they are there again
+                self._note_change()
         answer = await anyio.to_thread.run_sync(self.search.search, request, k, self.catalogue.tools)
         self._searched.set()
         if self._feedback and answer.found and answer.found[0].match != "name":
@@ -121,11 +127,18 @@ class Gateway:
         tool = self.catalogue.find(name)
         if tool.changed:
             fault = "its description or schema changed after it was approved; it is not called until someone has read"
-            raise InputError(f"{name}: {fault} and approved it: {self._approval} {shlex.quote(name)}")
-        result = await self.servers[tool.server].call(tool.name, arguments, context.session.report_progress)
-        if self._feedback:
-            self._feedback.called(session_of(context), name, not result.is_error)
+            raise InputError(f"{name}: {fault} and approved it: {self._approval}")
+        try:
+            result = await self.servers[tool.server].call(tool.name, arguments, context.session.report_progress)
+        except Exception:
+            self._note_call(context, name, succeeded=False)
+            raise
+        self._note_call(context, name, succeeded=not result.is_error)
         return result
+
+    def _note_call(self, context: ServerRequestContext[Any, Any], name: str, succeeded: bool) -> None:
+        if self._feedback:
+            self._feedback.called(session_of(context), name, succeeded)
 
     async def _list_tools(
         self, context: ServerRequestContext[Any, Any], params: types.PaginatedRequestParams | None
@@ -146,12 +159,15 @@ class Gateway:
         raise MCPError(types.INVALID_PARAMS, f"no tool {params.name!r}; call {CALL_TOOL.name} with its name")
 
     async def _first_lists(self) -> None:
-        """Waits for servers of which nothing is known, but not for long."""
+        """Waits for servers of which nothing is known, once and a moment; the answer names those still starting."""
+        if self._waited:
+            return
         known = {tool.server for tool in self.catalogue.tools.values()}
-        with anyio.move_on_after(FIRST_LISTS):
+        with anyio.move_on_after(FIRST_SEARCH):
             for name, server in self.servers.items():
                 if name not in known:
                     await server.asked.wait()
+        self._waited = True
 
     async def _prepare(self) -> None:
         """Loads the model when servers have started and a first search had its chance; then encodes what changes."""
@@ -196,7 +212,8 @@ def session_of(context: ServerRequestContext[Any, Any]) -> str:
     if request is None:
         return ""
     headers, client = request.headers, request.client
-    return headers.get("mcp-session-id") or f"{client.host if client else ''} {headers.get('authorization', '')}"
+    named = headers.get("mcp-session-id") or f"{client.host if client else ''} {headers.get('authorization', '')}"
+    return hashlib.sha256(named.encode()).hexdigest()  # whoever reads this process's memory finds no key in it
 
 
 def _name_and_arguments(given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 from uuid import uuid4
 
 from filelock import FileLock
@@ -21,6 +21,7 @@ from filelock import FileLock
 from rabtriever.errors import InputError, first_line
 
 FIELDS = ("name", "title", "description", "inputSchema")  # of a tool, that models read
+DIGITS = 32  # of a digest, that name a text to approve: too many to make two texts that share them
 
 
 @dataclass
@@ -44,16 +45,17 @@ class Pin:
         """Whether it differs from what was approved."""
         return self.before is not None
 
+    @property
+    def approved_tool(self) -> dict[str, Any]:
+        """Its fields as they were approved."""
+        return self.before or self.tool
+
 
 class Pins:
     """The pins of all servers: one JSON file a server in a folder, which several gateways may share."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    def servers(self) -> list[str]:
-        """Returns the servers that were ever seen."""
-        return sorted(unquote(path.stem) for path in self.folder.glob("*.json"))
 
     def stamp(self, server: str) -> int:
         """Returns a number that changes with the server's file; 0: there is none."""
@@ -75,7 +77,9 @@ class Pins:
 
     def saw(self, server: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Pin]:
         """Notes a server's present tools, approves those that are new, and returns the pins of all it ever had."""
-        present = {tool["name"]: {key: tool.get(key) for key in FIELDS} for tool in reversed(tools)}
+        present: dict[str, dict[str, Any]] = {}
+        for tool in tools:
+            present.setdefault(tool["name"], {key: tool.get(key) for key in FIELDS})
         with self._lock(server):
             old = self.read(server)
             new = {name: _seen(old.get(name), tool) for name, tool in present.items()}
@@ -85,12 +89,18 @@ class Pins:
                 self._write(server, new)
         return new
 
-    def approve(self, server: str, names: Sequence[str]) -> None:
-        """Approves tools as they were last seen."""
+    def approve(self, server: str, read: Mapping[str, str]) -> None:
+        """Approves tools: by name, the first :data:`DIGITS` of the digest of what somebody has read.
+
+        Raises:
+            InputError: a tool has another text by now; then none is approved.
+        """
         with self._lock(server):
             pins = self.read(server)
-            for name in names:
-                pins[name] = Pin(pins[name].tool, digest(pins[name].tool), listed=pins[name].listed)
+            for name, given in read.items():
+                if name not in pins or not (now := digest(pins[name].tool)).startswith(given):
+                    raise InputError(f"{name!r} has changed meanwhile; look at it again with `--approve`")
+                pins[name] = Pin(pins[name].tool, now, listed=pins[name].listed)
             self._write(server, pins)
 
     def _path(self, server: str) -> Path:

@@ -20,6 +20,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from rabtriever import __version__
 from rabtriever.errors import RemoteError
 from rabtriever.mcp.catalogue import Catalogue
+from rabtriever.mcp.plain import without_keys
 from rabtriever.sources.mcp_config import ServerConfig
 from rabtriever.sources.mcp_servers import open_transport
 
@@ -88,7 +89,8 @@ class Server:
                 await self._connected.wait()
         name = self.config.name
         if (client := self._client) is None:
-            raise RemoteError(f"server {name!r} is away ({self._fault or 'it is being started'}); try again later")
+            state = "away" if self.asked.is_set() else "being started"  # the log says why: a fault may quote a key
+            raise RemoteError(f"server {name!r} is {state}; try again later")
         try:
             result = await client.session.call_tool(
                 tool, arguments, progress_callback=progress, allow_input_required=True
@@ -166,15 +168,17 @@ class Server:
             page = await client.list_tools(cursor=cursor)
             for tool in page.tools:
                 if tool.name in seen:
-                    logger.warning("server %s lists %s twice; the first counts", self.config.name, tool.name)
+                    logger.warning("server %s lists %r twice; the first counts", self.config.name, tool.name)
                     continue
                 seen.add(tool.name)
                 tools.append(_fields(tool))
             cursor = page.next_cursor
             if cursor is None:
                 break
-        await anyio.to_thread.run_sync(self._catalogue.listed, self.config.name, tools)
-        self._changed()
+        else:
+            logger.warning("server %s: its list of tools has no end; %d were read", self.config.name, len(tools))
+        if await anyio.to_thread.run_sync(self._catalogue.listed, self.config.name, tools):
+            self._changed()
 
     async def _on_message(self, message: object) -> None:
         if isinstance(message, types.ToolListChangedNotification):
@@ -187,8 +191,8 @@ class Server:
 
     def _away(self) -> None:
         self._client = None
-        self._catalogue.lost(self.config.name)
-        self._changed()
+        if self._catalogue.lost(self.config.name):
+            self._changed()
 
 
 class _Watched:
@@ -236,4 +240,4 @@ def _describe(error: BaseException) -> str:
     """Returns the first cause of an error as one line."""
     while isinstance(error, BaseExceptionGroup) and error.exceptions:
         error = error.exceptions[0]
-    return " ".join(f"{error or type(error).__name__}".split())[:200]
+    return without_keys(" ".join(f"{error or type(error).__name__}".split()))[:200]

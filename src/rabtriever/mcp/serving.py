@@ -17,6 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rabtriever.errors import InputError
+from rabtriever.mcp.plain import Formatter
 from rabtriever.serving.auth import APIKeys
 from rabtriever.serving.listening import listen, on_loopback, url_of
 
@@ -42,7 +43,9 @@ def serve(
     Raises:
         InputError: an address that cannot be used, or one beyond this machine without a key.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(asctime)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name in ("mcp", "client", "httpx2", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if address is None:
@@ -66,22 +69,27 @@ def _over_http(
     host, separator, port = address.rpartition(":")
     if not separator or not port.isdecimal():
         raise InputError(f"--http {address}: write HOST:PORT, such as 127.0.0.1:8765", param="http")
-    host = host.strip("[]")
-    loopback = on_loopback(host)
+    host, given = host.strip("[]"), f"--http {address}"
+    if not host:
+        raise InputError(f"{given}: write HOST:PORT, such as 127.0.0.1:8765", param="http")
+    loopback = on_loopback(host, given)
     if not (loopback or keys):
         raise InputError(f"--http {address}: reaches beyond this machine; give API keys (--keys)", param="http")
     # Only the key keeps strangers out beyond this machine; on it, a web page of another origin must not get in.
-    security = None if loopback else TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    app: ASGIApp = server.streamable_http_app(
-        streamable_http_path=PATH, host="localhost" if loopback else host, transport_security=security
+    names = ["127.0.0.1:*", "localhost:*", "[::1]:*", f"[{host}]:*" if ":" in host else f"{host}:*"]
+    security = TransportSecuritySettings(
+        enable_dns_rebinding_protection=loopback,
+        allowed_hosts=names,
+        allowed_origins=[f"http://{name}" for name in names],
     )
+    app: ASGIApp = server.streamable_http_app(streamable_http_path=PATH, transport_security=security)
     config = uvicorn.Config(_WithKeys(app, keys) if keys else app, log_level="warning", timeout_graceful_shutdown=2)
 
     async def run() -> None:
         async with running or nullcontext():
             await uvicorn.Server(config).serve(sockets=[listener])
 
-    with listen(host, int(port)) as listener:
+    with listen(host, int(port), given) as listener:
         listening(url_of(listener) + PATH)
         anyio.run(run)
 
@@ -93,7 +101,10 @@ class _WithKeys:
         self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and "write" not in self._keys.roles(Headers(scope=scope).get("authorization", "")):
-            answer = PlainTextResponse("give a key that may write: Authorization: Bearer KEY\n", 401)
-            return await answer(scope, receive, send)
-        await self._app(scope, receive, send)
+        if scope["type"] == "lifespan" or "write" in self._keys.roles(Headers(scope=scope).get("authorization", "")):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            say = "give a key that may write: Authorization: Bearer KEY\n"
+            await PlainTextResponse(say, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})

@@ -7,13 +7,15 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from math import log
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from rabtriever.data import Document
-from rabtriever.errors import BusyError, InputError, NotFoundError, StorageError, first_line
+from rabtriever.errors import BusyError, InputError, NotFoundError, StorageError
 from rabtriever.mcp.catalogue import Tool
+from rabtriever.mcp.reranking import search_index
 from rabtriever.scoring.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -51,6 +53,10 @@ class Vectors:
         self.folder, self.rerank, self._refuse, self._load = folder, rerank, refuse, load
         self.index: Index | None = None
         self._encoded: dict[str, str] = {}  # id -> the text that the index has of it
+        self._version = 0  # of the index, that has these
+        self._failed: dict[str, str] = {}  # id -> the text that could not be encoded
+        self._before: Mapping[str, Tool] | None = None  # as of the last sync
+        self._lock = Lock()  # of these
         self._missing: tuple[object, object, set[str]] = (None, None, set())  # of these tools, these texts
         self._fits: Callable[[Hit], bool] | None = None
         self._learned = 0
@@ -68,28 +74,62 @@ class Vectors:
             with FileLock(f"{uri}.lock"):  # another gateway may be about to make it
                 index = Index.open(uri, retriever) if uri.exists() else Index.create(uri, retriever)
         index.write_timeout = WAIT
-        self._encoded = {document.id: document.content for document in index.get(index.ids())}
         self._use_learned(index)
         index.warm()
+        self._read(index)
         self.index = index
 
     def sync(self, tools: Mapping[str, Tool]) -> int:
         """Encodes what is new or has another text, and removes what is gone. Call it from one thread at a time.
 
+        The first one removes all that is not in ``tools``, later ones what was in the last: another gateway may need
+        the rest.
+
         Returns:
             The number of tools that were encoded.
         """
         assert self.index is not None
-        missing = self.missing(tools)
-        wanted = [tool.document for id, tool in tools.items() if id in missing]
-        if gone := [id for id in self._encoded if id not in tools]:
-            self.index.delete([document.id for document in self.index.get(gone)])  # not what another has removed
-            self._encoded = {id: text for id, text in self._encoded.items() if id in tools}
+        with self._lock:
+            return self._sync(self.index, tools)
+
+    def follow(self) -> bool:
+        """Reads anew what the index has, if it is another version by now; returns whether texts were lost or changed.
+
+        Another gateway, with another file of servers, may have removed or rewritten them. While :meth:`sync` is at work
+        there is nothing to follow.
+        """
+        if self.index is None or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            return self._follow(self.index)
+        finally:
+            self._lock.release()
+
+    def _follow(self, index: Index) -> bool:
+        if index.table.version == self._version:
+            return False
+        before = self._encoded
+        self._read(index)
+        return any(self._encoded.get(id) != text for id, text in before.items())
+
+    def _sync(self, index: Index, tools: Mapping[str, Tool]) -> int:
+        self._follow(index)
+        missing, documents = self.missing(tools), {id: tool.document for id, tool in tools.items()}
+        wanted = [documents[id] for id in tools if id in missing and self._failed.get(id) != documents[id].content]
+        gone = [
+            id
+            for id in (self._encoded if self._before is None else self._before)
+            if id not in tools and id in self._encoded
+        ]
+        self._before = tools
+        if gone:
+            index.delete([document.id for document in index.get(gone)])  # not what another has removed
+            self._encoded = {id: text for id, text in self._encoded.items() if id not in gone}
         for start in range(0, len(wanted), TOOLS_PER_WRITE):
             self._write(wanted[start : start + TOOLS_PER_WRITE])
         if wanted or gone:
-            self.index.optimize()
-            self.index.get(list(tools))  # then no search has to read them from disk
+            index.optimize()
+            self._read(index)  # then no search has to read them from disk
         return len(wanted)
 
     def missing(self, tools: Mapping[str, Tool]) -> set[str]:
@@ -116,14 +156,13 @@ class Vectors:
 
     def _search(self, request: str, k: int, tools: Mapping[str, Tool], missing: Container[str]) -> list[Hit]:
         assert self.index is not None
-        try:
-            hits = self.index.search(request, k, rerank=self.rerank)
-        except Exception as error:
-            if self.rerank is None:
-                raise
-            logger.warning("the reranker failed, this search goes without it (%s)", first_line(error))
-            hits = self.index.search(request, k)
+        hits = search_index(self.index, request, k, self.rerank)
         return [hit for hit in hits if hit.id in tools and hit.id not in missing]
+
+    def _read(self, index: Index) -> None:
+        version = index.table.version  # before the rest: what is written meanwhile is read the next time
+        self._encoded = {document.id: document.content for document in index.get(index.ids())}
+        self._version = version
 
     def _use_learned(self, index: Index) -> None:
         self._learned = index.learned.current
@@ -141,6 +180,7 @@ class Vectors:
                 for document in documents:  # one that cannot be encoded keeps no other out
                     self._write([document])
             else:
+                self._failed[documents[0].id] = documents[0].content  # not tried again
                 logger.warning("%s has no vector, only its words can be found (%s)", documents[0].id, error)
             return
         self._encoded = self._encoded | {document.id: document.content for document in documents}

@@ -31,7 +31,6 @@ class Words:
         self.tools: Mapping[str, Tool] = {}
         self._counts: LRUCache[str, Counter[str]] = LRUCache(COUNTED_WORDS)
         self._ids: list[str] = []
-        self._by_name: dict[str, list[str]] = {}
         self._terms: dict[str, int] = {}
         self._update()
 
@@ -47,16 +46,19 @@ class Words:
             self._update()
 
     def named(self, request: str) -> list[str]:
-        """Returns the ids of the tools that a request is, or holds, the name of: whole names, then those of any server.
+        """Returns the ids of the tools that a request is, or holds, the name of.
+
+        First those whose id is written so, then those whose own name is, of any server; then both in other spellings. A
+        title counts last, and only if it is the whole request: a server may call its tool like another's.
 
         A word within a request counts as a name if it looks like one: with ``_``, ``.``, ``-``, ``/`` or a capital
         inside.
         """
         inside = [word.strip(".:-") for word in NAME.findall(request)]
-        names = [request, *(word for word in inside if re.search(r"\w[_.\-/]\w|[a-z][A-Z]", word))]
-        found = [id for name in names for id in self._by_name.get(_key(name), [])]
-        whole = [id for id in found if any(_key(name) == _key(id) for name in names)]
-        return list(dict.fromkeys(whole + found))
+        names = [request.strip(), *(word for word in inside if re.search(r"\w[_.\-/]\w|[a-z][A-Z]", word))]
+        found = [id for by_name in self._exactly for name in names for id in by_name.get(name, [])]
+        found += [id for by_name in self._alike for name in names for id in by_name.get(_key(name), [])]
+        return list(dict.fromkeys(found + self._by_title.get(_key(request), [])))
 
     def ranked(self, request: str) -> list[str]:
         """Returns the ids of all tools that share a word with a request, by BM25, best first; ties as they came."""
@@ -69,11 +71,14 @@ class Words:
         return [self._ids[row] for row in order[: int((scores > 0).sum())].tolist()]
 
     def _update(self) -> None:
-        self._ids, self._by_name, counts = list(self.tools), {}, []
-        for tool in self.tools.values():
-            for name in dict.fromkeys((_key(tool.id), _key(tool.name), _key(tool.document.title))):
-                self._by_name.setdefault(name, []).append(tool.id)
-            counts.append(self._count(f"{tool.name} {tool.document.content}"))
+        tools = self.tools.values()
+        self._ids = list(self.tools)
+        self._exactly = _ids_by((tool.id, tool.id) for tool in tools), _ids_by((tool.name, tool.id) for tool in tools)
+        self._alike = tuple(
+            _ids_by((_key(name), id) for name, ids in by_name.items() for id in ids) for by_name in self._exactly
+        )
+        self._by_title = _ids_by((_key(tool.document.title), tool.id) for tool in tools)
+        counts = [self._count(f"{tool.name} {tool.document.content}") for tool in tools]
         self._terms = {term: number for number, term in enumerate(dict.fromkeys(_chain(counts)))}
         n, lengths = len(counts), np.array([one.total() for one in counts], np.float32)
         terms = np.array([self._terms[term] for one in counts for term in one], np.int64)
@@ -93,6 +98,15 @@ class Words:
             found = Counter(words(text))
             self._counts.put(text, found, len(found) + 1)
         return found
+
+
+def _ids_by(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Returns the second of pairs by the first; a blank first counts for none."""
+    found: dict[str, list[str]] = {}
+    for name, id in pairs:
+        if name:
+            found.setdefault(name, []).append(id)
+    return found
 
 
 def _key(name: str) -> str:

@@ -11,14 +11,14 @@ from rabtriever.errors import InputError
 BACKLOG = 2048  # connections that wait; uvicorn's own
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Returns a socket that listens; port 0 takes a free one.
+def listen(host: str, port: int, given: str = "") -> socket.socket:
+    """Returns a socket that listens; port 0 takes a free one. ``given`` is the option that messages name.
 
     Raises:
         InputError: the address cannot be used.
     """
     if not 0 <= port < 2**16:  # getaddrinfo would take the remainder
-        raise InputError(f"--port {port}: a port is a number from 0 to 65535")
+        raise InputError(f"{given or f'--port {port}'}: a port is a number from 0 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -27,7 +27,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind(address)
         listener.listen(BACKLOG)  # who connects before the server takes over waits, and is not refused
     except OSError as error:
-        raise InputError(f"--host {host} --port {port}: cannot listen there ({error}); choose another") from None
+        where = given or f"--host {host} --port {port}"
+        raise InputError(f"{where}: cannot listen there ({error}); choose another") from None
     return listener
 
 
@@ -37,8 +38,8 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{f'[{name}]' if ':' in name else name}:{number}"
 
 
-def on_loopback(host: str) -> bool:
-    """Returns whether every address of a host is this machine's own.
+def on_loopback(host: str, given: str = "") -> bool:
+    """Returns whether every address of a host is this machine's own. ``given`` is the option that messages name.
 
     Raises:
         InputError: there is no such host.
@@ -46,7 +47,7 @@ def on_loopback(host: str) -> bool:
     try:
         found = socket.getaddrinfo(host, None)
     except (OSError, UnicodeError):
-        raise InputError(f"--host {host}: no such host; give an address of this machine") from None
+        raise InputError(f"{given or f'--host {host}'}: no such host; give an address of this machine") from None
     return all(is_loopback(str(address[4][0])) for address in found)
 
 

@@ -7,14 +7,29 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from rabtriever.errors import InputError, NotFoundError, shorten
+from rabtriever.errors import InputError, NotFoundError
 
-VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")  # ${NAME}, ${NAME:-default}
+VARIABLE = re.compile(r"\$\{(?:env:)?(\w+)(?::-([^}]*))?\}")  # ${NAME}, ${env:NAME}, ${NAME:-default}
+OF_AN_EDITOR = re.compile(r"\$\{[A-Za-z]+:[A-Za-z]\w*\}")  # ${input:token}, which only the editor knows
 TRANSPORTS = ("stdio", "http", "streamable-http", "sse")
+STRING, STRINGS, MAPPING = "a string", "a list of strings", "an object of strings"
+KEYS = {
+    "command": STRING,
+    "args": STRINGS,
+    "env": MAPPING,
+    "cwd": STRING,
+    "url": STRING,
+    "headers": MAPPING,
+    "type": STRING,
+    "allow": STRINGS,
+    "deny": STRINGS,
+}
+ALIKE = 0.8  # how much a key must resemble one of ours to count as misspelt; clients have keys of their own
 
 
 @dataclass(frozen=True)
@@ -52,14 +67,21 @@ class ServerConfig:
         allowed = any(fnmatchcase(tool, pattern) for pattern in self.allow)
         return allowed and not any(fnmatchcase(tool, pattern) for pattern in self.deny)
 
+    def idle_patterns(self, tools: Sequence[str]) -> list[tuple[str, str]]:
+        """Returns the patterns that match none of the server's tools, each after ``allow`` or ``deny``."""
+        patterns = [("allow", one) for one in self.allow if one != "*"] + [("deny", one) for one in self.deny]
+        return [(key, one) for key, one in patterns if not any(fnmatchcase(tool, one) for tool in tools)]
+
 
 def read_servers(path: str | Path, environment: Mapping[str, str] = os.environ) -> list[ServerConfig]:
-    """Reads the servers of a file; those with ``"disabled": true`` are left out, unknown keys ignored.
+    """Reads the servers of a file; those with ``"disabled": true`` are left out, keys of clients ignored.
+
+    Messages name keys and types, never values: a value may be a key of an API.
 
     Args:
         path: JSON, ``{"mcpServers": {NAME: {"command", "args", "env", "cwd"} or {"url", "headers", "type"}}}``, each
-            with ``allow`` and ``deny`` if some of its tools shall not be offered. ``${NAME}`` and ``${NAME:-default}``
-            in a string stand for a variable of the environment.
+            with ``allow`` and ``deny`` if some of its tools shall not be offered. ``${NAME}``, ``${env:NAME}`` and
+            ``${NAME:-default}`` in a string stand for a variable of the environment.
         environment: Where the variables are.
 
     Raises:
@@ -89,7 +111,7 @@ def parse_servers(
         InputError: as of :func:`read_servers`.
     """
     if not isinstance(servers, Mapping):
-        raise InputError(f"{path}: mcpServers is {shorten(servers)}; give an object of name and server")
+        raise InputError(f"{path}: mcpServers is {_type(servers)}; give an object of name and server")
     used = {name: one for name, one in servers.items() if not (isinstance(one, dict) and one.get("disabled") is True)}
     if not used:
         raise InputError(f"{path}: mcpServers names no server; add one")
@@ -121,42 +143,62 @@ def tool_prefixes(names: Sequence[str], path: str | Path = "mcpServers") -> dict
 def _read_server(name: str, given: Any, prefix: str, path: str | Path, environment: Mapping[str, str]) -> ServerConfig:  # noqa: ANN401
     where = f"{path}: server {name!r}"
     if not isinstance(given, dict):
-        raise InputError(f"{where}: {shorten(given)} is no JSON object; give it a command or a url")
-    row = _expand(given, where, environment)
-
-    def read(key: str, kind: str, default: Any) -> Any:  # noqa: ANN401
-        value = row.get(key)
-        if value is None:
-            return default
-        good = {
-            "a string": isinstance(value, str),
-            "a list of strings": isinstance(value, list) and all(isinstance(one, str) for one in value),
-            "an object of strings": isinstance(value, dict) and all(isinstance(one, str) for one in value.values()),
-        }
-        if not good[kind]:
-            raise InputError(f"{where}: {key} is {shorten(value)}; give {kind}")
-        return tuple(value) if isinstance(value, list) else value
-
-    command, url, transport = read("command", "a string", ""), read("url", "a string", ""), read("type", "a string", "")
+        raise InputError(f"{where}: {_type(given)} is no JSON object; give it a command or a url")
+    for key in given:
+        _check_key(str(key), where)
+    for key, kind in KEYS.items():
+        _check_value(key, given.get(key), kind, where)
+    row = _expand({key: given[key] for key in KEYS if given.get(key) is not None}, where, environment)
+    command, url, transport = row.get("command", ""), row.get("url", ""), row.get("type", "")
     if bool(command) == bool(url):
         raise InputError(f"{where}: give it either a command or a url")
     if transport and transport not in TRANSPORTS:
-        raise InputError(f"{where}: type {transport!r}; choose one of {', '.join(TRANSPORTS)}")
+        raise InputError(f"{where}: its type is none of {', '.join(TRANSPORTS)}; choose one")
+    if transport and (transport == "stdio") != bool(command):
+        raise InputError(f"{where}: type {transport} goes with a {'url' if command else 'command'}; correct either")
     if url and not url.startswith(("http://", "https://")):
-        raise InputError(f"{where}: url {url!r}; it should begin with http:// or https://")
+        raise InputError(f"{where}: its url should begin with http:// or https://; write it whole")
     return ServerConfig(
         name,
         prefix,
         command,
-        read("args", "a list of strings", ()),
-        read("env", "an object of strings", {}),
-        read("cwd", "a string", None),
+        tuple(row.get("args", ())),
+        row.get("env", {}),
+        row.get("cwd"),
         url,
-        read("headers", "an object of strings", {}),
+        row.get("headers", {}),
         transport == "sse",
-        read("allow", "a list of strings", ("*",)),
-        read("deny", "a list of strings", ()),
+        tuple(row.get("allow", ("*",))),
+        tuple(row.get("deny", ())),
     )
+
+
+def _check_key(key: str, where: str) -> None:
+    """Refuses a misspelt key: ``denied`` would deny nothing. Clients' own, such as ``timeout``, are let through."""
+    known = [*KEYS, "disabled"]
+    like = get_close_matches(key.casefold(), known, 1, ALIKE)
+    like += [ours for ours in ("allow", "deny") if key.casefold().startswith(ours[:3])]
+    if like and key not in known:
+        raise InputError(f"{where}: no key {key!r}; did you mean {like[0]}?")
+
+
+def _check_value(key: str, value: Any, kind: str, where: str) -> None:  # noqa: ANN401
+    parts: list[tuple[str, Any]] = []
+    if kind == STRINGS and isinstance(value, list):
+        parts = [(f"{key}[{number}]", one) for number, one in enumerate(value)]
+    elif kind == MAPPING and isinstance(value, dict):
+        parts = [(f"{key}.{inner}", one) for inner, one in value.items()]
+    elif value is not None and not (kind == STRING and isinstance(value, str)):
+        raise InputError(f"{where}: {key} is {_type(value)}; give {kind}")
+    for place, one in parts:
+        if not isinstance(one, str):
+            raise InputError(f"{where}: {place} is {_type(one)}; give {STRING}")
+
+
+def _type(value: object) -> str:
+    """Returns what kind of JSON a value is, in words."""
+    names = {str: STRING, list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
 
 
 def _expand(value: Any, where: str, environment: Mapping[str, str]) -> Any:  # noqa: ANN401
@@ -165,8 +207,6 @@ def _expand(value: Any, where: str, environment: Mapping[str, str]) -> Any:  # n
         return {key: _expand(one, where, environment) for key, one in value.items()}
     if isinstance(value, list):
         return [_expand(one, where, environment) for one in value]
-    if not isinstance(value, str):
-        return value
 
     def replacement(match: re.Match[str]) -> str:
         found = environment.get(match[1], match[2])
@@ -174,4 +214,7 @@ def _expand(value: Any, where: str, environment: Mapping[str, str]) -> Any:  # n
             raise InputError(f"{where}: ${{{match[1]}}} is not set; set it, or write ${{{match[1]}:-default}}")
         return found
 
+    for found in OF_AN_EDITOR.findall(value):
+        if not found.startswith("${env:"):
+            raise InputError(f"{where}: only an editor knows {found}; write ${{NAME}} and set that variable")
     return VARIABLE.sub(replacement, value)
