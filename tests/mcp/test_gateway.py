@@ -111,7 +111,7 @@ def test_a_changed_list_is_followed_and_a_changed_text_waits_for_approval(two, e
             assert found["name"] == "a.b.c" and found["changed"] and found["description"] == "Makes tea"
             assert names(await search(client, "hotel")) == ["a.new"]
             refused = await call(client, "a.b.c")
-            assert refused.is_error and refused.content[0].text.endswith("approved it: approve")
+            assert refused.is_error and refused.content[0].text.endswith("approved it; ask for that: approve")
             other = Catalogue(list(gateway.catalogue.servers.values()), Pins(two.folder / "pins"))
             [(tool, pin)] = other.changed()
             other.approve([f"{tool.id}@{digest(pin.tool)[:DIGITS]}"])  # as `rabtriever mcp --approve` does

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from rabtriever.data.words import words
 from rabtriever.mcp.catalogue import Tool
-from rabtriever.mcp.words import K1, B, Words, words
+from rabtriever.mcp.words import K1, B, Words
 
 TOOLS = {
     "github.create_issue": "Opens an issue in a repository",

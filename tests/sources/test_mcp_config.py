@@ -33,7 +33,7 @@ def test_servers_as_clients_have_them(tmp_path):
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("{", "not a readable JSON file"),
+        ("{", "malformed JSON"),
         ("[]", 'no "mcpServers" in it'),
         ('{"servers": {}}', 'no "mcpServers" in it'),
         ('{"mcpServers": {}}', "names no server"),

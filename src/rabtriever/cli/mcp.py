@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rabtriever.choices import FEEDBACK_MODES
 from rabtriever.cli.arguments import add_model_arguments, load_options, open_index, print_result
 from rabtriever.errors import InputError
+from rabtriever.extras import needs
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -53,10 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
-    try:
+    with needs("mcp"):
         import mcp  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"{error.name} is not installed; pip install 'rabtriever[mcp]'") from None
     if args.rerank is not None and args.rerank < 1:
         raise InputError(f"--rerank {args.rerank}: let the reranker read at least one tool", param="rerank")
     if args.index:

@@ -156,7 +156,8 @@ def _headline(answer: Answer) -> str:
     if answer.fits is False:
         return f"No tool of {answer.total} fits this request. Closest:"
     more = "; more match, ask with a greater k" if answer.matched > shown else ""
-    return f"{shown} of {total}, best first{more}:"
+    by_words = "; by words alone, which cannot tell whether any fits" if answer.found[0].match == "words" else ""
+    return f"{shown} of {total}, best first{more}{by_words}:"
 
 
 def _text(rank: int, found: Found) -> str:

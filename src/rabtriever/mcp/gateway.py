@@ -126,8 +126,8 @@ class Gateway:
         self.catalogue.refresh()
         tool = self.catalogue.find(name)
         if tool.changed:
-            fault = "its description or schema changed after it was approved; it is not called until someone has read"
-            raise InputError(f"{name}: {fault} and approved it: {self._approval}")
+            fault = "its description or schema changed after it was approved; it is not called until the user has read"
+            raise InputError(f"{name}: {fault} and approved it; ask for that: {self._approval}")
         try:
             result = await self.servers[tool.server].call(tool.name, arguments, context.session.report_progress)
         except Exception:

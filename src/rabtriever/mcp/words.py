@@ -9,19 +9,12 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from rabtriever.caching import LRUCache
+from rabtriever.data.words import split_words, words
 from rabtriever.mcp.catalogue import Tool
 
 K1, B = 1.2, 0.75
-BETWEEN = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # words in createIssue, getHTTPCode
-WORD = re.compile(r"[^\W_]+")
 NAME = re.compile(r"[^\s\"'`,;!?()\[\]{}]+")  # what a name can be within a request
 COUNTED_WORDS = 2**22  # different words of all texts that stay counted in memory
-
-
-def words(text: str) -> list[str]:
-    """Returns a text's words in lower case, names taken apart and plural s left out."""
-    found = _split(text)
-    return [word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in found]
 
 
 class Words:
@@ -111,11 +104,7 @@ def _ids_by(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 def _key(name: str) -> str:
     """Returns a name in one spelling: create_issue, create-issue, createIssue and "create issue" are one."""
-    return " ".join(_split(name.replace("%2E", ".")))
-
-
-def _split(text: str) -> list[str]:
-    return WORD.findall(BETWEEN.sub(" ", text).lower())
+    return " ".join(split_words(name.replace("%2E", ".")))
 
 
 def _chain(counts: Iterable[Counter[str]]) -> Iterable[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rabtriever.errors import InputError, NotFoundError
+from rabtriever.sources.places import read_json
 
 VARIABLE = re.compile(r"\$\{(?:env:)?(\w+)(?::-([^}]*))?\}")  # ${NAME}, ${env:NAME}, ${NAME:-default}
 OF_AN_EDITOR = re.compile(r"\$\{[A-Za-z]+:[A-Za-z]\w*\}")  # ${input:token}, which only the editor knows
@@ -91,10 +91,7 @@ def read_servers(path: str | Path, environment: Mapping[str, str] = os.environ) 
     path = Path(path).expanduser()
     if not path.is_file():
         raise NotFoundError(f"{path}: no such file; give a JSON file with mcpServers")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable JSON file ({error}); correct or replace it") from None
+    values = read_json(path)
     if not isinstance(values, dict) or "mcpServers" not in values:
         raise InputError(f'{path}: no "mcpServers" in it; write {{"mcpServers": {{NAME: {{"command": ...}}}}}}')
     return parse_servers(values["mcpServers"], path, environment)
