@@ -37,7 +37,7 @@ def pareto(path: Path, quality: Callable[[str], float | None], ms: Mapping[str, 
         color = OURS if system.startswith("ours") else OTHERS
         axes.plot(ms[measured], value, "o" if color == OURS else "s", color=color)
         axes.annotate(label, (ms[measured], value), xytext=(6, -3), textcoords="offset points", color=color)
-    axes.set(xscale="log", xlabel="milliseconds a query, two CPU cores", ylabel="R@1, mean of CLINC150 and HWU64")
+    axes.set(xscale="log", xlabel="milliseconds a query, two CPU cores", ylabel="R@1, mean of four corpora")
     low, high = axes.get_xlim()
     axes.set_xlim(low * 0.9, high * 3)
     axes.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:g}"))

@@ -298,7 +298,7 @@ def main() -> None:
     for path, text in pages(results).items():
         path.write_text(text, encoding="utf-8")
     folder = ROOT / "docs" / "figures"
-    figures.pareto(folder / "pareto.svg", partial(results.mean, corpora=["clinc150", "hwu64"]), results.latency["ms"])
+    figures.pareto(folder / "pareto.svg", partial(results.mean, corpora=OWN), results.latency["ms"])
     figures.learning(folder / "learning.svg", {TITLES[name]: results.learning[name] for name in OWN})
     figures.labels(folder / "labels.svg", results.corpora)
     figures.requests(folder / "requests.svg", results.corpora)

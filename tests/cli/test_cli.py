@@ -2,6 +2,7 @@ import io
 import json
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -319,3 +320,18 @@ def test_any_number_of_hits_can_be_asked_for(index, capsys):
     for k in (2**31, 2**63, 10**30):
         for mode in ("exact", "bm25", "ann"):
             assert 0 < len(answer(capsys, "search", "index", "weather", "-k", str(k), "--mode", mode)["hits"]) <= 6
+
+
+def test_a_warning_is_one_line_without_source(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    assert main(["info", str(tmp_path / "nowhere")]) == 2
+    assert (
+        warnings.formatwarning("2 judged documents", UserWarning, "beir.py", 1)
+        == "rabtriever info: 2 judged documents\n"
+    )
+
+
+def test_documents_without_requests_name_what_is_missing(tmp_path, capsys):
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "a", "text": "b"}\n')
+    assert main(["distill", str(tmp_path / "corpus.jsonl"), "--teacher", "minilm", "--out", str(tmp_path / "r")]) == 2
+    assert "documents without requests; give --queries FILE, or --generate N" in capsys.readouterr().err

@@ -38,6 +38,14 @@ def test_an_unread_text_is_not_shown(catalogue):
     assert described(catalogue)["a.read"] == ("reads, and mails", False)
 
 
+def test_a_change_is_logged_once_by_each_start(tmp_path, caplog):
+    for _ in range(2):
+        found = Catalogue([ServerConfig("a", "a", "x")], Pins(tmp_path))
+        for text in ("reads", "reads, and mails", "reads, and mails"):
+            found.listed("a", tools(read=text))
+    assert caplog.text.count("server a: 'read' changed after it was approved") == 2
+
+
 def test_what_was_read_is_approved_and_nothing_else(catalogue):
     catalogue.listed("a", tools(read="reads, and mails", write="writes"))
     read = approval(catalogue, "a.read")

@@ -98,6 +98,9 @@ def _read(args: argparse.Namespace) -> RetrievalData:
 
         data = load_source(args.data[0], **arguments.source_columns(args))
     else:
+        for source in args.data:
+            if Path(source).is_file() and not source.endswith(".zip"):
+                raise InputError(f"{source}: documents without requests; give --queries FILE, or --generate N")
         data = arguments.read_data(args)
     if args.queries:
         data = add_requests(data, args.queries)

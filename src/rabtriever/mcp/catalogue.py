@@ -84,6 +84,8 @@ class Catalogue:
             pins = dict(self._pins[server])
         if new := pins.keys() - self._pins[server].keys():
             logger.info("server %s: %d tools are new; they are approved as they are, unread", server, len(new))
+        for name in (name for name, pin in pins.items() if pin.changed):
+            self._warn(f"server {server}: {name!r} changed after it was approved; it is not called until that is")
         with self._lock:
             self._seen[server], self._available[server] = seen, True
             self._take(server, stamp, pins)
