@@ -95,7 +95,11 @@ def postgres(tmp_path):
     folder.mkdir()
     if user:
         shutil.chown(folder, "nobody")
-        place = Path(shutil.copytree(place.parent, folder / "install", symlinks=True)) / "bin"  # where it may be read
+    if user and "site-packages" in place.parts:
+        package = place.parents[1]  # copied to where it may be read, with the libraries beside it
+        for part in [place.parent, *package.parent.glob(f"{package.name}.libs")]:
+            shutil.copytree(part, folder / part.relative_to(package.parent), symlinks=True)
+        place = folder / place.relative_to(package.parent)
     data = folder / "data"
     subprocess.run(
         [place / "initdb", "-D", data, "-U", "test", "-A", "trust", "--no-sync"],
