@@ -106,11 +106,12 @@ class Gateway:
             lost = await anyio.to_thread.run_sync(self._vectors.follow)
             if lost:  # vectors, to another gateway: words stand in until they are there again
                 self._note_change()
+        starting = [name for name, server in self.servers.items() if not server.asked.is_set()]  # of these tools
         answer = await anyio.to_thread.run_sync(self.search.search, request, k, self.catalogue.tools)
         self._searched.set()
         if self._feedback and answer.found and answer.found[0].match != "name":
             self._feedback.searched(session, request, [one.tool.id for one in answer.found])
-        return search_result(answer, [name for name, server in self.servers.items() if not server.asked.is_set()])
+        return search_result(answer, starting)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: ServerRequestContext[Any, Any]
