@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rabtriever.errors import InputError, first_line
 from rabtriever.extras import needs
@@ -34,7 +35,7 @@ def connected(address: str = LOCAL) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    own = {"num_cpus": available_cores(), "include_dashboard": False} if address == LOCAL else {}
+    own: dict[str, Any] = {"num_cpus": available_cores(), "include_dashboard": False} if address == LOCAL else {}
     try:
         _require_reachable(address)
         ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **own)
