@@ -19,7 +19,7 @@ SIZES = (10**8, 10**9)
 CORES, SHARD_GB = 64, 64.0  # of one machine that serves or encodes, in the extrapolations
 ASSUMPTIONS = (
     "Each figure is a constant above times a number of documents: nothing of this size was run here. Hours are "
-    "documents / (documents a second and core x cores), as if every core were worth as much as one here and storage kept up. "
+    "documents / (documents a second and core x cores), as if every core were worth one of these and storage kept up. "
     "Memory is what a scan reads. An exact search is taken to read a shard as fast a document as above; an approximate "
     "one of 130 columns to grow with the shard as it does from 10^6 to 10^7 documents ([figures](scan.md)); both on a "
     "machine like this one, one query at a time."
