@@ -55,9 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.argv = argv  # for reports
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves: for programmers
-    warnings.formatwarning = lambda message, *_: (
-        f"rabtriever {args.command}: {with_uris(str(message))}\n"
-    )  # without the source line
+    warnings.formatwarning = lambda message, *_: f"rabtriever {args.command}: {with_uris(str(message))}\n"  # one line
     hide(args.json or args.command == "serve")
     try:
         return int(args.run(args) or 0)

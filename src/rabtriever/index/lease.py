@@ -1,8 +1,8 @@
 """Who may change an index in an object store: a lease, held by one writer, that ends by itself if the writer dies.
 
-Stores have no locks. A table of one row beside the documents says who holds the lease and until when. An update of Lance
-changes the row only if it still is what was read (writers that collide are run again by Lance, one by one), so that of
-all who want the lease one gets it. Clocks of machines may differ by less than :data:`RENEW_SECONDS`.
+Stores have no locks. A table of one row beside the documents says who holds the lease and until when. An update by
+Lance changes the row only if it still is what was read (those that collide are run again, one by one), so that of all
+who want the lease one gets it. Clocks of machines may differ by less than :data:`RENEW_SECONDS`.
 """
 
 from __future__ import annotations

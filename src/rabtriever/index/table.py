@@ -41,7 +41,7 @@ class Table:
         self.uri, self.connection, self.table = uri, connection, table
         self.model = read_model(table.schema, uri)
         self._document_cache: LRUCache[int, Document] = LRUCache(DOCUMENT_CACHE_CHARS)
-        self._still_mine: Callable[[], None] = lambda: None  # raises if another writer took over
+        self._still_mine: Callable[[], None] = _nothing  # raises if another writer took over
 
     @classmethod
     def create(cls, uri: str, model: ModelInfo) -> Table:
@@ -157,7 +157,10 @@ class Table:
         lease = Lease(self.uri, self.connection)
         with lease.held(wait):
             self._still_mine = lease.check
-            yield
+            try:
+                yield
+            finally:
+                self._still_mine = _nothing
 
     def drop(self) -> None:
         """Removes the table, and the writers' one."""
@@ -224,6 +227,7 @@ class Table:
             table.checkout(version)
             self._still_mine()
             table.restore()
+            self.table.checkout_latest()  # in a store this handle would see it seconds later
 
     def optimize(self, retention: timedelta) -> None:
         """Merges small files, updates the indices of ids and words, removes versions older than ``retention``."""
@@ -241,6 +245,10 @@ class Table:
         existing = [v["version"] for v in self.versions()]
         if version not in existing:
             raise NotFoundError(f"{self.uri}: no version {version}; there are {', '.join(map(str, existing))}")
+
+
+def _nothing() -> None:
+    pass
 
 
 def connect_to_empty(uri: str) -> lancedb.DBConnection:

@@ -1,9 +1,9 @@
 """Object stores: what a URI names is fetched into the cache folder, and written there before it is uploaded.
 
 The environment says where a store is and who asks; these variables count for Lance's tables and for all else:
-``AWS_ENDPOINT_URL`` (of a server that is not AWS's), ``AWS_REGION``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY`` or
-``AWS_PROFILE``, ``AWS_SKIP_SIGNATURE=true`` (a public bucket); ``GOOGLE_APPLICATION_CREDENTIALS``;
-``AZURE_STORAGE_ACCOUNT_NAME`` and ``AZURE_STORAGE_ACCOUNT_KEY``.
+``AWS_ENDPOINT_URL`` (of a server that is not AWS's), ``AWS_REGION``, ``AWS_ACCESS_KEY_ID`` and
+``AWS_SECRET_ACCESS_KEY``, or ``AWS_PROFILE``, or ``AWS_SKIP_SIGNATURE=true`` (a public bucket);
+``GOOGLE_APPLICATION_CREDENTIALS``; ``AZURE_STORAGE_ACCOUNT_NAME`` and ``AZURE_STORAGE_ACCOUNT_KEY``.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ TOLD_BYTES = 2**24  # from which on a download is told on stderr
 SOURCE = "source"  # the file beside the copies of a URI that says which
 STALE_AFTER_SECONDS = 7 * 24 * 3600  # age at which the copy of objects that have changed since is removed
 
-# What the libraries say when ... -> what to do.
+# What the libraries' messages hold -> what to do.
 REMEDIES = {
-    ("no such bucket", "nosuchbucket", "no_such_bucket"): "make it, or correct the name",
-    ("access denied", "access_denied", "forbidden", "403", "signature", "access key", "access_key", "credential"): (
-        "check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or those of your store) and what they allow"
+    ("nosuchbucket", "no_such_bucket"): "make the bucket, or correct its name",
+    ("access denied", "access_denied", "forbidden", "403", "signature", "access_key", "credential", "oauth"): (
+        "check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the store's) and what they allow"
     ),
     ("network_connection", "connect", "resolve", "timeout", "timed out"): (
         "check the network and the endpoint (AWS_ENDPOINT_URL)"
@@ -70,9 +70,12 @@ def require_reachable(uri: str) -> None:
     """Raises StorageError if the bucket does not exist, or the store cannot be reached or refuses."""
     with store_errors(uri):
         filesystem, path = _open(uri)
+        if not _is_absent(filesystem, path):
+            return
         bucket = path.split("/")[0]
-        if _is_absent(filesystem, bucket):
-            raise StorageError(f"{uri}: cannot be used (no such bucket {bucket!r}); make it, or correct the name")
+        with suppress(OSError):  # who may not look at the bucket may still use what is in it
+            if _is_absent(filesystem, bucket):
+                raise StorageError(f"{uri}: cannot be used (no such bucket {bucket!r}); make it, or correct the name")
 
 
 def exists(uri: str) -> bool:
@@ -97,8 +100,8 @@ def fetch(uri: str) -> Path:
         NotFoundError: there is nothing.
         StorageError: the store cannot be reached or refuses, or there is no room.
     """
-    uri = uri.rstrip("/")
     require_reachable(uri)
+    uri = uri.rstrip("/")
     with store_errors(uri):
         filesystem, path = _open(uri)
         found = _list(filesystem, path)
@@ -262,7 +265,7 @@ def _open(uri: str) -> tuple[fs.FileSystem, str]:
         return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=RETRY_SECONDS)), path
     account, key = (os.environ.get(f"AZURE_STORAGE_ACCOUNT_{name}") for name in ("NAME", "KEY"))
     if not account:
-        raise InputError(f"{uri}: whose account? Set AZURE_STORAGE_ACCOUNT_NAME, and AZURE_STORAGE_ACCOUNT_KEY")
+        raise InputError(f"{uri}: no account is named; set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY")
     return fs.AzureFileSystem(account, account_key=key), path
 
 
