@@ -154,7 +154,7 @@ def test_a_model_in_a_store(store, retriever, downloads, tmp_path):
     assert loaded.fingerprint == retriever.fingerprint and loaded.name_or_path == f"{store}/models/mine"
     local = Rabtriever.from_pretrained(tmp_path / "local")
     assert (loaded.encode_query(["rain"]) == local.encode_query(["rain"])).all()
-    assert loaded.reranker.score([("rain", "wind")]) == local.reranker.score([("rain", "wind")])
+    assert loaded.reranker.fingerprint == local.reranker.fingerprint
     Rabtriever.from_pretrained(f"{store}/models/mine")
     assert downloads == [f"{store}/models/mine"]
     with pytest.raises(NotFoundError, match="no such object, and none below it"):
@@ -163,9 +163,6 @@ def test_a_model_in_a_store(store, retriever, downloads, tmp_path):
 
 def test_a_model_beside_another_in_a_store(store, reranker, tmp_path):
     """A folder of models that was copied there whole: one names another by a relative path."""
-    import shutil
-
-    from tiny import make_retriever
 
     shutil.copytree(reranker.llm.loaded.files.folder, tmp_path / "models" / "llm")
     make_retriever(make_reranker(tmp_path / "models" / "llm")).save_pretrained(tmp_path / "models" / "mine")

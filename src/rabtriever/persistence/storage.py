@@ -172,7 +172,7 @@ def upload(source: Path, uri: str, last: Sequence[str] = ()) -> None:
 
 def working_place(uri: str) -> Path:
     """Returns where what is to become ``uri`` is kept until it is complete, the same whenever it is asked for."""
-    place = _place("unfinished", uri.rstrip("/")) / uri.rstrip("/").rpartition("/")[2]
+    place = _place("unfinished", uri.rstrip("/"))
     place.parent.mkdir(parents=True, exist_ok=True)
     return place
 
@@ -186,9 +186,8 @@ def uploaded_folder(uri: str, last: Sequence[str] = ()) -> Iterator[Path]:
         StorageError: the store cannot be reached or refuses.
     """
     require_absent(uri)
-    place = working_place(uri).parent
-    folder = Path(tempfile.mkdtemp(dir=place, prefix="."))
-    keep = False
+    place, keep = working_place(uri), False
+    folder = Path(tempfile.mkdtemp(dir=place.parent, prefix=f"{place.name}-"))
     try:
         yield folder
         require_absent(uri)  # another process may have been faster
@@ -200,8 +199,6 @@ def uploaded_folder(uri: str, last: Sequence[str] = ()) -> Iterator[Path]:
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # unless something else is kept there
-                place.rmdir()
 
 
 @contextmanager
@@ -221,7 +218,7 @@ def working_file(uri: str) -> Iterator[Path]:
         shutil.copy(fetch(uri), place)
     yield place
     upload(place, uri)
-    shutil.rmtree(place.parent)
+    place.unlink()
 
 
 def is_for_upload(folder: Path) -> bool:
