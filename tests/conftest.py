@@ -13,6 +13,7 @@ import pytest
 import torch
 from hub import hub  # noqa: F401 - a fixture
 from safetensors.torch import load_file, save_file
+from store import s3_server, store  # noqa: F401 - fixtures
 from tiny import (
     ARCHITECTURES,
     WORDS,

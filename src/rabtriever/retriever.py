@@ -22,8 +22,9 @@ from rabtriever.encoders.loading import load_encoder
 from rabtriever.errors import InputError, TextError, first_line
 from rabtriever.llm.backbone import MAX_KV_CACHE_BYTES
 from rabtriever.llm.loading import LoadOptions, hub_options
-from rabtriever.persistence.folder import absolute_path, read_config
+from rabtriever.persistence.folder import normalized_uri, read_config
 from rabtriever.persistence.hub import find_retriever, upload_model
+from rabtriever.persistence.storage import origin
 from rabtriever.rerankers.base import Reranker
 from rabtriever.retriever_folder import load_examples, load_models, save_retriever
 from rabtriever.scoring.calibration import Calibration
@@ -64,7 +65,7 @@ class Rabtriever:
         dim: Number of columns of a latent, gain and bias included.
         fingerprint: Identifies everything that changes a document's latent or what a query's means. Examples do
             neither: they move queries alone.
-        name_or_path: Folder it was loaded from or saved to.
+        name_or_path: Folder it was loaded from or saved to, or its URI.
 
     Raises:
         InputError: no predictor, and an encoder without a similarity; or examples, and no similarity in the score.
@@ -124,7 +125,7 @@ class Rabtriever:
         """Loads a retriever; its reranker is loaded when a search asks for it.
 
         Args:
-            name_or_path: ``tools`` (the model that ships), a folder that :meth:`save_pretrained` or
+            name_or_path: ``tools`` (the model that ships), a folder or URI that :meth:`save_pretrained` or
                 `rabtriever distill` wrote, or a hub id ``owner/name``; or an encoder, as for :meth:`from_encoder`.
             revision: Branch, tag or commit of a hub id; the main branch if None.
             query_cache: See the class.
@@ -166,7 +167,7 @@ class Rabtriever:
             query_cache=query_cache,
             document_cache=document_cache,
         )
-        retriever.name_or_path = str(folder)
+        retriever.name_or_path = origin(folder) or str(folder)
         return retriever
 
     @classmethod
@@ -214,7 +215,7 @@ class Rabtriever:
         """Writes the retriever and its reranker, so that the folder is also the reranker.
 
         Args:
-            folder: To make; it must not exist, or be empty.
+            folder: To make, or its URI; it must not exist, or be empty.
             notes: Further JSON values for ``rabtriever.json``, such as how it was trained.
             log: Lines of its training, written to ``distill_log.jsonl``.
 
@@ -222,7 +223,7 @@ class Rabtriever:
             InputError: ``folder`` exists, or there is no reranker to save.
         """
         save_retriever(self, folder, notes, log)
-        self.name_or_path = str(absolute_path(folder))
+        self.name_or_path = normalized_uri(folder)
 
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, token: str | None = None, commit_message: str | None = None

@@ -12,6 +12,7 @@ from io import TextIOWrapper
 from rabtriever import __version__
 from rabtriever.cli.arguments import Parser, rename_flags
 from rabtriever.errors import InputError
+from rabtriever.persistence.storage import with_uris
 from rabtriever.progress import hide
 
 COMMANDS = (
@@ -54,12 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.argv = argv  # for reports
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves: for programmers
-    warnings.formatwarning = lambda message, *_: f"rabtriever {args.command}: {message}\n"  # without the source line
+    warnings.formatwarning = lambda message, *_: f"rabtriever {args.command}: {with_uris(str(message))}\n"  # one line
     hide(args.json or args.command == "serve")
     try:
         return int(args.run(args) or 0)
     except InputError as error:
-        print(f"rabtriever {args.command}: {error}", file=sys.stderr)
+        print(f"rabtriever {args.command}: {with_uris(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         hint = "; the same command goes on where it was" if args.command in ("train", "generate", "distill") else ""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rabtriever.cli import arguments
 from rabtriever.errors import InputError
-from rabtriever.persistence.folder import require_absent
+from rabtriever.persistence.folder import local_path, require_absent
 from rabtriever.training.config import DistillConfig, TuneEncoderConfig
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def _read(args: argparse.Namespace) -> RetrievalData:
         data = load_source(args.data[0], **arguments.source_columns(args))
     else:
         for source in args.data:
-            if Path(source).is_file() and not source.endswith(".zip"):
+            if local_path(source).is_file() and not source.endswith(".zip"):
                 raise InputError(f"{source}: documents without requests; give --queries FILE, or --generate N")
         data = arguments.read_data(args)
     if args.queries:
@@ -112,4 +111,4 @@ def _read(args: argparse.Namespace) -> RetrievalData:
 
 
 def _has_queries(source: str) -> bool:
-    return source.endswith(".zip") or (Path(source) / "queries.jsonl").is_file()
+    return source.endswith(".zip") or (local_path(source) / "queries.jsonl").is_file()

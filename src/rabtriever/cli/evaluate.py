@@ -6,7 +6,6 @@ import argparse
 import re
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rabtriever.cli.arguments import (
@@ -107,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
         command=describe_command(["rabtriever", *args.argv]),
         show_progress_bar=is_shown(),
     )
-    print_result(args, report, f"{format_report(report)}\nreport: {Path(args.report) / 'report.html'}")
+    print_result(args, report, f"{format_report(report)}\nreport: {args.report.rstrip('/')}/report.html")
 
 
 def rerank_depth(system: str) -> int | None:

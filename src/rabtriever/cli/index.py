@@ -15,7 +15,7 @@ from rabtriever.cli.arguments import (
     source_columns,
 )
 from rabtriever.errors import ConflictError, InputError
-from rabtriever.persistence.folder import require_absent
+from rabtriever.persistence.folder import normalized_uri, require_absent
 from rabtriever.progress import is_shown
 
 
@@ -72,7 +72,7 @@ def _update(args: argparse.Namespace) -> None:
 
 
 def _require_new(uri: str) -> None:
-    from rabtriever.index.table import connect_to_empty, normalized_uri
+    from rabtriever.index.table import connect_to_empty
 
     uri = normalized_uri(uri)
     try:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from rabtriever.cli import arguments
 from rabtriever.errors import InputError
-from rabtriever.persistence.folder import require_absent
+from rabtriever.persistence.folder import local_path, require_absent
 from rabtriever.training.config import RerankerTrainingConfig
 
 
@@ -41,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _read_object(path: str) -> dict[str, object]:
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(local_path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable JSON file ({error}); correct or replace it") from error
     if not isinstance(values, dict):

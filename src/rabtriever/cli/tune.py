@@ -27,7 +27,8 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--rollback: learns nothing; leave out --labels", param="rollback")
     if args.rollback:
         from rabtriever.index.learned import LearnedVersions
-        from rabtriever.index.table import Table, normalized_uri
+        from rabtriever.index.table import Table
+        from rabtriever.persistence.folder import normalized_uri
 
         Table.open(args.uri)  # names what is wrong with it
         version = LearnedVersions(normalized_uri(args.uri)).rollback()

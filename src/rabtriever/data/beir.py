@@ -19,6 +19,7 @@ from typing import Any
 from rabtriever.data.metadata import why_not_storable
 from rabtriever.data.types import Document, Qrels, RetrievalData
 from rabtriever.errors import InputError, NotFoundError, first_line, has_half_character, shorten
+from rabtriever.persistence.folder import local_path
 
 Place = Path | zipfile.Path  # a file or folder, also one in a zip
 
@@ -40,7 +41,7 @@ def load_data(source: str | Path) -> RetrievalData:
         NotFoundError: a file is missing.
         InputError: a file is malformed; the message names it and the line.
     """
-    path = Path(source).expanduser()
+    path = local_path(source)
     folder = _unzipped(path)
     if not folder.is_dir():
         raise NotFoundError(f"{folder} is no folder: give a BEIR folder with corpus.jsonl, queries.jsonl and qrels/")
@@ -79,7 +80,7 @@ def load_corpus(corpus: str | Path) -> RetrievalData:
 
 def add_requests(data: RetrievalData, path: str | Path) -> RetrievalData:
     """Returns a data set with the unlabelled queries of a JSONL file, too; raises as :func:`load_requests`."""
-    file = Path(path).expanduser()
+    file = local_path(path)
     if not file.is_file():
         raise NotFoundError(f"{path} is missing: give a JSONL file of requests, each line with a text")
     found, generated = _read_queries(file, named=False)
@@ -99,7 +100,7 @@ def read_corpus(path: str | Path) -> Iterator[Document]:
         NotFoundError: the file is missing (raised at once).
         InputError: a line is malformed (raised when it is reached).
     """
-    place = _unzipped(Path(path).expanduser().absolute())  # it is opened when the first document is asked for
+    place = _unzipped(local_path(path))  # it is opened when the first document is asked for
     return _documents(_existing(place / "corpus.jsonl" if place.is_dir() else place))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rabtriever.data.beir import read_rows, read_string, read_value
 from rabtriever.errors import InputError, NotFoundError, shorten
+from rabtriever.persistence.folder import local_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +52,7 @@ def read_feedback(path: str | Path) -> list[FeedbackEvent]:
         NotFoundError: there is no such file.
         InputError: a line is malformed, or there is none; the message names file and line.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     if not path.is_file():
         raise NotFoundError(f"{path} is missing: give a JSONL file of feedback, each line with a query and an id")
     events = list(_events(path))

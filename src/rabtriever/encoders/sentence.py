@@ -18,6 +18,7 @@ from rabtriever.errors import TextError
 from rabtriever.llm.backbone import token_batches
 from rabtriever.llm.loading import choose_device
 from rabtriever.llm.prompt import deduplicate
+from rabtriever.persistence.folder import local_path
 from rabtriever.progress import bar
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class SentenceEncoder:
     @property
     def owned_folder(self) -> Path | None:
         """Folder of a model that belongs to the retriever and is saved with it; None of one that is loaded by name."""
-        return Path(self.model.source) if self._to_load["owned"] else None
+        return local_path(self.model.source) if self._to_load["owned"] else None
 
     def moved(self, folder: Path) -> SentenceEncoder:
         """Returns the encoder of another folder, which belongs to a retriever, computed as this one is."""

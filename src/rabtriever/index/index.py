@@ -27,9 +27,9 @@ from rabtriever.index.schema import ModelInfo
 from rabtriever.index.search import SearchKeywords, SearchOptions, cut_hits, find_closest, rerank_hits, retrieve
 from rabtriever.index.snapshot import Snapshot, id_filter
 from rabtriever.index.syncing import Changes, Plan
-from rabtriever.index.table import Table, normalized_uri
+from rabtriever.index.table import Table
 from rabtriever.index.view import EXACT_UP_TO
-from rabtriever.persistence.folder import atomic_folder
+from rabtriever.persistence.folder import atomic_folder, normalized_uri
 
 VERSION_RETENTION = timedelta(days=7)
 

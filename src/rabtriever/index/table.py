@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,10 +15,14 @@ from filelock import FileLock, Timeout
 
 from rabtriever.caching import LRUCache
 from rabtriever.data import Document
-from rabtriever.errors import BusyError, ConflictError, CorruptIndexError, InputError, NotFoundError, StorageError
+from rabtriever.errors import BusyError, ConflictError, CorruptIndexError, NotFoundError, StorageError
+from rabtriever.index.lance_errors import LANCE_ERRORS, is_conflict, table_errors, write_errors
+from rabtriever.index.lease import TABLE as WRITER
+from rabtriever.index.lease import Lease
 from rabtriever.index.schema import ModelInfo, read_model, record_batches, table_schema, writable_schema
 from rabtriever.index.snapshot import Snapshot, id_filter
-from rabtriever.persistence.folder import absolute_path
+from rabtriever.persistence.folder import normalized_uri
+from rabtriever.persistence.storage import is_uri, require_reachable, storage_options
 
 if TYPE_CHECKING:
     import lancedb
@@ -28,13 +32,6 @@ LOCK = "writer.lock"
 IDS_PER_LOOKUP = 10_000
 DOCUMENT_CACHE_CHARS = 2**24  # characters of documents that stay in memory after they were found
 REMOTE_CHECK = timedelta(seconds=5)  # a reader of an object store sees what others wrote that long after, at most
-LANCE_ERRORS = (RuntimeError, OSError, ValueError)
-
-
-def normalized_uri(uri: str | Path) -> str:
-    """Returns a local folder, ``~`` and ``file://`` included, as an absolute path; another URI as it is."""
-    uri = str(uri).removeprefix("file://")
-    return uri if "://" in uri else str(absolute_path(uri))
 
 
 class Table:
@@ -44,6 +41,7 @@ class Table:
         self.uri, self.connection, self.table = uri, connection, table
         self.model = read_model(table.schema, uri)
         self._document_cache: LRUCache[int, Document] = LRUCache(DOCUMENT_CACHE_CHARS)
+        self._still_mine: Callable[[], None] = _nothing  # raises if another writer took over
 
     @classmethod
     def create(cls, uri: str, model: ModelInfo) -> Table:
@@ -52,7 +50,14 @@ class Table:
         if "://" not in uri and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
             raise ConflictError(f"{uri}: exists already; give another folder or remove it")
         connection = connect_to_empty(uri)
-        return cls(uri, connection, connection.create_table(TABLE, schema=table_schema(model)))
+        with write_errors(uri):
+            try:
+                table = connection.create_table(TABLE, schema=table_schema(model))
+            except LANCE_ERRORS as error:
+                if is_conflict(error):  # another process was faster
+                    raise _not_empty(uri) from error
+                raise
+        return cls(uri, connection, table)
 
     @classmethod
     def open(cls, uri: str) -> Table:
@@ -133,22 +138,34 @@ class Table:
 
     @contextmanager
     def writing(self, wait: float = 0.0) -> Iterator[None]:
-        """Holds the writers' lock, or raises BusyError after ``wait`` seconds; Lance guards object stores itself."""
-        lock = None if "://" in self.uri else FileLock(Path(self.uri) / LOCK)
-        try:
-            held: AbstractContextManager[object] = nullcontext() if lock is None else lock.acquire(timeout=wait)
-        except Timeout:
-            raise BusyError(f"{self.uri}: another process is changing it; wait until it is done") from None
-        except OSError as error:  # a read-only folder
-            raise StorageError(f"{self.uri}: cannot be written ({error.strerror}); make it writable") from error
-        with held:
+        """Holds the writers' lock, in an object store a lease, or raises BusyError after ``wait`` seconds."""
+        with self._lease(wait) if "://" in self.uri else self._file_lock(wait):
             with table_errors(self.uri):
                 self.table.checkout_latest()  # a change must not build on what this process saw seconds ago
             yield
 
+    def _file_lock(self, wait: float) -> AbstractContextManager[object]:
+        try:
+            return FileLock(Path(self.uri) / LOCK).acquire(timeout=wait)
+        except Timeout:
+            raise BusyError(f"{self.uri}: another process is changing it; wait until it is done") from None
+        except OSError as error:  # a read-only folder
+            raise StorageError(f"{self.uri}: cannot be written ({error.strerror}); make it writable") from error
+
+    @contextmanager
+    def _lease(self, wait: float) -> Iterator[None]:
+        lease = Lease(self.uri, self.connection)
+        with lease.held(wait):
+            self._still_mine = lease.check
+            try:
+                yield
+            finally:
+                self._still_mine = _nothing
+
     def drop(self) -> None:
-        """Removes the table."""
-        self.connection.drop_table(TABLE)
+        """Removes the table, and the writers' one."""
+        for name in {TABLE, WRITER} & set(self.connection.list_tables().tables):
+            self.connection.drop_table(name)
 
     def existing_ids(self, ids: Sequence[str]) -> set[str]:
         """Returns those of some ids that the table holds."""
@@ -178,6 +195,7 @@ class Table:
         def rows() -> Iterator[pa.RecordBatch]:
             try:
                 yield from record_batches(schema, batches)
+                self._still_mine()  # before Lance commits
             except Exception as error:
                 failure.append(error)
                 raise
@@ -198,6 +216,7 @@ class Table:
     def delete(self, ids: Sequence[str]) -> None:
         """Removes documents in one transaction."""
         with write_errors(self.uri):
+            self._still_mine()
             self.table.delete(id_filter(ids))
 
     def restore(self, version: int) -> None:
@@ -206,7 +225,9 @@ class Table:
         with write_errors(self.uri):
             table = self.connection.open_table(TABLE)  # a failure must not leave the shared handle at that version
             table.checkout(version)
+            self._still_mine()
             table.restore()
+            self.table.checkout_latest()  # in a store this handle would see it seconds later
 
     def optimize(self, retention: timedelta) -> None:
         """Merges small files, updates the indices of ids and words, removes versions older than ``retention``."""
@@ -226,12 +247,20 @@ class Table:
             raise NotFoundError(f"{self.uri}: no version {version}; there are {', '.join(map(str, existing))}")
 
 
+def _nothing() -> None:
+    pass
+
+
 def connect_to_empty(uri: str) -> lancedb.DBConnection:
     """Connects to where a table is to be made; raises ConflictError if there are any."""
     connection = _connect(uri)
-    if connection.list_tables().tables:
-        raise ConflictError(f"{uri}: holds tables already; give another URI or remove them")
+    if set(connection.list_tables().tables) - {WRITER}:
+        raise _not_empty(uri)
     return connection
+
+
+def _not_empty(uri: str) -> ConflictError:
+    return ConflictError(f"{uri}: holds tables already; give another URI or remove them")
 
 
 def _connect(uri: str) -> lancedb.DBConnection:
@@ -243,35 +272,10 @@ def _connect(uri: str) -> lancedb.DBConnection:
         if collecting:
             gc.enable()
     # Every read of a folder looks for a newer version; of a store it would be one more request for each search.
-    return lancedb.connect(uri, read_consistency_interval=REMOTE_CHECK if "://" in uri else timedelta(0))
-
-
-@contextmanager
-def table_errors(uri: str) -> Iterator[None]:
-    """Turns Lance's errors while reading into :class:`CorruptIndexError`."""
-    try:
-        yield
-    except InputError:
-        raise
-    except LANCE_ERRORS as error:
-        message = f"{uri}: damaged ({_reason(error)}); restore it from a copy, or index again"
-        raise CorruptIndexError(message) from error
-
-
-@contextmanager
-def write_errors(uri: str) -> Iterator[None]:
-    """Turns Lance's errors while writing into :class:`StorageError`."""
-    try:
-        yield
-    except InputError:
-        raise
-    except LANCE_ERRORS as error:
-        message = f"{uri}: cannot be written, nothing was changed: {_reason(error)}"
-        raise StorageError(message) from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    interval = REMOTE_CHECK if "://" in uri else timedelta(0)
+    if is_uri(uri):
+        require_reachable(uri)  # Lance would try for seconds, and say it in many lines
+    return lancedb.connect(uri, read_consistency_interval=interval, storage_options=storage_options(uri) or None)
 
 
 def _indexed_columns(table: lancedb.table.Table) -> set[str]:

@@ -24,7 +24,7 @@ from rabtriever.llm.sources import (
     is_path,
 )
 from rabtriever.llm.weights import load_config, load_merged, load_model, read_output_rows
-from rabtriever.persistence.folder import absolute_path
+from rabtriever.persistence.folder import local_path, normalized_uri
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -128,11 +128,11 @@ def load_llm(
         InputError: nothing that can be loaded is at ``source`` or ``adapter``, or the backend cannot run it.
     """
     device, dtype = choose_device(options.get("device")), options.get("dtype")
-    if adapter is None and (absolute_path(source) / ADAPTER_CONFIG).is_file():
-        adapter, source = source, adapter_base(absolute_path(source))
-    source = str(absolute_path(source)) if is_path(source) else source  # saved models outlive the folder
+    if adapter is None and (local_path(source) / ADAPTER_CONFIG).is_file():
+        adapter, source = source, adapter_base(local_path(source))
+    source = normalized_uri(source) if is_path(source) else source  # saved models outlive the folder
     if adapter is not None:
-        check_adapter(adapter := absolute_path(adapter))
+        check_adapter(adapter := local_path(adapter))
     files = find_model(source, revision=revision, **hub_options(options))
     config, tokenizer = load_config(source, files)
     return LoadedLLM(

@@ -16,7 +16,7 @@ import torch
 from rabtriever.caching import cache_dir
 from rabtriever.errors import InputError, StorageError, first_line
 from rabtriever.llm.hashing import file_hash
-from rabtriever.persistence.folder import absolute_path
+from rabtriever.persistence.folder import local_path
 from rabtriever.persistence.hub import DIFFERENCE
 from rabtriever.progress import notice
 
@@ -43,10 +43,10 @@ def find_model(
 ) -> ModelFiles:
     """Finds an LLM's files, downloading or converting them if need be; see :func:`rabtriever.llm.loading.load_llm`."""
     if source == ALIAS or source.endswith(".gguf"):
-        gguf = alias_file() if source == ALIAS else absolute_path(source)
+        gguf = alias_file() if source == ALIAS else local_path(source)
         return ModelFiles(convert_gguf(gguf), [gguf])
     if is_path(source):
-        folder = absolute_path(source)
+        folder = local_path(source)
     else:
         folder = _download(source, revision=revision, token=token, local_files_only=local_files_only)
     if not (folder / "config.json").is_file():
@@ -66,7 +66,7 @@ def model_kind(
     """
     if source == ALIAS or source.endswith(".gguf"):
         return "llm"
-    folder = absolute_path(source)
+    folder = local_path(source)
     if not is_path(source):
         from huggingface_hub import snapshot_download
 
@@ -85,7 +85,7 @@ def model_kind(
 
 
 def is_path(source: str) -> bool:
-    """Returns whether a source can only be a path: a hub id is ``name`` or ``owner/name``."""
+    """Returns whether a source can only be a path or URI: a hub id is ``name`` or ``owner/name``."""
     if source == ALIAS:
         return False
     beside = "/" in source and Path(source).parent.is_dir()  # a mistyped path, not an owner of models

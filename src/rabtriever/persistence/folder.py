@@ -6,14 +6,17 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 from uuid import uuid4
 
 from rabtriever.caching import remove_stale
 from rabtriever.errors import ConflictError, InputError, NotFoundError, StorageError, first_line
+from rabtriever.persistence import storage
 from rabtriever.persistence.model_card import CARD, model_card
 
 CONFIG = "rabtriever.json"
@@ -24,6 +27,8 @@ EXAMPLES = "examples.safetensors"
 MODEL_KEYS = ("llm", "cross_encoder", "name")  # whose values name a model: an alias, a hub id or a path
 FORMAT = 3
 UNFINISHED = ".unfinished-"  # how the name of a folder begins that is being filled inside its place
+FILE = "file://"
+LAST = ("modules.json", CONFIG)  # without which a folder in a store is no model yet
 STALE_AFTER_SECONDS = 24 * 3600  # age at which one that nobody finished is removed
 
 
@@ -65,8 +70,11 @@ def write_config(folder: Path, config: dict[str, Any], name: str) -> None:
         config: JSON values, as :func:`read_config` returns them.
         name: What the card's snippet loads the model by.
     """
-    place = folder.parent if folder.name.startswith(UNFINISHED) else folder  # where it will be
-    config = _map_paths(config, lambda path: _relative(path, place))
+    if storage.is_for_upload(folder):
+        _map_paths(config, lambda path: _warn_of_path(path, name))  # it stays: no other leads from a store to here
+    else:
+        place = folder.parent if folder.name.startswith(UNFINISHED) else folder  # where it will be
+        config = _map_paths(config, lambda path: _relative(path, place))
     adapter = folder / ADAPTER / "adapter_config.json"
     if adapter.is_file():
         settings = json.loads(adapter.read_text(encoding="utf-8"))
@@ -90,7 +98,7 @@ def save_model(
     """Writes a retriever's folder completely or not at all.
 
     Args:
-        path: The new folder.
+        path: The new folder, or its URI.
         config: For :func:`write_config`.
         predictor: The predictor's weights, name -> torch tensor; none of an untrained retriever.
         adapter: The LLM's adapter, to copy.
@@ -114,7 +122,7 @@ def save_model(
             save_file(predictor, folder / PREDICTOR)
         if examples:
             save_arrays(examples, folder / EXAMPLES)
-        write_config(folder, config, absolute_path(path).name)
+        write_config(folder, config, Path(normalized_uri(path)).name)
         if log:
             lines = "".join(json.dumps(line) + "\n" for line in log)
             (folder / "distill_log.jsonl").write_text(lines, encoding="utf-8")
@@ -141,7 +149,20 @@ def _map_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str
 
 
 def _absolute(name: str, folder: Path) -> str:
-    return str(absolute_path(folder / name)) if name.startswith(".") else name
+    """Returns what a model's name in a folder means: a path beside a model of a store is beside it there."""
+    if not name.startswith("."):
+        return name
+    path, source = absolute_path(folder / name), storage.origin(folder)
+    if source is None or path.is_relative_to(folder):
+        return str(path)
+    scheme, _, place = source.partition("://")
+    return f"{scheme}://{os.path.normpath(f'{place}/{name}')}"
+
+
+def _warn_of_path(path: str, name: str) -> str:
+    if os.path.isabs(path):
+        warnings.warn(f"{name}: stands on {path}, which other machines need in the same place", stacklevel=4)
+    return path
 
 
 def _relative(name: str, folder: Path) -> str:
@@ -161,14 +182,32 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
 def absolute_path(path: str | Path) -> Path:
     """Returns what a path means here and now, wherever the process goes later: ``~`` expanded, links followed.
 
-    A file keeps its name, since the hub's cache links to files that are named by hashes.
+    ``file://`` is left out. A file keeps its name, since the hub's cache links to files that are named by hashes.
     """
+    if str(path).startswith(FILE):
+        path = unquote(str(path).removeprefix(FILE))
     path = Path(path).expanduser()
     return path.parent.resolve() / path.name if path.is_file() else path.resolve()
 
 
+def normalized_uri(path: str | Path) -> str:
+    """Returns a local path, ``~`` and ``file://`` included, as an absolute path; another URI as it is."""
+    return str(path) if "://" in str(path) and not str(path).startswith(FILE) else str(absolute_path(path))
+
+
+def local_path(path: str | Path) -> Path:
+    """Returns where what a path names can be read: an absolute path, of a URI that of a copy on this machine.
+
+    Raises:
+        NotFoundError, StorageError: as of :func:`rabtriever.persistence.storage.fetch`.
+    """
+    return storage.fetch(str(path)) if storage.is_uri(path) else absolute_path(path)
+
+
 def require_absent(path: str | Path) -> None:
     """Raises ConflictError if something other than an empty folder is at ``path``; StorageError if none can be made."""
+    if storage.is_uri(path):
+        return storage.require_absent(str(path))
     path = absolute_path(path)
     if path.exists() and not (path.is_dir() and all(entry.name.startswith(UNFINISHED) for entry in path.iterdir())):
         raise ConflictError(f"{path}: exists already; give another folder or remove it")
@@ -178,6 +217,7 @@ def require_absent(path: str | Path) -> None:
         raise StorageError(
             f"{path}: cannot be made ({nearest} {reason}); give another folder or change its permissions"
         )
+    return None
 
 
 @contextmanager
@@ -185,8 +225,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yields a temporary folder that becomes ``path`` when all went well; errors as of :func:`require_absent`.
 
     It is made beside its place and renamed. An empty folder that exists stays, and the temporary one is made in it: it
-    may be where another disk is mounted, or the current folder.
+    may be where another disk is mounted, or the current folder. That of a URI is uploaded.
     """
+    if storage.is_uri(path):
+        with storage.uploaded_folder(str(path), LAST) as temporary:
+            yield temporary
+        return
     require_absent(path)
     path = absolute_path(path)
     exists = path.exists()

@@ -1,11 +1,11 @@
-"""Where a model is: a name that ships, a folder, or a repository of the Hugging Face hub."""
+"""Where a model is: a name that ships, a folder or its URI, or a repository of the Hugging Face hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from rabtriever.errors import InputError, NotFoundError, first_line
-from rabtriever.persistence.folder import ADAPTER, CONFIG, ENCODER, absolute_path, read_config
+from rabtriever.persistence.folder import ADAPTER, CONFIG, ENCODER, local_path, read_config
 from rabtriever.persistence.model_card import CARD, model_card
 
 SHIPPED = ("tools",)
@@ -20,8 +20,8 @@ def resolve_model(
     """Finds a model of ours, downloading it if it is on the hub.
 
     Args:
-        name_or_path: ``tools``, a folder, or a hub id ``owner/name``. What is written like a path, or stands in a
-            folder that exists, is never looked up on the hub.
+        name_or_path: ``tools``, a folder, its URI, or a hub id ``owner/name``. What is written like a path, or stands in
+            a folder that exists, is never looked up on the hub.
         revision: Branch, tag or commit of a hub id; the main branch if None.
         token: Access token of the hub; the one that is logged in if None.
         local_files_only: Whether to use only what was downloaded before.
@@ -32,7 +32,7 @@ def resolve_model(
     Raises:
         InputError: the hub refuses.
     """
-    path = absolute_path(name_or_path)
+    path = local_path(name_or_path)
     if (path / CONFIG).is_file():
         return path
     name = str(name_or_path)
@@ -63,7 +63,7 @@ def is_sentence_model(
 ) -> bool:
     """Returns whether a name is a sentence-transformers model's: of :data:`ENCODERS`, a folder or a repository."""
     name = str(name_or_path)
-    folder = Path(name).expanduser()
+    folder = local_path(name)
     if name in ENCODERS or (folder / MODULES).is_file() or (folder / DIFFERENCE).is_file():
         return True
     if not is_hub_id(name):

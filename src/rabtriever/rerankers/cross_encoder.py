@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from rabtriever.errors import InputError, TextError, check_texts, first_line, shorten
 from rabtriever.llm.loading import LoadOptions, choose_device, hub_options
 from rabtriever.llm.sources import find_model, hash_model, is_path
+from rabtriever.persistence.folder import normalized_uri
 from rabtriever.rerankers.base import PairScorer, Scores
 from rabtriever.scoring.calibration import Calibration
 
@@ -72,7 +73,7 @@ class CrossEncoderReranker(PairScorer):
         except (OSError, ValueError, RuntimeError) as error:
             fault = f"no cross-encoder could be loaded ({first_line(error)})"
             raise InputError(f"{name_or_path}: {fault}; copy or download it again") from error
-        source = str(files.folder) if is_path(str(name_or_path)) else str(name_or_path)
+        source = normalized_uri(name_or_path) if is_path(str(name_or_path)) else str(name_or_path)
         return cls(model, source, hashlib.sha256(identity.encode()).hexdigest(), revision)
 
     def to_config(self) -> dict[str, Any]:

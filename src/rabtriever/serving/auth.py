@@ -6,9 +6,9 @@ import hashlib
 import hmac
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from rabtriever.errors import InputError
+from rabtriever.persistence.folder import local_path
 
 ROLES = ("read", "write")
 MIN_KEY_LENGTH = 16
@@ -57,7 +57,7 @@ def _digest(key: str) -> bytes:
 def _lines(path: str) -> list[tuple[str, str, str]]:
     """Returns where each key of a file is, its role, and the key."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = local_path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: keys cannot be read ({error}); give a text file of `read KEY` lines") from None
     found = []

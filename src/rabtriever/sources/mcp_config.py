@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rabtriever.errors import InputError, NotFoundError
+from rabtriever.persistence.folder import local_path
 from rabtriever.sources.places import read_json
 
 VARIABLE = re.compile(r"\$\{(?:env:)?(\w+)(?::-([^}]*))?\}")  # ${NAME}, ${env:NAME}, ${NAME:-default}
@@ -88,7 +89,7 @@ def read_servers(path: str | Path, environment: Mapping[str, str] = os.environ) 
         NotFoundError: there is no such file.
         InputError: it is malformed, names no server, or a variable that is not set.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     if not path.is_file():
         raise NotFoundError(f"{path}: no such file; give a JSON file with mcpServers")
     values = read_json(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from rabtriever.data import Document, RetrievalData, read_corpus
 from rabtriever.data.metadata import why_not_storable
 from rabtriever.errors import InputError, NotFoundError, has_half_character
+from rabtriever.persistence.folder import local_path
 from rabtriever.sources.hub import HUB, hub_documents
 from rabtriever.sources.json_files import json_documents
 from rabtriever.sources.markdown import markdown_documents, markdown_files
@@ -65,7 +66,7 @@ def load_source(
 def _placed(source: str | Path, columns: Columns) -> Iterator[Placed]:
     if str(source).startswith(HUB):
         return hub_documents(str(source), columns)
-    path = Path(source).expanduser().absolute()
+    path = local_path(source)
     if path.is_dir():
         return _folder_documents(path)
     if not path.is_file():

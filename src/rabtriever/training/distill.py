@@ -17,7 +17,7 @@ from rabtriever.encoders.loading import load_encoder
 from rabtriever.errors import InputError
 from rabtriever.llm.loading import LoadOptions
 from rabtriever.llm.sources import is_path
-from rabtriever.persistence.folder import CONFIG, ENCODER, absolute_path, read_config, require_absent
+from rabtriever.persistence.folder import CONFIG, ENCODER, local_path, normalized_uri, read_config, require_absent
 from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.generative import GenerativeReranker, RerankerOptions
 from rabtriever.rerankers.remote.reranker import RemoteReranker, notice
@@ -53,7 +53,7 @@ def distill(
     Args:
         data: Documents and queries; qrels if there are any.
         teacher: Who teaches, or the names of models (:func:`rabtriever.teachers.load_teacher`).
-        out: Folder to save the retriever in; None saves nothing.
+        out: Folder to save the retriever in, or its URI; None saves nothing.
         config: Options; the defaults if None.
         encoder: What the retriever stands on: an encoder, or its name as for
             :func:`rabtriever.encoders.loading.load_encoder`; ``teacher``: the teacher's own LLM, as in the paper.
@@ -71,7 +71,7 @@ def distill(
         InputError: ``out`` exists or cannot be made, there is no such model, or nothing to train on.
     """
     if out is not None:
-        out = absolute_path(out)
+        out = normalized_uri(out)
         require_absent(out)
     if not isinstance(teacher, Teacher):
         names = [teacher] if isinstance(teacher, str | Path) else list(teacher)
@@ -118,7 +118,7 @@ def _distill_tuned(
     notes["encoder_tuning"] = {"of": of, **asdict(tuning), **tuned.to_config()}
     retriever.save_pretrained(out, notes, distiller.log)
     if tuned.encoder.owned_folder:  # the retriever's own copy, since the other one goes
-        retriever.encoder = tuned.encoder.moved(absolute_path(out) / ENCODER)
+        retriever.encoder = tuned.encoder.moved(local_path(out) / ENCODER)
     shutil.rmtree(partial_folder(out))
     return retriever
 

@@ -16,6 +16,8 @@ from rabtriever.data import Document
 from rabtriever.errors import InputError, StorageError
 from rabtriever.llm.loading import LoadedLLM
 from rabtriever.llm.writing import Writer
+from rabtriever.persistence.folder import absolute_path
+from rabtriever.persistence.storage import is_uri, working_file
 from rabtriever.progress import bar
 from rabtriever.training.generated_text import normalize, parse_lines, why_unusable
 from rabtriever.training.generation_prompts import EXAMPLE_TEXTS, LINES, conversation
@@ -62,7 +64,10 @@ def generate_requests(
     """
     if n < 1:
         raise InputError(f"generate {n}: give at least 1 request for each document", param="generate")
-    writer, path = Writer(llm), Path(path).expanduser()
+    if is_uri(path):
+        with working_file(str(path)) as local:
+            return generate_requests(documents, llm, local, n, seed=seed, show_progress_bar=show_progress_bar)
+    writer, path = Writer(llm), absolute_path(path)
     styles = Counter(islice(cycle(STYLES), n))
     written = _Written.read(path)
     _append(path, [])  # fails before anything is paid

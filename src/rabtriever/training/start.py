@@ -21,8 +21,9 @@ from rabtriever.errors import ConflictError, StorageError
 from rabtriever.llm.loading import LoadedLLM, load_base, load_llm
 from rabtriever.llm.prompt import PromptTemplate
 from rabtriever.llm.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_base, check_adapter, is_path
-from rabtriever.persistence.folder import ADAPTER, absolute_path, read_config, write_json
+from rabtriever.persistence.folder import ADAPTER, absolute_path, local_path, normalized_uri, read_config, write_json
 from rabtriever.persistence.hub import resolve_model
+from rabtriever.persistence.storage import is_uri, working_place
 from rabtriever.training.config import RerankerTrainingConfig
 
 
@@ -59,11 +60,11 @@ class Start:
             prompt = prompt or PromptTemplate.from_dict(saved["prompt"])
             return cls(saved["llm"], prompt, adapter, trainings, saved.get("llm_revision"))
         source, adapter = str(model), None
-        if (absolute_path(model) / ADAPTER_CONFIG).is_file():
-            adapter = absolute_path(model)
+        if (local_path(model) / ADAPTER_CONFIG).is_file():
+            adapter = local_path(model)
             check_adapter(adapter)
             source = adapter_base(adapter)
-        source = str(absolute_path(source)) if is_path(source) else source
+        source = normalized_uri(source) if is_path(source) else source
         return cls(source, prompt or PromptTemplate(), adapter)
 
     def load(
@@ -104,12 +105,12 @@ class Start:
 
 
 def partial_folder(out: str | Path) -> Path:
-    """Returns where an unfinished training of a model to be saved as ``out`` keeps its checkpoints."""
-    out = absolute_path(out)
+    """Returns where an unfinished training of a model to be saved as ``out`` keeps its checkpoints, always here."""
+    out = working_place(str(out)) if is_uri(out) else absolute_path(out)
     return out.with_name(out.name + ".partial")
 
 
-def checkpoint_dir(out: Path, run: Mapping[str, Any]) -> Path:
+def checkpoint_dir(out: str | Path, run: Mapping[str, Any]) -> Path:
     """Returns ``<out>.partial``, with a record of the run in it and without checkpoints that are not whole.
 
     Raises:

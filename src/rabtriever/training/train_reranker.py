@@ -21,8 +21,8 @@ from rabtriever.llm.prompt import Prompt, PromptTemplate
 from rabtriever.llm.prompted import PromptedLLM
 from rabtriever.persistence.folder import (
     ADAPTER,
-    absolute_path,
     atomic_folder,
+    normalized_uri,
     require_absent,
     write_config,
     write_json,
@@ -60,7 +60,7 @@ def train_reranker(
 
     Args:
         data: Documents, queries and qrels.
-        out: Folder to make.
+        out: Folder to make, or its URI; checkpoints are in the cache folder then.
         model: ``tools``, a folder or hub id of ours, whose adapter is trained further (``lora_rank`` and ``lora_depth``
             are then the adapter's), or an LLM: ``smollm2``, a hub id, a folder or a GGUF file.
         prompt: What is written around documents and queries; if None, the model's, or the default template.
@@ -77,7 +77,7 @@ def train_reranker(
         InputError: ``out`` exists, an interrupted training there had other options, the data has no train split, or no
             model is found.
     """
-    out, config = absolute_path(out), config or RerankerTrainingConfig()
+    out, config = normalized_uri(out), config or RerankerTrainingConfig()
     require_absent(out)
     data = train_dev_split(data)
     data.labelled_queries("train")
@@ -92,7 +92,7 @@ def train_reranker(
 
 def _train(
     data: RetrievalData,
-    out: Path,
+    out: str,
     start: Start,
     config: RerankerTrainingConfig,
     callbacks: Sequence[TrainingCallback],
@@ -121,7 +121,7 @@ def _train(
         model.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)
         (folder / ADAPTER / CARD).unlink(missing_ok=True)  # an empty form
         shutil.copy(partial / LOG, folder / LOG)
-        write_config(folder, record, out.name)
+        write_config(folder, record, Path(out).name)
     shutil.rmtree(partial)
 
 

@@ -89,7 +89,7 @@ def tune_encoder(distiller: Distiller, out: str | Path, config: TuneEncoderConfi
             "tune_encoder: no held-out query to choose by; add queries or teacher calls", param="tune_encoder"
         )
     batches = TuningBatches(distiller.data, distiller.targets, distiller.listed, config)
-    partial = checkpoint_dir(Path(out).expanduser(), _describe_run(distiller, config))
+    partial = checkpoint_dir(out, _describe_run(distiller, config))
     with torch.random.fork_rng(range(torch.cuda.device_count())):  # the caller's random numbers stay as they are
         weights = _train(encoder, batches, config, partial / CHECKPOINT, distiller.callbacks)
     encoders = {0.0: encoder, **_save_interpolated(encoder, weights, partial)}
