@@ -13,6 +13,7 @@ from rabtriever import __version__
 from rabtriever.cli.arguments import Parser, rename_flags
 from rabtriever.errors import InputError
 from rabtriever.progress import hide
+from rabtriever.training import processes
 
 COMMANDS = (
     "demo",
@@ -55,10 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves: for programmers
     warnings.formatwarning = lambda message, *_: f"rabtriever {args.command}: {message}\n"  # without the source line
-    hide(args.json or args.command == "serve")
+    hide(args.json or args.command == "serve" or processes.rank() > 0)
     try:
         return int(args.run(args) or 0)
     except InputError as error:
+        processes.let_first_speak()
         print(f"rabtriever {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -18,6 +18,7 @@ from rabtriever.llm.loading import choice_direction
 from rabtriever.llm.prompt import Prompt
 from rabtriever.llm.torch_engine import TorchEngine, TorchKVCache
 from rabtriever.scoring.predictor import Predictor
+from rabtriever.training import processes
 from rabtriever.training.batches import TrainingBatch
 from rabtriever.training.losses import decorrelation, dpo, listwise, pointwise
 
@@ -57,11 +58,12 @@ class RerankerModule(nn.Module):
         self.register_buffer("choice_direction", choice_direction(causal, prompt.choice_ids), persistent=False)
 
     def forward(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Computes the loss of one batch.
+        """Computes the loss of one batch, or of a process's share of one.
 
         Returns:
-            Scalars: ``loss``; ``accuracy``, the share of queries whose best document is relevant; with a student,
-            ``student_accuracy``, the same of its log-odds.
+            Scalars, of a share weighted so that the mean over processes is the batch's: ``loss``; ``accuracy``, the
+            share of queries whose best document is relevant; with a student, ``student_accuracy``, the same of its
+            log-odds. A student's decorrelation is over the share's pairs.
         """
         device = self.choice_direction.device
         positive, scored = batch.positive.to(device), batch.scored.to(device)
@@ -74,18 +76,19 @@ class RerankerModule(nn.Module):
         if self.objective == "dpo":
             with torch.no_grad(), self.model.disable_adapter():
                 reference = self._pair_log_odds(queries, columns, self.engine.prefill(documents))
-            loss = dpo(pair_log_odds, reference, labels)
+            loss = batch.pair_weight * dpo(pair_log_odds, reference, labels)
         else:
-            loss = pointwise(pair_log_odds, labels)
+            loss = batch.pair_weight * pointwise(pair_log_odds, labels)
             if self.objective == "listwise":
-                loss = listwise(log_odds, positive) + loss
-        result = {"loss": loss, "accuracy": _accuracy(log_odds, positive)}
+                loss = batch.query_weight * listwise(log_odds, positive) + loss
+        result = {"loss": loss, "accuracy": batch.query_weight * _accuracy(log_odds, positive)}
         if self.student is not None:
             students = self._student_log_odds(batch, prefixes)
             similar = decorrelation(students[scored], pair_log_odds.detach())
             students = students.masked_fill(batch.own.to(device), float("-inf"))
-            result["loss"] = loss + self.student_weight * (listwise(students, positive) + similar)
-            result["student_accuracy"] = _accuracy(students, positive)
+            labelled = batch.query_weight * listwise(students, positive)
+            result["loss"] = loss + self.student_weight * (labelled + similar)
+            result["student_accuracy"] = batch.query_weight * _accuracy(students, positive)
         return result
 
     def _pair_log_odds(self, queries: list[list[int]], documents: Tensor, prefixes: TorchKVCache) -> Tensor:
@@ -125,7 +128,7 @@ class RerankerTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs, with the means of the model's outputs over the steps since the last log."""
-        steps, sums = self._sums.pop("steps", 1), self._sums
+        steps, sums = self._sums.pop("steps", 1), processes.mean(self._sums)
         self._sums = Counter()
         super().log({**logs, **{name: round(value / steps, 4) for name, value in sums.items()}}, start_time)
 
