@@ -50,7 +50,7 @@ class TrainingBatch:
         """
         if processes == 1:
             return self
-        rows = torch.arange(rank, len(self.queries), processes)
+        rows = torch.arange(len(self.queries))[rank::processes]
         query_weight = processes * len(rows) / len(self.queries)
         pair_weight = processes * float(self.scored[rows].sum() / self.scored.sum())
         rows = rows if len(rows) else torch.zeros(1, dtype=torch.long)

@@ -214,6 +214,7 @@ def _arguments(partial: Path, config: RerankerTrainingConfig, dtype: torch.dtype
         seed=config.seed,
         remove_unused_columns=False,
         disable_tqdm=True,
+        ddp_find_unused_parameters=False,  # a share uses what the whole batch does
     )
     # With several GPUs the Trainer would draw as many batches per step and split them among the cards.
     arguments._n_gpu = min(1, arguments.n_gpu)
