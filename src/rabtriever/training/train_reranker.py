@@ -127,12 +127,13 @@ def _train(
 
     def write() -> None:
         with atomic_folder(out) as folder:
-            model.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)
-            (folder / ADAPTER / CARD).unlink(missing_ok=True)  # an empty form
+            # peft's card is an empty form.
+            shutil.copytree(partial / ADAPTER, folder / ADAPTER, ignore=shutil.ignore_patterns(CARD, STUDENT))
             shutil.copy(partial / LOG, folder / LOG)
             write_config(folder, record, out.name)
         shutil.rmtree(partial)
 
+    trainer.save_model(str(partial / ADAPTER))
     processes.wait()  # each writes its random state into checkpoints
     processes.first(write)
 
