@@ -14,6 +14,7 @@ from rabtriever.cli.arguments import Parser, rename_flags
 from rabtriever.errors import InputError
 from rabtriever.persistence.storage import with_uris
 from rabtriever.progress import hide
+from rabtriever.training import processes
 
 COMMANDS = (
     "demo",
@@ -56,10 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves: for programmers
     warnings.formatwarning = lambda message, *_: f"rabtriever {args.command}: {with_uris(str(message))}\n"  # one line
-    hide(args.json or args.command == "serve")
+    hide(args.json or args.command == "serve" or processes.rank() > 0)
     try:
         return int(args.run(args) or 0)
     except InputError as error:
+        processes.let_first_speak()
         print(f"rabtriever {args.command}: {with_uris(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

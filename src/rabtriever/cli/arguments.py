@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_type_hin
 from rabtriever.choices import BACKENDS, DTYPES, PRESETS
 from rabtriever.errors import InputError
 from rabtriever.progress import is_shown
+from rabtriever.training import processes
 
 if TYPE_CHECKING:
     from rabtriever.data import RetrievalData
@@ -50,6 +51,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints the fault and exits with 2."""
+        processes.let_first_speak()
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 

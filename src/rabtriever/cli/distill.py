@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rabtriever.cli import arguments
 from rabtriever.errors import InputError
 from rabtriever.persistence.folder import local_path, require_absent
+from rabtriever.training import processes
 from rabtriever.training.config import DistillConfig, TuneEncoderConfig
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def run(args: argparse.Namespace) -> None:
         tune_encoder=tuning,
         **arguments.load_options(args),
     )
+    if processes.rank():
+        return  # the first process tells
     hint = f"next: rabtriever index {args.data[0]} --model {args.out} --out INDEX"
     gain = retriever.fusion.gain
     confirmed = "" if gain else "; held-out queries confirmed no gain over the encoder, whose ranking it keeps"
@@ -105,7 +108,7 @@ def _read(args: argparse.Namespace) -> RetrievalData:
         data = add_requests(data, args.queries)
     if args.generate is not None:
         path = f"{args.out}.requests.jsonl"  # beside the folder, which is made in one piece at the end
-        arguments.generate(args, args.generate, path)
+        processes.first(lambda: arguments.generate(args, args.generate, path))
         data = add_requests(data, path)
     return data
 

@@ -8,6 +8,7 @@ import json
 from rabtriever.cli import arguments
 from rabtriever.errors import InputError
 from rabtriever.persistence.folder import local_path, require_absent
+from rabtriever.training import processes
 from rabtriever.training.config import RerankerTrainingConfig
 
 
@@ -34,6 +35,8 @@ def run(args: argparse.Namespace) -> None:
     from rabtriever.training.train_reranker import train_reranker
 
     train_reranker(data, args.out, args.model, prompt=prompt, config=config, device=args.device, dtype=args.dtype)
+    if processes.rank():
+        return  # the first process tells
     hint = f"next: rabtriever distill {' '.join(args.data)} --teacher {args.out} --out RETRIEVER"
     arguments.print_result(args, {"reranker": args.out}, f"{args.out}: a reranker; {hint}")
 

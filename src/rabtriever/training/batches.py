@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from random import Random
 
 import torch
@@ -25,6 +26,8 @@ class TrainingBatch:
         scored: bool (n, k), the pairs that the LLM scores: all positive ones and some negatives.
         own: bool (n, k), whether the document is the query itself (:meth:`RetrievalData.is_own_document`): neither
             relevant nor a negative.
+        query_weight: What a mean over these queries counts: 1 unless they are a process's share.
+        pair_weight: The same of a mean over the scored pairs.
     """
 
     queries: list[str]
@@ -32,6 +35,29 @@ class TrainingBatch:
     positive: Tensor
     scored: Tensor
     own: Tensor
+    query_weight: float = 1.0
+    pair_weight: float = 1.0
+
+    def share(self, rank: int, processes: int, all_documents: bool) -> TrainingBatch:
+        """Returns the queries of one process, weighted so that the mean of all processes' losses is the whole batch's.
+
+        A process without any takes the first query, which then counts nothing.
+
+        Args:
+            rank: The process.
+            processes: How many there are.
+            all_documents: Whether to keep documents that none of these queries is scored with.
+        """
+        if processes == 1:
+            return self
+        rows = torch.arange(len(self.queries))[rank::processes]
+        query_weight = processes * len(rows) / len(self.queries)
+        pair_weight = processes * float(self.scored[rows].sum() / self.scored.sum())
+        rows = rows if len(rows) else torch.zeros(1, dtype=torch.long)
+        read = self.scored[rows].any(0) | all_documents
+        positive, scored, own = (pairs[rows][:, read] for pairs in (self.positive, self.scored, self.own))
+        queries, documents = [self.queries[row] for row in rows.tolist()], list(compress(self.documents, read.tolist()))
+        return TrainingBatch(queries, documents, positive, scored, own, query_weight, pair_weight)
 
 
 class BatchDataset(torch.utils.data.Dataset[TrainingBatch]):
@@ -43,12 +69,17 @@ class BatchDataset(torch.utils.data.Dataset[TrainingBatch]):
         data: Documents, queries and qrels; only the queries of its ``train`` split are used.
         config: Sizes, share of hard negatives, seed.
         hard_negatives: Document id -> ids of the documents that are easily mistaken for it, hardest first.
+        processes: How many share the queries of a step. Items then are shares: step 0's by rank, step 1's, ...
     """
 
     def __init__(
-        self, data: RetrievalData, config: RerankerTrainingConfig, hard_negatives: Mapping[str, Sequence[str]]
+        self,
+        data: RetrievalData,
+        config: RerankerTrainingConfig,
+        hard_negatives: Mapping[str, Sequence[str]],
+        processes: int = 1,
     ) -> None:
-        self.data, self.config, self.hard_negatives = data, config, hard_negatives
+        self.data, self.config, self.hard_negatives, self.processes = data, config, hard_negatives, processes
         self.n_documents = min(config.documents_per_step, len(data.documents))
         self.positives = data.positives("train")
         self._queries_of: dict[str, list[str]] = defaultdict(list)
@@ -58,11 +89,15 @@ class BatchDataset(torch.utils.data.Dataset[TrainingBatch]):
         self._epoch, self._order = -1, list(self.positives)
 
     def __len__(self) -> int:
-        """Returns the number of steps."""
-        return self.config.steps
+        """Returns the number of steps, times the processes."""
+        return self.config.steps * self.processes
 
-    def __getitem__(self, step: int) -> TrainingBatch:
-        """Returns the batch of one step."""
+    def __getitem__(self, item: int) -> TrainingBatch:
+        """Returns the batch of one step and process."""
+        step, rank = divmod(item, self.processes)
+        return self._batch(step).share(rank, self.processes, all_documents=self.config.student_weight > 0)
+
+    def _batch(self, step: int) -> TrainingBatch:
         random = Random(f"{self.config.seed}/{step}")
         documents, queries = self._choose(step, random)
         positive = torch.tensor([[document in self.positives[query] for document in documents] for query in queries])

@@ -22,6 +22,7 @@ from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.generative import GenerativeReranker, RerankerOptions
 from rabtriever.rerankers.remote.reranker import RemoteReranker, notice
 from rabtriever.retriever import Rabtriever
+from rabtriever.training import processes
 from rabtriever.training.callbacks import JsonlLogger, TrainingCallback
 from rabtriever.training.config import DistillConfig, TuneEncoderConfig
 from rabtriever.training.distiller import Distiller
@@ -48,7 +49,8 @@ def distill(
     """Distils teachers into a retriever over an encoder.
 
     The teachers' outputs are cached on disk, so repeating an interrupted call pays for nothing twice. Without qrels all
-    queries are used and only the teachers teach. Metrics are logged as lines of JSON to stderr.
+    queries are used and only the teachers teach. Metrics are logged as lines of JSON to stderr. Processes that a
+    launcher starts divide the teachers' reading and share one cache; the first one writes and logs.
 
     Args:
         data: Documents and queries; qrels if there are any.
@@ -76,7 +78,7 @@ def distill(
     if not isinstance(teacher, Teacher):
         names = [teacher] if isinstance(teacher, str | Path) else list(teacher)
         teacher = load_teachers([str(name) for name in names], **options)
-    if any(isinstance(reranker, RemoteReranker) for reranker, _ in teacher.rerankers):
+    if processes.rank() == 0 and any(isinstance(reranker, RemoteReranker) for reranker, _ in teacher.rerankers):
         notice()
     loading: Any = {name: value for name, value in options.items() if name in LoadOptions.__annotations__}
     if not isinstance(encoder, str | Path):
@@ -88,7 +90,8 @@ def distill(
         return _distill_tuned(distiller, data, out, tune_encoder)
     retriever = distiller.train(data)
     if out is not None:
-        retriever.save_pretrained(out, _notes(distiller, data), distiller.log)
+        folder = out
+        processes.first(lambda: retriever.save_pretrained(folder, _notes(distiller, data), distiller.log))
     return retriever
 
 
@@ -116,10 +119,11 @@ def _distill_tuned(
     source = first.encoder.describe()["name"]
     of = _name(first.encoder) if is_path(source) else source
     notes["encoder_tuning"] = {"of": of, **asdict(tuning), **tuned.to_config()}
-    retriever.save_pretrained(out, notes, distiller.log)
+    processes.first(lambda: retriever.save_pretrained(out, notes, distiller.log))
     if tuned.encoder.owned_folder:  # the retriever's own copy, since the other one goes
         retriever.encoder = tuned.encoder.moved(local_path(out) / ENCODER)
-    shutil.rmtree(partial_folder(out))
+    processes.wait()
+    processes.first(lambda: shutil.rmtree(partial_folder(out)))
     return retriever
 
 

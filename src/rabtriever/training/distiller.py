@@ -20,7 +20,7 @@ from rabtriever.retriever import Rabtriever
 from rabtriever.scoring.examples import Examples
 from rabtriever.scoring.fusion import ZERO_SHOT_BETA, Fusion, text_keys
 from rabtriever.scoring.predictor import Predictor
-from rabtriever.training import new_documents
+from rabtriever.training import new_documents, processes
 from rabtriever.training.cached_teacher import CachedTeacher
 from rabtriever.training.callbacks import TrainingCallback
 from rabtriever.training.config import DistillConfig
@@ -43,6 +43,10 @@ PATIENCE, MIN_STOPPING_QUERIES = 3, 100  # rounds without a better student, over
 class Distiller:
     """Trains a predictor in rounds: the student ranks, the teacher scores some of what it ranked, the predictor learns.
 
+    Processes that a launcher starts divide what models compute: the teacher's reading, states of texts. A step of the
+    predictor every one takes alike: most of it is the documents' side, which all queries of the step share, so that
+    dividing the queries would save less than exchanging the gradients costs.
+
     Override :meth:`sample_pairs` to change which pairs rerankers read and :meth:`compute_losses` to change what is
     learnt.
 
@@ -50,7 +54,7 @@ class Distiller:
         encoder: Makes the embeddings of queries and documents; frozen.
         teacher: Encoders and rerankers; frozen.
         config: Options.
-        callbacks: Receive the metrics of each round.
+        callbacks: Receive the metrics of each round, in the first process.
 
     Attributes:
         data: The data set of the training.
@@ -67,7 +71,8 @@ class Distiller:
         config: DistillConfig | None = None,
         callbacks: Sequence[TrainingCallback] = (),
     ) -> None:
-        self.encoder, self.teacher, self.callbacks = encoder, teacher, callbacks
+        self.encoder, self.teacher = encoder, teacher
+        self.callbacks = callbacks if processes.rank() == 0 else ()
         self.config = config = (config or DistillConfig()).resolve(encoder.has_similarity or bool(teacher.encoders))
         self.weights = {
             "loss/embedding": config.embedding_weight,
@@ -190,6 +195,7 @@ class Distiller:
         asking = self.unlabelled if config.label_weight and not teacher.rerankers else torch.arange(len(train))
         self.taught = self.targets.asked_for(asking, len(self.data.documents))
         self.taught[[document for of_query in train.positives for document in of_query]] = True
+        self.taught = processes.agree(self.taught)
         self.log: list[dict[str, Any]] = []
         self._calls_before = self.cached_teacher.calls  # of dev queries, which the schedule has set aside
         self._make_student()
@@ -241,7 +247,7 @@ class Distiller:
         batches = shuffled_batches(len(self.data.train), self.schedule.queries_per_round, self.generator)
         for round_ in range(1, self.config.rounds + 1):
             metrics = self._query_teacher(next(batches)) | self._fit(self.schedule.steps_per_round, f"round {round_}")
-            late = bool(self.config.minutes) and time.time() - started > 60 * self.config.minutes
+            late = processes.agree(bool(self.config.minutes) and time.time() - started > 60 * self.config.minutes)
             stalled = unchanged >= PATIENCE and len(self.data.dev) >= MIN_STOPPING_QUERIES
             last = round_ == self.config.rounds or stalled or late
             if last:
@@ -261,7 +267,7 @@ class Distiller:
     def _query_teacher(self, queries: Tensor) -> dict[str, float]:
         """Lets rerankers read pairs of these queries; returns how well the student foresaw the result."""
         remaining = self.schedule.training_calls - (self.cached_teacher.calls - self._calls_before)
-        pairs = self.sample_pairs(queries)[:remaining] if remaining > 0 else self.targets.pairs[:0]
+        pairs = processes.agree(self.sample_pairs(queries)[:remaining] if remaining > 0 else self.targets.pairs[:0])
         if not len(pairs):
             return {}
         first = not len(self.targets.pairs)
@@ -290,14 +296,15 @@ class Distiller:
             self.learning_rate.step()
             sums.update({name: loss.item() for name, loss in losses.items()})
         self.student.eval()
+        self.student.load_state_dict(processes.agree(self.student.state_dict()))
         return {name: value / n_steps for name, value in sums.items()}
 
     def _dev_recall(self) -> float:
-        return dev_recall(self.student.log_odds, self.data).get("dev/R@1", 0.0)
+        return processes.agree(dev_recall(self.student.log_odds, self.data).get("dev/R@1", 0.0))
 
     def _make_retriever(self) -> Rabtriever:
         """Returns the retriever with what dev queries confirm of the correction, and calibrated probabilities."""
-        fusion = choose_gain(self.student, self.data, self.taught, self.config.new_document_gain)
+        fusion = processes.agree(choose_gain(self.student, self.data, self.taught, self.config.new_document_gain))
         setting, examples = self._choose_setting(fusion), self._examples(self.data)
         fusion = replace(fusion, center=setting.center)
         if examples and setting.weight:

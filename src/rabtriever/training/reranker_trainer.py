@@ -11,13 +11,17 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from rabtriever.llm.backbone import Backbone, token_batches
 from rabtriever.llm.loading import choice_direction
 from rabtriever.llm.prompt import Prompt
+from rabtriever.llm.sources import ADAPTER_WEIGHTS
 from rabtriever.llm.torch_engine import TorchEngine, TorchKVCache
 from rabtriever.scoring.predictor import Predictor
+from rabtriever.training import processes
 from rabtriever.training.batches import TrainingBatch
 from rabtriever.training.losses import decorrelation, dpo, listwise, pointwise
 
@@ -54,14 +58,16 @@ class RerankerModule(nn.Module):
         # Without padding, gradients or not: a policy and its reference must differ in their weights alone.
         self.engine = TorchEngine(causal, pad=False)
         self.backbone = Backbone(causal.config, lambda: TorchEngine(causal))
+        self._no_split_modules = causal._no_split_modules  # the layers that FSDP divides among processes
         self.register_buffer("choice_direction", choice_direction(causal, prompt.choice_ids), persistent=False)
 
     def forward(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Computes the loss of one batch.
+        """Computes the loss of one batch, or of a process's share of one.
 
         Returns:
-            Scalars: ``loss``; ``accuracy``, the share of queries whose best document is relevant; with a student,
-            ``student_accuracy``, the same of its log-odds.
+            Scalars, of a share weighted so that the mean over processes is the batch's: ``loss``; ``accuracy``, the
+            share of queries whose best document is relevant; with a student, ``student_accuracy``, the same of its
+            log-odds. A student's decorrelation is over the share's pairs.
         """
         device = self.choice_direction.device
         positive, scored = batch.positive.to(device), batch.scored.to(device)
@@ -69,24 +75,33 @@ class RerankerModule(nn.Module):
         rows, columns = batch.scored.nonzero().T
         queries, labels = [query_ids[row] for row in rows.tolist()], positive[scored]
         prefixes = self.engine.prefill(documents)
+        self._gather_in_backward(prefixes)
         pair_log_odds = self._pair_log_odds(queries, columns, prefixes)
         log_odds = pair_log_odds.new_full(scored.shape, float("-inf")).masked_scatter(scored, pair_log_odds)
         if self.objective == "dpo":
             with torch.no_grad(), self.model.disable_adapter():
                 reference = self._pair_log_odds(queries, columns, self.engine.prefill(documents))
-            loss = dpo(pair_log_odds, reference, labels)
+            loss = batch.pair_weight * dpo(pair_log_odds, reference, labels)
         else:
-            loss = pointwise(pair_log_odds, labels)
+            loss = batch.pair_weight * pointwise(pair_log_odds, labels)
             if self.objective == "listwise":
-                loss = listwise(log_odds, positive) + loss
-        result = {"loss": loss, "accuracy": _accuracy(log_odds, positive)}
+                loss = batch.query_weight * listwise(log_odds, positive) + loss
+        result = {"loss": loss, "accuracy": batch.query_weight * _accuracy(log_odds, positive)}
         if self.student is not None:
             students = self._student_log_odds(batch, prefixes)
             similar = decorrelation(students[scored], pair_log_odds.detach())
             students = students.masked_fill(batch.own.to(device), float("-inf"))
-            result["loss"] = loss + self.student_weight * (listwise(students, positive) + similar)
-            result["student_accuracy"] = _accuracy(students, positive)
+            labelled = batch.query_weight * listwise(students, positive)
+            result["loss"] = loss + self.student_weight * (labelled + similar)
+            result["student_accuracy"] = batch.query_weight * _accuracy(students, positive)
         return result
+
+    def _gather_in_backward(self, prefixes: TorchKVCache) -> None:
+        """Lets FSDP gather a layer's weights when a gradient comes by its keys and values, not by what it returned."""
+        for layer, tensors in zip(self.engine.decoder.layers, prefixes.layers, strict=True):
+            for tensor in tensors if isinstance(layer, FSDPModule) else ():
+                if tensor.requires_grad:
+                    tensor.register_hook(lambda _, layer=layer: layer.unshard())
 
     def _pair_log_odds(self, queries: list[list[int]], documents: Tensor, prefixes: TorchKVCache) -> Tensor:
         """Computes the log-odds float32 (p,) of pairs of token ids and int64 (p,) positions in ``prefixes``."""
@@ -125,22 +140,37 @@ class RerankerTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs, with the means of the model's outputs over the steps since the last log."""
-        steps, sums = self._sums.pop("steps", 1), self._sums
+        steps, sums = self._sums.pop("steps", 1), processes.mean(self._sums)
         self._sums = Counter()
         super().log({**logs, **{name: round(value / steps, 4) for name, value in sums.items()}}, start_time)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Writes a checkpoint of what is trained; embeddings never are, so the hub need not be asked about them."""
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes what is trained, the first process from the shards of all if it is in shards."""
         module, folder = cast(RerankerModule, self.model), Path(str(output_dir))
-        module.model.save_pretrained(str(folder), save_embedding_layers=False)
+        trained = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+        whole = {name: weight.full_tensor() if isinstance(weight, DTensor) else weight for name, weight in trained.items()}
+        if processes.rank():
+            return
+        adapter = {name.removeprefix("model."): weight for name, weight in whole.items() if name.startswith("model.")}
+        # Embeddings are never trained, so the hub need not be asked about them.
+        module.model.save_pretrained(str(folder), state_dict=adapter, save_embedding_layers=False)
         if module.student is not None:
-            save_file(module.student.state_dict(), folder / STUDENT)
+            student = module.student.state_dict()
+            student |= {name: whole[f"student.{name}"].detach() for name in student if f"student.{name}" in whole}
+            save_file(student, folder / STUDENT)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        module = cast(RerankerModule, self.model)
-        module.model.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
+        module, folder = cast(RerankerModule, self.model), Path(resume_from_checkpoint)
+        adapter = load_file(folder / ADAPTER_WEIGHTS)
+        saved = {f"model.{name}": weight for name, weight in adapter.items()}
         if module.student is not None:
-            module.student.load_state_dict(load_file(Path(resume_from_checkpoint) / STUDENT))
+            saved |= {f"student.{name}": weight for name, weight in load_file(folder / STUDENT).items()}
+        for name, weight in module.named_parameters():
+            if weight.requires_grad:
+                whole = saved[name.replace(".default.", ".")].to(weight.device)  # peft's files do not name the adapter
+                sharded = isinstance(weight, DTensor)
+                own = distribute_tensor(whole, weight.device_mesh, weight.placements) if sharded else whole
+                weight.data.copy_(own)
 
 
 def collate(batches: Sequence[TrainingBatch]) -> dict[str, TrainingBatch]:

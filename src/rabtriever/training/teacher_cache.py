@@ -7,6 +7,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import cast
 from uuid import uuid4
@@ -22,6 +23,7 @@ from rabtriever.encoders.base import Encoder, Kind
 from rabtriever.errors import InputError
 from rabtriever.progress import bar, is_shown
 from rabtriever.rerankers.base import Reranker
+from rabtriever.training import processes
 
 VECTORS_PER_SHARD = 1024  # an interruption loses fewer
 
@@ -54,7 +56,11 @@ class TeacherCache:
         encode = encoder.encode_queries if kind == "query" else encoder.encode_documents
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         keys, label = [_key(kind, text) for text in texts], f"{encoder.describe()['name']}: {kind} states"
-        vectors, _ = self._fetch(keys, order, lambda rows: encode([texts[i] for i in rows], None, is_shown()), label)
+
+        def compute(rows: list[int]) -> np.ndarray:
+            return encode([texts[i] for i in rows], None, is_shown())
+
+        vectors, _ = self._fetch(keys, order, compute, label, range(len(keys)))
         return vectors.reshape(len(texts), encoder.hidden_size)
 
     def scores(self, queries: Sequence[str], documents: Sequence[str], pairs: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -74,19 +80,41 @@ class TeacherCache:
             return log_odds if scores.states is None else np.concatenate([log_odds, scores.states], axis=1)
 
         # Pairs of one document side by side: a shard then takes few documents.
-        vectors, n_new = self._fetch(keys, pairs[:, 1].argsort(stable=True).tolist(), compute, "teacher calls")
+        order, of_document = pairs[:, 1].argsort(stable=True).tolist(), pairs[:, 1].tolist()
+        vectors, n_new = self._fetch(keys, order, compute, "teacher calls", of_document)
         return vectors[:, 0], vectors[:, 1:], n_new
 
     def _fetch(
-        self, keys: list[bytes], order: list[int], compute: Callable[[list[int]], np.ndarray], label: str
+        self,
+        keys: list[bytes],
+        order: list[int],
+        compute: Callable[[list[int]], np.ndarray],
+        label: str,
+        groups: Sequence[int],
     ) -> tuple[Tensor, int]:
-        """Returns the vectors of ``keys``, computing in ``order`` and storing those that are not cached."""
-        missing = list({keys[i]: i for i in order if keys[i] not in self._rows}.values())
-        with bar(len(missing), label) as shown:
-            for start in range(0, len(missing), VECTORS_PER_SHARD):
-                rows = missing[start : start + VECTORS_PER_SHARD]
-                self._write([keys[i] for i in rows], compute(rows))
-                shown.update(len(rows))
+        """Returns the vectors of ``keys``, computing in ``order`` and storing those that are not cached.
+
+        Processes divide the work; vectors of one of the ``groups`` stay together.
+        """
+
+        def absent() -> list[int]:
+            return list({keys[i]: i for i in order if keys[i] not in self._rows}.values())
+
+        def make(missing: list[int]) -> list[str]:
+            made = []
+            with bar(len(missing), label) as shown:
+                for start in range(0, len(missing), VECTORS_PER_SHARD):
+                    rows = missing[start : start + VECTORS_PER_SHARD]
+                    made.append(self._write([keys[i] for i in rows], compute(rows)))
+                    shown.update(len(rows))
+            return made
+
+        missing = processes.agree(absent())
+        own = _divide(missing, groups, processes.count())[processes.rank()]
+        made = processes.together(lambda: make(own))
+        for name in chain(*made[: processes.rank()], *made[processes.rank() + 1 :]):
+            self._add(self.folder / name, _read(self.folder / name, "keys"))
+        make(absent())  # what a process asks for alone, since it rounded otherwise than the first
         by_shard: dict[Path, list[int]] = defaultdict(list)
         for i, key in enumerate(keys):
             by_shard[self._rows[key][0]].append(i)
@@ -98,17 +126,29 @@ class TeacherCache:
             result[positions] = vectors[[self._rows[keys[i]][1] for i in positions]]
         return torch.from_numpy(result), len(missing)
 
-    def _write(self, keys: list[bytes], vectors: np.ndarray) -> None:
-        """Writes a shard, completely or not at all."""
+    def _write(self, keys: list[bytes], vectors: np.ndarray) -> str:
+        """Writes a shard, completely or not at all; returns its name."""
         table = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1)
         shard = self.folder / f"{hashlib.sha256(table.tobytes()).hexdigest()[:16]}.safetensors"
         temporary = shard.with_suffix(f".{uuid4().hex}.partial")
         save_file({"keys": table, "vectors": np.ascontiguousarray(vectors, np.float32)}, temporary)
         os.replace(temporary, shard)
         self._add(shard, table)
+        return shard.name
 
     def _add(self, shard: Path, table: np.ndarray) -> None:
         self._rows.update((bytes(key), (shard, row)) for row, key in enumerate(table))
+
+
+def _divide(missing: list[int], groups: Sequence[int], n: int) -> list[list[int]]:
+    """Divides positions into n shares of about the same length; those of one group stay together, in their order."""
+    by_group: dict[int, list[int]] = defaultdict(list)
+    for i in missing:
+        by_group[groups[i]].append(i)
+    shares: list[list[int]] = [[] for _ in range(n)]
+    for members in by_group.values():
+        min(shares, key=len).extend(members)
+    return shares
 
 
 def _read(shard: Path, name: str) -> np.ndarray:

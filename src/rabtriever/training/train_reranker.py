@@ -31,15 +31,17 @@ from rabtriever.persistence.model_card import CARD
 from rabtriever.progress import bar
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.scoring.predictor import Predictor
+from rabtriever.training import processes
 from rabtriever.training.batches import BatchDataset
 from rabtriever.training.callbacks import JsonlLogger, TrainingCallback
 from rabtriever.training.config import RerankerTrainingConfig
 from rabtriever.training.hard_negatives import mine_hard_negatives
 from rabtriever.training.reranker_trainer import STUDENT, RerankerModule, RerankerTrainer
-from rabtriever.training.start import Start, checkpoint_dir
+from rabtriever.training.start import Start, checkpoint_dir, require_shared
 
 DTYPES = ("float32", "bfloat16")
 LOG = "train_log.jsonl"
+NEGATIVES = "negatives.json"
 
 
 def train_reranker(
@@ -57,6 +59,7 @@ def train_reranker(
 
     Held-out queries (:func:`rabtriever.data.train_dev_split`) are not trained on. Metrics are logged as lines of JSON
     to stderr and ``<out>/train_log.jsonl``. Checkpoints are in ``<out>.partial``; the same call resumes from the last.
+    Processes that a launcher starts share the queries of each step; the first one writes and logs.
 
     Args:
         data: Documents, queries and qrels.
@@ -106,23 +109,33 @@ def _train(
     module = RerankerModule(model, prompt, config.objective, config.student_weight)
     module.backbone.check_length(prompt.max_tokens)
     record = {**start.to_config(), "data": data.name, "training": asdict(config)}
-    partial = checkpoint_dir(out, {**record, "dtype": str(dtype), "digest": start.digest(data)})
-    loggers = [JsonlLogger(partial / LOG), *callbacks]
-    negatives = _hard_negatives(partial, data, module, start, config, loggers)
+    run = {**record, "dtype": str(dtype), "digest": start.digest(data)}
+    partial = processes.first(lambda: checkpoint_dir(out, run))
+    processes.together(lambda: require_shared(partial))
+    loggers = [JsonlLogger(partial / LOG), *callbacks] if processes.rank() == 0 else []
+    if config.hard_negative_share or config.student_weight:
+        processes.first(lambda: _mine(partial, data, module, start, config, loggers))
+    negatives = _mined(partial, module, config)
     trainer = RerankerTrainer(
         module,
         _arguments(partial, config, dtype, device),
-        train_dataset=BatchDataset(data, config, negatives),
+        train_dataset=BatchDataset(data, config, negatives, processes.count()),
         callbacks=[_LogAdapter(loggers), _Bar()],
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is the command's answer
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(partial)))
-    with atomic_folder(out) as folder:
-        model.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)
-        (folder / ADAPTER / CARD).unlink(missing_ok=True)  # an empty form
-        shutil.copy(partial / LOG, folder / LOG)
-        write_config(folder, record, Path(out).name)
-    shutil.rmtree(partial)
+
+    def write() -> None:
+        with atomic_folder(out) as folder:
+            # peft's card is an empty form.
+            shutil.copytree(partial / ADAPTER, folder / ADAPTER, ignore=shutil.ignore_patterns(CARD, STUDENT))
+            shutil.copy(partial / LOG, folder / LOG)
+            write_config(folder, record, Path(out).name)
+        shutil.rmtree(partial)
+
+    trainer.save_model(str(partial / ADAPTER))
+    processes.wait()  # each writes its random state into checkpoints
+    processes.first(write)
 
 
 class _LogAdapter(TrainerCallback):
@@ -149,28 +162,33 @@ class _Bar(TrainerCallback):
         self.bar.close()
 
 
-def _hard_negatives(
+def _mine(
     partial: Path,
     data: RetrievalData,
     module: RerankerModule,
     start: Start,
     config: RerankerTrainingConfig,
     callbacks: Sequence[TrainingCallback],
-) -> dict[str, list[str]]:
-    """Returns the mined negatives, mined once; their student is trained jointly, if a student is."""
-    if not config.hard_negative_share and not config.student_weight:
-        return {}
-    path, student = partial / "negatives.json", partial / STUDENT
+) -> None:
+    """Mines the negatives, once."""
+    if (partial / NEGATIVES).is_file():
+        return
+    # Not trained yet, the LLM on a CPU is faster in int8; on a GPU a second one would take its memory.
+    on_cpu = module.choice_direction.device.type == "cpu"
+    miner = PromptedLLM(start.load_frozen(), start.prompt) if on_cpu else module
+    mined = mine_hard_negatives(data, miner, seed=config.seed, max_queries=config.steps * config.queries_per_step)
+    if mined.student is not None:
+        save_file(mined.student.state_dict(), partial / STUDENT)
+        for callback in callbacks:
+            callback.on_log(0, {"hard_negatives/R@1": mined.recall})
+    write_json(partial / NEGATIVES, mined.by_document)
+
+
+def _mined(partial: Path, module: RerankerModule, config: RerankerTrainingConfig) -> dict[str, list[str]]:
+    """Returns the mined negatives, if any were to be; their student is trained jointly, if a student is."""
+    path, student = partial / NEGATIVES, partial / STUDENT
     if not path.is_file():
-        # Not trained yet, the LLM on a CPU is faster in int8; on a GPU a second one would take its memory.
-        on_cpu = module.choice_direction.device.type == "cpu"
-        miner = PromptedLLM(start.load_frozen(), start.prompt) if on_cpu else module
-        mined = mine_hard_negatives(data, miner, seed=config.seed, max_queries=config.steps * config.queries_per_step)
-        if mined.student is not None:
-            save_file(mined.student.state_dict(), student)
-            for callback in callbacks:
-                callback.on_log(0, {"hard_negatives/R@1": mined.recall})
-        write_json(path, mined.by_document)
+        return {}
     if config.student_weight and student.is_file():
         module.student = Predictor(module.backbone.hidden_size, dropout=0.2)
         module.student.load_state_dict(load_file(student))
@@ -197,6 +215,7 @@ def _arguments(partial: Path, config: RerankerTrainingConfig, dtype: torch.dtype
         seed=config.seed,
         remove_unused_columns=False,
         disable_tqdm=True,
+        ddp_find_unused_parameters=False,  # a share uses what the whole batch does
     )
     # With several GPUs the Trainer would draw as many batches per step and split them among the cards.
     arguments._n_gpu = min(1, arguments.n_gpu)

@@ -20,11 +20,12 @@ from rabtriever.errors import InputError
 from rabtriever.persistence.folder import ENCODER, atomic_folder
 from rabtriever.progress import track
 from rabtriever.rerankers.base import Reranker
+from rabtriever.training import processes
 from rabtriever.training.callbacks import TrainingCallback
 from rabtriever.training.config import TuneEncoderConfig
 from rabtriever.training.encoded_data import EncodedData, EncodedQueries
 from rabtriever.training.metrics import dev_recall
-from rabtriever.training.start import checkpoint_dir
+from rabtriever.training.start import checkpoint_dir, require_shared
 from rabtriever.training.tuned_model import TunedModel, save_interpolated
 from rabtriever.training.tuning_batches import TuningBatches
 
@@ -89,12 +90,14 @@ def tune_encoder(distiller: Distiller, out: str | Path, config: TuneEncoderConfi
             "tune_encoder: no held-out query to choose by; add queries or teacher calls", param="tune_encoder"
         )
     batches = TuningBatches(distiller.data, distiller.targets, distiller.listed, config)
-    partial = checkpoint_dir(out, _describe_run(distiller, config))
+    partial = processes.first(lambda: checkpoint_dir(out, _describe_run(distiller, config)))
+    processes.together(lambda: require_shared(partial))
     with torch.random.fork_rng(range(torch.cuda.device_count())):  # the caller's random numbers stay as they are
         weights = _train(encoder, batches, config, partial / CHECKPOINT, distiller.callbacks)
-    encoders = {0.0: encoder, **_save_interpolated(encoder, weights, partial)}
+    processes.first(lambda: _save_interpolated(encoder, weights, partial))
+    encoders = {0.0: encoder, **{alpha: encoder.moved(_place(partial, alpha)) for alpha in ALPHAS}}
     data, new = distiller.data, batches.held_out(MAX_HELD_OUT)
-    recalls = {alpha: _measure(one, data, new) for alpha, one in encoders.items()}
+    recalls = processes.first(lambda: {alpha: _measure(one, data, new) for alpha, one in encoders.items()})
     alpha = choose_alpha(recalls)
     shown = {f"encoder/{name}/{alpha:g}": value for alpha, found in recalls.items() for name, value in found.items()}
     _report(distiller.callbacks, config.steps, {**shown, "encoder/alpha": alpha})
@@ -132,7 +135,7 @@ def _train(
     model.modules.train()
     for step in track(range(first, config.steps), "tuning the encoder"):
         if step % CHECKPOINT_EVERY == 0:
-            if step > first:
+            if step > first and processes.rank() == 0:
                 model.save_checkpoint(checkpoint, optimizer, step)
             batches.refresh(model, step)
         for group in optimizer.param_groups:
@@ -141,29 +144,28 @@ def _train(
         loss = batches.loss(model, step)
         optimizer.zero_grad()
         loss.backward()
+        processes.sum_gradients(model.trained.values())
         torch.nn.utils.clip_grad_norm_(model.trained.values(), 1.0)
         optimizer.step()
         losses.append(loss.item())
         if (step + 1) % LOG_EVERY == 0 or step + 1 == config.steps:
             _report(callbacks, step + 1, {"encoder/loss": sum(losses) / len(losses)})
             losses = []
-    if first < config.steps:
+    if first < config.steps and processes.rank() == 0:
         model.save_checkpoint(checkpoint, optimizer, config.steps)
     return model.merge()
 
 
-def _save_interpolated(
-    encoder: SentenceEncoder, weights: dict[str, Tensor], partial: Path
-) -> dict[float, SentenceEncoder]:
-    """Writes the encoders that compete with the original one and returns them, by the share of the tuned weights."""
-    encoders = {}
+def _save_interpolated(encoder: SentenceEncoder, weights: dict[str, Tensor], partial: Path) -> None:
+    """Writes the encoders that compete with the original one."""
     for alpha in ALPHAS:
-        place = partial / f"{ENCODER}-{alpha:g}"
-        shutil.rmtree(place, ignore_errors=True)
-        with atomic_folder(place) as folder:
+        shutil.rmtree(_place(partial, alpha), ignore_errors=True)
+        with atomic_folder(_place(partial, alpha)) as folder:
             save_interpolated(encoder.model, weights, alpha, folder)
-        encoders[alpha] = encoder.moved(place)
-    return encoders
+
+
+def _place(partial: Path, alpha: float) -> Path:
+    return partial / f"{ENCODER}-{alpha:g}"
 
 
 def _measure(encoder: SentenceEncoder, data: EncodedData, new: EncodedQueries) -> dict[str, float]:

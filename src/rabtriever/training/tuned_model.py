@@ -20,6 +20,7 @@ from rabtriever.encoders.sentence_model import SentenceModel
 from rabtriever.encoders.sentence_tokenizer import SentenceTokenizer
 from rabtriever.encoders.sentence_torch import TorchSentenceEngine
 from rabtriever.llm.loading import native_dtype
+from rabtriever.training import processes
 from rabtriever.training.config import TuneEncoderConfig
 
 if TYPE_CHECKING:
@@ -51,17 +52,21 @@ class TunedModel:
         self._autocast = native_dtype(encoder.device) == torch.bfloat16
 
     def embed(self, kind: Kind, texts: Sequence[str]) -> Tensor:
-        """Returns the embeddings float32 (n, H) of queries or documents, with gradients."""
-        tokenizer = self._tokenizers[kind]
-        sequences = tokenizer.ids(texts)
+        """Returns the embeddings float32 (n, H) of queries or documents, with gradients.
+
+        Processes divide the texts; gradients reach the weights from a process's own ones.
+        """
+        tokenizer, own = self._tokenizers[kind], texts[processes.rank() :: processes.count()]
+        sequences = tokenizer.ids(own or texts[:1])  # a process without a text computes one in vain
         order = torch.tensor([len(ids) for ids in sequences]).argsort(stable=True)
         with torch.autocast(self.device.type, torch.bfloat16, self._autocast):
             parts = [
                 self._engine.embed([sequences[i] for i in block.tolist()], tokenizer.prompt_tokens)
                 for block in order.split(ENCODED_AT_ONCE)
             ]
-        embeddings = torch.cat(parts)[order.argsort()].float()[:, : self.original.dimension]
-        return F.normalize(embeddings, dim=1) if self.original.normalized else embeddings
+        embeddings = torch.cat(parts)[order.argsort()].float()[: len(own), : self.original.dimension]
+        joined = processes.join_rows(embeddings)
+        return F.normalize(joined, dim=1) if self.original.normalized else joined
 
     @torch.no_grad()
     def states(self, kind: Kind, texts: Sequence[str]) -> Tensor:
