@@ -8,6 +8,7 @@ from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.errors import InputError
 from rabtriever.llm.loading import load_llm
 from rabtriever.llm.prompted import PromptedLLM
+from rabtriever.persistence import vectors
 from rabtriever.rerankers.base import Scores
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.training import teacher_cache as module
@@ -90,8 +91,8 @@ def test_opening_a_cache_reads_names_and_a_call_the_shards_that_it_needs(teacher
     monkeypatch.setattr(module, "VECTORS_PER_SHARD", 1)
     TeacherCache(teacher, tmp_path).scores(QUERIES, DOCUMENTS, PAIRS)
     read = []
-    original = module._read
-    monkeypatch.setattr(module, "_read", lambda shard, name: read.append(name) or original(shard, name))
+    original = vectors._read
+    monkeypatch.setattr(vectors, "_read", lambda place, shard, name: read.append(name) or original(place, shard, name))
     cache = TeacherCache(teacher, tmp_path)
     assert read == ["keys"] * 3
     cache.scores(QUERIES, DOCUMENTS, PAIRS[[0, 3]])

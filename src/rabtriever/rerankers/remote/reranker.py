@@ -63,6 +63,7 @@ class RemoteReranker(PairScorer):
     """
 
     has_states = False
+    group_by = "query"
     numerics = "remote"
     adapter: Path | None = None
 
