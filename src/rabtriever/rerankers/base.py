@@ -12,7 +12,6 @@ import numpy as np
 from rabtriever.errors import InputError
 from rabtriever.scoring.calibration import Calibration
 
-
 Side = Literal["query", "document"]
 
 

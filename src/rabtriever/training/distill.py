@@ -102,7 +102,7 @@ def _open_scores(place: str | Path, teacher: Teacher) -> ScoreStore:
     store = ScoreStore(place)
     if not any(store.folders(reranker.fingerprint) for reranker, _ in teacher.rerankers):
         raise InputError(
-            f"scores {place}: none of these teachers; give what `rabtriever judge --out` wrote for one, with its prompt",
+            f"scores {place}: none of these teachers; give what `rabtriever judge --out` wrote for one, of this prompt",
             param="scores",
         )
     return store

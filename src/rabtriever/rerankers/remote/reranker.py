@@ -20,7 +20,7 @@ import numpy as np
 from rabtriever.caching import cache_dir
 from rabtriever.errors import InputError, RemoteError, check_texts
 from rabtriever.progress import bar
-from rabtriever.rerankers.base import PairScorer, Scores
+from rabtriever.rerankers.base import PairScorer, Scores, Side
 from rabtriever.rerankers.remote.answers import AnswerCache, CachedAnswer, answer_key
 from rabtriever.rerankers.remote.budget import Account, Budget, Stopped
 from rabtriever.rerankers.remote.options import RemoteOptions
@@ -63,7 +63,7 @@ class RemoteReranker(PairScorer):
     """
 
     has_states = False
-    group_by = "query"
+    group_by: Side = "query"
     numerics = "remote"
     adapter: Path | None = None
 

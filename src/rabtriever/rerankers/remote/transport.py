@@ -11,7 +11,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rabtriever.errors import InputError, RemoteError, first_line
-from rabtriever.rerankers.remote.budget import Budget, Charge, Stopped
+from rabtriever.rerankers.remote.budget import Budget, Charge
 from rabtriever.rerankers.remote.options import RemoteOptions
 from rabtriever.rerankers.remote.protocols import used_tokens
 from rabtriever.rerankers.remote.source import RemoteSource
