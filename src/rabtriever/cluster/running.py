@@ -74,9 +74,9 @@ def run_workers(
     Ray would run them again on the same worker, once that has been started anew, for which a smaller cluster may never
     have room. So the caller runs what is left again, with as many workers as there is room for then.
     """
-    import ray
-
     n = workers.room()
+    with needs("cluster"):
+        import ray.data  # sets up its log, which is then quieted
     with _quiet():
         data = _dataset(parts, n)
         data.context.max_errored_blocks = -1

@@ -45,9 +45,9 @@ def draw_sample(data: RetrievalData, split: str | None, limit: int, depth: int, 
 
 @dataclass(frozen=True)
 class Sample:
-    """Queries, their ids, and all documents; ``relevant`` holds the positions of each query's relevant documents, None unlabelled.
+    """Queries, their ids, and all documents.
 
-    ``own`` are (query, document) positions of documents that are the query itself; ``depth`` is how many documents of a
+    ``relevant`` holds the positions of each query's relevant documents, None unlabelled; ``own`` are (query, document) positions of documents that are the query itself; ``depth`` is how many documents of a
     query are read.
     """
 

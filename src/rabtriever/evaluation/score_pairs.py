@@ -17,6 +17,7 @@ from rabtriever.encoders.base import Encoder
 from rabtriever.errors import InputError, TextError
 from rabtriever.evaluation.choice_mass import PROBED, check_choice_mass
 from rabtriever.evaluation.judge import Candidates, make_report
+from rabtriever.persistence.vectors import VECTORS_PER_SHARD
 from rabtriever.progress import bar
 from rabtriever.rerankers.base import Reranker, Side
 from rabtriever.rerankers.blocks import Outcome, distinct_pairs, make_blocks, readable, score_block
@@ -24,6 +25,9 @@ from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.rerankers.remote.reranker import RemoteReranker
 from rabtriever.rerankers.store import ScoreStore, StoredReranker, pair_key
 from rabtriever.scoring.calibration import Calibration
+
+
+PAIRS_PER_BLOCK = VECTORS_PER_SHARD
 
 
 class Probe(NamedTuple):
@@ -167,7 +171,7 @@ def _fill(
     for part in parts:
         keys = (pair_key(queries[q], documents[d]) for q, d in part.tolist())
         missing = np.fromiter((not any(key in folder for folder in known) for key in keys), bool, len(part))
-        blocks += make_blocks(part[missing], probe.group_by)
+        blocks += make_blocks(part[missing], probe.group_by, PAIRS_PER_BLOCK)
     new, failed, fault, mass, answers = 0, [], "", 0.0, 0
     with bar(sum(map(len, blocks)), "scoring pairs", shown=show_progress_bar) as shown:
         for number, outcome in scorer.score(store, queries, documents, blocks) if blocks else ():

@@ -9,7 +9,7 @@ import numpy as np
 
 from rabtriever.errors import InputError, TextError
 from rabtriever.persistence import objects
-from rabtriever.persistence.vectors import VECTORS_PER_SHARD, shard_name, write_shard
+from rabtriever.persistence.vectors import shard_name, write_shard
 from rabtriever.rerankers.base import Reranker, Side
 from rabtriever.rerankers.remote.reranker import RemoteReranker
 from rabtriever.rerankers.store import pair_key
@@ -43,7 +43,7 @@ def _first_positions(texts: Sequence[str]) -> np.ndarray:
     return np.array([first.setdefault(text, i) for i, text in enumerate(texts)], np.int64)
 
 
-def make_blocks(pairs: np.ndarray, group_by: Side, size: int = VECTORS_PER_SHARD) -> list[np.ndarray]:
+def make_blocks(pairs: np.ndarray, group_by: Side, size: int) -> list[np.ndarray]:
     """Divides pairs int64 (n, 2) of (query, document) into blocks of at most ``size``.
 
     A block holds all pairs of its queries or documents, as ``group_by`` says, if one's fit into a block.
