@@ -44,16 +44,15 @@ class RayScorer:
         self._account = SharedAccount(options.get("remote") or RemoteOptions()) if is_remote(name) else None
 
     def probe(self, queries: Sequence[str], documents: Sequence[str], pairs: np.ndarray) -> Probe:
-        """See :meth:`Scorer.probe`; a task of a worker's size loads the reranker."""
+        """See :meth:`Scorer.probe`; a task of a worker's size loads the reranker, unless it is a server."""
         import ray
 
+        if self._account:
+            return _reraised(_probe(self.name, self.options, queries, documents, pairs))
         texts = _Texts(pa.array(queries, pa.large_string()), pa.array(documents, pa.large_string())).of(pairs)
         self.workers.room()
         task: Any = ray.remote(num_cpus=self.workers.cpus, num_gpus=self.workers.gpus)(_probe)
-        result: Probe | str = ray.get(task.remote(self.name, self.options, *texts))
-        if isinstance(result, str):
-            raise InputError(result)
-        return result
+        return _reraised(ray.get(task.remote(self.name, self.options, *texts)))
 
     def score(
         self, store: ScoreStore, queries: Sequence[str], documents: Sequence[str], blocks: Sequence[np.ndarray]
@@ -143,6 +142,12 @@ def _probe(
         return probe_reranker(name, reranker, queries, documents, pairs)
     except Exception as error:  # noqa: BLE001 - one line instead of another process's traceback
         return _told(error)
+
+
+def _reraised(result: Probe | str) -> Probe:
+    if isinstance(result, str):
+        raise InputError(result)
+    return result
 
 
 def _told(error: Exception) -> str:

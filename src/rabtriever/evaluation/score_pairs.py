@@ -26,7 +26,6 @@ from rabtriever.rerankers.remote.reranker import RemoteReranker
 from rabtriever.rerankers.store import ScoreStore, StoredReranker, pair_key
 from rabtriever.scoring.calibration import Calibration
 
-
 PAIRS_PER_BLOCK = VECTORS_PER_SHARD
 
 
