@@ -47,8 +47,8 @@ def draw_sample(data: RetrievalData, split: str | None, limit: int, depth: int, 
 class Sample:
     """Queries, their ids, and all documents.
 
-    ``relevant`` holds the positions of each query's relevant documents, None unlabelled; ``own`` are (query, document) positions of documents that are the query itself; ``depth`` is how many documents of a
-    query are read.
+    ``relevant`` holds the positions of each query's relevant documents, None unlabelled. ``own`` are (query, document)
+    positions of documents that are the query itself. ``depth`` is how many documents of a query are read.
     """
 
     split: str | None
