@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -35,6 +36,8 @@ class StubTeacher:
     Attributes:
         replies: What is answered first, one each: (status, headers, body as bytes or JSON-ready).
         requests: (path, headers, body) of what arrived.
+        times: When, in seconds of the monotonic clock.
+        on_request: Called with the address of whoever asks, before the answer.
         pairs: How often each (query, document) was answered.
         delay: Seconds before each answer.
         at_once: The most requests that were being answered at one time.
@@ -44,6 +47,8 @@ class StubTeacher:
     def __init__(self) -> None:
         self.replies: list[tuple[int, dict[str, str], Any]] = []
         self.requests: list[tuple[str, dict[str, str], Any]] = []
+        self.times: list[float] = []
+        self.on_request: Callable[[tuple[str, int]], None] = lambda address: None
         self.pairs: Counter[tuple[str, str]] = Counter()
         self.delay, self.at_once, self.usage = 0.0, 0, True
         self.lock, self.active = threading.Lock(), 0
@@ -100,9 +105,11 @@ class StubTeacher:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with stub.lock:
                     stub.requests.append((self.path, dict(self.headers), body))
+                    stub.times.append(time.monotonic())
                     reply = stub.replies.pop(0) if stub.replies else None
                     stub.active += 1
                     stub.at_once = max(stub.at_once, stub.active)
+                stub.on_request(self.client_address)
                 time.sleep(stub.delay)
                 with stub.lock:
                     stub.active -= 1

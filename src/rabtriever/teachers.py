@@ -30,10 +30,15 @@ def load_teacher(name: str, **options: Unpack[RerankerOptions]) -> Teacher:
         InputError: no model there.
     """
     loading: Any = {name: value for name, value in options.items() if name in LoadOptions.__annotations__}
-    kind = "encoder" if name in ENCODERS else reranker_kind(name, **loading)
+    kind = teacher_kind(name, **loading)
     if kind == "encoder":
         return SentenceEncoder.from_pretrained(name, **{k: v for k, v in loading.items() if v is not None})
     return load_reranker(name, **(options if kind in ("llm", "remote") else loading))
+
+
+def teacher_kind(name: str, **options: Unpack[LoadOptions]) -> str:
+    """Returns what a name stands for, by settings alone: ``encoder``, or a kind of reranker."""
+    return "encoder" if name in ENCODERS else reranker_kind(name, **options)
 
 
 def is_encoder(teacher: Teacher) -> TypeIs[Encoder]:

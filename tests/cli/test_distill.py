@@ -114,3 +114,34 @@ def test_what_cannot_be_generated_is_one_line(llm_folder, capsys, argv, fault):
     assert main([str(llm_folder) if part == "LLM" else part for part in argv]) == 2
     error = capsys.readouterr().err
     assert fault in error and error.count("\n") == 1 and not list(Path().glob("new*"))
+
+
+def test_scores_that_were_judged_are_not_asked_for_and_the_retriever_is_the_same(
+    tokenizer, tmp_path, monkeypatch, capsys
+):
+    save_sentence_model(tmp_path / "encoder", tokenizer)
+    stub = StubTeacher()
+    try:
+        teacher, encoder = stub.source("tei"), ("--encoder", "encoder")
+        judged = "--queries-limit", "0", "--depth", "6", "--out", "store", "--device", "cpu"
+        assert main(["judge", "data", "--teacher", teacher, *encoder, *judged]) == 0
+        monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "another"))
+        stub.requests.clear()
+        assert distil(teacher, *encoder) == 0
+        assert stub.requests
+        Path("student").rename("asked")
+        monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "third"))
+        stub.requests.clear()
+        assert distil(teacher, *encoder, "--scores", "store") == 0
+        assert not stub.requests
+        capsys.readouterr()
+        assert distil("encoder", *encoder, "--scores", "store", "--out", "other") == 2
+        assert "scores store: none of these teachers" in capsys.readouterr().err and not Path("other").exists()
+    finally:
+        stub.server.shutdown()
+        stub.server.server_close()
+    files = [path.relative_to("asked") for path in sorted(Path("asked").rglob("*.safetensors"))]
+    assert files and all((Path("asked") / file).read_bytes() == (Path("student") / file).read_bytes() for file in files)
+    assert json.loads(Path("asked/rabtriever.json").read_text()) == json.loads(
+        Path("student/rabtriever.json").read_text()
+    )

@@ -1,15 +1,19 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from rabtriever.encoders.llm import LLMEncoder
-from rabtriever.errors import InputError
+from rabtriever.errors import InputError, StorageError
 from rabtriever.llm.loading import load_llm
 from rabtriever.llm.prompted import PromptedLLM
+from rabtriever.persistence import objects, vectors
 from rabtriever.rerankers.base import Scores
+from rabtriever.rerankers.blocks import score_block
 from rabtriever.rerankers.generative import GenerativeReranker
+from rabtriever.rerankers.store import IDENTITY, ScoreStore
 from rabtriever.training import teacher_cache as module
 from rabtriever.training.teacher_cache import TeacherCache
 
@@ -90,8 +94,8 @@ def test_opening_a_cache_reads_names_and_a_call_the_shards_that_it_needs(teacher
     monkeypatch.setattr(module, "VECTORS_PER_SHARD", 1)
     TeacherCache(teacher, tmp_path).scores(QUERIES, DOCUMENTS, PAIRS)
     read = []
-    original = module._read
-    monkeypatch.setattr(module, "_read", lambda shard, name: read.append(name) or original(shard, name))
+    original = vectors._read
+    monkeypatch.setattr(vectors, "_read", lambda place, shard, name: read.append(name) or original(place, shard, name))
     cache = TeacherCache(teacher, tmp_path)
     assert read == ["keys"] * 3
     cache.scores(QUERIES, DOCUMENTS, PAIRS[[0, 3]])
@@ -120,3 +124,71 @@ def test_a_broken_cache_file_is_named(reranker, tmp_path):
     (cache.folder / "bad.safetensors").write_bytes(b"nonsense")
     with pytest.raises(InputError, match="bad.safetensors: not a readable cache file"):
         TeacherCache(reranker, tmp_path)
+
+
+def stored(teacher, place, pairs=PAIRS):
+    """A store with the scores of some pairs, of the teacher itself."""
+    store = ScoreStore(place)
+    outcome = score_block(teacher, store.prepare(teacher), QUERIES, DOCUMENTS, pairs.unique(dim=0).numpy())
+    assert outcome.new == len(pairs.unique(dim=0)) and not outcome.fault
+    teacher.scored.clear()
+    return ScoreStore(place)
+
+
+def test_scores_of_a_store_are_not_computed_and_those_it_lacks_are(teacher, tmp_path):
+    expected = live(teacher)
+    store = stored(teacher, tmp_path / "store", PAIRS[:2])
+    log_odds, states, n_new = TeacherCache(teacher, tmp_path / "cache", store).scores(QUERIES, DOCUMENTS, PAIRS)
+    assert n_new == 1 and teacher.scored == [(QUERIES[1], DOCUMENTS[0])]
+    torch.testing.assert_close(log_odds, expected.log_odds, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(states, expected.states, atol=1e-5, rtol=1e-5)
+    assert TeacherCache(teacher, tmp_path / "cache", store).scores(QUERIES, DOCUMENTS, PAIRS)[2] == 0
+    assert TeacherCache(teacher, tmp_path / "cache").scores(QUERIES, DOCUMENTS, PAIRS)[2] == 2  # the store is no cache
+
+
+def test_a_store_of_another_machine_serves_and_another_rerankers_does_not(teacher, tmp_path, monkeypatch):
+    store = stored(teacher, tmp_path / "store")
+    monkeypatch.setattr(teacher, "numerics", "torch/float16/cuda")
+    assert TeacherCache(teacher, tmp_path / "cache", store).scores(QUERIES, DOCUMENTS, PAIRS)[2] == 0
+    monkeypatch.setattr(teacher, "fingerprint", "another")
+    assert TeacherCache(teacher, tmp_path / "cache", store).scores(QUERIES, DOCUMENTS, PAIRS)[2] == 3
+
+
+def test_a_store_that_says_not_whose_it_is_is_named(teacher, tmp_path):
+    place = Path(stored(teacher, tmp_path / "store").prepare(teacher))
+    (place / IDENTITY).write_text("{}")
+    with pytest.raises(InputError, match="reranker.json: says not whose scores these are"):
+        TeacherCache(teacher, tmp_path / "cache", ScoreStore(tmp_path / "store"))
+
+
+def test_a_store_in_object_storage_is_read_once(teacher, tmp_path, s3, monkeypatch):
+    store = stored(teacher, f"{s3}/scores")
+    first = TeacherCache(teacher, tmp_path / "cache", store).scores(QUERIES, DOCUMENTS, PAIRS)
+    assert first[2] == 0 and len(list((tmp_path / "cache").rglob("*.safetensors"))) == 1
+    monkeypatch.setattr(objects, "read", lambda *args: pytest.fail("fetched again"))
+    again = TeacherCache(teacher, tmp_path / "cache").scores(QUERIES, DOCUMENTS, PAIRS)
+    torch.testing.assert_close(first, again, atol=0, rtol=0)
+
+
+def test_object_storage_that_cannot_be_reached_is_one_line(teacher, tmp_path):
+    with pytest.raises(StorageError, match="ftp://nowhere/x: cannot be read or written"):
+        TeacherCache(teacher, tmp_path, ScoreStore("ftp://nowhere/x"))
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    """A bucket of a server on this machine."""
+    boto3, server = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
+    made = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    made.start()
+    host, port = made.get_host_and_port()
+    of_server = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in {**of_server, "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="scores")
+    yield f"s3://scores/{port}"
+    made.stop()

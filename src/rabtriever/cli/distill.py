@@ -51,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="INT",
         help=f"optimiser steps of that (default: {TuneEncoderConfig().steps})",
     )
+    scores_help = "folder or URI of `rabtriever judge --out`: scores that these teachers need not compute again"
+    parser.add_argument("--scores", metavar="URI", help=scores_help)
     parser.add_argument("--out", required=True, help="folder to make; an interrupted run goes on with the same command")
     arguments.add_model_arguments(parser)
     arguments.add_source_arguments(parser)
@@ -75,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
         encoder=args.encoder,
         **arguments.teacher_options(args),
         tune_encoder=tuning,
+        scores=args.scores,
         **arguments.load_options(args),
     )
     if processes.rank():

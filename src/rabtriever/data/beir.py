@@ -153,7 +153,7 @@ def _read_queries(path: Place, named: bool = True) -> tuple[dict[str, str], froz
 
 
 def _read_qrels(path: Place, queries: dict[str, str], documents: dict[str, Document]) -> Qrels:
-    lines = _lines(path)
+    lines = read_lines(path)
     location, header = next(lines, (f"{path}, line 1", ""))
     if tuple(header.split("\t")) != _QRELS_HEADER:
         raise InputError(f"{location}: no header; it should read {'<TAB>'.join(_QRELS_HEADER)}")
@@ -194,7 +194,7 @@ def _existing(path: Place) -> Place:
 
 def read_rows(path: Place) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the file and line, and the JSON object, of each line of a file that is not blank; raises InputError."""
-    for location, line in _lines(path):
+    for location, line in read_lines(path):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -206,7 +206,7 @@ def read_rows(path: Place) -> Iterator[tuple[str, dict[str, Any]]]:
         yield location, row
 
 
-def _lines(path: Place) -> Iterator[tuple[str, str]]:
+def read_lines(path: Place) -> Iterator[tuple[str, str]]:
     """Yields the lines that are not blank, without their ends, and their file and line."""
     # Read as bytes: only "\n" ends a line, and an error can name the line that is not UTF-8.
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -14,7 +15,9 @@ from rabtriever.encoders.base import Encoder
 from rabtriever.errors import InputError
 from rabtriever.evaluation.choice_mass import check_choice_mass
 from rabtriever.evaluation.sample import Sample, draw_sample
+from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.generative import GenerativeReranker
+from rabtriever.rerankers.store import StoredReranker
 from rabtriever.scoring.fusion import COSINE_WEIGHT
 from rabtriever.teachers import Teacher, is_encoder
 
@@ -59,9 +62,40 @@ def judge(
     if not teachers:
         raise InputError("no teacher to judge: give at least one")
     sample = draw_sample(data, split, queries_limit, depth, seed)
-    similarity = _similarities(encoder, sample, show_progress_bar)
+    return make_report(find_candidates(sample, encoder, show_progress_bar), teachers, show_progress_bar)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What rerankers read of a sample.
+
+    Attributes:
+        sample: Queries and documents.
+        embeddings: The encoder's of all documents, float32 (m, H).
+        similarity: float64 (n, m), -inf of a query's own document.
+        pairs: int64 (n depth, 2) of (query, document) positions, each query's most similar documents.
+    """
+
+    sample: Sample
+    embeddings: np.ndarray
+    similarity: np.ndarray
+    pairs: np.ndarray
+
+
+def find_candidates(sample: Sample, encoder: Encoder, show_progress_bar: bool = False) -> Candidates:
+    """Encodes a sample's texts and finds what rerankers read."""
+    embeddings = encoder.encode_documents(sample.documents, show_progress_bar=show_progress_bar)
+    similarity = _similarities(encoder, sample, embeddings)
     best = np.argsort(-similarity, axis=1, kind="stable")[:, : sample.depth]
     pairs = np.stack([np.arange(len(best)).repeat(sample.depth), best.ravel()], axis=1)
+    return Candidates(sample, embeddings, similarity, pairs)
+
+
+def make_report(
+    candidates: Candidates, teachers: Mapping[str, Teacher | StoredReranker], show_progress_bar: bool = False
+) -> dict[str, Any]:
+    """Returns the report of :func:`judge` on candidates; scores that were stored are not computed again."""
+    sample, similarity, pairs = candidates.sample, candidates.similarity, candidates.pairs
     base = COSINE_WEIGHT * similarity
     judged = {name: _judge(name, teacher, sample, pairs, show_progress_bar) for name, teacher in teachers.items()}
     sums = {name: base + one.log_odds for name, one in judged.items()}
@@ -102,24 +136,29 @@ class _Judged(NamedTuple):
 
     log_odds: np.ndarray
     probabilities: np.ndarray
-    costs: dict[str, float | None]
+    costs: Mapping[str, float | None]
 
 
-def _similarities(encoder: Encoder, sample: Sample, show_progress_bar: bool) -> np.ndarray:
+def _similarities(encoder: Encoder, sample: Sample, embeddings: np.ndarray) -> np.ndarray:
     """Returns the encoder's similarities float64 (n, m), -inf of a query's own document."""
-    documents = encoder.encode_documents(sample.documents, show_progress_bar=show_progress_bar)
-    result = (encoder.encode_queries(sample.queries) @ documents.T).astype(np.float64)
+    result = (encoder.encode_queries(sample.queries) @ embeddings.T).astype(np.float64)
     for q, d in sample.own:
         result[q, d] = -np.inf
     return result
 
 
-def _judge(name: str, teacher: Teacher, sample: Sample, pairs: np.ndarray, show_progress_bar: bool) -> _Judged:
+def _judge(
+    name: str, teacher: Teacher | StoredReranker, sample: Sample, pairs: np.ndarray, show_progress_bar: bool
+) -> _Judged:
+    if isinstance(teacher, StoredReranker):
+        scored = teacher.score(sample.queries, sample.documents, pairs).log_odds
+        return _judged(teacher, scored, sample, pairs, teacher.costs)
     costs: dict[str, float | None] = dict.fromkeys(("choice_mass", "ms_per_pair", "cost_per_pair"))
     if is_encoder(teacher):
         teacher.encode_queries(sample.queries[:1])  # loads it
         started = time.perf_counter()
-        log_odds = COSINE_WEIGHT * _similarities(teacher, sample, show_progress_bar)
+        embeddings = teacher.encode_documents(sample.documents, show_progress_bar=show_progress_bar)
+        log_odds = COSINE_WEIGHT * _similarities(teacher, sample, embeddings)
         costs["ms_per_pair"] = 1000 * (time.perf_counter() - started) / log_odds.size
         return _Judged(log_odds, _softmax(log_odds), costs)
     if isinstance(teacher, GenerativeReranker):
@@ -132,9 +171,19 @@ def _judge(name: str, teacher: Teacher, sample: Sample, pairs: np.ndarray, show_
     costs["ms_per_pair"] = 1000 * (time.perf_counter() - started) / len(pairs)
     if remote:
         costs |= {"cost_per_pair": (remote.cost - spent) / len(pairs), "choice_mass": remote.mass}
+    return _judged(teacher, scored, sample, pairs, costs)
+
+
+def _judged(
+    reranker: Reranker | StoredReranker,
+    scored: np.ndarray,
+    sample: Sample,
+    pairs: np.ndarray,
+    costs: Mapping[str, float | None],
+) -> _Judged:
     log_odds = np.full((len(sample.queries), len(sample.documents)), -np.inf)
     log_odds[tuple(pairs.T)] = scored
-    return _Judged(log_odds, teacher.calibration.probability(log_odds), costs)
+    return _Judged(log_odds, reranker.calibration.probability(log_odds), costs)
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:

@@ -38,18 +38,21 @@ def draw_sample(data: RetrievalData, split: str | None, limit: int, depth: int, 
         positives = data.positives(split, limit, seed)
         chosen, relevant = list(positives), [{position[d] for d in found} for found in positives.values()]
     own = [(q, documents.index(query)) for q, query in enumerate(chosen) if data.is_own_document(query, query)]
-    return Sample(split, [data.queries[query] for query in chosen], contents, relevant, own, min(depth, len(contents)))
+    return Sample(
+        split, chosen, [data.queries[query] for query in chosen], contents, relevant, own, min(depth, len(contents))
+    )
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Queries and all documents; ``relevant`` holds the positions of each query's relevant documents, None unlabelled.
+    """Queries, their ids, and all documents.
 
-    ``own`` are (query, document) positions of documents that are the query itself; ``depth`` is how many documents of a
-    query are read.
+    ``relevant`` holds the positions of each query's relevant documents, None unlabelled. ``own`` are (query, document)
+    positions of documents that are the query itself. ``depth`` is how many documents of a query are read.
     """
 
     split: str | None
+    ids: list[str]
     queries: list[str]
     documents: list[str]
     relevant: list[set[int]] | None

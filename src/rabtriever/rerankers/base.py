@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from rabtriever.errors import InputError
 from rabtriever.scoring.calibration import Calibration
+
+Side = Literal["query", "document"]
 
 
 class Scores(NamedTuple):
@@ -32,6 +34,7 @@ class Reranker(Protocol):
         fingerprint: Identifies everything that changes a score.
         numerics: Identifies what computes, such as backend, data type and device: rounding depends on it.
         has_states: Whether it has context embeddings.
+        group_by: Pairs of one such text cost less side by side: what it reads first, or asks a server about at once.
         calibration: Log-odds to probabilities.
         adapter: Folder of weights that a saved model must hold besides what ``to_config`` names, or None.
     """
@@ -39,6 +42,7 @@ class Reranker(Protocol):
     fingerprint: str
     numerics: str
     has_states: bool
+    group_by: Side
     calibration: Calibration
     adapter: Path | None
 
@@ -64,6 +68,7 @@ class PairScorer(ABC):
     """What any reranker can do that scores pairs."""
 
     calibration: Calibration
+    group_by: Side = "document"
 
     @abstractmethod
     def score(

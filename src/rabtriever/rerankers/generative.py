@@ -54,6 +54,7 @@ class GenerativeReranker(PairScorer):
         self.llm = llm
         self.calibration = calibration or Calibration()
         self.fingerprint, self.numerics, self.adapter = llm.fingerprint, llm.numerics, llm.loaded.adapter
+        self.group_by = "query" if llm.template.query_first else "document"
 
     @classmethod
     def from_pretrained(

@@ -13,6 +13,7 @@ from torch import Tensor
 from rabtriever.encoders.base import Kind
 from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.generative import GenerativeReranker
+from rabtriever.rerankers.store import ScoreStore
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.training.teacher import Teacher
 from rabtriever.training.teacher_cache import TeacherCache
@@ -27,16 +28,17 @@ class CachedTeacher:
     Args:
         teacher: Encoders and rerankers; another one of the same models, with other weights, may replace it.
         documents: Texts of the corpus.
+        scores: Scores of `rabtriever judge`, which no reranker is asked for again.
 
     Attributes:
         calls: Pairs that a reranker was asked for, cached ones among them.
         new_calls: Pairs that were not cached.
     """
 
-    def __init__(self, teacher: Teacher, documents: Sequence[str]) -> None:
+    def __init__(self, teacher: Teacher, documents: Sequence[str], scores: ScoreStore | None = None) -> None:
         self.teacher, self.documents = teacher, documents
         self._encoders = [TeacherCache(encoder) for encoder, _ in teacher.encoders]
-        self._rerankers = [TeacherCache(reranker) for reranker, _ in teacher.rerankers]
+        self._rerankers = [TeacherCache(reranker, scores=scores) for reranker, _ in teacher.rerankers]
         self.calls = self.new_calls = 0
 
     def similarities(self, queries: Sequence[str]) -> Similarities:

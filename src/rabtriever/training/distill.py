@@ -21,6 +21,7 @@ from rabtriever.persistence.folder import CONFIG, ENCODER, local_path, normalize
 from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.generative import GenerativeReranker, RerankerOptions
 from rabtriever.rerankers.remote.reranker import RemoteReranker, notice
+from rabtriever.rerankers.store import ScoreStore
 from rabtriever.retriever import Rabtriever
 from rabtriever.training import processes
 from rabtriever.training.callbacks import JsonlLogger, TrainingCallback
@@ -43,6 +44,7 @@ def distill(
     *,
     encoder: Encoder | str | Path = "minilm",
     tune_encoder: TuneEncoderConfig | str | None = None,
+    scores: str | Path | None = None,
     callbacks: Sequence[TrainingCallback] = (),
     **options: Unpack[RerankerOptions],
 ) -> Rabtriever:
@@ -62,6 +64,8 @@ def distill(
         tune_encoder: ``full``, ``lora`` or options: tunes the encoder's own weights on the same targets first
             (:func:`rabtriever.training.tune_encoder.tune_encoder`); the predictor is trained over the result. Half of
             the teacher calls are then made before that. An interrupted tuning goes on with the same call.
+        scores: Folder or URI of scores that `rabtriever judge --out` wrote; they are read like the cache, and what they
+            lack is computed.
         callbacks: Receive the metrics of each round, too.
         **options: ``device``, ``dtype`` and ``backend`` of models that are named; ``preset``, ``task``,
             ``document_name`` and ``query_name`` of LLMs among the teachers that are used as they are.
@@ -70,7 +74,8 @@ def distill(
         The retriever; its reranker is the teachers' first one with the calibration that was fitted.
 
     Raises:
-        InputError: ``out`` exists or cannot be made, there is no such model, or nothing to train on.
+        InputError: ``out`` exists or cannot be made, there is no such model, or nothing to train on; ``scores`` holds
+            none of these teachers.
     """
     if out is not None:
         out = normalized_uri(out)
@@ -80,12 +85,13 @@ def distill(
         teacher = load_teachers([str(name) for name in names], **options)
     if processes.rank() == 0 and any(isinstance(reranker, RemoteReranker) for reranker, _ in teacher.rerankers):
         notice()
+    store = None if scores is None else _open_scores(scores, teacher)
     loading: Any = {name: value for name, value in options.items() if name in LoadOptions.__annotations__}
     if not isinstance(encoder, str | Path):
         chosen = encoder
     else:
         chosen = _own_encoder(teacher) if encoder == OWN_LLM else load_encoder(encoder, **loading)
-    distiller = Distiller(chosen, teacher, config, [JsonlLogger(), *callbacks])
+    distiller = Distiller(chosen, teacher, config, [JsonlLogger(), *callbacks], store)
     if tune_encoder is not None:
         return _distill_tuned(distiller, data, out, tune_encoder)
     retriever = distiller.train(data)
@@ -93,6 +99,16 @@ def distill(
         folder = out
         processes.first(lambda: retriever.save_pretrained(folder, _notes(distiller, data), distiller.log))
     return retriever
+
+
+def _open_scores(place: str | Path, teacher: Teacher) -> ScoreStore:
+    store = ScoreStore(place)
+    if not any(store.folders(reranker.fingerprint) for reranker, _ in teacher.rerankers):
+        raise InputError(
+            f"scores {place}: none of these teachers; give what `rabtriever judge --out` wrote for one, of this prompt",
+            param="scores",
+        )
+    return store
 
 
 def _distill_tuned(
@@ -112,7 +128,7 @@ def _distill_tuned(
         first.prepare(data)
     tuned = tune_encoder(first, out, tuning)
     rest = replace(config, teacher_calls=config.teacher_calls - calls)
-    distiller = Distiller(tuned.encoder, first.teacher, rest, first.callbacks)
+    distiller = Distiller(tuned.encoder, first.teacher, rest, first.callbacks, first.scores)
     retriever = distiller.train(data, first.targets)
     notes = _notes(distiller, data)
     notes |= {"training": asdict(config), "teacher_calls": calls + distiller.cached_teacher.calls}

@@ -16,6 +16,7 @@ from rabtriever.data import RetrievalData
 from rabtriever.encoders.base import Encoder
 from rabtriever.errors import InputError
 from rabtriever.progress import track
+from rabtriever.rerankers.store import ScoreStore
 from rabtriever.retriever import Rabtriever
 from rabtriever.scoring.examples import Examples
 from rabtriever.scoring.fusion import ZERO_SHOT_BETA, Fusion, text_keys
@@ -55,6 +56,7 @@ class Distiller:
         teacher: Encoders and rerankers; frozen.
         config: Options.
         callbacks: Receive the metrics of each round, in the first process.
+        scores: Scores of `rabtriever judge`, which no reranker is asked for again.
 
     Attributes:
         data: The data set of the training.
@@ -70,8 +72,9 @@ class Distiller:
         teacher: Teacher,
         config: DistillConfig | None = None,
         callbacks: Sequence[TrainingCallback] = (),
+        scores: ScoreStore | None = None,
     ) -> None:
-        self.encoder, self.teacher = encoder, teacher
+        self.encoder, self.teacher, self.scores = encoder, teacher, scores
         self.callbacks = callbacks if processes.rank() == 0 else ()
         self.config = config = (config or DistillConfig()).resolve(encoder.has_similarity or bool(teacher.encoders))
         self.weights = {
@@ -173,7 +176,7 @@ class Distiller:
         self.data = encode_data(data, self.encoder, config.max_labelled_queries or None, config.seed)
         train, self.labelled, self.unlabelled = self.data.train, self.data.train.labelled, self.data.train.unlabelled
         teacher = self.teacher.joined_by(self.encoder) if over_encoder else self.teacher
-        self.cached_teacher = CachedTeacher(teacher, self.data.documents)
+        self.cached_teacher = CachedTeacher(teacher, self.data.documents, self.scores)
         calls = config.teacher_calls if teacher.rerankers and config.learns_from_teacher else 0
         weighs = self.data.has_labels and bool(teacher.encoders)
         self.schedule = Schedule.of(config, *self.data.sizes, calls, readings=1 + weighs)

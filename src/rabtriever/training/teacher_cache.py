@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import cast
-from uuid import uuid4
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 
 from rabtriever.caching import cache_dir
 from rabtriever.encoders.base import Encoder, Kind
-from rabtriever.errors import InputError
+from rabtriever.persistence.vectors import VECTORS_PER_SHARD, VectorFolder, text_key
 from rabtriever.progress import bar, is_shown
 from rabtriever.rerankers.base import Reranker
+from rabtriever.rerankers.store import ScoreStore, folder_name, pair_key
 from rabtriever.training import processes
-
-VECTORS_PER_SHARD = 1024  # an interruption loses fewer
 
 
 class TeacherCache:
@@ -37,25 +30,27 @@ class TeacherCache:
     Args:
         model: The encoder or reranker.
         folder: Folder of all caches; by default ``states`` in :func:`rabtriever.caching.cache_dir`.
+        scores: Of a reranker, scores of `rabtriever judge` to read beside its own; what they lack is computed.
 
     Raises:
         InputError: a file of the cache is broken.
     """
 
-    def __init__(self, model: Encoder | Reranker, folder: str | Path | None = None) -> None:
-        self.model = model
-        self.folder = Path(folder or cache_dir() / "states") / _key(model.fingerprint, model.numerics).hex()
+    def __init__(
+        self, model: Encoder | Reranker, folder: str | Path | None = None, scores: ScoreStore | None = None
+    ) -> None:
+        root = Path(folder or cache_dir() / "states")
+        self.model, self.folder = model, root / folder_name(model)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._rows: dict[bytes, tuple[Path, int]] = {}  # key -> shard and row
-        for shard in sorted(self.folder.glob("*.safetensors")):
-            self._add(shard, _read(shard, "keys"))
+        self._own = VectorFolder(self.folder)
+        self._folders = [self._own, *(scores.read(model, root) if scores else ())]
 
     def states(self, kind: Kind, texts: Sequence[str]) -> Tensor:
         """Returns an encoder's states of queries or documents, float32 (n, H)."""
         encoder = cast(Encoder, self.model)
         encode = encoder.encode_queries if kind == "query" else encoder.encode_documents
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        keys, label = [_key(kind, text) for text in texts], f"{encoder.describe()['name']}: {kind} states"
+        keys, label = [text_key(kind, text) for text in texts], f"{encoder.describe()['name']}: {kind} states"
 
         def compute(rows: list[int]) -> np.ndarray:
             return encode([texts[i] for i in rows], None, is_shown())
@@ -71,7 +66,7 @@ class TeacherCache:
             many pairs were not cached.
         """
         reranker = cast(Reranker, self.model)
-        keys = [_key("pair", queries[q], documents[d]) for q, d in pairs.tolist()]
+        keys = [pair_key(queries[q], documents[d]) for q, d in pairs.tolist()]
 
         def compute(rows: list[int]) -> np.ndarray:
             shown = {"with_states": reranker.has_states, "show_progress_bar": is_shown()}
@@ -79,9 +74,9 @@ class TeacherCache:
             log_odds = scores.log_odds[:, None]
             return log_odds if scores.states is None else np.concatenate([log_odds, scores.states], axis=1)
 
-        # Pairs of one document side by side: a shard then takes few documents.
-        order, of_document = pairs[:, 1].argsort(stable=True).tolist(), pairs[:, 1].tolist()
-        vectors, n_new = self._fetch(keys, order, compute, "teacher calls", of_document)
+        side = pairs[:, int(reranker.group_by == "document")]  # pairs that share work side by side
+        order = side.argsort(stable=True).tolist()
+        vectors, n_new = self._fetch(keys, order, compute, "teacher calls", side.tolist())
         return vectors[:, 0], vectors[:, 1:], n_new
 
     def _fetch(
@@ -98,14 +93,14 @@ class TeacherCache:
         """
 
         def absent() -> list[int]:
-            return list({keys[i]: i for i in order if keys[i] not in self._rows}.values())
+            return list({keys[i]: i for i in order if not any(keys[i] in one for one in self._folders)}.values())
 
         def make(missing: list[int]) -> list[str]:
             made = []
             with bar(len(missing), label) as shown:
                 for start in range(0, len(missing), VECTORS_PER_SHARD):
                     rows = missing[start : start + VECTORS_PER_SHARD]
-                    made.append(self._write([keys[i] for i in rows], compute(rows)))
+                    made.append(self._own.write([keys[i] for i in rows], compute(rows)))
                     shown.update(len(rows))
             return made
 
@@ -113,31 +108,18 @@ class TeacherCache:
         own = _divide(missing, groups, processes.count())[processes.rank()]
         made = processes.together(lambda: make(own))
         for name in chain(*made[: processes.rank()], *made[processes.rank() + 1 :]):
-            self._add(self.folder / name, _read(self.folder / name, "keys"))
+            self._own.add(name)
         make(absent())  # what a process asks for alone, since it rounded otherwise than the first
-        by_shard: dict[Path, list[int]] = defaultdict(list)
-        for i, key in enumerate(keys):
-            by_shard[self._rows[key][0]].append(i)
         result = np.empty((len(keys), 0), np.float32)
-        for shard, positions in by_shard.items():
-            vectors = _read(shard, "vectors")
+        holders = [next(one for one in self._folders if key in one) for key in keys]
+        for folder in self._folders:
+            positions = [i for i, holder in enumerate(holders) if holder is folder]
+            vectors = folder.read([keys[i] for i in positions])
             if not result.shape[1]:
                 result = np.empty((len(keys), vectors.shape[1]), np.float32)
-            result[positions] = vectors[[self._rows[keys[i]][1] for i in positions]]
+            if positions:
+                result[positions] = vectors
         return torch.from_numpy(result), len(missing)
-
-    def _write(self, keys: list[bytes], vectors: np.ndarray) -> str:
-        """Writes a shard, completely or not at all; returns its name."""
-        table = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1)
-        shard = self.folder / f"{hashlib.sha256(table.tobytes()).hexdigest()[:16]}.safetensors"
-        temporary = shard.with_suffix(f".{uuid4().hex}.partial")
-        save_file({"keys": table, "vectors": np.ascontiguousarray(vectors, np.float32)}, temporary)
-        os.replace(temporary, shard)
-        self._add(shard, table)
-        return shard.name
-
-    def _add(self, shard: Path, table: np.ndarray) -> None:
-        self._rows.update((bytes(key), (shard, row)) for row, key in enumerate(table))
 
 
 def _divide(missing: list[int], groups: Sequence[int], n: int) -> list[list[int]]:
@@ -149,16 +131,3 @@ def _divide(missing: list[int], groups: Sequence[int], n: int) -> list[list[int]
     for members in by_group.values():
         min(shares, key=len).extend(members)
     return shares
-
-
-def _read(shard: Path, name: str) -> np.ndarray:
-    """Returns one array of a shard; the file's others are not read."""
-    try:
-        with safe_open(shard, framework="numpy") as file:
-            return cast(np.ndarray, file.get_tensor(name))
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{shard}: not a readable cache file ({error}); delete it") from error
-
-
-def _key(*parts: str) -> bytes:
-    return hashlib.sha256(json.dumps(parts).encode()).digest()[:16]

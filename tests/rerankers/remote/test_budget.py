@@ -1,9 +1,10 @@
 import threading
+import time
 
 import pytest
 
 from rabtriever.errors import InputError
-from rabtriever.rerankers.remote.budget import Budget
+from rabtriever.rerankers.remote.budget import Budget, Charge, LocalAccount, Stopped
 from rabtriever.rerankers.remote.options import RemoteOptions
 
 
@@ -58,3 +59,34 @@ def test_what_is_on_its_way_is_reserved_and_may_turn_out_cheaper():
         charge.tokens = 10
     thread.join()
     assert begun.is_set() and budget.cost == pytest.approx(15)
+
+
+def test_requests_in_flight_are_limited_and_those_of_the_dead_lapse():
+    account = LocalAccount(RemoteOptions(concurrency=2, timeout=0.02, price_per_1000_requests=1000.0))
+    first, second = account.reserve(1), account.reserve(1)
+    assert account.reserve(1) is None
+    account.settle(first.number, Charge())
+    third = account.reserve(1)
+    assert third.number not in (first.number, second.number) and account.reserve(1) is None
+    time.sleep(0.12)
+    assert account.reserve(1) is not None
+    assert account.totals() == (3, 3, False)  # nobody knows whether the two were billed
+    account.settle(second.number, Charge(paid=False))
+    assert account.totals().cost == 3
+
+
+def test_requests_start_at_the_rate():
+    account = LocalAccount(RemoteOptions(concurrency=9, requests_per_minute=600))
+    waits = [account.reserve(1).wait for _ in range(4)]
+    assert waits == pytest.approx([0, 0.1, 0.2, 0.3], abs=0.02)
+    account.pause(5)
+    assert account.reserve(1).wait == pytest.approx(5, abs=0.1)
+
+
+def test_whoever_gives_up_before_its_turn_has_sent_nothing():
+    account, stop = LocalAccount(RemoteOptions(requests_per_minute=1)), threading.Event()
+    account.reserve(1)
+    stop.set()
+    with pytest.raises(Stopped), Budget(RemoteOptions(), account).charge(1, stop):
+        raise AssertionError("sent")
+    assert account.totals().calls == 0

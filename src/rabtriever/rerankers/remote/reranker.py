@@ -20,14 +20,14 @@ import numpy as np
 from rabtriever.caching import cache_dir
 from rabtriever.errors import InputError, RemoteError, check_texts
 from rabtriever.progress import bar
-from rabtriever.rerankers.base import PairScorer, Scores
+from rabtriever.rerankers.base import PairScorer, Scores, Side
 from rabtriever.rerankers.remote.answers import AnswerCache, CachedAnswer, answer_key
-from rabtriever.rerankers.remote.budget import Budget
+from rabtriever.rerankers.remote.budget import Account, Budget, Stopped
 from rabtriever.rerankers.remote.options import RemoteOptions
 from rabtriever.rerankers.remote.prompts import NO, YES, ChatPrompt, ServerPrompt
 from rabtriever.rerankers.remote.protocols import PROTOCOLS, Prompt, read_answer
 from rabtriever.rerankers.remote.source import RemoteSource
-from rabtriever.rerankers.remote.transport import Stopped, Transport
+from rabtriever.rerankers.remote.transport import Transport
 from rabtriever.scoring.calibration import Calibration
 
 PROTOCOL_VERSION = 1  # to be raised with every change to a request or to how an answer is read
@@ -63,6 +63,7 @@ class RemoteReranker(PairScorer):
     """
 
     has_states = False
+    group_by: Side = "query"
     numerics = "remote"
     adapter: Path | None = None
 
@@ -77,9 +78,13 @@ class RemoteReranker(PairScorer):
         self._prompt: Prompt = self._chat
         self.fingerprint = self._make_fingerprint()
         self._answers = AnswerCache(cache_dir() / "remote" / f"{self.fingerprint[:32]}.jsonl")
-        self._budget = Budget(self.options)
-        self._transport = Transport(source, self.options, self._budget)
+        self.use(None)
         self._masses, self._lock = (0.0, 0), Lock()  # their sum and number
+
+    def use(self, account: Account | None) -> None:
+        """Counts, caps and paces its requests from now on in an account that others share; None: in one of its own."""
+        self._budget = Budget(self.options, account)
+        self._transport = Transport(self.source, self.options, self._budget)
 
     def describe(self) -> dict[str, Any]:
         """Returns, JSON-ready, its ``name`` and its protocol as the ``backend``."""
@@ -136,6 +141,15 @@ class RemoteReranker(PairScorer):
         """Mean probability that the answer is one of the two choices, over the pairs so far; None if unknown."""
         total, n = self._masses
         return total / n if n else None
+
+    @property
+    def masses(self) -> tuple[float, int]:
+        """The sum of these probabilities, and their number."""
+        return self._masses
+
+    def is_answered(self, query: str, document: str) -> bool:
+        """Returns whether the answer about a pair is cached."""
+        return self._answers.get(answer_key(query, document)) is not None
 
     def score(
         self,

@@ -7,7 +7,7 @@ import os
 import random
 import time
 from email.utils import parsedate_to_datetime
-from threading import Event, Lock
+from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rabtriever.errors import InputError, RemoteError, first_line
@@ -34,10 +34,6 @@ REMEDIES = {
 }
 
 
-class Stopped(Exception):  # noqa: N818
-    """A request was given up because another one failed."""
-
-
 class _Failure(NamedTuple):
     """Why a request is sent again, and after how many seconds at the earliest."""
 
@@ -50,13 +46,12 @@ class Transport:
 
     Args:
         source: The server.
-        options: Key, timeout, rate limit.
-        budget: Where requests are counted.
+        options: Key, timeout, most connections.
+        budget: Where requests are counted and wait for their turn.
     """
 
     def __init__(self, source: RemoteSource, options: RemoteOptions, budget: Budget) -> None:
         self._source, self._options, self._budget = source, options, budget
-        self._pace = _Pace(options.requests_per_minute)
         self._client: httpx2.Client | None = None
 
     def open(self) -> None:
@@ -79,10 +74,7 @@ class Transport:
             InputError: the budget is spent.
         """
         for attempt in range(MAX_ATTEMPTS):
-            self._pace.wait(stop)
-            if stop.is_set():
-                raise Stopped
-            with self._budget.charge(n_bytes) as charge:
+            with self._budget.charge(n_bytes, stop) as charge:
                 answer = self._attempt(url, body, charge)
             if not isinstance(answer, _Failure):
                 return answer
@@ -90,7 +82,7 @@ class Transport:
                 break
             if answer.wait > LONGEST_RETRY_AFTER:
                 raise RemoteError(f"{answer.reason}, and asks to wait {answer.wait:.0f} s; run again then")
-            self._pace.pause(answer.wait)
+            self._budget.pause(answer.wait)
             stop.wait(min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.5))
         raise RemoteError(f"{answer.reason}, {MAX_ATTEMPTS} times; answers so far are cached, run again later")
 
@@ -156,26 +148,6 @@ class Transport:
         assert self._client is not None
         key = self._client.headers.get("Authorization", "").removeprefix("Bearer ")
         return message.replace(key, "***") if key else message
-
-
-class _Pace:
-    """When the next request may start: so many a minute, and none while a server asks for a pause."""
-
-    def __init__(self, requests_per_minute: float | None) -> None:
-        self._interval = 60 / requests_per_minute if requests_per_minute else 0.0
-        self._next, self._lock = 0.0, Lock()
-
-    def wait(self, stop: Event) -> None:
-        """Waits for this thread's turn."""
-        with self._lock:
-            start = max(self._next, time.monotonic())
-            self._next = start + self._interval
-        stop.wait(max(start - time.monotonic(), 0))
-
-    def pause(self, seconds: float) -> None:
-        """Lets nobody start for so long."""
-        with self._lock:
-            self._next = max(self._next, time.monotonic() + seconds)
 
 
 def _retry_after(header: str) -> float:

@@ -1,0 +1,154 @@
+"""A reranker on many workers, which score blocks of pairs into one store."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pyarrow as pa
+
+from rabtriever.cluster.account import SharedAccount
+from rabtriever.cluster.running import Workers, run_workers
+from rabtriever.errors import InputError, first_line
+from rabtriever.evaluation.score_pairs import Probe, probe_reranker
+from rabtriever.rerankers.base import Reranker
+from rabtriever.rerankers.blocks import Outcome, score_block
+from rabtriever.rerankers.remote.options import RemoteOptions
+from rabtriever.rerankers.remote.reranker import RemoteReranker
+from rabtriever.rerankers.remote.source import is_remote
+from rabtriever.rerankers.store import ScoreStore
+from rabtriever.teachers import load_teacher
+
+MAX_ATTEMPTS = 3  # in a row in which no block was done, each with the workers that are left
+
+
+class RayScorer:
+    """A :class:`~rabtriever.evaluation.score_pairs.Scorer` on the Ray cluster that this process is connected to.
+
+    This process never loads the reranker. The texts of a call lie in Ray's object store, once on each machine.
+
+    Args:
+        name: A teacher that reads pairs (:func:`rabtriever.teachers.load_teacher`); a folder must be there on every
+            machine, and so must the variable with a server's key.
+        options: Of ``load_teacher``. What they say of a server, its cost cap, rate limit and requests in flight, holds
+            for all workers together.
+        workers: How many, of which size.
+    """
+
+    def __init__(self, name: str, options: dict[str, Any], workers: Workers) -> None:
+        self.name, self.options, self.workers = name, options, workers
+        self._account = SharedAccount(options.get("remote") or RemoteOptions()) if is_remote(name) else None
+
+    def probe(self, queries: Sequence[str], documents: Sequence[str], pairs: np.ndarray) -> Probe:
+        """See :meth:`Scorer.probe`; a task of a worker's size loads the reranker, unless it is a server."""
+        import ray
+
+        if self._account:
+            return _reraised(_probe(self.name, self.options, queries, documents, pairs))
+        texts = _Texts(pa.array(queries, pa.large_string()), pa.array(documents, pa.large_string())).of(pairs)
+        self.workers.room()
+        task: Any = ray.remote(num_cpus=self.workers.cpus, num_gpus=self.workers.gpus)(_probe)
+        return _reraised(ray.get(task.remote(self.name, self.options, *texts)))
+
+    def score(
+        self, store: ScoreStore, queries: Sequence[str], documents: Sequence[str], blocks: Sequence[np.ndarray]
+    ) -> Iterator[tuple[int, Outcome]]:
+        """See :meth:`Scorer.score`; blocks of a worker that is lost are done by the others."""
+        import ray
+
+        texts = [ray.put(pa.array(side, pa.large_string())) for side in (queries, documents)]
+        pairs, ends = ray.put(np.concatenate(blocks)), np.cumsum([len(block) for block in blocks]).tolist()
+        left = {i: (i, end - len(block), end) for i, (block, end) in enumerate(zip(blocks, ends, strict=True))}
+        attempts = 0
+        while left:
+            if attempts == MAX_ATTEMPTS:
+                fault = f"workers were lost {attempts} times ({len(left)} of {len(blocks)} blocks of pairs are left)"
+                raise InputError(f"--ray: {fault}; give workers more memory, or fewer of them, and run it again")
+            attempts += 1
+            arguments = self.name, self._worker_options(), store.place, [*texts, pairs], self._account
+            for row in run_workers(_Judge, arguments, list(left.values()), self.workers):
+                attempts = 0
+                del left[row["number"]]
+                yield row["number"], Outcome(*json.loads(row["outcome"]))
+
+    def cost(self) -> float | None:
+        """See :meth:`Scorer.cost`."""
+        return self._account.totals().cost if self._account else None
+
+    def _worker_options(self) -> dict[str, Any]:
+        """Returns the options with each worker's share of the threads that wait for answers."""
+        if not self._account:
+            return self.options
+        remote = self.options.get("remote") or RemoteOptions()
+        return {
+            **self.options,
+            "remote": replace(remote, concurrency=math.ceil(remote.concurrency / self.workers.room())),
+        }
+
+
+class _Texts(NamedTuple):
+    """All queries and documents."""
+
+    queries: pa.LargeStringArray
+    documents: pa.LargeStringArray
+
+    def of(self, pairs: np.ndarray) -> tuple[list[str], list[str], np.ndarray]:
+        """Returns the queries and documents that occur in pairs (n, 2), and the pairs as positions in these."""
+        sides = [np.unique(side, return_inverse=True) for side in pairs.T]
+        queries, documents = (all_.take(used).to_pylist() for all_, (used, _) in zip(self, sides, strict=True))
+        return queries, documents, np.stack([row_of for _, row_of in sides], axis=1)
+
+
+class _Judge:
+    """A worker with a reranker. After a fault it does nothing more: the job is to end."""
+
+    def __init__(
+        self, name: str, options: dict[str, Any], store: str, references: Sequence[Any], account: SharedAccount | None
+    ) -> None:
+        import ray
+
+        self.fault = ""
+        *texts, self.pairs = ray.get(list(references))
+        self.texts = _Texts(*texts)
+        try:
+            self.reranker = cast(Reranker, load_teacher(name, **options))
+            if isinstance(self.reranker, RemoteReranker):
+                self.reranker.use(account)
+            self.place = ScoreStore(store).prepare(self.reranker)
+        except Exception as error:  # noqa: BLE001 - Ray would start it again and again
+            self.fault = _told(error)
+
+    def __call__(self, block: tuple[int, int, int]) -> dict[str, Any]:
+        number, start, end = block
+        try:
+            outcome = self.fault or score_block(self.reranker, self.place, *self.texts.of(self.pairs[start:end]))
+        except Exception as error:  # noqa: BLE001 - Ray would leave the block out
+            outcome = _told(error)
+        if isinstance(outcome, str):
+            outcome = Outcome(fault=outcome)
+        self.fault = outcome.fault
+        return {"number": number, "outcome": json.dumps(outcome)}
+
+
+def _probe(
+    name: str, options: dict[str, Any], queries: Sequence[str], documents: Sequence[str], pairs: np.ndarray
+) -> Probe | str:
+    try:
+        reranker = cast(Reranker, load_teacher(name, **options))
+        return probe_reranker(name, reranker, queries, documents, pairs)
+    except Exception as error:  # noqa: BLE001 - one line instead of another process's traceback
+        return _told(error)
+
+
+def _reraised(result: Probe | str) -> Probe:
+    if isinstance(result, str):
+        raise InputError(result)
+    return result
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, InputError) else first_line(error)

@@ -1,0 +1,123 @@
+"""Scores of rerankers at a folder or in object storage: what `rabtriever judge --out` writes and a distillation reads.
+
+A folder for each reranker and kind of arithmetic, as in the teachers' cache: ``reranker.json`` says whose it is, shards
+(:mod:`rabtriever.persistence.vectors`) hold log-odds, behind them the context embeddings if it has any.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from rabtriever.caching import cache_dir
+from rabtriever.errors import InputError
+from rabtriever.persistence import objects
+from rabtriever.persistence.vectors import VectorFolder, text_key
+from rabtriever.rerankers.base import PairScorer, Reranker, Scores
+from rabtriever.scoring.calibration import Calibration
+
+IDENTITY = "reranker.json"
+LEFT_OUT = -100.0  # log-odds of a pair that has no score: surely not relevant, and still a number
+
+
+class Model(Protocol):
+    """What names a folder of outputs."""
+
+    fingerprint: str
+    numerics: str
+
+
+class ScoreStore:
+    """Scores of rerankers.
+
+    Scores of the same weights and prompt count as the same, whatever computed them: who names a store wants its scores.
+
+    Args:
+        place: Folder or URI (:mod:`rabtriever.persistence.objects`); nothing need be there.
+    """
+
+    def __init__(self, place: str | Path) -> None:
+        self.place = objects.as_place(place)
+
+    def prepare(self, reranker: Reranker) -> str:
+        """Returns the place of a reranker's shards, after it has been marked as its; raises StorageError."""
+        place = f"{self.place}/{folder_name(reranker)}"
+        if not objects.exists(place, IDENTITY):
+            identity = {"fingerprint": reranker.fingerprint, "numerics": reranker.numerics, **reranker.describe()}
+            objects.write(place, IDENTITY, json.dumps(identity).encode())
+        return place
+
+    def folders(self, fingerprint: str) -> list[str]:
+        """Returns the names of the folders of a reranker's scores; raises InputError for one that is broken."""
+        found = []
+        for name in objects.names(self.place):
+            place = f"{self.place}/{name}"
+            if not objects.exists(place, IDENTITY):
+                continue
+            try:
+                if json.loads(objects.read(place, IDENTITY))["fingerprint"] == fingerprint:
+                    found.append(name)
+            except (ValueError, KeyError, TypeError):
+                raise InputError(f"{place}/{IDENTITY}: says not whose scores these are; delete the folder") from None
+        return found
+
+    def read(self, model: Model | str, mirrors: Path | None = None) -> list[VectorFolder]:
+        """Opens the scores of a reranker or of its fingerprint, those of its own arithmetic first.
+
+        Shards of object storage are copied to a folder of the same name in ``mirrors``, by default the teachers' cache.
+        """
+        fingerprint, own = (model, "") if isinstance(model, str) else (model.fingerprint, folder_name(model))
+        mirrors = mirrors or cache_dir() / "states"
+        found = sorted(self.folders(fingerprint), key=lambda name: name != own)
+        return [VectorFolder(f"{self.place}/{name}", mirrors / name) for name in found]
+
+
+class StoredReranker(PairScorer):
+    """A reranker whose scores were computed before, in place of the model itself.
+
+    Args:
+        fingerprint: The model's.
+        calibration: The model's.
+        folders: Its scores (:meth:`ScoreStore.read`); a pair without one counts as surely not relevant.
+        costs: What its scores cost, for a report: ``choice_mass``, ``ms_per_pair``, ``cost_per_pair``.
+    """
+
+    def __init__(
+        self,
+        fingerprint: str,
+        calibration: Calibration,
+        folders: Sequence[VectorFolder],
+        costs: Mapping[str, float | None],
+    ) -> None:
+        self.fingerprint, self.calibration, self.folders, self.costs = fingerprint, calibration, folders, costs
+
+    def score(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        pairs: np.ndarray,
+        *,
+        with_states: bool = False,
+        show_progress_bar: bool = False,
+    ) -> Scores:
+        """Returns the log-odds of pairs (see :meth:`Reranker.score`)."""
+        keys = [pair_key(queries[q], documents[d]) for q, d in np.asarray(pairs).reshape(-1, 2).tolist()]
+        log_odds = np.full(len(keys), LEFT_OUT, np.float32)
+        for folder in reversed(self.folders):
+            if known := [i for i, key in enumerate(keys) if key in folder]:
+                log_odds[known] = folder.read([keys[i] for i in known])[:, 0]
+        return Scores(log_odds)
+
+
+def folder_name(model: Model) -> str:
+    """Returns the name of the folder of a model's outputs: a hash of everything that changes their numbers."""
+    return text_key(model.fingerprint, model.numerics).hex()
+
+
+def pair_key(query: str, document: str) -> bytes:
+    """Returns the key of a pair's score."""
+    return text_key("pair", query, document)
