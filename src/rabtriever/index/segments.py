@@ -72,20 +72,36 @@ class Segment:
 class Segments:
     """An index's segments: in the index itself, or beside those in the user's cache if it is remote or read-only.
 
+    Args:
+        uri: The index.
+        fingerprint: Of the model that made its latents.
+        layout: What the latents' columns mean.
+        precision: Number format of the scan.
+        device: Where torch scans them; None: the CPU's kernel does.
+        part: The shard whose segments these are; empty: the whole index's.
+
     Attributes:
+        name: Of their folder.
         folder: Where new ones are written.
         folders: Where they are looked for.
     """
 
     def __init__(
-        self, uri: str, fingerprint: str, layout: ScoreLayout, precision: str, device: str | None = None
+        self,
+        uri: str,
+        fingerprint: str,
+        layout: ScoreLayout,
+        precision: str,
+        device: str | None = None,
+        part: str = "",
     ) -> None:
         if precision not in PRECISIONS:
             raise InputError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}", param="precision")
         self.layout, self.precision, self.device = layout, precision, device
         cached = cache_dir() / "index" / hashlib.sha256(uri.encode()).hexdigest()[:16]
         bases = [cached] if "://" in uri else [Path(uri)] if os.access(uri, os.W_OK) else [Path(uri), cached]
-        self.folders = [base / "segments" / f"{precision}-{fingerprint[:16]}" for base in bases]
+        self.name = f"{precision}-{fingerprint[:16]}" + (f"-{part}" if part else "")
+        self.folders = [base / "segments" / self.name for base in bases]
         self.folder = self.folders[-1]
 
     def info(self) -> dict[str, Any]:
