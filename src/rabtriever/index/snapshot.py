@@ -17,7 +17,8 @@ position   0 .. 64 n_blocks - 1          Its column in a segment's arrays, which
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,7 +35,8 @@ LATENTS_PER_BATCH, KEYS_PER_BATCH = 8192, 2**18
 MAX_ROWS_TO_PICK = 100_000  # rows that are picked one by one rather than read with all others
 
 
-class KeyRange(NamedTuple):
+@dataclass(frozen=True)
+class KeyRange:
     """Shard ``number`` of ``count``: the rows whose keys are in an equal part of all 63 bits.
 
     Keys are random, so shards are of one size, whatever is added and removed, and no file belongs to one of them.
