@@ -161,8 +161,9 @@ def serve_shards(
     Raises:
         InputError: as of :func:`rabtriever.serving.server.serve`; no cluster; or the processes cannot be started.
     """
-    paths = {name: _absolute(getattr(config.server, name)) for name in ("uri", "model", "keys")}
-    config = replace(config, server=replace(config.server, **paths))
+    server = config.server
+    keys, model = (path and _absolute(path) for path in (server.keys, server.model))
+    config = replace(config, server=replace(server, uri=_absolute(server.uri), keys=keys, model=model))
     check_config(config.server)
     with closing(listen(host, port)) as listener:
         url = url_of(listener)
@@ -187,6 +188,6 @@ def serve_shards(
                 serve.shutdown()
 
 
-def _absolute(name: str | None) -> str | None:
+def _absolute(name: str) -> str:
     """Returns the absolute path of a file or folder of this machine; another name as it is."""
-    return str(absolute_path(name)) if name and Path(name).expanduser().exists() else name
+    return str(absolute_path(name)) if Path(name).expanduser().exists() else name
