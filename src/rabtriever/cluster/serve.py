@@ -6,8 +6,10 @@ model and no part of the index, the shards a part of the index and no model.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
@@ -165,23 +167,26 @@ def serve_shards(
     keys, model = (path and _absolute(path) for path in (server.keys, server.model))
     config = replace(config, server=replace(server, uri=_absolute(server.uri), keys=keys, model=model))
     check_config(config.server)
-    with closing(listen(host, port)) as listener:
-        url = url_of(listener)
-    port = int(url.rpartition(":")[2])
+    url = f"http://{host}:{port}"
     if address == LOCAL:  # all processes share this machine: Ray has nothing to place
+        with closing(listen(host, port)) as listener:
+            url = url_of(listener)
         config = replace(config, shard_options={"num_cpus": 0}, router_options={"num_cpus": 0})
+    options = {"host": host, "port": int(url.rpartition(":")[2])}
+    # Ray forks to start processes, which run something else at once: the open table does them no harm.
+    warnings.filterwarnings("ignore", "lancedb fork support")
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     stop = Event()
     with connected(address):
         try:
-            serve.start(http_options={"host": host, "port": port})
+            serve.start(http_options=options)
             serve.run(_bind(config), name=APPLICATION, route_prefix="/")
-        except RuntimeError as error:
-            raise InputError(f"--ray: the server's processes cannot be started: {first_line(error)}") from None
-        try:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stop.set())
             listening(url)
             stop.wait()
+        except RuntimeError as error:
+            raise InputError(f"--ray: the server's processes cannot be started: {first_line(error)}") from None
         finally:
             serve.delete(APPLICATION)
             if address == LOCAL:
