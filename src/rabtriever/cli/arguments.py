@@ -213,6 +213,12 @@ def open_index(args: argparse.Namespace) -> Index:
     return Index.open(args.uri, Rabtriever.from_pretrained(source, **load_options(args)))
 
 
+def add_ray_argument(parser: argparse._ActionsContainer) -> None:
+    """Adds the Ray cluster to work on."""
+    ray_help = "work on a Ray cluster: auto, host:port or ray://host:port (default: one of this machine alone)"
+    parser.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help=ray_help)
+
+
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the columns of a source that is a table."""
     columns = parser.add_argument_group("columns of a table")

@@ -8,7 +8,14 @@ import os
 import sys
 
 from rabtriever.choices import FEEDBACK_MODES
-from rabtriever.cli.arguments import add_config_arguments, add_index_arguments, config_from_args, load_options
+from rabtriever.cli.arguments import (
+    add_config_arguments,
+    add_index_arguments,
+    add_ray_argument,
+    config_from_args,
+    load_options,
+)
+from rabtriever.errors import InputError
 from rabtriever.extras import needs
 from rabtriever.serving.config import ServerConfig, ServerLimits
 
@@ -31,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     feedback_help += "$RABTRIEVER_FEEDBACK_KEY, and their embeddings (default: off)"
     parser.add_argument("--feedback", choices=FEEDBACK_MODES, default="off", help=feedback_help)
     add_config_arguments(parser, ServerLimits)
+    sharded = parser.add_argument_group("an index in shards, on Ray Serve (docs/serve.md)")
+    add_ray_argument(sharded)
+    sharded.add_argument("--shards", type=int, metavar="N", help="parts of the index (default: 1)")
+    replicas_help = "processes for each part; of two or more, one may die (default: 1)"
+    sharded.add_argument("--replicas", type=int, metavar="N", help=replicas_help)
+    sharded.add_argument("--routers", type=int, metavar="N", help="processes with the LLM in memory (default: 1)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -62,4 +75,15 @@ def run(args: argparse.Namespace) -> None:
         else:
             print(f"{args.uri} at {url} (the API: {url}/docs); Ctrl-C ends it", file=sys.stderr, flush=True)
 
-    serve(config, args.host, args.port, listening)
+    numbers = {name: getattr(args, name) for name in ("shards", "replicas", "routers")}
+    given = {name: number for name, number in numbers.items() if number is not None}
+    if args.ray is None:
+        if given:
+            raise InputError(f"--{next(iter(given))}: goes with --ray; give that too, or --workers for more processes")
+        serve(config, args.host, args.port, listening)
+        return
+    if args.workers != 1:
+        raise InputError("--workers: goes without --ray; give --replicas and --routers")
+    from rabtriever.cluster.serve import ShardedConfig, serve_shards
+
+    serve_shards(ShardedConfig(server=config, **given), args.host, args.port, listening, args.ray)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rabtriever.index.segments import Segment, Segments
-from rabtriever.index.snapshot import Snapshot
+from rabtriever.index.snapshot import KeyRange, Snapshot
 from rabtriever.index.table import Table
 from rabtriever.index.view import EXACT_UP_TO, MountedSegment, View
 
@@ -19,7 +19,10 @@ MIN_ROWS_TO_MERGE = 4096  # as many rows may be outside it, or deleted, whatever
 
 
 class CurrentView:
-    """A view that follows its table; thread-safe. Arguments and errors as of :meth:`rabtriever.Index.open`."""
+    """A view that follows its table; thread-safe.
+
+    Arguments and errors as of :meth:`rabtriever.Index.open`; ``shard``: which rows it has; all if None.
+    """
 
     def __init__(
         self,
@@ -28,18 +31,26 @@ class CurrentView:
         version: int | None = None,
         device: str | None = None,
         exact_up_to: int = EXACT_UP_TO,
+        shard: KeyRange | None = None,
     ) -> None:
         self.version = version
-        self._table, self._exact_up_to = table, exact_up_to
-        self._segments = Segments(table.uri, table.model.fingerprint, table.model.layout, precision, device)
+        self._table, self._exact_up_to, self._shard = table, exact_up_to, shard
+        part = shard.name if shard else ""
+        self._segments = Segments(table.uri, table.model.fingerprint, table.model.layout, precision, device, part)
         self._lock = Lock()
         self._view = None if version is None else self._open(None)
 
-    def get(self) -> View:
-        """Returns the view, after opening the latest version if a writer has made a new one."""
+    def get(self, version: int | None = None) -> View:
+        """Returns the view, after opening the latest version if a writer has made a new one.
+
+        Args:
+            version: A newer view is opened only if the present one is older than this, and then of this very version.
+        """
         with self._lock:
-            if self._view is None or (self.version is None and self._view.snapshot.version < self._table.version):
-                self._view = self._open(self._view)
+            if self._view is None or (
+                self.version is None and self._view.snapshot.version < (version or self._table.version)
+            ):
+                self._view = self._open(self._view, version)
             return self._view
 
     def info(self) -> dict[str, Any]:
@@ -48,8 +59,8 @@ class CurrentView:
         past = {"documents": len(view.snapshot), "version": self.version} if view and self.version is not None else {}
         return {**past, **self._segments.info(), "memory_bytes": view.nbytes if view else 0}
 
-    def _open(self, previous: View | None) -> View:
-        snapshot = self._table.snapshot(self.version)
+    def _open(self, previous: View | None, version: int | None = None) -> View:
+        snapshot = self._table.snapshot(self.version or version, self._shard)
         with self._table.reading(snapshot.version):
             parts = _mount(snapshot, self._segments, previous, compact=self.version is None)
         return View(snapshot, parts, self._exact_up_to)

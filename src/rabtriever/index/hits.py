@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rabtriever.index.table_version import Rows
+
 
 class Ranking(NamedTuple):
     """Documents for one query, best first.
@@ -17,6 +19,18 @@ class Ranking(NamedTuple):
     """
 
     ordinals: np.ndarray
+    log_odds: np.ndarray
+
+
+class Found(NamedTuple):
+    """What a search of a view found for one query, best first.
+
+    Attributes:
+        rows: n rows of its version.
+        log_odds: float32 (n,), the retriever's.
+    """
+
+    rows: Rows
     log_odds: np.ndarray
 
 

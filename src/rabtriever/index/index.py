@@ -21,13 +21,23 @@ from rabtriever.errors import InputError, NotFoundError
 from rabtriever.index.context import Lists, add_context
 from rabtriever.index.current_view import CurrentView
 from rabtriever.index.encoding import Retriever, encode_batches, encode_queries
-from rabtriever.index.hits import Hit, Hits
+from rabtriever.index.hits import Found, Hit, Hits
 from rabtriever.index.learned import LearnedVersions
 from rabtriever.index.schema import ModelInfo
-from rabtriever.index.search import SearchKeywords, SearchOptions, cut_hits, find_closest, rerank_hits, retrieve
-from rabtriever.index.snapshot import Snapshot, id_filter
+from rabtriever.index.search import (
+    SearchKeywords,
+    SearchOptions,
+    cut_hits,
+    find,
+    find_closest,
+    make_hits,
+    query_vectors,
+    rerank_hits,
+)
+from rabtriever.index.snapshot import Snapshot
 from rabtriever.index.syncing import Changes, Plan
 from rabtriever.index.table import Table
+from rabtriever.index.table_version import TableVersion, id_filter
 from rabtriever.index.view import EXACT_UP_TO
 from rabtriever.persistence.folder import atomic_folder, normalized_uri
 
@@ -345,9 +355,11 @@ class Index:
         Raises:
             NotFoundError: another process removed the version that is being read.
         """
-        view = self._current.get()
-        with self.table.reading(view.snapshot.version):
-            return retrieve(view, texts, vectors, options, self.retriever)
+        retriever = self.retriever
+        vectors = query_vectors(texts, vectors, options, self.table.model.layout, retriever)
+        version, found = self._find_rows(texts, vectors, options)
+        with self.table.reading(version.version):
+            return [make_hits(one, version, retriever.calibration) for one in found]
 
     wait = renamed("write_timeout")
     find = renamed("retrieve", lambda self: self._find)
@@ -358,15 +370,15 @@ class Index:
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """Returns the documents of these ids that exist, in the order of insertion."""
-        snapshot = self._current.get().snapshot
-        with self.table.reading(snapshot.version):
-            return snapshot.documents(snapshot.filter(id_filter(ids))) if ids else []
+        version = self._latest()
+        with self.table.reading(version.version):
+            return version.documents(version.find(id_filter(ids))) if ids else []
 
     def ids(self) -> list[str]:
         """Returns the ids of all documents, in the order of insertion."""
-        snapshot = self._current.get().snapshot
-        with self.table.reading(snapshot.version):
-            return snapshot.ids()
+        version = self._latest()
+        with self.table.reading(version.version):
+            return version.ids()
 
     def candidates(
         self, queries: Sequence[np.ndarray], ids: Sequence[str], depth: int = 20
@@ -391,6 +403,18 @@ class Index:
         with self.table.reading(snapshot.version):
             return _latents(snapshot, snapshot.filter(id_filter(ids)))
 
+    def _latest(self) -> TableVersion:
+        """Returns the version that searches read."""
+        return self._current.get().snapshot
+
+    def _find_rows(
+        self, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions
+    ) -> tuple[TableVersion, list[Found]]:
+        """Finds rows for each query, and the version that has them; arguments as of :func:`find`."""
+        view = self._current.get()
+        with self.table.reading(view.snapshot.version):
+            return view.snapshot, find(view, texts, vectors, options)
+
     def _writing(self) -> AbstractContextManager[Any]:
         if self.version is not None:
             raise InputError(f"version {self.version} was opened to read; open the index without it to change it")
@@ -408,4 +432,4 @@ def _latents(snapshot: Snapshot, ordinals: np.ndarray) -> tuple[np.ndarray, list
     result = np.empty((len(ordinals), snapshot.layout.dim), np.float32)
     for of_batch, latents in snapshot.latents(ordinals):
         result[np.searchsorted(ordinals, of_batch)] = latents
-    return result, [document.id for document in snapshot.documents(ordinals)]
+    return result, [document.id for document in snapshot.documents(snapshot.rows(ordinals))]

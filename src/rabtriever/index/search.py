@@ -12,12 +12,13 @@ import numpy as np
 from rabtriever.choices import MODES
 from rabtriever.errors import InputError, TextError, shorten
 from rabtriever.index.encoding import Retriever
-from rabtriever.index.hits import Hit, Hits, Ranking
-from rabtriever.index.snapshot import Snapshot
+from rabtriever.index.hits import Found, Hit, Hits
+from rabtriever.index.table_version import TableVersion
 from rabtriever.index.view import View
 from rabtriever.rerankers.base import Reranker
 from rabtriever.scoring.calibration import LIST_DEPTH, Calibration
 from rabtriever.scoring.fold import score_latents
+from rabtriever.scoring.layout import ScoreLayout
 
 
 @dataclass(frozen=True)
@@ -88,46 +89,58 @@ class SearchKeywords(TypedDict, total=False):
     show_progress_bar: bool
 
 
-def retrieve(
-    view: View, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions, retriever: Retriever
-) -> list[list[Hit]]:
-    """Finds hits for each query, without a reranker; arguments and errors as of :meth:`rabtriever.Index.retrieve`."""
-    vectors, shape = np.asarray(vectors, np.float32), (len(texts), view.layout.dim)
-    if vectors.shape != shape:
-        raise InputError(f"query latents {vectors.shape}: expected {shape}; encode with the index's retriever")
-    not_finite = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
+def query_vectors(
+    texts: Sequence[str], latents: np.ndarray, options: SearchOptions, layout: ScoreLayout, retriever: Retriever
+) -> np.ndarray:
+    """Returns the vectors float32 (n, dim) that queries are searched with; arguments as of :meth:`Index.retrieve`.
+
+    Raises:
+        InputError: latents of another model, or that are not finite.
+    """
+    latents, shape = np.asarray(latents, np.float32), (len(texts), layout.dim)
+    if latents.shape != shape:
+        raise InputError(f"query latents {latents.shape}: expected {shape}; encode with the index's retriever")
+    not_finite = np.flatnonzero(~np.isfinite(latents).all(axis=1)).tolist()
     if not_finite:
         message = f"query {shorten(texts[not_finite[0]])}: its latent is NaN or infinite; check the model's weights"
         raise InputError(message, param="query", position=not_finite[0])
-    depth = min(options.depth, max(1, len(view.snapshot)))  # of any k, however large
+    return retriever.encoder_only(latents, texts) if options.mode == "encoder" else latents
+
+
+def find(view: View, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions) -> list[Found]:
+    """Finds rows for each query, of the view alone but for BM25, which reads the whole table.
+
+    Args:
+        view: What is searched.
+        texts: n queries.
+        vectors: float32 (n, dim), from :func:`query_vectors`.
+        options: How to search.
+
+    Returns:
+        ``options.depth`` rows a query, at most.
+    """
+    snapshot = view.snapshot
     if options.mode == "bm25":
-        rankings = [
-            _with_log_odds(view.snapshot.bm25_search(text, depth, options.where), vector, view)
-            for text, vector in zip(texts, vectors, strict=True)
-        ]
-    else:
-        if options.mode == "encoder":
-            vectors = retriever.encoder_only(vectors, texts)
-        allowed = None if options.where is None else view.snapshot.filter(options.where)
-        rankings = view.search(vectors, depth, options.mode, allowed)
-    return [_make_hits(ranking, view.snapshot, retriever.calibration) for ranking in rankings]
+        return [_find_by_words(snapshot, *query, options) for query in zip(texts, vectors, strict=True)]
+    depth = min(options.depth, max(1, len(snapshot)))  # of any k, however large
+    allowed = None if options.where is None else snapshot.filter(options.where)
+    rankings = view.search(vectors, depth, options.mode, allowed)
+    return [Found(snapshot.rows(ranking.ordinals), ranking.log_odds) for ranking in rankings]
 
 
-def _with_log_odds(ordinals: np.ndarray, vector: np.ndarray, view: View) -> Ranking:
-    """Returns documents in their order, with the retriever's log-odds."""
-    log_odds = np.empty(len(ordinals), np.float32)
-    row = {ordinal: i for i, ordinal in enumerate(ordinals.tolist())}
-    for of_batch, latents in view.snapshot.latents(ordinals):
-        log_odds[[row[ordinal] for ordinal in of_batch.tolist()]] = score_latents(vector[None], latents, view.layout)[0]
-    return Ranking(ordinals, log_odds)
+def _find_by_words(version: TableVersion, text: str, vector: np.ndarray, options: SearchOptions) -> Found:
+    rows = version.bm25_search(text, options.depth, options.where)
+    return Found(rows, score_latents(vector[None], version.latents_of(rows), version.layout)[0])
 
 
-def _make_hits(ranking: Ranking, snapshot: Snapshot, calibration: Calibration) -> list[Hit]:
-    documents = snapshot.documents(ranking.ordinals)
-    probabilities = calibration.list_probability(ranking.log_odds, ranking.log_odds[:LIST_DEPTH]).tolist()
+def make_hits(found: Found, version: TableVersion, calibration: Calibration) -> list[Hit]:
+    """Returns what was found as hits, with the probabilities of this list."""
+    probabilities = calibration.list_probability(found.log_odds, found.log_odds[:LIST_DEPTH]).tolist()
     return [
         Hit(document.id, probability, value, document.content, deepcopy(dict(document.metadata)))
-        for document, probability, value in zip(documents, probabilities, ranking.log_odds.tolist(), strict=True)
+        for document, probability, value in zip(
+            version.documents(found.rows), probabilities, found.log_odds.tolist(), strict=True
+        )
     ]
 
 

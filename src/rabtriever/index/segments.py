@@ -31,6 +31,7 @@ from rabtriever.index.quantization import PRECISIONS, QuantizedLatents
 from rabtriever.scoring.layout import ScoreLayout
 
 FORMAT = 3
+META = "segment.json"  # in every whole segment
 MIN_DOCUMENTS_FOR_CLUSTERS = 100_000  # smaller segments are one cluster
 DOCUMENTS_PER_CLUSTER = 40
 STALE_AFTER_SECONDS = 24 * 3600  # age at which a half-written segment is removed
@@ -72,20 +73,37 @@ class Segment:
 class Segments:
     """An index's segments: in the index itself, or beside those in the user's cache if it is remote or read-only.
 
+    Args:
+        uri: The index.
+        fingerprint: Of the model that made its latents.
+        layout: What the latents' columns mean.
+        precision: Number format of the scan.
+        device: Where torch scans them; None: the CPU's kernel does.
+        part: The shard whose segments these are; empty: the whole index's.
+
     Attributes:
+        uri: The index.
+        name: Of their folder.
         folder: Where new ones are written.
         folders: Where they are looked for.
     """
 
     def __init__(
-        self, uri: str, fingerprint: str, layout: ScoreLayout, precision: str, device: str | None = None
+        self,
+        uri: str,
+        fingerprint: str,
+        layout: ScoreLayout,
+        precision: str,
+        device: str | None = None,
+        part: str = "",
     ) -> None:
         if precision not in PRECISIONS:
             raise InputError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}", param="precision")
-        self.layout, self.precision, self.device = layout, precision, device
+        self.uri, self.layout, self.precision, self.device = uri, layout, precision, device
         cached = cache_dir() / "index" / hashlib.sha256(uri.encode()).hexdigest()[:16]
         bases = [cached] if "://" in uri else [Path(uri)] if os.access(uri, os.W_OK) else [Path(uri), cached]
-        self.folders = [base / "segments" / f"{precision}-{fingerprint[:16]}" for base in bases]
+        self.name = f"{precision}-{fingerprint[:16]}" + (f"-{part}" if part else "")
+        self.folders = [base / "segments" / self.name for base in bases]
         self.folder = self.folders[-1]
 
     def info(self) -> dict[str, Any]:
@@ -148,7 +166,7 @@ class Segments:
             sorted_.flush()
             numbers = {name: getattr(codes, name) for name in CODE_NUMBERS}
             meta = {"format": FORMAT, "layout": self.layout.to_dict(), **numbers}
-            (temporary / "segment.json").write_text(json.dumps(meta))
+            (temporary / META).write_text(json.dumps(meta))
             os.replace(temporary, self.folder / name)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -178,7 +196,7 @@ class Segments:
 
     def _read(self, folder: Path) -> Segment | None:
         try:
-            meta = json.loads((folder / "segment.json").read_text())
+            meta = json.loads((folder / META).read_text())
             if meta["format"] != FORMAT or meta["layout"] != self.layout.to_dict():
                 return None
             arrays = {

@@ -86,7 +86,9 @@ class Plan:
 
 def _stored(snapshot: Snapshot) -> Iterator[tuple[str, bytes]]:
     for start in range(0, len(snapshot), DOCUMENTS_PER_READ):
-        for document in snapshot.documents(np.arange(start, min(start + DOCUMENTS_PER_READ, len(snapshot)))):
+        for document in snapshot.documents(
+            snapshot.rows(np.arange(start, min(start + DOCUMENTS_PER_READ, len(snapshot))))
+        ):
             yield document.id, _digest(document)
 
 

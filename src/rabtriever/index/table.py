@@ -20,7 +20,8 @@ from rabtriever.index.lance_errors import LANCE_ERRORS, is_conflict, table_error
 from rabtriever.index.lease import TABLE as WRITER
 from rabtriever.index.lease import Lease
 from rabtriever.index.schema import ModelInfo, read_model, record_batches, table_schema, writable_schema
-from rabtriever.index.snapshot import Snapshot, id_filter
+from rabtriever.index.snapshot import KeyRange, Snapshot
+from rabtriever.index.table_version import TableVersion, id_filter
 from rabtriever.persistence.folder import normalized_uri
 from rabtriever.persistence.storage import is_uri, require_reachable, storage_options
 
@@ -119,12 +120,20 @@ class Table:
                 "table_bytes": int(stats["total_bytes"]),
             }
 
-    def snapshot(self, version: int | None = None) -> Snapshot:
-        """Opens a version to read from; the latest if None."""
-        if version is not None:
-            self._require_version(version)
-        with table_errors(self.uri):
-            return Snapshot(self.connection.open_table(TABLE), version, self.model.layout, self._document_cache)
+    def snapshot(self, version: int | None = None, shard: KeyRange | None = None) -> Snapshot:
+        """Opens a version, or one shard of it, to search; the latest if None.
+
+        Raises:
+            NotFoundError: no such version.
+        """
+        with table_errors(self.uri) if version is None else self.reading(version):
+            handle = self.connection.open_table(TABLE)
+            return Snapshot(handle, version, self.model.layout, self._document_cache, shard)
+
+    def at(self, version: int) -> TableVersion:
+        """Opens a version to read a few documents from; errors as of :meth:`snapshot`."""
+        with self.reading(version):
+            return TableVersion(self.connection.open_table(TABLE), version, self.model.layout, self._document_cache)
 
     @contextmanager
     def reading(self, version: int) -> Iterator[None]:

@@ -138,7 +138,7 @@ class View:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that searches need: codes, keys, ordinals."""
-        arrays: list[Any] = [self.snapshot.row_ids, self.snapshot.keys]
+        arrays: list[Any] = [self.snapshot]
         for part in self.parts:
             arrays += [part.codes, part.ordinals, part.live, *([part.centres] if part.centres else [])]
         return sum(array.nbytes for array in arrays)

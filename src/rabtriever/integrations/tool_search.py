@@ -17,7 +17,7 @@ from rabtriever.errors import InputError, shorten
 from rabtriever.index import Index
 from rabtriever.index.hits import Hits
 from rabtriever.index.search import SearchKeywords
-from rabtriever.index.snapshot import id_filter
+from rabtriever.index.table_version import id_filter
 from rabtriever.sources.tools import placed_tools
 
 SEARCH_TOOL = "search_tools"

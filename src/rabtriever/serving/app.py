@@ -39,7 +39,7 @@ def make_app(config: ServerConfig, failed: Callable[[str], None], index: Index |
     Args:
         config: The server's options.
         failed: Called if the index or its model cannot be loaded, with the reason.
-        index: Already open; opened in the background, when the server starts, if None.
+        index: Already open, so that the server starts when it is warm; if None, it is opened in the background then.
 
     Raises:
         InputError: keys that cannot be read.
@@ -61,6 +61,8 @@ def make_app(config: ServerConfig, failed: Callable[[str], None], index: Index |
                 failed(str(error) if isinstance(error, InputError) else f"cannot be loaded: {first_line(error)}")
 
         loading = asyncio.create_task(get_ready())
+        if index is not None:
+            await loading
         yield
         service, app.state.service = app.state.service, None
         loading.cancel()
@@ -86,15 +88,19 @@ def make_app(config: ServerConfig, failed: Callable[[str], None], index: Index |
 
 
 def open_index(config: ServerConfig) -> Index:
-    """Opens the index and loads its retriever, with caches of a server's size.
+    """Opens the index and loads its retriever.
 
     Raises:
         InputError: as :meth:`Index.open` and :meth:`Rabtriever.from_pretrained`.
     """
-    retriever = Rabtriever.from_pretrained(
+    return Index.open(config.uri, load_retriever(config))
+
+
+def load_retriever(config: ServerConfig) -> Rabtriever:
+    """Loads the index's retriever, with caches of a server's size; raises InputError if it cannot be."""
+    return Rabtriever.from_pretrained(
         config.model or Table.open(config.uri).model_source(),
         document_cache=DOCUMENT_CACHE_SIZE,
         kv_cache_bytes=KV_CACHE_BYTES,
         **config.load_options,
     )
-    return Index.open(config.uri, retriever)

@@ -41,20 +41,25 @@ def serve(config: ServerConfig, host: str, port: int, listening: Callable[[str],
         InputError: no index or model, keys that cannot be read, an address that cannot be used, or one beyond this
             machine without a key; digests of feedback without a key.
     """
+    check_config(config)
+    if config.workers < 1:
+        raise InputError(f"--workers {config.workers}: at least 1")
+    with listen(host, port) as listener:
+        listening(url_of(listener))
+        _configure_logging()
+        (_serve_here if config.workers == 1 else _serve_in_workers)(config, listener)
+
+
+def check_config(config: ServerConfig) -> None:
+    """Checks what can be checked before a model is loaded; errors as of :func:`serve`."""
     keys = APIKeys(config.keys)
     if not (config.loopback or keys or config.insecure):
         raise InputError("--host: reaches beyond this machine; give API keys (--keys), or --insecure to serve everyone")
     if "*" in config.cors and not keys:
         raise InputError("--cors *: any web page could use the index; give API keys (--keys), or name the origins")
-    if config.workers < 1:
-        raise InputError(f"--workers {config.workers}: at least 1")
     FeedbackMode(config.feedback)
     table = Table.open(config.uri)
     find_retriever(config.model or table.model_source())
-    with listen(host, port) as listener:
-        listening(url_of(listener))
-        _configure_logging()
-        (_serve_here if config.workers == 1 else _serve_in_workers)(config, listener)
 
 
 def _configure_logging() -> None:
