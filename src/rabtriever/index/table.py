@@ -37,6 +37,11 @@ def normalized_uri(uri: str | Path) -> str:
     return uri if "://" in uri else str(absolute_path(uri))
 
 
+def dataset_uri(uri: str) -> str:
+    """Returns where the Lance data set of an index's table is."""
+    return f"{uri}/{TABLE}.lance"
+
+
 class Table:
     """A Lance table of documents and latents, its changes and its versions; ``model`` made the latents."""
 
