@@ -194,6 +194,17 @@ def open_index(args: argparse.Namespace) -> Index:
     return Index.open(args.uri, Rabtriever.from_pretrained(source, **load_options(args)))
 
 
+def add_ray_argument(parser: argparse._ActionsContainer) -> None:
+    """Adds ``--ray``, the cluster to work on."""
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="work on a Ray cluster: host:port, ray://host:port, auto, or without a value all cores of this machine",
+    )
+
+
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the columns of a source that is a table."""
     columns = parser.add_argument_group("columns of a table")

@@ -14,7 +14,7 @@ from rabtriever.cluster.parts import open_lance
 from rabtriever.errors import InputError
 from rabtriever.extras import needs
 from rabtriever.index.index import VERSION_RETENTION
-from rabtriever.index.table import Table, dataset_uri, write_errors
+from rabtriever.index.table import ENCODING, Table, dataset_uri, write_errors
 
 ROWS_PER_TASK = 2**24  # of fragments whose removed rows are found at a time
 MESSAGE = "__lance_commit_message"  # where Lance keeps the message of a transaction
@@ -48,7 +48,9 @@ def remove_rows(job: Job, fragment_ids: Sequence[int]) -> dict[str, Any]:
         gone = of_fragment[of_fragment[:, 1] == REPLACED, 0]
         fragment = dataset.get_fragment(identifier)
         if job.delete:
-            every = fragment.scanner(columns=[], with_row_address=True).to_table()["_rowaddr"].to_numpy().astype(np.int64)
+            every = (
+                fragment.scanner(columns=[], with_row_address=True).to_table()["_rowaddr"].to_numpy().astype(np.int64)
+            )
             gone = np.setdiff1d(every, of_fragment[of_fragment[:, 1] == KEPT, 0])
         if len(gone) == fragment.count_rows():
             removed.append(identifier)
@@ -89,7 +91,7 @@ def is_committed(job: Job) -> bool:
         if transaction and (transaction.transaction_properties or {}).get(MESSAGE) == job.id:
             return True
     if dataset.version > job.version:
-        remedy = f"remove {job.uri}/encoding and run the command again"
+        remedy = f"remove {job.uri}/{ENCODING} and run the command again"
         raise InputError(f"{job.uri}: changed by another writer since the unfinished job began; {remedy}")
     return False
 
@@ -99,4 +101,3 @@ def optimize(uri: str) -> dict[str, Any]:
     table = Table.open(uri)
     table.optimize(VERSION_RETENTION)
     return {"documents": len(table)}
-

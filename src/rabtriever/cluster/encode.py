@@ -21,7 +21,6 @@ from uuid import uuid4
 
 from rabtriever.cluster.commit import commit, fragment_groups, is_committed, optimize, remove_rows
 from rabtriever.cluster.encoder import MAX_ATTEMPTS, PartEncoder
-from rabtriever.cluster.files import normalized
 from rabtriever.cluster.ids import Survey, buckets, count_ids, first_duplicate, name_duplicate
 from rabtriever.cluster.journal import Failure, Job, Journal, Record
 from rabtriever.cluster.parts import open_lance, part_bytes, source_files
@@ -33,6 +32,7 @@ from rabtriever.index.encoding import Retriever
 from rabtriever.index.schema import ModelInfo
 from rabtriever.index.syncing import Changes
 from rabtriever.index.table import Table, dataset_uri
+from rabtriever.persistence.files import normalized
 from rabtriever.persistence.folder import absolute_path
 from rabtriever.progress import bar
 from rabtriever.sources.tables import Columns
@@ -77,7 +77,7 @@ def encode_corpus(
             machines of the cluster must reach it, as they must the index and the model.
         retriever: Folder or name, for :meth:`rabtriever.Rabtriever.from_pretrained`; or a function that loads one.
         uri: Folder or object-store URI of the index.
-        update: Whether the index exists: documents that it holds as they are are not encoded, and changed ones replaced.
+        update: Whether the index exists: what it holds already is not encoded, what differs is replaced.
         delete: Whether documents of the index that the corpus lacks are removed, if ``update``.
         columns: Of tables; the usual ones if None.
         workers: How many, and what each needs; one a core if None.
@@ -152,9 +152,11 @@ class _Encoding:
         if not self.job.update and not changes.added:
             self._discard()
             raise InputError(f"{failed[0].place}: {failed[0].reason}; no document could be encoded")
-        (done,) = run_tasks(optimize, [self.job.uri], 1)
+        if changes.any:
+            list(run_tasks(optimize, [self.job.uri], 1))  # there, since it takes memory
         self.journal.remove()
-        return Encoded(changes, failed, len(self.parts), done["documents"])
+        n_documents = open_lance(dataset_uri(self.job.uri)).count_rows()
+        return Encoded(changes, failed, len(self.parts), n_documents)
 
     def _survey(self) -> int:
         """Reads the ids; returns the number of documents. Without any, or if one comes twice, the job is given up."""

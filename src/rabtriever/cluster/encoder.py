@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -40,10 +41,9 @@ class PartEncoder:
     """
 
     def __init__(self, job: Job, load: Callable[[], Retriever], threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
         self.job, self.journal, self.retriever = job, Journal(job.uri), load()
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(threads)
         self.dataset = open_lance(dataset_uri(job.uri), job.version)
         self.reused: LRUCache[str, np.ndarray] = LRUCache(MAX_REUSED_BYTES)
 
@@ -56,7 +56,7 @@ class PartEncoder:
         """
         if self.retriever.fingerprint != self.job.model:
             return {"documents": 0, "error": f"{self.job.uri}: a worker has another model; copy it to all machines"}
-        if not self.journal.remaining([part], "parts"):
+        if self.journal.is_done(part):
             return {"documents": 0, "error": ""}
         times, reason = self.journal.begin_attempt(part)
         if times >= MAX_ATTEMPTS:

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from rabtriever.cluster.files import Folder
 from rabtriever.cluster.journal import Job, Journal, id_file
 from rabtriever.cluster.parts import Part
 from rabtriever.cluster.rows import read_documents
 from rabtriever.errors import InputError, first_line
+from rabtriever.persistence.files import Folder
 from rabtriever.sources.tables import Columns
 
 ROW = np.dtype([("high", "<u8"), ("low", "<u8"), ("position", "<i8")])

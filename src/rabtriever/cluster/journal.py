@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from rabtriever.cluster.files import Folder
 from rabtriever.cluster.parts import Part, SourceFile, make_parts
 from rabtriever.errors import InputError
+from rabtriever.index.table import ENCODING
+from rabtriever.persistence.files import Folder
 from rabtriever.sources.tables import Columns
 
-FOLDER = "encoding"
 READERS = 16  # records that are read at a time
 
 
@@ -82,7 +82,7 @@ class Job:
             fault = "with other flags"
         else:
             return
-        remedy = f"run that command again, or remove {self.uri}{f'/{FOLDER}' if self.update else ''} to begin anew"
+        remedy = f"run that command again, or remove {self.uri}{f'/{ENCODING}' if self.update else ''} to begin anew"
         raise InputError(f"{self.uri}: an unfinished job encodes {fault}; {remedy}")
 
 
@@ -120,7 +120,7 @@ class Journal:
     """The journal of the job at ``uri``, if there is one."""
 
     def __init__(self, uri: str) -> None:
-        self.folder = Folder(f"{uri}/{FOLDER}")
+        self.folder = Folder(f"{uri}/{ENCODING}")
 
     def job(self) -> Job | None:
         """Returns the job that is not finished; None if there is none."""
@@ -135,6 +135,10 @@ class Journal:
         """Returns the parts without a file in one of its folders."""
         done = self.folder.names(folder)
         return [part for part in parts if _name(part) not in done]
+
+    def is_done(self, part: Part) -> bool:
+        """Returns whether a part has its record."""
+        return self.folder.read(f"parts/{_name(part)}") is not None
 
     def begin_attempt(self, part: Part) -> tuple[int, str]:
         """Counts that a part is begun; returns how often it was before, and why it failed then."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from rabtriever.cluster.files import filesystem, normalized
 from rabtriever.errors import InputError, NotFoundError, first_line
 from rabtriever.extras import needs
+from rabtriever.persistence.files import filesystem, normalized
 from rabtriever.sources.hub import HUB
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _kind(info: FileInfo) -> str | None:
 
 
 def _is_plain(path: str) -> bool:
-    """Returns whether a file is neither hidden, nor a mark of the software that wrote the folder, nor inside Lance's."""
+    """Returns whether a file is neither hidden, nor a mark of the software that wrote it, nor inside Lance's."""
     parts = PurePosixPath(path.lstrip("/")).parts
     return not any(part.startswith((".", "_")) for part in parts) and not any(".lance" in part for part in parts[:-1])
 

@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rabtriever.cluster.files import filesystem
 from rabtriever.cluster.parts import Part, open_lance
 from rabtriever.data import Document
 from rabtriever.data.beir import decode_line, parse_row
 from rabtriever.errors import InputError
 from rabtriever.index.schema import METADATA_KEY
+from rabtriever.persistence.files import filesystem
 from rabtriever.sources.reading import check_document
 from rabtriever.sources.tables import Columns, columns_without_bytes
 from rabtriever.sources.tools import is_tool

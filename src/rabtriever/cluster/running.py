@@ -107,8 +107,7 @@ class _OnParts:
 
 
 def _dataset(items: Sequence[Any], n: int) -> ray.data.Dataset:
-    with needs("cluster"):
-        import ray.data
+    import ray.data
 
     blocks = min(len(items), n * BLOCKS_PER_WORKER)
     data = ray.data.from_items([{"item": pickle.dumps(item)} for item in items], override_num_blocks=blocks)
@@ -120,6 +119,8 @@ def _dataset(items: Sequence[Any], n: int) -> ray.data.Dataset:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps Ray Data from printing what the caller handles: lost workers."""
+    with needs("cluster"):
+        import ray.data  # noqa: F401 - which sets the levels
     loggers = [logging.getLogger(name) for name in ("ray.data", "ray")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -103,9 +103,7 @@ def encode_batches(
         raise InputError("add: more latents than documents; give one for each")
 
 
-def encode_batch(
-    batch: Sequence[Document], retriever: Retriever, reused: LRUCache[str, np.ndarray]
-) -> np.ndarray:
+def encode_batch(batch: Sequence[Document], retriever: Retriever, reused: LRUCache[str, np.ndarray]) -> np.ndarray:
     """Returns documents' latents float32 (n, dim); those of texts that are in ``reused`` are taken from there.
 
     Raises:

@@ -18,6 +18,7 @@ from rabtriever.data import Document
 from rabtriever.errors import BusyError, ConflictError, CorruptIndexError, InputError, NotFoundError, StorageError
 from rabtriever.index.schema import ModelInfo, read_model, record_batches, table_schema, writable_schema
 from rabtriever.index.snapshot import Snapshot, id_filter
+from rabtriever.persistence.files import Folder
 from rabtriever.persistence.folder import absolute_path
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 TABLE = "documents"
 LOCK = "writer.lock"
+ENCODING = "encoding"  # folder of a job that fills the index (rabtriever.cluster.journal)
 IDS_PER_LOOKUP = 10_000
 DOCUMENT_CACHE_CHARS = 2**24  # characters of documents that stay in memory after they were found
 REMOTE_CHECK = timedelta(seconds=5)  # a reader of an object store sees what others wrote that long after, at most
@@ -150,6 +152,12 @@ class Table:
             with table_errors(self.uri):
                 self.table.checkout_latest()  # a change must not build on what this process saw seconds ago
             yield
+
+    def require_finished(self) -> None:
+        """Raises BusyError if a job of encoding has not filled the table yet."""
+        if not len(self) and Folder(f"{self.uri}/{ENCODING}").read("job.json"):
+            remedy = "wait until it is done; if it was stopped, run its command again"
+            raise BusyError(f"{self.uri}: still being made by `rabtriever index --ray`; {remedy}")
 
     def drop(self) -> None:
         """Removes the table."""
