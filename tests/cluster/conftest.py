@@ -18,8 +18,32 @@ NODE = {"num_cpus": 2, "object_store_memory": 100_000_000}
 
 
 @pytest.fixture(scope="package")
-def cluster() -> Iterator[Any]:
-    """A cluster of one node with two cores, which tests may add nodes to; this process is connected to it."""
+def bucket() -> Iterator[str]:
+    """URI of a bucket of an S3 server on this machine, which the environment names."""
+    from moto.server import ThreadedMotoServer
+    from pyarrow.fs import S3FileSystem
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.setenv("AWS_REGION", "us-east-1")
+        patch.setenv("AWS_ALLOW_HTTP", "true")
+        store = S3FileSystem(endpoint_override=f"{host}:{port}", scheme="http", allow_bucket_creation=True)
+        store.create_dir("bucket")
+        yield "s3://bucket"
+    server.stop()
+
+
+@pytest.fixture(scope="package")
+def cluster(bucket: str) -> Iterator[Any]:
+    """A cluster of one node with two cores; it knows the bucket, and this process is connected to it.
+
+    Tests may add nodes to it.
+    """
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

@@ -20,6 +20,7 @@ from rabtriever.cluster.journal import Journal
 from rabtriever.cluster.running import Workers
 from rabtriever.errors import BusyError, ConflictError, InputError
 from rabtriever.index import Index
+from rabtriever.persistence.files import filesystem
 from rabtriever.retriever import Rabtriever
 from rabtriever.sources import read_source
 
@@ -29,8 +30,10 @@ TWO = Workers(2)
 QUERIES = ["please find a hotel", "cook bread", "what is the weather"]
 
 
-def letters(log: Path, seconds: float = 0.0, fatal: str = "", fails: str = "", name: str = "letters"):
-    """Loads a retriever that counts letters and logs what it encodes; texts with ``fatal`` end its process.
+def letters(log: Path, seconds: float = 0.0, fatal: str = "", once: str = "", fails: str = "", name: str = "letters"):
+    """Loads a retriever that counts letters and logs what it encodes.
+
+    A text with the word ``fatal`` ends its process, one with ``once`` the first time, and one with ``fails`` raises.
 
     Workers get it by value, so all of it is inside this function.
     """
@@ -51,6 +54,9 @@ def letters(log: Path, seconds: float = 0.0, fatal: str = "", fails: str = "", n
             time.sleep(seconds)
             for text in texts:
                 if fatal and fatal in text.split():
+                    os._exit(1)
+                if once and once in text.split() and not log.with_suffix(".once").exists():
+                    log.with_suffix(".once").touch()
                     os._exit(1)
                 if fails and fails in text.split():
                     raise RuntimeError("out of order")
@@ -176,9 +182,7 @@ def test_the_driver_is_killed(cluster, corpus, tmp_path):
     with pytest.raises(InputError, match="another source, or this one has changed"):
         encode_corpus(changed, letters(log), uri, workers=TWO)
     time.sleep(1.5)  # its workers end
-    finished = {json.loads(journal.folder.read(f"parts/{name}"))["added"] for name in journal.folder.names("parts")}
     n_finished = sum(json.loads(journal.folder.read(f"parts/{n}"))["added"] for n in journal.folder.names("parts"))
-    assert finished
     before = len(encodings(log))
     encode_corpus(corpus, letters(log), uri, workers=TWO)
     assert ids(uri) == [f"d{i}" for i in range(240)]
@@ -187,8 +191,10 @@ def test_the_driver_is_killed(cluster, corpus, tmp_path):
     assert np.isfinite(latents).all()
 
 
-def test_a_document_fails(cluster, corpus, tmp_path, capsys):
-    done = encode_corpus(corpus, letters(tmp_path / "log", fails="77"), tmp_path / "index", workers=TWO)
+def test_a_document_fails_and_a_worker_dies(cluster, corpus, tmp_path):
+    load = letters(tmp_path / "log", fails="77", once="150")
+    done = encode_corpus(corpus, load, tmp_path / "index", workers=TWO)
+    assert (tmp_path / "log.once").exists()
     assert [(one.id, "out of order" in one.reason) for one in done.failed] == [("d77", True)]
     assert ids(tmp_path / "index") == [f"d{i}" for i in range(240) if i != 77]
     again = encode_corpus(corpus, letters(tmp_path / "log"), tmp_path / "index", update=True, workers=TWO)
@@ -201,6 +207,19 @@ def test_a_worker_dies_of_a_part_again_and_again(cluster, corpus, tmp_path):
         encode_corpus(corpus, letters(tmp_path / "log", fatal="100"), uri, workers=TWO)
     encode_corpus(corpus, letters(tmp_path / "log"), uri, workers=TWO)  # mended
     assert ids(uri) == [f"d{i}" for i in range(240)]
+
+
+def test_an_object_store(cluster, bucket, tmp_path):
+    corpus = write_corpus(tmp_path / "corpus.jsonl", make_rows(60))
+    files, path = filesystem(bucket)
+    with files.open_output_stream(f"{path}/corpus/a.jsonl") as file:
+        file.write(corpus.read_bytes())
+    log = tmp_path / "log"
+    encode_corpus(f"{bucket}/corpus", letters(log, fails="7"), f"{bucket}/index", workers=TWO)
+    assert ids(f"{bucket}/index") == [f"d{i}" for i in range(60) if i != 7]
+    assert Journal(f"{bucket}/index").job() is None
+    done = encode_corpus(f"{bucket}/corpus", letters(log), f"{bucket}/index", update=True, delete=True, workers=TWO)
+    assert (done.changes.added, done.changes.unchanged, done.documents) == (1, 59, 60)
 
 
 def test_an_id_comes_twice(cluster, corpus, tmp_path):

@@ -72,14 +72,15 @@ class PartEncoder:
 
     def _encode_part(self, part: Part) -> int:
         record, schema = Record(), writable_schema(self.dataset.schema)
+        failed: dict[int, Failure] = {}
         rows: list[tuple[int, int]] = []
         batches: list[pa.RecordBatch] = []
         stream, n_read = read_documents(part, self.job.columns), 0
         while chunk := list(islice(stream, DOCUMENTS_PER_BATCH)):
-            items = list(_documents(chunk, record))
+            items = list(_documents(chunk, failed))
             stored = self._stored([document.id for _, _, document in items]) if self.job.update else {}
             changed = [item for item in items if stored.get(item[2].id, ("", 0))[0] != document_digest(item[2])]
-            for encoded, latents in self._encode(changed, record):
+            for encoded, latents in self._encode(changed, failed):
                 added = self.job.added + np.array([position for position, _, _ in encoded], np.int64)
                 batches.append(record_batch(schema, [document for _, _, document in encoded], latents, added))
                 replaced = [stored.pop(one.id)[1] for _, _, one in encoded if one.id in stored]
@@ -90,8 +91,9 @@ class PartEncoder:
             record.kept += len(stored)
             record.unchanged += len(items) - len(changed)
             n_read += len(chunk)
-        if len(record.failed) >= ALL_BAD and not record.added + record.changed + record.unchanged:
-            raise InputError(f"{part.place}: no document can be encoded ({record.failed[-1].reason}); see to the model")
+        record.failed = [failed[position] for position in sorted(failed)]
+        if len(failed) >= ALL_BAD and not record.added + record.changed + record.unchanged:
+            raise InputError(f"{part.place}: no document can be encoded ({record.failed[0].reason}); see to the model")
         record.fragments = self._write(batches)
         self.journal.finish(part, record, np.array(rows, np.int64).reshape(-1, 2))
         return n_read
@@ -108,7 +110,7 @@ class PartEncoder:
             for row in found.to_pylist()
         }
 
-    def _encode(self, items: Sequence[Item], record: Record) -> Iterator[tuple[Sequence[Item], np.ndarray]]:
+    def _encode(self, items: Sequence[Item], failed: dict[int, Failure]) -> Iterator[tuple[Sequence[Item], np.ndarray]]:
         """Yields documents with their latents float32 (n, dim); halves a batch until what makes it fail is alone."""
         if not items:
             return
@@ -116,13 +118,13 @@ class PartEncoder:
             latents = encode_batch([document for _, _, document in items], self.retriever, self.reused)
         except Exception as error:  # noqa: BLE001 - of whatever model
             if len(items) == 1:
-                (_, place, document) = items[0]
+                position, place, document = items[0]
                 reason = str(error) if isinstance(error, InputError) else first_line(error)
-                record.failed.append(Failure(document.id, place, reason))
+                failed[position] = Failure(document.id, place, reason)
             else:
                 half = len(items) // 2
-                yield from self._encode(items[:half], record)
-                yield from self._encode(items[half:], record)
+                yield from self._encode(items[:half], failed)
+                yield from self._encode(items[half:], failed)
         else:
             yield items, latents
 
@@ -138,10 +140,10 @@ class PartEncoder:
         return [fragment.to_json() for fragment in written]
 
 
-def _documents(chunk: Sequence[Placed], record: Record) -> Iterator[Item]:
-    """Yields the documents among rows; the others are failures."""
+def _documents(chunk: Sequence[Placed], failed: dict[int, Failure]) -> Iterator[Item]:
+    """Yields the documents among rows; the others have failed."""
     for position, place, found in chunk:
         if isinstance(found, InputError):
-            record.failed.append(Failure("", place, str(found)))
+            failed[position] = Failure("", place, str(found))
         else:
             yield position, place, found
