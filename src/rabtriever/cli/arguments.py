@@ -214,9 +214,14 @@ def open_index(args: argparse.Namespace) -> Index:
 
 
 def add_ray_argument(parser: argparse._ActionsContainer) -> None:
-    """Adds the Ray cluster to work on."""
-    ray_help = "work on a Ray cluster: auto, host:port or ray://host:port (default: one of this machine alone)"
-    parser.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help=ray_help)
+    """Adds ``--ray``, the cluster to work on."""
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="work on a Ray cluster: host:port, ray://host:port, auto, or without a value all cores of this machine",
+    )
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:

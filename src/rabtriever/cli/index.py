@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from rabtriever.cli.arguments import (
     SOURCE_HELP,
     add_model_arguments,
+    add_ray_argument,
     add_source_arguments,
     load_options,
     open_index,
@@ -17,6 +20,11 @@ from rabtriever.cli.arguments import (
 from rabtriever.errors import ConflictError, InputError
 from rabtriever.persistence.folder import normalized_uri, require_absent
 from rabtriever.progress import is_shown
+
+if TYPE_CHECKING:
+    from rabtriever.index.syncing import Changes
+
+SHOWN_FAILURES = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,12 +41,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model_arguments(parser, "`tools`, a folder of `rabtriever distill` or a hub id; default with --update: its own")
     add_source_arguments(parser)
+    cluster = parser.add_argument_group("several machines")
+    add_ray_argument(cluster)
+    cluster.add_argument("--ray-workers", type=int, metavar="N", help="models that encode at a time (default: all fit)")
+    cluster.add_argument("--ray-cpus", type=float, default=1, metavar="X", help="cores of each (default: 1)")
+    cluster.add_argument(
+        "--ray-gpus", type=float, default=0, metavar="X", help="GPUs of each, such as 0.5 (default: 0)"
+    )
 
 
-def run(args: argparse.Namespace) -> None:
-    """Runs the command."""
+def run(args: argparse.Namespace) -> int | None:
+    """Runs the command; returns 1 if a document could not be encoded."""
+    if args.ray:
+        return _run_on_cluster(args)
     if args.update:
-        return _update(args)
+        _update(args)
+        return None
     if args.delete:
         raise InputError("--delete: removes documents of an index that exists; give it with --update")
     if not args.model:
@@ -54,6 +72,40 @@ def run(args: argparse.Namespace) -> None:
     index = Index.build(args.uri, retriever, documents, show_progress_bar=is_shown())
     text = f"{args.uri}: {len(index)} documents; next: rabtriever search {args.uri} QUERY"
     print_result(args, {"index": args.uri, "documents": len(index)}, text)
+    return None
+
+
+def _run_on_cluster(args: argparse.Namespace) -> int:
+    if args.delete and not args.update:
+        raise InputError("--delete: removes documents of an index that exists; give it with --update")
+    if not args.model and not args.update:
+        raise InputError("--model: name the retriever that encodes the documents, such as tools")
+    from rabtriever.cluster.encode import encode_corpus
+    from rabtriever.cluster.running import Workers
+    from rabtriever.cluster.session import connected
+    from rabtriever.index.table import Table
+    from rabtriever.sources.tables import Columns
+
+    model = args.model or Table.open(args.uri).model_source()
+    workers = Workers(args.ray_workers, args.ray_cpus, args.ray_gpus)
+    with connected(args.ray):
+        done = encode_corpus(
+            args.source,
+            model,
+            args.uri,
+            update=args.update,
+            delete=args.delete,
+            columns=Columns(args.id_column, args.text_column, args.title_column),
+            workers=workers,
+            options=load_options(args),
+            show_progress_bar=is_shown(),
+        )
+    for failure in done.failed[:SHOWN_FAILURES]:
+        print(f"rabtriever index: {failure.place}: not indexed: {failure.reason}", file=sys.stderr)
+    if (more := len(done.failed) - SHOWN_FAILURES) > 0:
+        print(f"rabtriever index: {more} more documents were not indexed; --json lists them", file=sys.stderr)
+    _print_changes(args, done.documents, done.changes, {"failed": [asdict(one) for one in done.failed]})
+    return 1 if done.failed else 0
 
 
 def _update(args: argparse.Namespace) -> None:
@@ -64,11 +116,15 @@ def _update(args: argparse.Namespace) -> None:
     changes = index.sync(documents, args.delete, show_progress_bar=is_shown())
     if changes.any:
         index.optimize()
+    _print_changes(args, len(index), changes, {})
+
+
+def _print_changes(args: argparse.Namespace, n_documents: int, changes: Changes, more: dict[str, object]) -> None:
     counts = asdict(changes)
     told = ", ".join(f"{name} {counts[name]}" for name in ("added", "changed", "removed", "unchanged"))
     missing = f"; {changes.missing} others are not in {args.source}: --delete removes them" if changes.missing else ""
-    result = {"index": args.uri, "documents": len(index), **counts}
-    print_result(args, result, f"{args.uri}: {len(index)} documents: {told}{missing}")
+    result = {"index": args.uri, "documents": n_documents, **counts, **more}
+    print_result(args, result, f"{args.uri}: {n_documents} documents: {told}{missing}")
 
 
 def _require_new(uri: str) -> None:

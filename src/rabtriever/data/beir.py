@@ -195,15 +195,32 @@ def _existing(path: Place) -> Place:
 def read_rows(path: Place) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the file and line, and the JSON object, of each line of a file that is not blank; raises InputError."""
     for location, line in read_lines(path):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{location}: malformed JSON ({error.msg}, column {error.colno})") from None
-        except (ValueError, RecursionError):
-            raise InputError(f"{location}: a number too long or values nested too deep to read; shorten it") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{location}: not a JSON object; each line should be one")
-        yield location, row
+        yield location, parse_row(location, line)
+
+
+def parse_row(location: str, line: str) -> dict[str, Any]:
+    """Returns the JSON object of a line; raises InputError if it holds none."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{location}: malformed JSON ({error.msg}, column {error.colno})") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{location}: a number too long or values nested too deep to read; shorten it") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{location}: not a JSON object; each line should be one")
+    return row
+
+
+def decode_line(location: str, raw: bytes, first: bool) -> str:
+    """Returns the text of a line without its end, of the ``first`` one without a byte order mark, too.
+
+    Raises:
+        InputError: it is not UTF-8.
+    """
+    try:
+        return raw.decode("utf-8-sig" if first else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise InputError(f"{location}: not UTF-8: convert the file") from None
 
 
 def read_lines(path: Place) -> Iterator[tuple[str, str]]:
@@ -213,11 +230,7 @@ def read_lines(path: Place) -> Iterator[tuple[str, str]]:
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
                 location = f"{path}, line {number}"
-                try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                except UnicodeDecodeError:
-                    raise InputError(f"{location}: not UTF-8: convert the file") from None
-                if line.strip():
+                if (line := decode_line(location, raw, number == 1)).strip():
                     yield location, line
     except UNREADABLE as error:
         remedy = "check its permissions; of a zip, pack it anew without a password"

@@ -93,21 +93,37 @@ def encode_batches(
             _check_documents(batch)
             _check_ids(batch, seen, existing_ids([document.id for document in batch]))
             if given is None:
-                values = _encode(batch, retriever, reused)
+                values = encode_batch(batch, retriever, reused)
             else:
                 values = _stack(batch, list(islice(given, len(batch))), retriever.layout.dim)
-            not_finite = np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()
-            if not_finite:
-                fault = f"the latent of document {batch[not_finite[0]].id!r} is NaN or infinite"
-                raise InputError(f"add: {fault}; check the model's weights", param="document")
-            negative = np.flatnonzero(values[:, -2] < 0).tolist()
-            if negative:
-                name, gain = batch[negative[0]].id, values[negative[0], -2]
-                raise InputError(f"add: document {name!r}: gain {gain:g}; give one of 0 or more", param="document")
+                _check_latents(batch, values)
             yield batch, values
             done.update(len(batch))
     if given is not None and next(given, None) is not None:
         raise InputError("add: more latents than documents; give one for each")
+
+
+def encode_batch(batch: Sequence[Document], retriever: Retriever, reused: LRUCache[str, np.ndarray]) -> np.ndarray:
+    """Returns documents' latents float32 (n, dim); those of texts that are in ``reused`` are taken from there.
+
+    Raises:
+        InputError: a document that cannot be encoded; the message names it.
+    """
+    values = _encode(batch, retriever, reused)
+    _check_latents(batch, values)
+    return values
+
+
+def _check_latents(batch: Sequence[Document], values: np.ndarray) -> None:
+    """Raises InputError for the first latent, of float32 (n, dim), by which no search could rank."""
+    not_finite = np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist()
+    if not_finite:
+        fault = f"the latent of document {batch[not_finite[0]].id!r} is NaN or infinite"
+        raise InputError(f"add: {fault}; check the model's weights", param="document")
+    negative = np.flatnonzero(values[:, -2] < 0).tolist()
+    if negative:
+        name, gain = batch[negative[0]].id, values[negative[0], -2]
+        raise InputError(f"add: document {name!r}: gain {gain:g}; give one of 0 or more", param="document")
 
 
 def _check_documents(batch: Sequence[Document]) -> None:

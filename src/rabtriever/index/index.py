@@ -133,9 +133,11 @@ class Index:
         Raises:
             NotFoundError: no index there, or no such version.
             CorruptIndexError: a damaged one.
+            BusyError: one that a cluster has not filled yet.
             InputError: ``retriever`` is another model, or ``precision`` unknown.
         """
         table = Table.open(str(uri))
+        table.require_finished()
         return cls(table, retriever, CurrentView(table, precision, version, device, exact_up_to))
 
     @property

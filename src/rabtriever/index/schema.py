@@ -76,19 +76,25 @@ def record_batches(
     schema: pa.Schema, batches: Iterator[tuple[Sequence[Document], np.ndarray]]
 ) -> Iterator[pa.RecordBatch]:
     """Yields documents with their latents float32 (n, dim) as rows; metadata must be JSON."""
-    rng = np.random.default_rng()
     added = time.time_ns()  # a row takes longer than a nanosecond: the next transaction begins behind this one
     for documents, latents in batches:
-        flat = np.ascontiguousarray(latents[:, :-2], dtype=np.float32).ravel()
-        metadata = pa.array([json.dumps(dict(document.metadata)) for document in documents], pa.utf8())
-        columns = [
-            *(pa.array([getattr(document, name) for document in documents], pa.utf8()) for name in TEXTS),
-            pa.ExtensionArray.from_storage(JSON, metadata),
-            pa.array(rng.integers(2**63 - 1, size=len(documents))),
-            pa.array(np.arange(added, added + len(documents))),
-            pa.FixedSizeListArray.from_arrays(pa.array(flat), latents.shape[1] - 2),
-            pa.array(latents[:, -2], pa.float32()),
-            pa.array(latents[:, -1], pa.float32()),
-        ]
-        yield pa.record_batch(columns, schema=schema)
+        yield record_batch(schema, documents, latents, np.arange(added, added + len(documents)))
         added += len(documents)
+
+
+def record_batch(
+    schema: pa.Schema, documents: Sequence[Document], latents: np.ndarray, added: np.ndarray
+) -> pa.RecordBatch:
+    """Returns documents with their latents float32 (n, dim) and their places int64 (n,) in the order of insertion."""
+    flat = np.ascontiguousarray(latents[:, :-2], dtype=np.float32).ravel()
+    metadata = pa.array([json.dumps(dict(document.metadata)) for document in documents], pa.utf8())
+    columns = [
+        *(pa.array([getattr(document, name) for document in documents], pa.utf8()) for name in TEXTS),
+        pa.ExtensionArray.from_storage(JSON, metadata),
+        pa.array(np.random.default_rng().integers(2**63 - 1, size=len(documents))),
+        pa.array(added, pa.int64()),
+        pa.FixedSizeListArray.from_arrays(pa.array(flat), latents.shape[1] - 2),
+        pa.array(latents[:, -2], pa.float32()),
+        pa.array(latents[:, -1], pa.float32()),
+    ]
+    return pa.record_batch(columns, schema=schema)

@@ -73,7 +73,7 @@ class Plan:
             seen.add(document.id)
             if document.id not in stored:
                 added.append(document)
-            elif stored[document.id] != _digest(document):
+            elif stored[document.id] != document_digest(document):
                 changed.append(document)
         unchanged = len(seen) - len(added) - len(changed)
         return cls(added, changed, unchanged, [identifier for identifier in stored if identifier not in seen])
@@ -89,9 +89,10 @@ def _stored(snapshot: Snapshot) -> Iterator[tuple[str, bytes]]:
         for document in snapshot.documents(
             snapshot.rows(np.arange(start, min(start + DOCUMENTS_PER_READ, len(snapshot))))
         ):
-            yield document.id, _digest(document)
+            yield document.id, document_digest(document)
 
 
-def _digest(document: Document) -> bytes:
+def document_digest(document: Document) -> bytes:
+    """Returns 16 bytes that differ if title, text or metadata do."""
     values = [document.title, document.text, dict(document.metadata)]
     return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=16).digest()

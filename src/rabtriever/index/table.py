@@ -22,6 +22,7 @@ from rabtriever.index.lease import Lease
 from rabtriever.index.schema import ModelInfo, read_model, record_batches, table_schema, writable_schema
 from rabtriever.index.snapshot import KeyRange, Snapshot
 from rabtriever.index.table_version import TableVersion, id_filter
+from rabtriever.persistence.files import Folder
 from rabtriever.persistence.folder import normalized_uri
 from rabtriever.persistence.storage import is_uri, require_reachable, storage_options
 
@@ -30,9 +31,15 @@ if TYPE_CHECKING:
 
 TABLE = "documents"
 LOCK = "writer.lock"
+ENCODING = "encoding"  # folder of a job that fills the index (rabtriever.cluster.journal)
 IDS_PER_LOOKUP = 10_000
 DOCUMENT_CACHE_CHARS = 2**24  # characters of documents that stay in memory after they were found
 REMOTE_CHECK = timedelta(seconds=5)  # a reader of an object store sees what others wrote that long after, at most
+
+
+def dataset_uri(uri: str) -> str:
+    """Returns where the Lance data set of an index's table is."""
+    return f"{uri}/{TABLE}.lance"
 
 
 class Table:
@@ -170,6 +177,12 @@ class Table:
                 yield
             finally:
                 self._still_mine = _nothing
+
+    def require_finished(self) -> None:
+        """Raises BusyError if a job of encoding has not filled the table yet."""
+        if not len(self) and Folder(f"{self.uri}/{ENCODING}").read("job.json"):
+            remedy = "wait until it is done; if it was stopped, run its command again"
+            raise BusyError(f"{self.uri}: still being made by `rabtriever index --ray`; {remedy}")
 
     def drop(self) -> None:
         """Removes the table, and the writers' one."""

@@ -99,13 +99,18 @@ def _checked(source: str, documents: Iterator[Placed]) -> Iterator[Document]:
             where = f"{place} and {places[document.id]}" if places[document.id] != place else f"twice in {place}"
             raise InputError(f"document id {document.id!r}: {where}; ids should be unique, rename one")
         places[document.id] = place
-        if not document.content.strip():
-            raise InputError(f"{place}: document {document.id!r} has neither title nor text; give it one of them")
-        if any(map(has_half_character, (document.id, document.title, document.text))):
-            fault = "holds half of a surrogate pair: write the character whole"
-            raise InputError(f"{place}: document {document.id!r} {fault}")
-        if why := why_not_storable(document.metadata):
-            raise InputError(f"{place}: metadata of document {document.id!r}: {why}")
+        check_document(place, document)
         yield document
     if not places:
         raise InputError(f"{source}: no documents in it; a corpus needs at least one")
+
+
+def check_document(place: str, document: Document) -> None:
+    """Raises InputError for a document that no index would take."""
+    if not document.content.strip():
+        raise InputError(f"{place}: document {document.id!r} has neither title nor text; give it one of them")
+    if any(map(has_half_character, (document.id, document.title, document.text))):
+        fault = "holds half of a surrogate pair: write the character whole"
+        raise InputError(f"{place}: document {document.id!r} {fault}")
+    if why := why_not_storable(document.metadata):
+        raise InputError(f"{place}: metadata of document {document.id!r}: {why}")

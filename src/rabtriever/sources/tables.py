@@ -85,7 +85,7 @@ def parquet_rows(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with ParquetFile(path) as file:
-            kept = [field.name for field in file.schema_arrow if not _has_bytes(field.type)]
+            kept = columns_without_bytes(file.schema_arrow)
             if left_out := [name for name in file.schema_arrow.names if name not in kept]:
                 told = f"no text and no metadata, since they hold bytes: {', '.join(left_out)}"
                 warnings.warn(f"{path}: columns left out, {told}", stacklevel=2)
@@ -95,6 +95,11 @@ def parquet_rows(path: Path) -> Iterator[Row]:
                     yield f"{path}, row {number}", row
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # a time of nanoseconds, without pandas
         raise InputError(f"{path}: not a Parquet file that can be read ({first_line(error)}); write it anew") from None
+
+
+def columns_without_bytes(schema: Any) -> list[str]:  # noqa: ANN401
+    """Returns the names of an Arrow schema's columns that hold no bytes: text and metadata have none."""
+    return [field.name for field in schema if not _has_bytes(field.type)]
 
 
 def _has_bytes(kind: Any) -> bool:  # noqa: ANN401

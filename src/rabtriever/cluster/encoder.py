@@ -1,0 +1,149 @@
+"""A worker's half of encoding: it reads a part, encodes what is new and writes it as Lance fragments."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rabtriever.caching import LRUCache
+from rabtriever.cluster.journal import Failure, Job, Journal, Record
+from rabtriever.cluster.parts import Part, open_lance
+from rabtriever.cluster.rows import Placed, read_documents
+from rabtriever.data import Document
+from rabtriever.errors import InputError, first_line
+from rabtriever.extras import needs
+from rabtriever.index.encoding import DOCUMENTS_PER_BATCH, MAX_REUSED_BYTES, Retriever, encode_batch
+from rabtriever.index.schema import record_batch, writable_schema
+from rabtriever.index.snapshot import id_filter
+from rabtriever.index.syncing import document_digest
+from rabtriever.index.table import dataset_uri
+
+MAX_ATTEMPTS = 3
+ALL_BAD = 16  # documents of a part of which none can be encoded: the model is at fault, not they
+KEPT, REPLACED = 0, 1
+
+Item = tuple[int, str, Document]  # position in the corpus, place for messages, document
+
+
+class PartEncoder:
+    """Encodes parts; Ray Data makes one a worker.
+
+    Args:
+        job: What is encoded.
+        load: Loads the retriever.
+        threads: Threads to compute with.
+    """
+
+    def __init__(self, job: Job, load: Callable[[], Retriever], threads: int) -> None:
+        self.job, self.journal, self.retriever = job, Journal(job.uri), load()
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(threads)
+        self.dataset = open_lance(dataset_uri(job.uri), job.version)
+        self.reused: LRUCache[str, np.ndarray] = LRUCache(MAX_REUSED_BYTES)
+
+    def __call__(self, part: Part) -> dict[str, Any]:
+        """Encodes a part, unless it is done.
+
+        Returns:
+            ``documents``: how many; ``error``: why the job must end, or empty; a part that should be tried again has
+            neither.
+        """
+        if self.retriever.fingerprint != self.job.model:
+            return {"documents": 0, "error": f"{self.job.uri}: a worker has another model; copy it to all machines"}
+        if self.journal.is_done(part):
+            return {"documents": 0, "error": ""}
+        times, reason = self.journal.begin_attempt(part)
+        if times >= MAX_ATTEMPTS:
+            return {"documents": 0, "error": f"{part.place}: failed {times} times ({reason}); see to it and run again"}
+        try:
+            n_documents = self._encode_part(part)
+        except InputError as error:
+            return {"documents": 0, "error": str(error)}
+        except Exception as error:  # noqa: BLE001 - of a file system or a device: tried again, then shown
+            self.journal.fail_attempt(part, first_line(error))
+            return {"documents": 0, "error": ""}
+        return {"documents": n_documents, "error": ""}
+
+    def _encode_part(self, part: Part) -> int:
+        record, schema = Record(), writable_schema(self.dataset.schema)
+        failed: dict[int, Failure] = {}
+        rows: list[tuple[int, int]] = []
+        batches: list[pa.RecordBatch] = []
+        stream, n_read = read_documents(part, self.job.columns), 0
+        while chunk := list(islice(stream, DOCUMENTS_PER_BATCH)):
+            items = list(_documents(chunk, failed))
+            stored = self._stored([document.id for _, _, document in items]) if self.job.update else {}
+            changed = [item for item in items if stored.get(item[2].id, ("", 0))[0] != document_digest(item[2])]
+            for encoded, latents in self._encode(changed, failed):
+                added = self.job.added + np.array([position for position, _, _ in encoded], np.int64)
+                batches.append(record_batch(schema, [document for _, _, document in encoded], latents, added))
+                replaced = [stored.pop(one.id)[1] for _, _, one in encoded if one.id in stored]
+                rows += [(row, REPLACED) for row in replaced]
+                record.changed += len(replaced)
+                record.added += len(encoded) - len(replaced)
+            rows += [(row, KEPT) for _, row in stored.values()]
+            record.kept += len(stored)
+            record.unchanged += len(items) - len(changed)
+            n_read += len(chunk)
+        record.failed = [failed[position] for position in sorted(failed)]
+        if len(failed) >= ALL_BAD and not record.added + record.changed + record.unchanged:
+            raise InputError(f"{part.place}: no document can be encoded ({record.failed[0].reason}); see to the model")
+        record.fragments = self._write(batches)
+        self.journal.finish(part, record, np.array(rows, np.int64).reshape(-1, 2))
+        return n_read
+
+    def _stored(self, ids: Sequence[str]) -> dict[str, tuple[bytes, int]]:
+        """Returns the digest and the row's address of those of some ids that the index holds."""
+        columns = ["id", "title", "text", "metadata"]
+        found = self.dataset.to_table(columns=columns, filter=id_filter(ids), with_row_address=True)
+        return {
+            row["id"]: (
+                document_digest(Document(row["id"], row["text"], row["title"], json.loads(row["metadata"]))),
+                row["_rowaddr"],
+            )
+            for row in found.to_pylist()
+        }
+
+    def _encode(self, items: Sequence[Item], failed: dict[int, Failure]) -> Iterator[tuple[Sequence[Item], np.ndarray]]:
+        """Yields documents with their latents float32 (n, dim); halves a batch until what makes it fail is alone."""
+        if not items:
+            return
+        try:
+            latents = encode_batch([document for _, _, document in items], self.retriever, self.reused)
+        except Exception as error:  # noqa: BLE001 - of whatever model
+            if len(items) == 1:
+                position, place, document = items[0]
+                reason = str(error) if isinstance(error, InputError) else first_line(error)
+                failed[position] = Failure(document.id, place, reason)
+            else:
+                half = len(items) // 2
+                yield from self._encode(items[:half], failed)
+                yield from self._encode(items[half:], failed)
+        else:
+            yield items, latents
+
+    def _write(self, batches: list[pa.RecordBatch]) -> list[Any]:
+        """Writes rows as files of the table, which no version of it has yet; returns what describes them."""
+        if not batches:
+            return []
+        with needs("cluster"):
+            from lance.fragment import write_fragments
+        version = self.dataset.data_storage_version
+        rows = pa.Table.from_batches(batches)
+        written = write_fragments(rows, self.dataset, mode="append", data_storage_version=version)
+        return [fragment.to_json() for fragment in written]
+
+
+def _documents(chunk: Sequence[Placed], failed: dict[int, Failure]) -> Iterator[Item]:
+    """Yields the documents among rows; the others have failed."""
+    for position, place, found in chunk:
+        if isinstance(found, InputError):
+            failed[position] = Failure("", place, str(found))
+        else:
+            yield position, place, found

@@ -1,0 +1,115 @@
+"""Ids that come twice in a corpus, found without holding all of them anywhere.
+
+Each part writes a digest and the position of each of its ids, sorted by digest, behind a table of where each first byte
+begins. Whoever looks for duplicates reads a range of first bytes of all parts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from rabtriever.cluster.journal import Job, Journal, id_file
+from rabtriever.cluster.parts import Part
+from rabtriever.cluster.rows import read_documents
+from rabtriever.errors import InputError, first_line
+from rabtriever.persistence.files import Folder
+from rabtriever.sources.tables import Columns
+
+ROW = np.dtype([("high", "<u8"), ("low", "<u8"), ("position", "<i8")])
+BUCKETS = 256  # first bytes of a digest
+HEADER = np.dtype(("<u4", BUCKETS + 1))
+IDS_PER_TASK = 2**21  # whose duplicates are looked for at a time: 50 MB
+ALL_BAD = 16  # rows of which none is a document: not one row is at fault, but the source
+
+
+class Survey:
+    """Writes the ids of a part; Ray Data calls it.
+
+    Args:
+        job: The job.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def __call__(self, part: Part) -> dict[str, Any]:
+        """Returns the number of documents, and the ``error`` if the part cannot be read."""
+        digests, positions, faults = [], [], list[InputError]()
+        try:
+            for position, _, found in read_documents(part, self.job.columns):
+                if isinstance(found, InputError):
+                    faults.append(found)
+                else:
+                    digests.append(hashlib.blake2b(found.id.encode(), digest_size=16).digest())
+                    positions.append(position)
+        except (OSError, ValueError) as error:
+            return {"documents": 0, "error": f"{part.place}: cannot be read ({first_line(error)}); repair the file"}
+        # Which documents are gone is not known while a row cannot be read.
+        if faults and (self.job.delete or (len(faults) >= ALL_BAD and not digests)):
+            return {"documents": 0, "error": str(faults[0])}
+        Journal(self.job.uri).write_ids(part, _pack(b"".join(digests), positions))
+        return {"documents": len(digests), "error": ""}
+
+
+def count_ids(journal: Journal, part: Part) -> int:
+    """Returns the number of ids of a part."""
+    with journal.folder.opened(id_file(part.number)) as file:
+        return int(np.frombuffer(file.read_at(HEADER.itemsize, 0), "<u4")[-1])
+
+
+def first_duplicate(uri: str, n_parts: int, first_bytes: tuple[int, int]) -> dict[str, Any]:
+    """Looks for ids that come twice among those whose digests begin with one of some bytes.
+
+    Args:
+        uri: The journal's folder.
+        n_parts: Number of parts.
+        first_bytes: The first of them, and the first that is none.
+
+    Returns:
+        ``positions``: of the id whose second place comes first in the corpus, both places; empty if all differ.
+    """
+    slices, folder, (first, last) = [], Folder(uri), first_bytes
+    for number in range(n_parts):
+        with folder.opened(id_file(number)) as file:
+            begins = np.frombuffer(file.read_at(HEADER.itemsize, 0), "<u4")
+            begin, end = int(begins[first]), int(begins[last])
+            data = file.read_at((end - begin) * ROW.itemsize, HEADER.itemsize + begin * ROW.itemsize)
+        slices.append(np.frombuffer(data, ROW))
+    ids = np.concatenate(slices)
+    ids = ids[np.lexsort((ids["position"], ids["low"], ids["high"]))]
+    again = np.flatnonzero((ids["high"][1:] == ids["high"][:-1]) & (ids["low"][1:] == ids["low"][:-1])) + 1
+    if not len(again):
+        return {"positions": []}
+    second = again[np.argmin(ids["position"][again])]
+    return {"positions": ids["position"][second - 1 : second + 1].tolist()}
+
+
+def buckets(n_ids: int) -> list[tuple[int, int]]:
+    """Returns ranges of first bytes, each of so many ids as a task holds."""
+    tasks = min(BUCKETS, max(1, -(-n_ids // IDS_PER_TASK)))
+    edges = np.linspace(0, BUCKETS, tasks + 1).astype(int).tolist()
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def name_duplicate(parts: list[Part], columns: Columns, positions: list[int]) -> InputError:
+    """Returns the error of an id that stands at two positions of a corpus."""
+    places = []
+    for wanted in positions:
+        part = next(part for part in reversed(parts) if part.offset + part.first <= wanted)
+        for position, place, found in read_documents(part, columns):
+            if position == wanted and not isinstance(found, InputError):
+                places.append(place)
+                identifier = found.id
+    return InputError(f"document id {identifier!r}: {places[1]} and {places[0]}; ids should be unique, rename one")
+
+
+def _pack(digests: bytes, positions: list[int]) -> bytes:
+    pairs = np.frombuffer(digests, ">u8").reshape(-1, 2).astype("<u8")
+    rows = np.empty(len(pairs), ROW)
+    rows["high"], rows["low"], rows["position"] = pairs[:, 0], pairs[:, 1], positions
+    rows = rows[np.lexsort((rows["low"], rows["high"]))]
+    begins = np.searchsorted(rows["high"] >> np.uint64(56), np.arange(BUCKETS + 1)).astype("<u4")
+    return begins.tobytes() + rows.tobytes()
