@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="INT",
         help=f"optimiser steps of that (default: {TuneEncoderConfig().steps})",
     )
-    parser.add_argument("--out", required=True, help="folder to make; an interrupted run goes on with the same command")
+    parser.add_argument(
+        "--out", required=True, help="folder or URI to make; an interrupted run goes on with the same command"
+    )
     arguments.add_model_arguments(parser)
     arguments.add_source_arguments(parser)
     arguments.add_config_arguments(parser, DistillConfig)
