@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import uuid4
 
 import pytest
@@ -12,20 +13,27 @@ import pytest
 BUCKET = "bucket"
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """Starts moto's server; yields its address."""
+@contextmanager
+def running_server() -> Iterator[str]:
+    """Runs moto's server, one more on the same objects if there is one already; yields its address."""
     from moto.server import ThreadedMotoServer
-    from pyarrow import fs
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
-    host, port = server.get_host_and_port()
-    keys = {"access_key": "test", "secret_key": "test"}
-    fs.S3FileSystem(endpoint_override=f"http://{host}:{port}", allow_bucket_creation=True, **keys).create_dir(BUCKET)
-    yield f"http://{host}:{port}"
+    yield "http://{}:{}".format(*server.get_host_and_port())
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """A server with a bucket; yields its address."""
+    from pyarrow import fs
+
+    with running_server() as url:
+        options = {"access_key": "test", "secret_key": "test", "endpoint_override": url}
+        fs.S3FileSystem(allow_bucket_creation=True, **options).create_dir(BUCKET)
+        yield url
 
 
 @pytest.fixture

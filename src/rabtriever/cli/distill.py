@@ -53,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     scores_help = "folder or URI of `rabtriever judge --out`: scores that these teachers need not compute again"
     parser.add_argument("--scores", metavar="URI", help=scores_help)
-    parser.add_argument("--out", required=True, help="folder to make; an interrupted run goes on with the same command")
+    parser.add_argument(
+        "--out", required=True, help="folder or URI to make; an interrupted run goes on with the same command"
+    )
     arguments.add_model_arguments(parser)
     arguments.add_source_arguments(parser)
     arguments.add_config_arguments(parser, DistillConfig)

@@ -54,9 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{RERANK_DEPTH} of the retriever, or of BM25 without one (default: {RERANK_ALL_UP_TO})",
     )
     outputs = parser.add_mutually_exclusive_group()
-    outputs.add_argument("--runs", metavar="DIR", help="folder for TREC runs")
+    outputs.add_argument("--runs", metavar="DIR", help="folder or URI for TREC runs")
     outputs.add_argument(
-        "--report", metavar="DIR", help="new folder for a page, figures with intervals, each query's result and runs"
+        "--report",
+        metavar="DIR",
+        help="new folder or URI for a page, figures with intervals, each query's result and runs",
     )
     add_prompt_arguments(parser)
     add_model_arguments(parser)

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("model", help="a retriever (a folder or a hub id), or an encoder such as minilm")
     parser.add_argument("--to", choices=FORMATS, required=True, help="what to write")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder or URI to make")
     parser.add_argument(
         "--without-examples",
         action="store_true",

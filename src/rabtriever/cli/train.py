@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     data_help = "BEIR folder: corpus.jsonl, queries.jsonl, qrels/train.tsv; several make one model for all"
     arguments.add_data_arguments(parser, data_help)
-    parser.add_argument("--out", required=True, help="folder to make; an interrupted run goes on with the same command")
+    parser.add_argument(
+        "--out", required=True, help="folder or URI to make; an interrupted run goes on with the same command"
+    )
     model_help = "`smollm2` (default), a hub id, a folder, a .gguf file, or a reranker or retriever to train further"
     parser.add_argument("--model", default="smollm2", help=model_help)
     parser.add_argument("--prompt", help="JSON file with fields of the prompt template that differ from the default")

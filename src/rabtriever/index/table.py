@@ -82,12 +82,14 @@ class Table:
 
     def __len__(self) -> int:
         """Returns the number of documents."""
-        return int(self.table.count_rows())
+        with table_errors(self.uri):
+            return int(self.table.count_rows())
 
     @property
     def version(self) -> int:
         """Number of the latest version; every change raises it. In a store: as of ``REMOTE_CHECK`` ago at most."""
-        return int(self.table.version)
+        with table_errors(self.uri):
+            return int(self.table.version)
 
     def versions(self) -> list[dict[str, Any]]:
         """Returns ``version``, ``time`` (ISO 8601) and ``documents`` of each that can be opened, oldest first."""

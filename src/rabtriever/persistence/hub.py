@@ -20,8 +20,8 @@ def resolve_model(
     """Finds a model of ours, downloading it if it is on the hub.
 
     Args:
-        name_or_path: ``tools``, a folder, its URI, or a hub id ``owner/name``. What is written like a path, or stands in
-            a folder that exists, is never looked up on the hub.
+        name_or_path: ``tools``, a folder or its URI, or a hub id ``owner/name``. What is written like a path, or stands
+            in a folder that exists, is never looked up on the hub.
         revision: Branch, tag or commit of a hub id; the main branch if None.
         token: Access token of the hub; the one that is logged in if None.
         local_files_only: Whether to use only what was downloaded before.

@@ -43,9 +43,17 @@ STALE_AFTER_SECONDS = 7 * 24 * 3600  # age at which the copy of objects that hav
 # What the libraries' messages hold -> what to do.
 REMEDIES = {
     ("nosuchbucket", "no_such_bucket"): "make the bucket, or correct its name",
-    ("access denied", "access_denied", "forbidden", "403", "signature", "access_key", "credential", "oauth"): (
-        "check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the store's) and what they allow"
-    ),
+    (
+        "access denied",
+        "access_denied",
+        "forbidden",
+        "permission",
+        "authenti",
+        "signature",
+        "access_key",
+        "credential",
+        "oauth",
+    ): ("check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the store's) and what they allow"),
     ("network_connection", "connect", "resolve", "timeout", "timed out"): (
         "check the network and the endpoint (AWS_ENDPOINT_URL)"
     ),
@@ -242,7 +250,7 @@ def store_errors(uri: str) -> Iterator[None]:
     except InputError:
         raise
     except OSError as error:
-        text = str(error).lower()
+        text = re.sub("'[^']*'", "", str(error)).lower()  # without names of buckets and objects
         known = (remedy for words, remedy in REMEDIES.items() if any(word in text for word in words))
         remedy = next(known, "check the URI, the credentials and the endpoint")
         raise StorageError(f"{uri}: cannot be used ({first_line(error)}); {remedy}") from error
