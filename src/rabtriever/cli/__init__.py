@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rabtriever {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        hint = "; the same command goes on where it was" if args.command in ("train", "generate", "distill") else ""
+        goes_on = args.command in ("train", "generate", "distill") or (args.command == "judge" and args.out)
+        hint = "; the same command goes on where it was" if goes_on else ""
         print(f"rabtriever {args.command}: interrupted{hint}", file=sys.stderr)
         return 130
     except BrokenPipeError:
