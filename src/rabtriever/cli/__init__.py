@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rabtriever {args.command}: {with_uris(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        goes_on = args.command in ("train", "generate", "distill") or getattr(args, "ray", None)
+        resumed = args.command in ("train", "generate", "distill") or (args.command == "judge" and args.out)
+        goes_on = resumed or (args.command == "index" and args.ray)
         hint = "; the same command goes on where it was" if goes_on else ""
         print(f"rabtriever {args.command}: interrupted{hint}", file=sys.stderr)
         return 130

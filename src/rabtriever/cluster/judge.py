@@ -69,7 +69,7 @@ class RayScorer:
                 fault = f"workers were lost {attempts} times ({len(left)} of {len(blocks)} blocks of pairs are left)"
                 raise InputError(f"--ray: {fault}; give workers more memory, or fewer of them, and run it again")
             attempts += 1
-            arguments = self.name, self._worker_options(), store.place, [*texts, pairs], self._account
+            arguments = self.name, self._worker_options(len(blocks)), store.place, [*texts, pairs], self._account
             for row in run_workers(_Judge, arguments, list(left.values()), self.workers):
                 attempts = 0
                 del left[row["number"]]
@@ -79,15 +79,13 @@ class RayScorer:
         """See :meth:`Scorer.cost`."""
         return self._account.totals().cost if self._account else None
 
-    def _worker_options(self) -> dict[str, Any]:
+    def _worker_options(self, n_blocks: int) -> dict[str, Any]:
         """Returns the options with each worker's share of the threads that wait for answers."""
         if not self._account:
             return self.options
         remote = self.options.get("remote") or RemoteOptions()
-        return {
-            **self.options,
-            "remote": replace(remote, concurrency=math.ceil(remote.concurrency / self.workers.room())),
-        }
+        threads = math.ceil(remote.concurrency / min(self.workers.room(), n_blocks))
+        return {**self.options, "remote": replace(remote, concurrency=threads)}
 
 
 class _Texts(NamedTuple):
