@@ -179,23 +179,6 @@ def teacher_options(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def add_ray_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--ray`` and the workers' number and size."""
-    group = parser.add_argument_group("several machines")
-    group.add_argument(
-        "--ray",
-        nargs="?",
-        const="local",
-        metavar="ADDRESS",
-        help="work on a Ray cluster: host:port, ray://host:port or auto; without an address on this machine's cores",
-    )
-    workers_help = "workers, each with a model (default: as many as the cluster has room for)"
-    group.add_argument("--ray-workers", type=int, metavar="N", help=workers_help)
-    group.add_argument("--ray-cpus", type=float, default=1.0, metavar="X", help="cores of each (default: 1)")
-    gpus_help = "GPUs of each, also a fraction (default: 0)"
-    group.add_argument("--ray-gpus", type=float, default=0.0, metavar="X", help=gpus_help)
-
-
 def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the index to read and the retriever that made it."""
     parser.add_argument("uri", help="an index of `rabtriever index`")
@@ -222,6 +205,17 @@ def add_ray_argument(parser: argparse._ActionsContainer) -> None:
         metavar="ADDRESS",
         help="work on a Ray cluster: host:port, ray://host:port, auto, or without a value all cores of this machine",
     )
+
+
+def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--ray`` and the workers' number and size."""
+    group = parser.add_argument_group("several machines")
+    add_ray_argument(group)
+    workers_help = "workers, each with a model (default: as many as the cluster has room for)"
+    group.add_argument("--ray-workers", type=int, metavar="N", help=workers_help)
+    group.add_argument("--ray-cpus", type=float, default=1.0, metavar="X", help="cores of each (default: 1)")
+    gpus_help = "GPUs of each, also a fraction (default: 0)"
+    group.add_argument("--ray-gpus", type=float, default=0.0, metavar="X", help=gpus_help)
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:

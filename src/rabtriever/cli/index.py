@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from rabtriever.cli.arguments import (
     SOURCE_HELP,
     add_model_arguments,
-    add_ray_argument,
     add_source_arguments,
+    add_worker_arguments,
     load_options,
     open_index,
     print_result,
@@ -41,13 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model_arguments(parser, "`tools`, a folder of `rabtriever distill` or a hub id; default with --update: its own")
     add_source_arguments(parser)
-    cluster = parser.add_argument_group("several machines")
-    add_ray_argument(cluster)
-    cluster.add_argument("--ray-workers", type=int, metavar="N", help="models that encode at a time (default: all fit)")
-    cluster.add_argument("--ray-cpus", type=float, default=1, metavar="X", help="cores of each (default: 1)")
-    cluster.add_argument(
-        "--ray-gpus", type=float, default=0, metavar="X", help="GPUs of each, such as 0.5 (default: 0)"
-    )
+    add_worker_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int | None:

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pairs_help = "score these pairs: a query's and a document's id a line, with a tab between, or JSONL"
     parser.add_argument("--pairs", metavar="FILE", help=pairs_help)
     arguments.add_model_arguments(parser, "score a retriever's best documents instead of the encoder's")
-    arguments.add_ray_argument(parser)
+    arguments.add_worker_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

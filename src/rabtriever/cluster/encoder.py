@@ -20,9 +20,9 @@ from rabtriever.errors import InputError, first_line
 from rabtriever.extras import needs
 from rabtriever.index.encoding import DOCUMENTS_PER_BATCH, MAX_REUSED_BYTES, Retriever, encode_batch
 from rabtriever.index.schema import record_batch, writable_schema
-from rabtriever.index.snapshot import id_filter
 from rabtriever.index.syncing import document_digest
 from rabtriever.index.table import dataset_uri
+from rabtriever.index.table_version import id_filter
 
 MAX_ATTEMPTS = 3
 ALL_BAD = 16  # documents of a part of which none can be encoded: the model is at fault, not they

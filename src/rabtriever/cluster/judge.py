@@ -69,7 +69,7 @@ class RayScorer:
                 fault = f"workers were lost {attempts} times ({len(left)} of {len(blocks)} blocks of pairs are left)"
                 raise InputError(f"--ray: {fault}; give workers more memory, or fewer of them, and run it again")
             attempts += 1
-            arguments = self.name, self._worker_options(len(blocks)), store.place, [*texts, pairs], self._account
+            arguments = self.name, self._worker_options(len(blocks)), store.folder.uri, [*texts, pairs], self._account
             for row in run_workers(_Judge, arguments, list(left.values()), self.workers):
                 attempts = 0
                 del left[row["number"]]

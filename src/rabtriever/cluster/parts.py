@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rabtriever.errors import InputError, NotFoundError, first_line
 from rabtriever.extras import needs
-from rabtriever.persistence.files import filesystem, normalized
+from rabtriever.persistence.folder import normalized_uri
+from rabtriever.persistence.storage import filesystem
 from rabtriever.sources.hub import HUB
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def source_files(source: str | Path) -> list[SourceFile]:
     """
     if str(source).startswith(HUB):
         raise _unknown(source)
-    uri = normalized(source)
+    uri = normalized_uri(source).rstrip("/")
     try:
         files, path = filesystem(uri)
         return [_describe(files, info, uri[: -len(path)], kind) for info, kind in _found(files, path, source)]

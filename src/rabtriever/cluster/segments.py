@@ -15,7 +15,8 @@ from rabtriever.cluster.shards import Shard
 from rabtriever.extras import needs
 from rabtriever.index.segments import META, Segments
 from rabtriever.index.snapshot import KeyRange
-from rabtriever.index.table import Table, normalized_uri
+from rabtriever.index.table import Table
+from rabtriever.persistence.folder import normalized_uri
 
 
 def build_segments(uri: str, shards: int, precision: str = "int8", address: str = LOCAL) -> list[dict[str, Any]]:

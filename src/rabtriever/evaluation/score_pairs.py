@@ -144,7 +144,7 @@ def judge_into(
             {"teacher": name, "query": query_ids[q], "document": document_ids[d], "fault": fault}
             for (q, d), fault in faults
         ]
-    scores = {"uri": store.place, "pairs": len(everything), "new": n_new, "failed": failed}
+    scores = {"uri": store.folder.uri, "pairs": len(everything), "new": n_new, "failed": failed}
     return {**make_report(candidates, judged, show_progress_bar), "scores": scores}
 
 

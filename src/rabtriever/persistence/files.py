@@ -1,97 +1,105 @@
-"""Files by path or object-store URI, through Arrow's file systems."""
+"""Small files in a folder or in object storage: listed, read, and written completely or not at all."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 from uuid import uuid4
 
-from rabtriever.persistence.folder import absolute_path
+from rabtriever.errors import InputError, StorageError, first_line
+from rabtriever.persistence.folder import normalized_uri
+from rabtriever.persistence.storage import filesystem, is_uri, store_errors
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
     from pyarrow.fs import FileSystem
 
-
-def normalized(source: str | Path) -> str:
-    """Returns a local path, ``~`` and ``file://`` included, as an absolute one; another URI without a last slash."""
-    text = str(source).removeprefix("file://")
-    return text.rstrip("/") if "://" in text else str(absolute_path(text))
-
-
-def filesystem(uri: str) -> tuple[FileSystem, str]:
-    """Returns the file system of a path or URI, and the path in it.
-
-    Of S3, keys, region and ``AWS_ENDPOINT_URL`` are read from the environment, as Lance does.
-
-    Raises:
-        ValueError, OSError: of no kind that Arrow knows, or it cannot be reached.
-    """
-    from pyarrow.fs import FileSystem, LocalFileSystem, S3FileSystem
-
-    if "://" not in uri:
-        return LocalFileSystem(), uri
-    endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    if not uri.startswith("s3://") or not endpoint:
-        found: tuple[FileSystem, str] = FileSystem.from_uri(uri)
-        return found
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    server = urlsplit(endpoint)
-    return S3FileSystem(endpoint_override=server.netloc, scheme=server.scheme, region=region), uri[len("s3://") :]
+PARTIAL = ".partial"  # ends the name of a file that is being written; no listing shows it
 
 
 class Folder:
-    """Small files in a folder of any file system; a file is there whole or not at all.
+    """A folder's files; of the folders in it, the names are ``inner/name``.
+
+    Each method raises StorageError where the folder cannot be read or written.
 
     Args:
         uri: Path or URI; made with the first file.
     """
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self._files, self._path = filesystem(uri)
-        self._local = "://" not in uri
+    def __init__(self, uri: str | Path) -> None:
+        self.uri = normalized_uri(uri).rstrip("/")
+
+    @cached_property
+    def _place(self) -> tuple[FileSystem, str]:
+        return filesystem(self.uri)
+
+    def names(self, inner: str = "") -> list[str]:
+        """Returns the names of the files and folders in it, or in a folder in it, sorted; none where nothing is."""
+        from pyarrow.fs import FileSelector
+
+        with self._errors():
+            files, path = self._place
+            found = files.get_file_info(FileSelector(f"{path}/{inner}".rstrip("/"), allow_not_found=True))
+        return sorted(info.base_name for info in found if not info.base_name.endswith(PARTIAL))
+
+    def exists(self, name: str) -> bool:
+        """Returns whether there is a file of this name."""
+        with self._errors():
+            files, path = self._place
+            return bool(files.get_file_info(f"{path}/{name}").is_file)
 
     def read(self, name: str) -> bytes | None:
         """Returns what a file holds; None if there is none."""
-        try:
-            with self._files.open_input_file(f"{self._path}/{name}") as file:
-                held: bytes = file.read()
-                return held
-        except FileNotFoundError:
-            return None
+        with self._errors():
+            try:
+                with self.opened(name) as file:
+                    held: bytes = file.read()
+                    return held
+            except FileNotFoundError:
+                return None
 
     @contextmanager
     def opened(self, name: str) -> Iterator[NativeFile]:
-        """Opens a file to read slices of it."""
-        with self._files.open_input_file(f"{self._path}/{name}") as file:
+        """Opens a file, of which parts can be read; raises OSError."""
+        files, path = self._place
+        with files.open_input_file(f"{path}/{name}") as file:
             yield file
 
-    def write(self, name: str, data: bytes) -> None:
-        """Writes a file, over one of that name."""
-        path = f"{self._path}/{name}"
-        if not self._local:  # an object appears when it is complete
-            with self._files.open_output_stream(path) as file:
-                file.write(data)
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a file, in the place of one of this name; readers see all of it or nothing."""
+        with self._errors():
+            files, path = self._place
+            if is_uri(self.uri):  # an object appears when all of it has arrived
+                with files.open_output_stream(f"{path}/{name}") as stream:
+                    stream.write(content)
+                return
+            temporary = Path(path, f"{name}.{uuid4().hex}{PARTIAL}")
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.write_bytes(content)
+                temporary.replace(Path(path, name))
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def remove(self, inner: str = "") -> None:
+        """Removes a folder in it, or all of it, if it is there."""
+        with self._errors(), suppress(FileNotFoundError):
+            files, path = self._place
+            files.delete_dir(f"{path}/{inner}".rstrip("/"))
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        if is_uri(self.uri):
+            with store_errors(self.uri):
+                yield
             return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(path).parent / f".{uuid4().hex}"
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-
-    def names(self, folder: str) -> set[str]:
-        """Returns the names of the files in a folder in it."""
-        from pyarrow.fs import FileSelector, FileType
-
-        selector = FileSelector(f"{self._path}/{folder}", allow_not_found=True)
-        found = (info for info in self._files.get_file_info(selector) if info.type == FileType.File)
-        return {info.base_name for info in found if not info.base_name.startswith(".")}
-
-    def remove(self, folder: str = "") -> None:
-        """Removes a folder in it, or all of it; not there is no error."""
-        with suppress(FileNotFoundError):
-            self._files.delete_dir(f"{self._path}/{folder}".rstrip("/"))
+        try:
+            yield
+        except InputError:
+            raise
+        except OSError as error:
+            remedy = "make room, or change its permissions"
+            raise StorageError(f"{self.uri}: cannot be read or written ({first_line(error)}); {remedy}") from error

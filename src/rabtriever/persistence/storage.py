@@ -77,12 +77,12 @@ def storage_options(uri: str) -> dict[str, str]:
 def require_reachable(uri: str) -> None:
     """Raises StorageError if the bucket does not exist, or the store cannot be reached or refuses."""
     with store_errors(uri):
-        filesystem, path = _open(uri)
-        if not _is_absent(filesystem, path):
+        store, path = filesystem(uri)
+        if not _is_absent(store, path):
             return
         bucket = path.split("/")[0]
         with suppress(OSError):  # who may not look at the bucket may still use what is in it
-            if _is_absent(filesystem, bucket):
+            if _is_absent(store, bucket):
                 raise StorageError(f"{uri}: cannot be used (no such bucket {bucket!r}); make it, or correct the name")
 
 
@@ -90,7 +90,7 @@ def exists(uri: str) -> bool:
     """Returns whether there is an object of that name, or one below it."""
     require_reachable(uri)
     with store_errors(uri):
-        return bool(_list(*_open(uri)))
+        return bool(_list(*filesystem(uri)))
 
 
 def require_absent(uri: str) -> None:
@@ -111,8 +111,8 @@ def fetch(uri: str) -> Path:
     require_reachable(uri)
     uri = uri.rstrip("/")
     with store_errors(uri):
-        filesystem, path = _open(uri)
-        found = _list(filesystem, path)
+        store, path = filesystem(uri)
+        found = _list(store, path)
     if not found:
         raise NotFoundError(f"{uri}: no such object, and none below it; correct the URI")
     place = _place("objects", uri)
@@ -124,7 +124,7 @@ def fetch(uri: str) -> Path:
         with FileLock(place / ".lock"):
             if not copy.exists():
                 (place / SOURCE).write_text(uri, encoding="utf-8")
-                _download(uri, filesystem, path, found, copy)
+                _download(uri, store, path, found, copy)
     except OSError as error:
         fault = f"{uri}: its copy {copy} cannot be written ({error.strerror or error})"
         raise StorageError(f"{fault}; make room, or set RABTRIEVER_CACHE") from error
@@ -157,14 +157,14 @@ def upload(source: Path, uri: str, last: Sequence[str] = ()) -> None:
     names = [name for name in sorted(files) if name not in last]
     done: list[str] = []
     with store_errors(uri):
-        filesystem, path = _open(uri)
+        store, path = filesystem(uri)
 
         def send(name: str) -> None:
             done.append(name)
-            _write(filesystem, files[name], f"{path}/{name}")
+            _write(store, files[name], f"{path}/{name}")
 
         if source.is_file():
-            return _write(filesystem, source, path)
+            return _write(store, source, path)
         try:
             _each(send, names)
             for name in last:
@@ -173,7 +173,7 @@ def upload(source: Path, uri: str, last: Sequence[str] = ()) -> None:
         except BaseException:
             for name in done:
                 with suppress(OSError):
-                    filesystem.delete_file(f"{path}/{name}")
+                    store.delete_file(f"{path}/{name}")
             raise
     return None
 
@@ -256,14 +256,21 @@ def store_errors(uri: str) -> Iterator[None]:
         raise StorageError(f"{uri}: cannot be used ({first_line(error)}); {remedy}") from error
 
 
-def _open(uri: str) -> tuple[fs.FileSystem, str]:
-    """Returns a store and the path of ``uri`` in it, which begins with the bucket."""
+def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """Returns a store and the path of ``uri`` in it, which begins with the bucket; of a path this machine's files.
+
+    Raises:
+        InputError: the URI names no place.
+        OSError: the store cannot be reached.
+    """
+    from pyarrow import fs
+
+    if not is_uri(uri):
+        return fs.LocalFileSystem(), uri
     scheme, _, path = uri.partition("://")
     path = path.strip("/")
     if not path or any(part in ("", ".", "..") for part in path.split("/")):
         raise InputError(f"{uri}: no place in an object store; write {scheme}://BUCKET/NAME")
-    from pyarrow import fs
-
     if scheme == "s3":
         return fs.S3FileSystem(**_s3_options(path.split("/")[0])), path
     if scheme == "gs":
@@ -295,20 +302,20 @@ def _region() -> str | None:
     return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
 
 
-def _is_absent(filesystem: fs.FileSystem, path: str) -> bool:
+def _is_absent(store: fs.FileSystem, path: str) -> bool:
     from pyarrow import fs
 
-    return bool(filesystem.get_file_info(path).type == fs.FileType.NotFound)
+    return bool(store.get_file_info(path).type == fs.FileType.NotFound)
 
 
-def _list(filesystem: fs.FileSystem, path: str) -> dict[str, fs.FileInfo]:
+def _list(store: fs.FileSystem, path: str) -> dict[str, fs.FileInfo]:
     """Returns the object at a path as ``""``, or those below it by what follows the path."""
     from pyarrow import fs
 
-    itself = filesystem.get_file_info(path)
+    itself = store.get_file_info(path)
     if itself.type == fs.FileType.File:
         return {"": itself}
-    found = filesystem.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+    found = store.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
     return {info.path[len(path) + 1 :]: info for info in found if info.type == fs.FileType.File}
 
 
@@ -321,7 +328,7 @@ def _place(kind: str, uri: str) -> Path:
     return cache_dir() / kind / hashlib.sha256(uri.encode()).hexdigest()[:16]
 
 
-def _download(uri: str, filesystem: fs.FileSystem, path: str, found: dict[str, fs.FileInfo], copy: Path) -> None:
+def _download(uri: str, store: fs.FileSystem, path: str, found: dict[str, fs.FileInfo], copy: Path) -> None:
     """Writes the copy, completely or not at all."""
     size = sum(info.size for info in found.values())
     if size >= TOLD_BYTES:
@@ -335,14 +342,14 @@ def _download(uri: str, filesystem: fs.FileSystem, path: str, found: dict[str, f
             file = place / name if name else place
             file.parent.mkdir(parents=True, exist_ok=True)
             with store_errors(uri):
-                source = filesystem.open_input_stream(found[name].path)
+                source = store.open_input_stream(found[name].path)
             with source, file.open("wb") as target:
                 while block := _read(uri, source):
                     target.write(block)
 
         _each(get, sorted(found))
         with store_errors(uri):
-            if _version(_list(filesystem, path)) != copy.parent.name:
+            if _version(_list(store, path)) != copy.parent.name:
                 raise StorageError(f"{uri}: it was changed while it was fetched; run it again")
         os.replace(place.parent, copy.parent)
         os.utime(copy.parent, (time.time(), time.time()))
@@ -354,8 +361,8 @@ def _read(uri: str, source: Any) -> bytes:  # noqa: ANN401
     return block
 
 
-def _write(filesystem: fs.FileSystem, file: Path, path: str) -> None:
-    with file.open("rb") as source, filesystem.open_output_stream(path) as target:
+def _write(store: fs.FileSystem, file: Path, path: str) -> None:
+    with file.open("rb") as source, store.open_output_stream(path) as target:
         shutil.copyfileobj(source, target, BLOCK)
 
 

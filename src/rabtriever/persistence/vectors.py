@@ -14,7 +14,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from rabtriever.errors import InputError
-from rabtriever.persistence import objects
+from rabtriever.persistence.files import Folder
+from rabtriever.persistence.storage import is_uri
 
 VECTORS_PER_SHARD = 1024  # an interruption loses fewer
 SUFFIX = ".safetensors"
@@ -28,7 +29,7 @@ class VectorFolder:
     In memory are only the keys. Several processes may write to one folder; each sees what was there when it began.
 
     Args:
-        place: Path or URI (:mod:`rabtriever.persistence.objects`); nothing need be there.
+        place: Path or URI (:class:`rabtriever.persistence.files.Folder`); nothing need be there.
         mirror: Folder of this machine to which shards of a URI are copied when their vectors are read; None copies
             nothing.
 
@@ -38,14 +39,14 @@ class VectorFolder:
     """
 
     def __init__(self, place: str | Path, mirror: Path | None = None) -> None:
-        self.place = objects.as_place(place)
-        self._mirror = None if mirror is None or not objects.is_remote(self.place) else objects.as_place(mirror)
+        self.folder = Folder(place)
+        self._mirror = Folder(mirror) if mirror is not None and is_uri(self.folder.uri) else None
         self._rows: dict[bytes, tuple[str, int]] = {}  # key -> shard and row
-        shards = [name for name in objects.names(self.place) if name.endswith(SUFFIX)]
-        copied = set(objects.names(self._mirror)) if self._mirror else set()
+        shards = [name for name in self.folder.names() if name.endswith(SUFFIX)]
+        copied = set(self._mirror.names()) if self._mirror else set()
         with ThreadPoolExecutor(READERS) as pool:
-            places = (self._mirror if name in copied and self._mirror else self.place for name in shards)
-            for name, table in zip(shards, pool.map(_read, places, shards, ["keys"] * len(shards)), strict=True):
+            folders = (self._mirror if self._mirror and name in copied else self.folder for name in shards)
+            for name, table in zip(shards, pool.map(_read, folders, shards, ["keys"] * len(shards)), strict=True):
                 self._add(name, table)
 
     def __contains__(self, key: bytes) -> bool:
@@ -75,23 +76,23 @@ class VectorFolder:
 
     def write(self, keys: Sequence[bytes], vectors: np.ndarray) -> str:
         """Writes a shard, completely or not at all, and returns its name; raises StorageError."""
-        name, table = write_shard(self.place, keys, vectors)
+        name, table = write_shard(self.folder, keys, vectors)
         self._add(name, table)
         return name
 
     def add(self, shard: str) -> None:
         """Takes note of a shard that another process wrote since this one began; raises InputError if it is broken."""
-        self._add(shard, _read(self.place, shard, "keys"))
+        self._add(shard, _read(self.folder, shard, "keys"))
 
     def _add(self, shard: str, table: np.ndarray) -> None:
         self._rows.update((bytes(key), (shard, row)) for row, key in enumerate(table))
 
-    def _near(self, shard: str) -> str:
+    def _near(self, shard: str) -> Folder:
         """Returns where a shard is read: of a URI the mirror, to which it is copied first."""
         if self._mirror is None:
-            return self.place
-        if not objects.exists(self._mirror, shard):
-            objects.write(self._mirror, shard, objects.read(self.place, shard))
+            return self.folder
+        if not self._mirror.exists(shard) and (content := self.folder.read(shard)) is not None:
+            self._mirror.write(shard, content)
         return self._mirror
 
 
@@ -105,17 +106,17 @@ def shard_name(keys: Sequence[bytes]) -> str:
     return f"{hashlib.sha256(b''.join(keys)).hexdigest()[:16]}{SUFFIX}"
 
 
-def write_shard(place: str, keys: Sequence[bytes], vectors: np.ndarray) -> tuple[str, np.ndarray]:
+def write_shard(folder: Folder, keys: Sequence[bytes], vectors: np.ndarray) -> tuple[str, np.ndarray]:
     """Writes a shard of keys and their vectors (n, width); returns its name and the keys, uint8 (n, 16)."""
     table, name = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1), shard_name(keys)
-    objects.write(place, name, save({"keys": table, "vectors": np.ascontiguousarray(vectors, np.float32)}))
+    folder.write(name, save({"keys": table, "vectors": np.ascontiguousarray(vectors, np.float32)}))
     return name, table
 
 
-def _read(place: str, shard: str, name: str) -> np.ndarray:
+def _read(folder: Folder, shard: str, name: str) -> np.ndarray:
     """Returns one array of a shard; the file's others are not read."""
     try:
-        with objects.open_file(place, shard) as file:
+        with folder.opened(shard) as file:
             (size,) = struct.unpack("<Q", file.read(8))
             if size > file.size():
                 raise ValueError("cut off")
@@ -124,4 +125,4 @@ def _read(place: str, shard: str, name: str) -> np.ndarray:
             file.seek(8 + size + begin)
             return np.frombuffer(file.read(end - begin), _DTYPES[header["dtype"]]).reshape(header["shape"])
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise InputError(f"{place}/{shard}: not a readable cache file ({error}); delete it") from error
+        raise InputError(f"{folder.uri}/{shard}: not a readable cache file ({error}); delete it") from error

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rabtriever.errors import InputError, TextError
-from rabtriever.persistence import objects
+from rabtriever.persistence.files import Folder
 from rabtriever.persistence.vectors import shard_name, write_shard
 from rabtriever.rerankers.base import Reranker, Side
 from rabtriever.rerankers.remote.reranker import RemoteReranker
@@ -80,7 +80,7 @@ def score_block(
         RemoteError: answers that were paid for are of no use.
     """
     keys = [pair_key(queries[q], documents[d]) for q, d in pairs.tolist()]
-    if objects.exists(place, shard_name(keys)):
+    if Folder(place).exists(shard_name(keys)):
         return Outcome(len(keys))
     remote = reranker if isinstance(reranker, RemoteReranker) else None
     mass, n = remote.masses if remote else (0.0, 0)
@@ -93,7 +93,7 @@ def score_block(
         rows, vectors, failed = _score(reranker, queries, documents, pairs[read])  # asks nothing
         rows = np.array(read, np.int64)[rows]
     if len(rows):
-        write_shard(place, [keys[row] for row in rows], vectors)
+        write_shard(Folder(place), [keys[row] for row in rows], vectors)
     masses = (remote.masses[0] - mass, remote.masses[1] - n) if remote else (0.0, 0)
     return Outcome(len(rows), failed, masses, fault)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from rabtriever.caching import cache_dir
 from rabtriever.errors import InputError
-from rabtriever.persistence import objects
+from rabtriever.persistence.files import Folder
 from rabtriever.persistence.vectors import VectorFolder, text_key
 from rabtriever.rerankers.base import PairScorer, Reranker, Scores
 from rabtriever.scoring.calibration import Calibration
@@ -37,32 +37,33 @@ class ScoreStore:
     Scores of the same weights and prompt count as the same, whatever computed them: who names a store wants its scores.
 
     Args:
-        place: Folder or URI (:mod:`rabtriever.persistence.objects`); nothing need be there.
+        place: Folder or URI (:class:`rabtriever.persistence.files.Folder`); nothing need be there.
     """
 
     def __init__(self, place: str | Path) -> None:
-        self.place = objects.as_place(place)
+        self.folder = Folder(place)
 
     def prepare(self, reranker: Reranker) -> str:
         """Returns the place of a reranker's shards, after it has been marked as its; raises StorageError."""
-        place = f"{self.place}/{folder_name(reranker)}"
-        if not objects.exists(place, IDENTITY):
+        name = folder_name(reranker)
+        if not self.folder.exists(f"{name}/{IDENTITY}"):
             identity = {"fingerprint": reranker.fingerprint, "numerics": reranker.numerics, **reranker.describe()}
-            objects.write(place, IDENTITY, json.dumps(identity).encode())
-        return place
+            self.folder.write(f"{name}/{IDENTITY}", json.dumps(identity).encode())
+        return f"{self.folder.uri}/{name}"
 
     def folders(self, fingerprint: str) -> list[str]:
         """Returns the names of the folders of a reranker's scores; raises InputError for one that is broken."""
         found = []
-        for name in objects.names(self.place):
-            place = f"{self.place}/{name}"
-            if not objects.exists(place, IDENTITY):
+        for name in self.folder.names():
+            identity = self.folder.read(f"{name}/{IDENTITY}")
+            if identity is None:
                 continue
             try:
-                if json.loads(objects.read(place, IDENTITY))["fingerprint"] == fingerprint:
+                if json.loads(identity)["fingerprint"] == fingerprint:
                     found.append(name)
             except (ValueError, KeyError, TypeError):
-                raise InputError(f"{place}/{IDENTITY}: says not whose scores these are; delete the folder") from None
+                place = f"{self.folder.uri}/{name}/{IDENTITY}"
+                raise InputError(f"{place}: says not whose scores these are; delete the folder") from None
         return found
 
     def read(self, model: Model | str, mirrors: Path | None = None) -> list[VectorFolder]:
@@ -73,7 +74,7 @@ class ScoreStore:
         fingerprint, own = (model, "") if isinstance(model, str) else (model.fingerprint, folder_name(model))
         mirrors = mirrors or cache_dir() / "states"
         found = sorted(self.folders(fingerprint), key=lambda name: name != own)
-        return [VectorFolder(f"{self.place}/{name}", mirrors / name) for name in found]
+        return [VectorFolder(f"{self.folder.uri}/{name}", mirrors / name) for name in found]
 
 
 class StoredReranker(PairScorer):

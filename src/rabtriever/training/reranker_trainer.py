@@ -148,7 +148,9 @@ class RerankerTrainer(Trainer):
         """Writes what is trained, the first process from the shards of all if it is in shards."""
         module, folder = cast(RerankerModule, self.model), Path(str(output_dir))
         trained = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
-        whole = {name: weight.full_tensor() if isinstance(weight, DTensor) else weight for name, weight in trained.items()}
+        whole = {
+            name: weight.full_tensor() if isinstance(weight, DTensor) else weight for name, weight in trained.items()
+        }
         if processes.rank():
             return
         adapter = {name.removeprefix("model."): weight for name, weight in whole.items() if name.startswith("model.")}
