@@ -33,12 +33,11 @@ def fragment_groups(job: Job) -> list[list[int]]:
     return groups
 
 
-def remove_rows(job: Job, fragment_ids: Sequence[int]) -> dict[str, Any]:
+def remove_rows(job: Job, fragment_ids: Sequence[int]) -> tuple[list[Any], list[int]]:
     """Marks rows of fragments as deleted: those that are replaced and, if the job deletes, those that are not kept.
 
     Returns:
-        ``gone``: JSON of ``updated``, descriptions of fragments with such rows, and ``removed``, ids of those without
-        another row.
+        Descriptions of fragments with such rows, and ids of those without another row.
     """
     rows = Journal(job.uri).rows(job.parts)
     dataset = open_lance(dataset_uri(job.uri), job.version)
@@ -56,7 +55,7 @@ def remove_rows(job: Job, fragment_ids: Sequence[int]) -> dict[str, Any]:
             removed.append(identifier)
         elif len(gone):
             updated.append(fragment.delete(f"_rowaddr IN ({', '.join(map(str, gone.tolist()))})").to_json())
-    return {"gone": json.dumps({"updated": updated, "removed": removed})}
+    return updated, removed
 
 
 def commit(job: Job, fragments: list[Any], updated: list[Any], removed: list[int]) -> None:
@@ -85,7 +84,12 @@ def is_committed(job: Job) -> bool:
     Raises:
         InputError: another one was, so that what workers compared with the table may be wrong.
     """
-    dataset = open_lance(dataset_uri(job.uri))
+    try:
+        dataset = open_lance(dataset_uri(job.uri))
+    except ValueError:
+        if job.update:
+            raise
+        return False  # no worker has made the table yet
     for version in range(job.version + 1, dataset.version + 1):
         transaction = dataset.read_transaction(version)
         if transaction and (transaction.transaction_properties or {}).get(MESSAGE) == job.id:
@@ -96,8 +100,6 @@ def is_committed(job: Job) -> bool:
     return False
 
 
-def optimize(uri: str) -> dict[str, Any]:
-    """Merges the fragments and makes the indices of ids and words; returns the number of ``documents``."""
-    table = Table.open(uri)
-    table.optimize(VERSION_RETENTION)
-    return {"documents": len(table)}
+def optimize(uri: str) -> None:
+    """Merges the fragments and makes the indices of ids and words."""
+    Table.open(uri).optimize(VERSION_RETENTION)

@@ -56,10 +56,19 @@ class Table:
     def create(cls, uri: str, model: ModelInfo) -> Table:
         """Makes an empty table; raises ConflictError if something exists at ``uri``."""
         uri = normalized_uri(uri)
-        if "://" not in uri and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
-            raise ConflictError(f"{uri}: exists already; give another folder or remove it")
-        connection = connect_to_empty(uri)
-        return cls(uri, connection, connection.create_table(TABLE, schema=table_schema(model)))
+        require_empty(uri)
+        return cls.ensure(uri, model)
+
+    @classmethod
+    def ensure(cls, uri: str, model: ModelInfo) -> Table:
+        """Opens a table, or makes an empty one; of several processes that do so, one makes it."""
+        connection = _connect(uri)
+        with write_errors(uri):
+            try:
+                table = connection.create_table(TABLE, schema=table_schema(model), exist_ok=True)
+            except LANCE_ERRORS:  # another process was faster
+                table = connection.open_table(TABLE)
+        return cls(uri, connection, table)
 
     @classmethod
     def open(cls, uri: str) -> Table:
@@ -69,6 +78,7 @@ class Table:
             raise NotFoundError(f"{uri}: no such index; make one with `rabtriever index`")
         connection = _connect(uri)
         if TABLE not in connection.list_tables().tables:
+            _require_finished(uri)
             raise NotFoundError(f"{uri}: not an index (no table {TABLE!r} in it); make one with `rabtriever index`")
         with table_errors(uri):
             table = connection.open_table(TABLE)
@@ -141,23 +151,15 @@ class Table:
     @contextmanager
     def writing(self, wait: float = 0.0) -> Iterator[None]:
         """Holds the writers' lock, or raises BusyError after ``wait`` seconds; Lance guards object stores itself."""
-        lock = None if "://" in self.uri else FileLock(Path(self.uri) / LOCK)
-        try:
-            held: AbstractContextManager[object] = nullcontext() if lock is None else lock.acquire(timeout=wait)
-        except Timeout:
-            raise BusyError(f"{self.uri}: another process is changing it; wait until it is done") from None
-        except OSError as error:  # a read-only folder
-            raise StorageError(f"{self.uri}: cannot be written ({error.strerror}); make it writable") from error
-        with held:
+        with writers_lock(self.uri, wait):
             with table_errors(self.uri):
                 self.table.checkout_latest()  # a change must not build on what this process saw seconds ago
             yield
 
     def require_finished(self) -> None:
         """Raises BusyError if a job of encoding has not filled the table yet."""
-        if not len(self) and Folder(f"{self.uri}/{ENCODING}").read("job.json"):
-            remedy = "wait until it is done; if it was stopped, run its command again"
-            raise BusyError(f"{self.uri}: still being made by `rabtriever index --ray`; {remedy}")
+        if not len(self):
+            _require_finished(self.uri)
 
     def drop(self) -> None:
         """Removes the table."""
@@ -239,6 +241,27 @@ class Table:
             raise NotFoundError(f"{self.uri}: no version {version}; there are {', '.join(map(str, existing))}")
 
 
+@contextmanager
+def writers_lock(uri: str, wait: float = 0.0) -> Iterator[None]:
+    """Holds the writers' lock of the index at ``uri``; raises as :meth:`Table.writing`."""
+    lock = None if "://" in uri else FileLock(Path(uri) / LOCK)
+    try:
+        held: AbstractContextManager[object] = nullcontext() if lock is None else lock.acquire(timeout=wait)
+    except Timeout:
+        raise BusyError(f"{uri}: another process is changing it; wait until it is done") from None
+    except OSError as error:  # a read-only folder
+        raise StorageError(f"{uri}: cannot be written ({error.strerror}); make it writable") from error
+    with held:
+        yield
+
+
+def require_empty(uri: str) -> None:
+    """Raises ConflictError if something exists at ``uri``."""
+    if "://" not in uri and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
+        raise ConflictError(f"{uri}: exists already; give another folder or remove it")
+    connect_to_empty(uri)
+
+
 def connect_to_empty(uri: str) -> lancedb.DBConnection:
     """Connects to where a table is to be made; raises ConflictError if there are any."""
     connection = _connect(uri)
@@ -257,6 +280,12 @@ def _connect(uri: str) -> lancedb.DBConnection:
             gc.enable()
     # Every read of a folder looks for a newer version; of a store it would be one more request for each search.
     return lancedb.connect(uri, read_consistency_interval=REMOTE_CHECK if "://" in uri else timedelta(0))
+
+
+def _require_finished(uri: str) -> None:
+    if Folder(f"{uri}/{ENCODING}").read("job.json"):
+        remedy = "wait until it is done; if it was stopped, run its command again"
+        raise BusyError(f"{uri}: still being made by `rabtriever index --ray`; {remedy}")
 
 
 @contextmanager
