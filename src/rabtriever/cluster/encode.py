@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -206,7 +207,9 @@ class _Encoding:
         """Leaves things as they were before the job."""
         self.journal.remove()
         if not self.job.update:
-            Folder(self.job.uri).remove()
+            Folder(dataset_uri(self.job.uri)).remove()  # of a store, what else is at the URI is not ours
+            if "://" not in self.job.uri:
+                shutil.rmtree(self.job.uri, ignore_errors=True)
 
     @property
     def _room(self) -> int:
