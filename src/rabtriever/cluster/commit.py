@@ -14,7 +14,9 @@ from rabtriever.cluster.parts import open_lance
 from rabtriever.errors import InputError
 from rabtriever.extras import needs
 from rabtriever.index.index import VERSION_RETENTION
-from rabtriever.index.table import ENCODING, Table, dataset_uri, write_errors
+from rabtriever.index.lance_errors import write_errors
+from rabtriever.index.table import ENCODING, Table, dataset_uri
+from rabtriever.persistence.storage import storage_options
 
 ROWS_PER_TASK = 2**24  # of fragments whose removed rows are found at a time
 MESSAGE = "__lance_commit_message"  # where Lance keeps the message of a transaction
@@ -33,12 +35,11 @@ def fragment_groups(job: Job) -> list[list[int]]:
     return groups
 
 
-def remove_rows(job: Job, fragment_ids: Sequence[int]) -> dict[str, Any]:
+def remove_rows(job: Job, fragment_ids: Sequence[int]) -> tuple[list[Any], list[int]]:
     """Marks rows of fragments as deleted: those that are replaced and, if the job deletes, those that are not kept.
 
     Returns:
-        ``gone``: JSON of ``updated``, descriptions of fragments with such rows, and ``removed``, ids of those without
-        another row.
+        Descriptions of fragments with such rows, and ids of those without another row.
     """
     rows = Journal(job.uri).rows(job.parts)
     dataset = open_lance(dataset_uri(job.uri), job.version)
@@ -56,7 +57,7 @@ def remove_rows(job: Job, fragment_ids: Sequence[int]) -> dict[str, Any]:
             removed.append(identifier)
         elif len(gone):
             updated.append(fragment.delete(f"_rowaddr IN ({', '.join(map(str, gone.tolist()))})").to_json())
-    return {"gone": json.dumps({"updated": updated, "removed": removed})}
+    return updated, removed
 
 
 def commit(job: Job, fragments: list[Any], updated: list[Any], removed: list[int]) -> None:
@@ -76,7 +77,13 @@ def commit(job: Job, fragments: list[Any], updated: list[Any], removed: list[int
     else:
         operation = LanceOperation.Append(new)
     with write_errors(job.uri):
-        LanceDataset.commit(dataset_uri(job.uri), operation, read_version=job.version, commit_message=job.id)
+        LanceDataset.commit(
+            dataset_uri(job.uri),
+            operation,
+            read_version=job.version,
+            commit_message=job.id,
+            storage_options=storage_options(job.uri) or None,
+        )
 
 
 def is_committed(job: Job) -> bool:
@@ -85,7 +92,12 @@ def is_committed(job: Job) -> bool:
     Raises:
         InputError: another one was, so that what workers compared with the table may be wrong.
     """
-    dataset = open_lance(dataset_uri(job.uri))
+    try:
+        dataset = open_lance(dataset_uri(job.uri))
+    except ValueError:
+        if job.update:
+            raise
+        return False  # no worker has made the table yet
     for version in range(job.version + 1, dataset.version + 1):
         transaction = dataset.read_transaction(version)
         if transaction and (transaction.transaction_properties or {}).get(MESSAGE) == job.id:
@@ -96,8 +108,6 @@ def is_committed(job: Job) -> bool:
     return False
 
 
-def optimize(uri: str) -> dict[str, Any]:
-    """Merges the fragments and makes the indices of ids and words; returns the number of ``documents``."""
-    table = Table.open(uri)
-    table.optimize(VERSION_RETENTION)
-    return {"documents": len(table)}
+def optimize(uri: str) -> None:
+    """Merges the fragments and makes the indices of ids and words."""
+    Table.open(uri).optimize(VERSION_RETENTION)

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -27,15 +26,18 @@ from rabtriever.cluster.parts import open_lance, part_bytes, source_files
 from rabtriever.cluster.rows import require_documents
 from rabtriever.cluster.running import Workers, run_tasks, run_workers
 from rabtriever.errors import InputError, first_line
-from rabtriever.extras import needs
 from rabtriever.index.encoding import Retriever
-from rabtriever.index.schema import ModelInfo
+from rabtriever.index.lease import LEASE_SECONDS
 from rabtriever.index.syncing import Changes
-from rabtriever.index.table import Table, dataset_uri
-from rabtriever.persistence.files import normalized
-from rabtriever.persistence.folder import absolute_path
+from rabtriever.index.table import Table, dataset_uri, require_empty, writers_lock
+from rabtriever.persistence.files import Folder
+from rabtriever.persistence.folder import absolute_path, normalized_uri
+from rabtriever.persistence.storage import is_uri
 from rabtriever.progress import bar
 from rabtriever.sources.tables import Columns
+
+FIRST_VERSION = 1  # of a table that was just made
+KILLED_WRITER_SECONDS = LEASE_SECONDS + 5.0  # after which an object store lets the next one in
 
 
 @dataclass(frozen=True)
@@ -97,26 +99,25 @@ def encode_corpus(
     """
     workers, columns = workers or Workers(), columns or Columns()
     load = _loader(retriever, options or {})
-    uri, files = normalized(uri), source_files(source)
+    uri, files = normalized_uri(uri).rstrip("/"), source_files(source)
     size = part_bytes(files, workers.room())
-    model = _model(load, workers)
     journal = Journal(uri)
-    job = Job(uuid4().hex, uri, model.fingerprint, files, columns, update, delete, size, 0, time.time_ns())
+    job = Job(uuid4().hex, uri, files, columns, update, delete, size, FIRST_VERSION, time.time_ns())
+    if not job.parts:
+        raise InputError(f"{source}: no documents in it; a corpus needs at least one")
+    require_documents(job.parts[0], columns)
     if (unfinished := journal.job()) is not None:
         unfinished.require_same(job)
-    elif not job.parts:
-        raise InputError(f"{source}: no documents in it; a corpus needs at least one")
-    else:
-        require_documents(job.parts[0], columns)
-    table = Table.open(uri) if update or unfinished else Table.create(uri, model)
-    table.model.check(model.fingerprint, uri)
-    with table.writing():
+    elif not update:
+        require_empty(uri)
+    with writers_lock(uri, KILLED_WRITER_SECONDS if is_uri(uri) else 0.0) as still_mine:
         if unfinished:
             job = unfinished
         else:
-            job = replace(job, version=table.version)
-            journal.begin(job)
-        return _Encoding(job, journal, table, load, workers, show_progress_bar).run()
+            table = Table.open(uri) if update else None
+            job = replace(job, version=table.version) if table else job
+            journal.begin(job, table.model if table else None)
+        return _Encoding(job, journal, load, workers, still_mine, show_progress_bar).run()
 
 
 class _Encoding:
@@ -126,13 +127,13 @@ class _Encoding:
         self,
         job: Job,
         journal: Journal,
-        table: Table,
         load: Callable[[], Retriever],
         workers: Workers,
+        still_mine: Callable[[], None],
         show_progress_bar: bool,
     ) -> None:
-        self.job, self.journal, self.table, self.load, self.workers = job, journal, table, load, workers
-        self.shown, self.parts = show_progress_bar, job.parts
+        self.job, self.journal, self.load, self.workers = job, journal, load, workers
+        self.still_mine, self.shown, self.parts = still_mine, show_progress_bar, job.parts
 
     def run(self) -> Encoded:
         """Does what is left of the job."""
@@ -144,10 +145,11 @@ class _Encoding:
         changes = self._changes(records)
         if not committed and changes.any:
             groups = fragment_groups(self.job) if changes.changed or changes.removed else []
-            gone = [json.loads(one["gone"]) for one in run_tasks(partial(remove_rows, self.job), groups, self._room)]
+            gone = list(run_tasks(partial(remove_rows, self.job), groups, self._room))
             fragments = [fragment for record in records for fragment in record.fragments]
-            updated = [fragment for one in gone for fragment in one["updated"]]
-            commit(self.job, fragments, updated, [identifier for one in gone for identifier in one["removed"]])
+            updated = [fragment for of_group, _ in gone for fragment in of_group]
+            self.still_mine()
+            commit(self.job, fragments, updated, [identifier for _, of_group in gone for identifier in of_group])
         failed = [failure for record in records for failure in record.failed]
         if not self.job.update and not changes.added:
             self._discard()
@@ -165,14 +167,14 @@ class _Encoding:
             known = {part.number for part in self.parts} - {part.number for part in left}
             n_documents = sum(count_ids(self.journal, part) for part in self.parts if part.number in known)
             with bar(len(left), "parts read", shown=self.shown) as done:
-                for result in run_tasks(Survey(self.job), left, self._room):
-                    if result["error"]:
-                        raise InputError(result["error"])
-                    n_documents += result["documents"]
+                for found in run_tasks(Survey(self.job), left, self._room):
+                    n_documents += found
                     done.update()
+            if not n_documents:
+                raise InputError(f"{self.parts[0].uri}: no documents in it; a corpus needs at least one")
             look = partial(first_duplicate, self.journal.folder.uri, len(self.parts))
-            pairs = [found["positions"] for found in run_tasks(look, buckets(n_documents), self._room)]
-            if twice := min((pair for pair in pairs if len(pair)), key=lambda pair: pair[1], default=None):
+            pairs = [pair for pair in run_tasks(look, buckets(n_documents), self._room) if pair]
+            if twice := min(pairs, key=lambda pair: pair[1], default=None):
                 raise name_duplicate(self.parts, self.job.columns, twice)
         except InputError:
             self._discard()
@@ -188,10 +190,8 @@ class _Encoding:
             left = self.journal.remaining(self.parts, "parts")
             while left:
                 try:
-                    for result in run_workers(PartEncoder, arguments, left, self.workers):
-                        if result["error"]:
-                            raise InputError(result["error"])
-                        done.update(result["documents"])
+                    for encoded in run_workers(PartEncoder, arguments, left, self.workers):
+                        done.update(encoded)
                 except InputError:
                     raise
                 except Exception as error:  # noqa: BLE001 - Ray's, of workers that do not start
@@ -212,7 +212,7 @@ class _Encoding:
         """Leaves things as they were before the job."""
         self.journal.remove()
         if not self.job.update:
-            self.table.drop()
+            Folder(dataset_uri(self.job.uri)).remove()  # of a store, what else is at the URI is not ours
             if "://" not in self.job.uri:
                 shutil.rmtree(self.job.uri, ignore_errors=True)
 
@@ -233,20 +233,3 @@ def _loader(retriever: str | Path | Callable[[], Retriever], options: dict[str, 
         return Rabtriever.from_pretrained(source, **options)
 
     return load
-
-
-def _model(load: Callable[[], Retriever], workers: Workers) -> ModelInfo:
-    """Describes the retriever, which a worker loads: this machine may have no memory for it."""
-    with needs("cluster"):
-        import ray
-
-    def describe() -> ModelInfo | InputError:
-        try:
-            return ModelInfo.of(load())
-        except InputError as error:
-            return error
-
-    found = ray.get(ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus)(describe).remote())
-    if isinstance(found, InputError):
-        raise found
-    return found

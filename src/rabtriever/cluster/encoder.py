@@ -19,9 +19,9 @@ from rabtriever.data import Document
 from rabtriever.errors import InputError, first_line
 from rabtriever.extras import needs
 from rabtriever.index.encoding import DOCUMENTS_PER_BATCH, MAX_REUSED_BYTES, Retriever, encode_batch
-from rabtriever.index.schema import record_batch, writable_schema
+from rabtriever.index.schema import ModelInfo, record_batch, writable_schema
 from rabtriever.index.syncing import document_digest
-from rabtriever.index.table import dataset_uri
+from rabtriever.index.table import Table, dataset_uri
 from rabtriever.index.table_version import id_filter
 
 MAX_ATTEMPTS = 3
@@ -38,37 +38,40 @@ class PartEncoder:
         job: What is encoded.
         load: Loads the retriever.
         threads: Threads to compute with.
+
+    Raises:
+        InputError: no such retriever, or not the job's.
     """
 
     def __init__(self, job: Job, load: Callable[[], Retriever], threads: int) -> None:
         self.job, self.journal, self.retriever = job, Journal(job.uri), load()
         if torch := sys.modules.get("torch"):
             torch.set_num_threads(threads)
+        model = ModelInfo.of(self.retriever)
+        self.journal.require_model(model, job.uri)
+        if not job.update:
+            Table.ensure(job.uri, model)
         self.dataset = open_lance(dataset_uri(job.uri), job.version)
         self.reused: LRUCache[str, np.ndarray] = LRUCache(MAX_REUSED_BYTES)
 
-    def __call__(self, part: Part) -> dict[str, Any]:
-        """Encodes a part, unless it is done.
+    def __call__(self, part: Part) -> int:
+        """Encodes a part, unless it is done; returns the number of its documents, 0 if it should be tried again.
 
-        Returns:
-            ``documents``: how many; ``error``: why the job must end, or empty; a part that should be tried again has
-            neither.
+        Raises:
+            InputError: the job cannot go on.
         """
-        if self.retriever.fingerprint != self.job.model:
-            return {"documents": 0, "error": f"{self.job.uri}: a worker has another model; copy it to all machines"}
         if self.journal.is_done(part):
-            return {"documents": 0, "error": ""}
+            return 0
         times, reason = self.journal.begin_attempt(part)
         if times >= MAX_ATTEMPTS:
-            return {"documents": 0, "error": f"{part.place}: failed {times} times ({reason}); see to it and run again"}
+            raise InputError(f"{part.place}: failed {times} times ({reason}); see to it and run again")
         try:
-            n_documents = self._encode_part(part)
-        except InputError as error:
-            return {"documents": 0, "error": str(error)}
-        except Exception as error:  # noqa: BLE001 - of a file system or a device: tried again, then shown
+            return self._encode_part(part)
+        except InputError:
+            raise
+        except Exception as error:  # noqa: BLE001 - of a file system or a device
             self.journal.fail_attempt(part, first_line(error))
-            return {"documents": 0, "error": ""}
-        return {"documents": n_documents, "error": ""}
+            return 0
 
     def _encode_part(self, part: Part) -> int:
         record, schema = Record(), writable_schema(self.dataset.schema)

@@ -7,7 +7,6 @@ begins. Whoever looks for duplicates reads a range of first bytes of all parts.
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import numpy as np
 
@@ -35,8 +34,8 @@ class Survey:
     def __init__(self, job: Job) -> None:
         self.job = job
 
-    def __call__(self, part: Part) -> dict[str, Any]:
-        """Returns the number of documents, and the ``error`` if the part cannot be read."""
+    def __call__(self, part: Part) -> int:
+        """Returns the number of documents of a part; raises InputError if it cannot be read."""
         digests, positions, faults = [], [], list[InputError]()
         try:
             for position, _, found in read_documents(part, self.job.columns):
@@ -46,12 +45,12 @@ class Survey:
                     digests.append(hashlib.blake2b(found.id.encode(), digest_size=16).digest())
                     positions.append(position)
         except (OSError, ValueError) as error:
-            return {"documents": 0, "error": f"{part.place}: cannot be read ({first_line(error)}); repair the file"}
+            raise InputError(f"{part.place}: cannot be read ({first_line(error)}); repair the file") from None
         # Which documents are gone is not known while a row cannot be read.
         if faults and (self.job.delete or (len(faults) >= ALL_BAD and not digests)):
-            return {"documents": 0, "error": str(faults[0])}
+            raise faults[0]
         Journal(self.job.uri).write_ids(part, _pack(b"".join(digests), positions))
-        return {"documents": len(digests), "error": ""}
+        return len(digests)
 
 
 def count_ids(journal: Journal, part: Part) -> int:
@@ -60,7 +59,7 @@ def count_ids(journal: Journal, part: Part) -> int:
         return int(np.frombuffer(file.read_at(HEADER.itemsize, 0), "<u4")[-1])
 
 
-def first_duplicate(uri: str, n_parts: int, first_bytes: tuple[int, int]) -> dict[str, Any]:
+def first_duplicate(uri: str, n_parts: int, first_bytes: tuple[int, int]) -> list[int]:
     """Looks for ids that come twice among those whose digests begin with one of some bytes.
 
     Args:
@@ -69,7 +68,7 @@ def first_duplicate(uri: str, n_parts: int, first_bytes: tuple[int, int]) -> dic
         first_bytes: The first of them, and the first that is none.
 
     Returns:
-        ``positions``: of the id whose second place comes first in the corpus, both places; empty if all differ.
+        The positions of the id whose second one comes first in the corpus; empty if all ids differ.
     """
     slices, folder, (first, last) = [], Folder(uri), first_bytes
     for number in range(n_parts):
@@ -82,9 +81,10 @@ def first_duplicate(uri: str, n_parts: int, first_bytes: tuple[int, int]) -> dic
     ids = ids[np.lexsort((ids["position"], ids["low"], ids["high"]))]
     again = np.flatnonzero((ids["high"][1:] == ids["high"][:-1]) & (ids["low"][1:] == ids["low"][:-1])) + 1
     if not len(again):
-        return {"positions": []}
+        return []
     second = again[np.argmin(ids["position"][again])]
-    return {"positions": ids["position"][second - 1 : second + 1].tolist()}
+    positions: list[int] = ids["position"][second - 1 : second + 1].tolist()
+    return positions
 
 
 def buckets(n_ids: int) -> list[tuple[int, int]]:

@@ -1,7 +1,8 @@
 """What a job of encoding has done, beside its table: a second run goes on from there.
 
 =====================  ==============================================================================================
-job.json               What is encoded, by which model, from which version of the table.
+job.json               What is encoded, from which version of the table.
+model.json             The retriever: of a new index the one that the first worker loaded.
 ids/<part>             Digests of the part's ids (:mod:`rabtriever.cluster.ids`).
 attempts/<part>        How often the part was begun, and why it failed the last time.
 rows/<part>            Of an update: the rows that hold the part's documents, and whether they are replaced.
@@ -21,8 +22,10 @@ import numpy as np
 
 from rabtriever.cluster.parts import Part, SourceFile, make_parts
 from rabtriever.errors import InputError
+from rabtriever.index.schema import ModelInfo
 from rabtriever.index.table import ENCODING
 from rabtriever.persistence.files import Folder
+from rabtriever.scoring.layout import ScoreLayout
 from rabtriever.sources.tables import Columns
 
 READERS = 16  # records that are read at a time
@@ -35,7 +38,6 @@ class Job:
     Attributes:
         id: Random; the transaction that ends the job names it.
         uri: The index.
-        model: Fingerprint of the retriever.
         files: The corpus.
         columns: Of its tables.
         update: Whether the index existed before.
@@ -47,7 +49,6 @@ class Job:
 
     id: str
     uri: str
-    model: str
     files: list[SourceFile]
     columns: Columns
     update: bool
@@ -74,9 +75,7 @@ class Job:
 
     def require_same(self, other: Job) -> None:
         """Raises InputError if an unfinished job, which this is, differs from the one that is to go on with it."""
-        if self.model != other.model:
-            fault = "by another model"
-        elif self.files != other.files or self.columns != other.columns:
+        if self.files != other.files or self.columns != other.columns:
             fault = "from another source, or this one has changed since"
         elif (self.update, self.delete) != (other.update, other.delete):
             fault = "with other flags"
@@ -127,9 +126,20 @@ class Journal:
         text = self.folder.read("job.json")
         return Job.from_json(text) if text else None
 
-    def begin(self, job: Job) -> None:
-        """Writes down what is encoded."""
+    def begin(self, job: Job, model: ModelInfo | None) -> None:
+        """Writes down what is encoded, and by which retriever if that is known."""
+        if model:
+            self.folder.write("model.json", json.dumps(asdict(model)).encode())
         self.folder.write("job.json", job.to_json())
+
+    def require_model(self, model: ModelInfo, uri: str) -> None:
+        """Raises InputError unless a worker's retriever is that of the job, which it becomes if there is none."""
+        text = self.folder.read("model.json")
+        if text is None:
+            self.folder.write("model.json", json.dumps(asdict(model)).encode())
+        else:
+            stored = json.loads(text)
+            ModelInfo(**{**stored, "layout": ScoreLayout(**stored["layout"])}).check(model.fingerprint, uri)
 
     def remaining(self, parts: Sequence[Part], folder: str) -> list[Part]:
         """Returns the parts without a file in one of its folders."""

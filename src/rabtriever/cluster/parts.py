@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rabtriever.errors import InputError, NotFoundError, first_line
 from rabtriever.extras import needs
 from rabtriever.persistence.folder import normalized_uri
-from rabtriever.persistence.storage import filesystem
+from rabtriever.persistence.storage import filesystem, storage_options
 from rabtriever.sources.hub import HUB
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def open_lance(uri: str, version: int | None = None) -> Any:  # noqa: ANN401
     """Opens a Lance dataset; raises ValueError if there is none."""
     with needs("cluster"):
         import lance
-    return lance.dataset(uri, version=version)
+    return lance.dataset(uri, version=version, storage_options=storage_options(uri) or None)
 
 
 def _unknown(source: str | Path) -> InputError:

@@ -1,4 +1,4 @@
-"""Parts of work on a Ray cluster, by Ray Data."""
+"""Work on a Ray cluster, item by item, through Ray Data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
@@ -18,7 +18,10 @@ from rabtriever.extras import needs
 if TYPE_CHECKING:
     import ray.data
 
-BLOCKS_PER_WORKER = 64  # of parts that one task does: a hundred thousand tasks of one each would keep Ray busy
+BLOCKS_PER_WORKER = 64  # a task does several items of very many: Ray would be busy with a task for each
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -57,52 +60,85 @@ class Workers:
         return min(room, self.n or room)
 
 
-def run_tasks(function: Callable[[Any], dict[str, Any]], items: Sequence[Any], n: int) -> Iterator[dict[str, Any]]:
-    """Yields a function's results for the items, in any order; Ray repeats a task whose machine is lost."""
+def run_tasks(function: Callable[[Item], Result], items: Sequence[Item], n: int) -> Iterator[Result]:
+    """Yields a function's results for the items, in any order; Ray repeats a task whose machine is lost.
+
+    Args:
+        function: An InputError of it is raised here.
+        items: What it takes.
+        n: Number of tasks at a time, about.
+    """
     if not items:
         return
     with _quiet():
-        data = _dataset(items, n).map(lambda row: function(pickle.loads(row["item"])))  # noqa: S301 - our own
-        yield from data.iter_rows()
+        yield from _results(_dataset(items, n).map(lambda row: _call(function, row["item"])))
 
 
 def run_workers(
-    worker: type, arguments: tuple[Any, ...], parts: Sequence[Any], workers: Workers
-) -> Iterator[dict[str, Any]]:
-    """Yields what workers return for the parts, in any order; parts whose worker was lost are left out.
+    worker: Callable[..., Callable[[Item], Result]], arguments: tuple[Any, ...], items: Sequence[Item], workers: Workers
+) -> Iterator[Result]:
+    """Yields what workers return for the items, in any order; those whose worker was lost are left out.
 
     Ray would run them again on the same worker, once that has been started anew, for which a smaller cluster may never
     have room. So the caller runs what is left again, with as many workers as there is room for then.
+
+    Args:
+        worker: Makes a worker, in its process; an InputError of it is raised here.
+        arguments: It takes these.
+        items: At least one.
+        workers: How many, and what each needs.
     """
     n = workers.room()
     with needs("cluster"):
         import ray.data  # sets up its log, which is then quieted
     with _quiet():
-        data = _dataset(parts, n)
+        data = _dataset(items, n)
         data.context.max_errored_blocks = -1
         data = data.map_batches(
-            _OnParts,
+            _Worker,
             fn_constructor_args=(worker, arguments),
             batch_size=1,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=min(n, len(parts))),
+            compute=ray.data.ActorPoolStrategy(size=min(n, len(items))),
             num_cpus=workers.cpus,
             num_gpus=workers.gpus,
             max_restarts=0,
             max_task_retries=0,
         )
-        yield from data.iter_rows()
+        yield from _results(data)
 
 
-class _OnParts:
-    """Calls a worker with each row's part."""
-
-    def __init__(self, worker: type, arguments: tuple[Any, ...]) -> None:
-        self.worker = worker(*arguments)
+class _Worker:
+    def __init__(self, worker: Callable[..., Callable[[Item], Result]], arguments: tuple[Any, ...]) -> None:
+        self.worker: Callable[[Any], Any] | None = None
+        try:
+            self.worker = worker(*arguments)
+        except InputError as error:
+            self.fault = error
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        part = pickle.loads(batch["item"][0].as_py())  # noqa: S301 - our own
-        return pa.Table.from_pylist([self.worker(part)])
+        return pa.Table.from_pylist([_call(self._work, batch["item"][0].as_py())])
+
+    def _work(self, item: Any) -> Any:  # noqa: ANN401
+        if self.worker is None:
+            raise self.fault
+        return self.worker(item)
+
+
+def _call(function: Callable[[Item], Result], item: bytes) -> dict[str, bytes]:
+    try:
+        result: Result | InputError = function(pickle.loads(item))  # noqa: S301 - our own
+    except InputError as error:
+        result = error
+    return {"result": pickle.dumps(result)}
+
+
+def _results(data: ray.data.Dataset) -> Iterator[Any]:
+    for row in data.iter_rows():
+        result = pickle.loads(row["result"])  # noqa: S301 - our own
+        if isinstance(result, InputError):
+            raise result
+        yield result
 
 
 def _dataset(items: Sequence[Any], n: int) -> ray.data.Dataset:

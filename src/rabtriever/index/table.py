@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -55,8 +55,6 @@ class Table:
     def create(cls, uri: str, model: ModelInfo) -> Table:
         """Makes an empty table; raises ConflictError if something exists at ``uri``."""
         uri = normalized_uri(uri)
-        if "://" not in uri and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
-            raise ConflictError(f"{uri}: exists already; give another folder or remove it")
         connection = connect_to_empty(uri)
         with write_errors(uri):
             try:
@@ -68,6 +66,17 @@ class Table:
         return cls(uri, connection, table)
 
     @classmethod
+    def ensure(cls, uri: str, model: ModelInfo) -> Table:
+        """Opens a table, or makes an empty one; of several processes that do so, one makes it."""
+        connection = _connect(uri)
+        with write_errors(uri):
+            try:
+                table = connection.create_table(TABLE, schema=table_schema(model), exist_ok=True)
+            except LANCE_ERRORS:  # another process was faster
+                table = connection.open_table(TABLE)
+        return cls(uri, connection, table)
+
+    @classmethod
     def open(cls, uri: str) -> Table:
         """Opens a table; errors as of :meth:`rabtriever.Index.open`."""
         uri = normalized_uri(uri)
@@ -75,6 +84,7 @@ class Table:
             raise NotFoundError(f"{uri}: no such index; make one with `rabtriever index`")
         connection = _connect(uri)
         if TABLE not in connection.list_tables().tables:
+            _require_finished(uri)
             raise NotFoundError(f"{uri}: not an index (no table {TABLE!r} in it); make one with `rabtriever index`")
         with table_errors(uri):
             table = connection.open_table(TABLE)
@@ -156,35 +166,20 @@ class Table:
 
     @contextmanager
     def writing(self, wait: float = 0.0) -> Iterator[None]:
-        """Holds the writers' lock, in an object store a lease, or raises BusyError after ``wait`` seconds."""
-        with self._lease(wait) if "://" in self.uri else self._file_lock(wait):
-            with table_errors(self.uri):
-                self.table.checkout_latest()  # a change must not build on what this process saw seconds ago
-            yield
-
-    def _file_lock(self, wait: float) -> AbstractContextManager[object]:
-        try:
-            return FileLock(Path(self.uri) / LOCK).acquire(timeout=wait)
-        except Timeout:
-            raise BusyError(f"{self.uri}: another process is changing it; wait until it is done") from None
-        except OSError as error:  # a read-only folder
-            raise StorageError(f"{self.uri}: cannot be written ({error.strerror}); make it writable") from error
-
-    @contextmanager
-    def _lease(self, wait: float) -> Iterator[None]:
-        lease = Lease(self.uri, self.connection)
-        with lease.held(wait):
-            self._still_mine = lease.check
+        """Holds the writers' lock, or raises BusyError after ``wait`` seconds."""
+        with writers_lock(self.uri, wait, self.connection) as still_mine:
+            self._still_mine = still_mine
             try:
+                with table_errors(self.uri):
+                    self.table.checkout_latest()  # a change must not build on what this process saw seconds ago
                 yield
             finally:
                 self._still_mine = _nothing
 
     def require_finished(self) -> None:
         """Raises BusyError if a job of encoding has not filled the table yet."""
-        if not len(self) and Folder(f"{self.uri}/{ENCODING}").read("job.json"):
-            remedy = "wait until it is done; if it was stopped, run its command again"
-            raise BusyError(f"{self.uri}: still being made by `rabtriever index --ray`; {remedy}")
+        if not len(self):
+            _require_finished(self.uri)
 
     def drop(self) -> None:
         """Removes the table, and the writers' one."""
@@ -271,8 +266,43 @@ class Table:
             raise NotFoundError(f"{self.uri}: no version {version}; there are {', '.join(map(str, existing))}")
 
 
+@contextmanager
+def writers_lock(
+    uri: str, wait: float = 0.0, connection: lancedb.DBConnection | None = None
+) -> Iterator[Callable[[], None]]:
+    """Holds the writers' lock of the index at ``uri``, in an object store a lease.
+
+    Yields:
+        What raises BusyError if a lease was lost meanwhile; to be called before a change.
+
+    Raises:
+        BusyError: another process holds it after ``wait`` seconds.
+        StorageError: the folder cannot be written.
+    """
+    if is_uri(uri):
+        lease = Lease(uri, connection or _connect(uri))
+        with lease.held(wait):
+            yield lease.check
+        return
+    try:
+        lock = FileLock(Path(uri) / LOCK).acquire(timeout=wait)
+    except Timeout:
+        raise BusyError(f"{uri}: another process is changing it; wait until it is done") from None
+    except OSError as error:  # a read-only folder
+        raise StorageError(f"{uri}: cannot be written ({error.strerror}); make it writable") from error
+    with lock:
+        yield _nothing
+
+
 def _nothing() -> None:
     pass
+
+
+def require_empty(uri: str) -> None:
+    """Raises ConflictError if something exists at ``uri``."""
+    if "://" not in uri and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
+        raise ConflictError(f"{uri}: exists already; give another folder or remove it")
+    connect_to_empty(uri)
 
 
 def connect_to_empty(uri: str) -> lancedb.DBConnection:
@@ -300,6 +330,12 @@ def _connect(uri: str) -> lancedb.DBConnection:
     if is_uri(uri):
         require_reachable(uri)  # Lance would try for seconds, and say it in many lines
     return lancedb.connect(uri, read_consistency_interval=interval, storage_options=storage_options(uri) or None)
+
+
+def _require_finished(uri: str) -> None:
+    if Folder(f"{uri}/{ENCODING}").exists("job.json"):
+        remedy = "wait until it is done; if it was stopped, run its command again"
+        raise BusyError(f"{uri}: still being made by `rabtriever index --ray`; {remedy}")
 
 
 def _indexed_columns(table: lancedb.table.Table) -> set[str]:
