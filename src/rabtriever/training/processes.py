@@ -44,15 +44,14 @@ def together(function: Callable[[], T]) -> list[T]:
     if count() == 1:
         return [function()]
     try:
-        outcome: tuple[T | None, InputError | RuntimeError | None] = function(), None
+        own = function()
     except Exception as error:
         said = f"process {rank()}: {error if isinstance(error, InputError) else first_line(error)}"
         _gather((None, InputError(said) if isinstance(error, InputError) else RuntimeError(said)))
         raise
-    results: list[Any] = _gather(outcome)
-    for _, error in results:
-        if error is not None:
-            raise error
+    results: list[Any] = _gather((own, None))
+    for fault in (fault for _, fault in results if fault is not None):
+        raise fault
     return [result for result, _ in results]
 
 
