@@ -11,19 +11,22 @@ from pathlib import Path
 
 import torch
 from accelerate import DistributedType, PartialState
+from encoders.models import save_sentence_model
 from tiny import TEMPLATE, make_reranker
 from training.teaching import QUICK
+from transformers import AutoTokenizer
 
 from rabtriever import cli
 from rabtriever.cli import distill as distill_command
 from rabtriever.data import Document, RetrievalData
 from rabtriever.encoders.llm import LLMEncoder
+from rabtriever.encoders.sentence import SentenceEncoder
 from rabtriever.errors import RemoteError
 from rabtriever.kernels import why_no_llvm
 from rabtriever.kernels.compile import compiled_folder
 from rabtriever.rerankers.generative import GenerativeReranker
 from rabtriever.training import hard_negatives, processes, train_reranker
-from rabtriever.training.config import OBJECTIVES, RerankerTrainingConfig
+from rabtriever.training.config import OBJECTIVES, DistillConfig, RerankerTrainingConfig, TuneEncoderConfig
 from rabtriever.training.distill import distill
 from rabtriever.training.reranker_trainer import RerankerTrainer
 from rabtriever.training.teacher import Teacher
@@ -47,8 +50,8 @@ class Recorder:
         self.losses = []
 
     def on_log(self, step, metrics):
-        if any(name.startswith("loss") for name in metrics):
-            self.losses.append({name: value for name, value in metrics.items() if name.startswith("loss")})
+        if found := {name: value for name, value in metrics.items() if "loss" in name}:
+            self.losses.append(found)
 
 
 class CountingTeacher(GenerativeReranker):
@@ -122,10 +125,23 @@ def distil(llm: str, out: Path, teacher: CountingTeacher) -> dict:
     return {"losses": recorder.losses, "scored": teacher.scored, "gain": made.fusion.gain}
 
 
+def tune(llm: str, folder: Path) -> dict:
+    """Tunes an encoder without dropout, which other processes would draw otherwise, and distils over it."""
+    tokenizer, dropout = AutoTokenizer.from_pretrained(llm), ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    config, model = dict.fromkeys(dropout, 0.0), folder / "sentence"
+    processes.first(lambda: save_sentence_model(model, tokenizer, config=config))
+    encoder, recorder = SentenceEncoder.from_pretrained(str(model), device="cpu", backend="torch"), Recorder()
+    tuning = TuneEncoderConfig("lora", steps=20, queries_per_step=7, lora_rank=4, learning_rate=3e-3)
+    options = {"encoder": encoder, "tune_encoder": tuning, "callbacks": [recorder]}
+    made = distill(make_data(), Teacher(), folder / "tuned", DistillConfig(rounds=2, steps=20), **options)
+    return {"losses": recorder.losses, "states": made.encode_query(["please show weather"]).tolist()}
+
+
 def run_all(llm: str, folder: Path) -> dict:
     """Everything that one process and several must do alike."""
     found = {objective: train(llm, folder / objective, objective=objective) for objective in OBJECTIVES}
     found["student"] = train(llm, folder / "student", student_weight=1.0)
+    found["tuned"] = tune(llm, folder)
     found["distill"] = distil(llm, folder / "distill", make_teacher(llm))
     return found
 

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rabtriever.errors import InputError, first_line
+from rabtriever.errors import InputError, StorageError, first_line
 from rabtriever.progress import hide
 
 if TYPE_CHECKING:
@@ -101,6 +102,12 @@ def sum_gradients(parameters: Iterable[nn.Parameter | Tensor]) -> None:
     dist.all_reduce(flat)
     for weight, part in zip(weights, flat.split([weight.numel() for weight in weights]), strict=True):
         weight.grad = part.view_as(weight)
+
+
+def require_shared(path: Path) -> None:
+    """Raises StorageError if this process does not see what another one made."""
+    if not path.exists():
+        raise StorageError(f"{path}: another process made it, this one does not see it; give all one file system")
 
 
 def let_first_speak() -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import cast
@@ -23,6 +23,7 @@ from rabtriever.encoders.base import Encoder, Kind
 from rabtriever.errors import InputError
 from rabtriever.progress import bar, is_shown
 from rabtriever.rerankers.base import Reranker
+from rabtriever.rerankers.remote.reranker import RemoteReranker
 from rabtriever.training import processes
 
 VECTORS_PER_SHARD = 1024  # an interruption loses fewer
@@ -110,10 +111,9 @@ class TeacherCache:
             return made
 
         missing = processes.agree(absent())
-        own = _divide(missing, groups, processes.count())[processes.rank()]
+        own = self._share(missing, groups)
         made = processes.together(lambda: make(own))
-        for name in chain(*made[: processes.rank()], *made[processes.rank() + 1 :]):
-            self._add(self.folder / name, _read(self.folder / name, "keys"))
+        processes.together(lambda: self._find(chain(*made[: processes.rank()], *made[processes.rank() + 1 :])))
         make(absent())  # what a process asks for alone, since it rounded otherwise than the first
         by_shard: dict[Path, list[int]] = defaultdict(list)
         for i, key in enumerate(keys):
@@ -125,6 +125,18 @@ class TeacherCache:
                 result = np.empty((len(keys), vectors.shape[1]), np.float32)
             result[positions] = vectors[[self._rows[keys[i]][1] for i in positions]]
         return torch.from_numpy(result), len(missing)
+
+    def _share(self, missing: list[int], groups: Sequence[int]) -> list[int]:
+        """Returns what this process computes; of a remote model, which has one budget, the first computes all."""
+        if isinstance(self.model, RemoteReranker):
+            return [] if processes.rank() else missing
+        return _divide(missing, groups, processes.count())[processes.rank()]
+
+    def _find(self, names: Iterable[str]) -> None:
+        """Adds shards that other processes have written."""
+        for shard in (self.folder / name for name in names):
+            processes.require_shared(shard)
+            self._add(shard, _read(shard, "keys"))
 
     def _write(self, keys: list[bytes], vectors: np.ndarray) -> str:
         """Writes a shard, completely or not at all; returns its name."""
