@@ -1,6 +1,6 @@
 """A reranker's training in two processes against one: the same losses, and how long a step takes.
 
-PYTHONPATH=src python benchmarks/record.py benchmarks/results/cluster/train.json python benchmarks/cluster/train.py
+python benchmarks/record.py benchmarks/results/cluster/train.json python benchmarks/cluster/train.py --quick
 """
 
 from __future__ import annotations
