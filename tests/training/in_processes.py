@@ -25,7 +25,7 @@ from rabtriever.errors import RemoteError
 from rabtriever.kernels import why_no_llvm
 from rabtriever.kernels.compile import compiled_folder
 from rabtriever.rerankers.generative import GenerativeReranker
-from rabtriever.training import hard_negatives, processes, train_reranker
+from rabtriever.training import hard_negatives, processes, train_reranker, tuned_model
 from rabtriever.training.config import OBJECTIVES, DistillConfig, RerankerTrainingConfig, TuneEncoderConfig
 from rabtriever.training.distill import distill
 from rabtriever.training.reranker_trainer import RerankerTrainer
@@ -133,7 +133,11 @@ def tune(llm: str, folder: Path) -> dict:
     encoder, recorder = SentenceEncoder.from_pretrained(str(model), device="cpu", backend="torch"), Recorder()
     tuning = TuneEncoderConfig("lora", steps=20, queries_per_step=7, lora_rank=4, learning_rate=3e-3)
     options = {"encoder": encoder, "tune_encoder": tuning, "callbacks": [recorder]}
-    made = distill(make_data(), Teacher(), folder / "tuned", DistillConfig(rounds=2, steps=20), **options)
+    usual, tuned_model.native_dtype = tuned_model.native_dtype, lambda _: torch.float32  # bfloat16 differs by 1e-3
+    try:
+        made = distill(make_data(), Teacher(), folder / "tuned", DistillConfig(rounds=2, steps=20), **options)
+    finally:
+        tuned_model.native_dtype = usual
     return {"losses": recorder.losses, "states": made.encode_query(["please show weather"]).tolist()}
 
 
