@@ -10,19 +10,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate import DistributedType, PartialState
+from encoders.models import save_sentence_model
 from tiny import TEMPLATE, make_reranker
 from training.teaching import QUICK
+from transformers import AutoTokenizer
 
 from rabtriever import cli
 from rabtriever.cli import distill as distill_command
 from rabtriever.data import Document, RetrievalData
 from rabtriever.encoders.llm import LLMEncoder
+from rabtriever.encoders.sentence import SentenceEncoder
 from rabtriever.errors import RemoteError
 from rabtriever.kernels import why_no_llvm
 from rabtriever.kernels.compile import compiled_folder
 from rabtriever.rerankers.generative import GenerativeReranker
-from rabtriever.training import hard_negatives, processes, train_reranker
-from rabtriever.training.config import OBJECTIVES, RerankerTrainingConfig
+from rabtriever.training import hard_negatives, processes, train_reranker, tuned_model
+from rabtriever.training.config import OBJECTIVES, DistillConfig, RerankerTrainingConfig, TuneEncoderConfig
 from rabtriever.training.distill import distill
 from rabtriever.training.reranker_trainer import RerankerTrainer
 from rabtriever.training.teacher import Teacher
@@ -46,8 +50,8 @@ class Recorder:
         self.losses = []
 
     def on_log(self, step, metrics):
-        if any(name.startswith("loss") for name in metrics):
-            self.losses.append({name: value for name, value in metrics.items() if name.startswith("loss")})
+        if found := {name: value for name, value in metrics.items() if "loss" in name}:
+            self.losses.append(found)
 
 
 class CountingTeacher(GenerativeReranker):
@@ -121,10 +125,27 @@ def distil(llm: str, out: Path, teacher: CountingTeacher) -> dict:
     return {"losses": recorder.losses, "scored": teacher.scored, "gain": made.fusion.gain}
 
 
+def tune(llm: str, folder: Path) -> dict:
+    """Tunes an encoder without dropout, which other processes would draw otherwise, and distils over it."""
+    tokenizer, dropout = AutoTokenizer.from_pretrained(llm), ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    config, model = dict.fromkeys(dropout, 0.0), folder / "sentence"
+    processes.first(lambda: save_sentence_model(model, tokenizer, config=config))
+    encoder, recorder = SentenceEncoder.from_pretrained(str(model), device="cpu", backend="torch"), Recorder()
+    tuning = TuneEncoderConfig("lora", steps=20, queries_per_step=7, lora_rank=4, learning_rate=3e-3)
+    options = {"encoder": encoder, "tune_encoder": tuning, "callbacks": [recorder]}
+    usual, tuned_model.native_dtype = tuned_model.native_dtype, lambda _: torch.float32  # bfloat16 differs by 1e-3
+    try:
+        made = distill(make_data(), Teacher(), folder / "tuned", DistillConfig(rounds=2, steps=20), **options)
+    finally:
+        tuned_model.native_dtype = usual
+    return {"losses": recorder.losses, "states": made.encode_query(["please show weather"]).tolist()}
+
+
 def run_all(llm: str, folder: Path) -> dict:
     """Everything that one process and several must do alike."""
     found = {objective: train(llm, folder / objective, objective=objective) for objective in OBJECTIVES}
     found["student"] = train(llm, folder / "student", student_weight=1.0)
+    found["tuned"] = tune(llm, folder)
     found["distill"] = distil(llm, folder / "distill", make_teacher(llm))
     return found
 
@@ -134,6 +155,12 @@ def run_cut(llm: str, folder: Path) -> dict:
     train_until_cut(llm, folder / "cut-here-resumed-there")
     train_until_cut(llm, folder / "resumed")
     return train(llm, folder / "resumed")
+
+
+def shard_on_cpus() -> None:
+    """Lets accelerate use FSDP without a GPU: it takes the CPU's processes for those of GPUs."""
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
 
 
 def main() -> None:
@@ -147,8 +174,11 @@ def main() -> None:
         teacher.fails = True
         distill_command.run = lambda args: distil(llm, folder / "fault", teacher)
         sys.exit(cli.main(["distill", str(folder), "--out", str(folder / "fault")]))
-    found = run_all(llm, folder)
-    found["resumed"] = run_cut(llm, folder)
+    if scenario == "fsdp":
+        shard_on_cpus()
+        found = {"resumed": run_cut(llm, folder)}
+    else:
+        found = {**run_all(llm, folder), "resumed": run_cut(llm, folder)}
     (folder / f"found-{processes.rank()}.json").write_text(json.dumps(found))
 
 

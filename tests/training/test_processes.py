@@ -13,23 +13,26 @@ from safetensors.torch import load_file
 from tiny import write_beir
 from training.in_processes import make_data, run_all, train
 
+from rabtriever.errors import StorageError
+from rabtriever.rerankers.remote.reranker import RemoteReranker
 from rabtriever.retriever import Rabtriever
 from rabtriever.training import processes
 from rabtriever.training.batches import BatchDataset
 from rabtriever.training.config import OBJECTIVES, RerankerTrainingConfig
 from rabtriever.training.losses import dpo, listwise, pointwise
+from rabtriever.training.teacher_cache import TeacherCache, _divide
 
 ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "deploy" / "accelerate" / "cpu.yaml"
+CONFIGS = ROOT / "deploy" / "accelerate"
 TOLERANCE = 1e-4  # of losses between 0.1 and 3, after 20 steps of float32 in another order
 
 
-def launch(*arguments, timeout=150):
+def launch(*arguments, config="cpu.yaml", timeout=400):
     """Runs something in two processes as users do."""
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(CONFIG)]
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    command += ["--config_file", str(CONFIGS / config), "--main_process_port", "0"]  # any that is free
+    command += map(str, arguments)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"}
-    port = ["--main_process_port", "0"]  # any that is free
-    command += [*port, *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
@@ -64,7 +67,7 @@ def test_a_reranker_learns_the_same(runs, objective):
     mine, theirs = adapter_of(alone / objective), adapter_of(both / objective)
     for name, weight in mine.items():
         torch.testing.assert_close(theirs[name], weight, atol=1e-3, rtol=1e-3)
-    assert not list(both.glob("*.partial/checkpoint*")) or objective not in str(list(both.glob("*.partial")))
+    assert not (both / f"{objective}.partial").exists()
 
 
 def test_a_log_has_each_line_once(runs):
@@ -90,6 +93,18 @@ def test_an_interrupted_training_resumes_in_any_number_of_processes(runs, llm_fo
     np.testing.assert_allclose(losses(resumed), expected[8:], atol=TOLERANCE)
 
 
+def test_an_llm_in_shards_learns_the_same(runs, llm_folder, tmp_path):
+    script = Path(__file__).with_name("in_processes.py")
+    done = launch(script, "fsdp", llm_folder, tmp_path, config="fsdp.yaml")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "cut-here-resumed-there.partial" / "checkpoint-8" / "pytorch_model_fsdp.bin").is_file()
+    got = json.loads((tmp_path / "found-0.json").read_text())["resumed"]
+    np.testing.assert_allclose(losses(got), losses(runs[2]["listwise"])[8:], atol=TOLERANCE)
+    mine, theirs = adapter_of(runs[0] / "listwise"), adapter_of(tmp_path / "resumed")
+    for name, weight in mine.items():
+        torch.testing.assert_close(theirs[name], weight, atol=1e-3, rtol=1e-3)
+
+
 def test_a_distillation_divides_the_calls_and_learns_the_same(runs):
     alone, both, found, (first, second), _ = runs
     total, shares = found["distill"]["scored"], (first["distill"]["scored"], second["distill"]["scored"])
@@ -107,6 +122,15 @@ def test_a_distillation_divides_the_calls_and_learns_the_same(runs):
     np.testing.assert_allclose(got, expected, atol=1e-3)
 
 
+def test_an_encoder_is_tuned_the_same(runs):
+    _, both, found, (first, second), _ = runs
+    assert any("encoder/loss" in step for step in first["tuned"]["losses"])
+    for got, expected in zip(first["tuned"]["losses"], found["tuned"]["losses"], strict=True):
+        assert got == pytest.approx(expected, abs=TOLERANCE)
+    np.testing.assert_allclose(first["tuned"]["states"], found["tuned"]["states"], atol=1e-4)
+    assert first["tuned"]["states"] == second["tuned"]["states"] and not (both / "tuned.partial").exists()
+
+
 def vectors_in(cache):
     """The number of vectors of each model in a cache."""
     shards = sorted(cache.glob("states/*/*.safetensors"))
@@ -120,14 +144,14 @@ def test_bad_input_is_one_line_and_ends_all(tmp_path):
     write_beir(tmp_path / "beir", make_data())
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "something").touch()
-    done = launch("-m", "rabtriever.cli", "train", tmp_path / "beir", "--out", tmp_path / "out", timeout=60)
+    done = launch("-m", "rabtriever.cli", "train", tmp_path / "beir", "--out", tmp_path / "out")
     assert done.returncode and done.stderr.count("exists already; give another folder or remove it") == 1
     assert "exitcode  : 2" in done.stderr and not done.stdout  # the launcher's own code is 1
 
 
 def test_a_fault_of_another_process_ends_all(llm_folder, tmp_path):
     script = Path(__file__).with_name("in_processes.py")
-    done = launch(script, "fault", llm_folder, tmp_path, timeout=90)
+    done = launch(script, "fault", llm_folder, tmp_path)
     assert done.stderr.count("rabtriever distill: process 1: teacher: gone; ask later") == 1
     assert "exitcode  : 2" in done.stderr and "Traceback" not in done.stderr.split("exitcode")[0]
     assert not (tmp_path / "fault").exists()
@@ -161,6 +185,30 @@ def losses_of(log_odds, batch):
     lists = listwise(log_odds.masked_fill(~batch.scored, float("-inf")), batch.positive)
     pairs = pointwise(scored, positive), dpo(scored, 0.5 * scored, positive)
     return torch.stack([batch.query_weight * lists, *(batch.pair_weight * loss for loss in pairs)])
+
+
+@given(groups=st.lists(st.integers(0, 9), max_size=60), n=st.integers(1, 5))
+def test_shares_keep_groups_together(groups, n):
+    shares = _divide(list(range(len(groups))), groups, n)
+    assert sorted(i for share in shares for i in share) == list(range(len(groups)))
+    homes = [{groups[i] for i in share} for share in shares]
+    assert sum(map(len, homes)) == len(set(groups))
+    assert max(map(len, shares)) - min(map(len, shares)) <= max(map(groups.count, groups), default=0)
+
+
+def test_one_process_asks_a_remote_teacher(monkeypatch, tmp_path, reranker):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    cache = TeacherCache(reranker, tmp_path)
+    remote = TeacherCache(reranker, tmp_path)
+    remote.model = object.__new__(RemoteReranker)
+    for rank, (divided, asked) in enumerate([([1], [1, 2]), ([2], [])]):
+        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        assert cache._share([1, 2], [0, 1, 2]) == divided and remote._share([1, 2], [0, 1, 2]) == asked
+
+
+def test_a_file_of_another_machine_is_a_fault(tmp_path):
+    with pytest.raises(StorageError, match="another process made it, this one does not see it"):
+        processes.require_shared(tmp_path / "there")
 
 
 def test_a_single_process_connects_to_nothing(monkeypatch):

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rabtriever.errors import InputError, first_line
+from rabtriever.errors import InputError, StorageError, first_line
 from rabtriever.progress import hide
 
 if TYPE_CHECKING:
@@ -44,15 +45,14 @@ def together(function: Callable[[], T]) -> list[T]:
     if count() == 1:
         return [function()]
     try:
-        outcome: tuple[T | None, InputError | RuntimeError | None] = function(), None
+        own = function()
     except Exception as error:
         said = f"process {rank()}: {error if isinstance(error, InputError) else first_line(error)}"
         _gather((None, InputError(said) if isinstance(error, InputError) else RuntimeError(said)))
         raise
-    results: list[Any] = _gather(outcome)
-    for _, error in results:
-        if error is not None:
-            raise error
+    results: list[Any] = _gather((own, None))
+    for fault in (fault for _, fault in results if fault is not None):
+        raise fault
     return [result for result, _ in results]
 
 
@@ -102,6 +102,12 @@ def sum_gradients(parameters: Iterable[nn.Parameter | Tensor]) -> None:
     dist.all_reduce(flat)
     for weight, part in zip(weights, flat.split([weight.numel() for weight in weights]), strict=True):
         weight.grad = part.view_as(weight)
+
+
+def require_shared(path: Path) -> None:
+    """Raises StorageError if this process does not see what another one made."""
+    if not path.exists():
+        raise StorageError(f"{path}: another process made it, this one does not see it; give all one file system")
 
 
 def let_first_speak() -> None:

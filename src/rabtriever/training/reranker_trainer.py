@@ -11,8 +11,6 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from rabtriever.llm.backbone import Backbone, token_batches
@@ -21,7 +19,7 @@ from rabtriever.llm.prompt import Prompt
 from rabtriever.llm.sources import ADAPTER_WEIGHTS
 from rabtriever.llm.torch_engine import TorchEngine, TorchKVCache
 from rabtriever.scoring.predictor import Predictor
-from rabtriever.training import processes
+from rabtriever.training import processes, shards
 from rabtriever.training.batches import TrainingBatch
 from rabtriever.training.losses import decorrelation, dpo, listwise, pointwise
 
@@ -75,7 +73,7 @@ class RerankerModule(nn.Module):
         rows, columns = batch.scored.nonzero().T
         queries, labels = [query_ids[row] for row in rows.tolist()], positive[scored]
         prefixes = self.engine.prefill(documents)
-        self._gather_in_backward(prefixes)
+        shards.gather_in_backward(self.engine.decoder.layers, prefixes.layers)
         pair_log_odds = self._pair_log_odds(queries, columns, prefixes)
         log_odds = pair_log_odds.new_full(scored.shape, float("-inf")).masked_scatter(scored, pair_log_odds)
         if self.objective == "dpo":
@@ -95,13 +93,6 @@ class RerankerModule(nn.Module):
             result["loss"] = loss + self.student_weight * (labelled + similar)
             result["student_accuracy"] = batch.query_weight * _accuracy(students, positive)
         return result
-
-    def _gather_in_backward(self, prefixes: TorchKVCache) -> None:
-        """Lets FSDP gather a layer's weights when a gradient comes by its keys and values, not by what it returned."""
-        for layer, tensors in zip(self.engine.decoder.layers, prefixes.layers, strict=True):
-            for tensor in tensors if isinstance(layer, FSDPModule) else ():
-                if tensor.requires_grad:
-                    tensor.register_hook(lambda _, layer=layer: layer.unshard())
 
     def _pair_log_odds(self, queries: list[list[int]], documents: Tensor, prefixes: TorchKVCache) -> Tensor:
         """Computes the log-odds float32 (p,) of pairs of token ids and int64 (p,) positions in ``prefixes``."""
@@ -148,9 +139,7 @@ class RerankerTrainer(Trainer):
         """Writes what is trained, the first process from the shards of all if it is in shards."""
         module, folder = cast(RerankerModule, self.model), Path(str(output_dir))
         trained = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
-        whole = {
-            name: weight.full_tensor() if isinstance(weight, DTensor) else weight for name, weight in trained.items()
-        }
+        whole = {name: shards.whole(weight) for name, weight in trained.items()}
         if processes.rank():
             return
         adapter = {name.removeprefix("model."): weight for name, weight in whole.items() if name.startswith("model.")}
@@ -169,10 +158,7 @@ class RerankerTrainer(Trainer):
             saved |= {f"student.{name}": weight for name, weight in load_file(folder / STUDENT).items()}
         for name, weight in module.named_parameters():
             if weight.requires_grad:
-                whole = saved[name.replace(".default.", ".")].to(weight.device)  # peft's files do not name the adapter
-                sharded = isinstance(weight, DTensor)
-                own = distribute_tensor(whole, weight.device_mesh, weight.placements) if sharded else whole
-                weight.data.copy_(own)
+                shards.fill(weight, saved[name.replace(".default.", ".")])  # peft's files do not name the adapter
 
 
 def collate(batches: Sequence[TrainingBatch]) -> dict[str, TrainingBatch]:

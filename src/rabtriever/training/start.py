@@ -134,12 +134,6 @@ def checkpoint_dir(out: str | Path, run: Mapping[str, Any]) -> Path:
     return partial
 
 
-def require_shared(folder: Path) -> None:
-    """Raises StorageError if this process does not see a folder that the first one made."""
-    if not folder.is_dir():
-        raise StorageError(f"{folder}: another process made it, this one does not see it; give all one file system")
-
-
 def _lora(base: PreTrainedModel, config: RerankerTrainingConfig) -> LoraConfig:
     """Returns an adapter of all linear maps in the upper layers; lm_head and the embeddings stay as they are."""
     n_layers = base.config.get_text_config().num_hidden_layers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import cast
@@ -17,6 +17,7 @@ from rabtriever.encoders.base import Encoder, Kind
 from rabtriever.persistence.vectors import VECTORS_PER_SHARD, VectorFolder, text_key
 from rabtriever.progress import bar, is_shown
 from rabtriever.rerankers.base import Reranker
+from rabtriever.rerankers.remote.reranker import RemoteReranker
 from rabtriever.rerankers.store import ScoreStore, folder_name, pair_key
 from rabtriever.training import processes
 
@@ -105,10 +106,9 @@ class TeacherCache:
             return made
 
         missing = processes.agree(absent())
-        own = _divide(missing, groups, processes.count())[processes.rank()]
+        own = self._share(missing, groups)
         made = processes.together(lambda: make(own))
-        for name in chain(*made[: processes.rank()], *made[processes.rank() + 1 :]):
-            self._own.add(name)
+        processes.together(lambda: self._find(chain(*made[: processes.rank()], *made[processes.rank() + 1 :])))
         make(absent())  # what a process asks for alone, since it rounded otherwise than the first
         result = np.empty((len(keys), 0), np.float32)
         holders = [next(one for one in self._folders if key in one) for key in keys]
@@ -120,6 +120,18 @@ class TeacherCache:
             if positions:
                 result[positions] = vectors
         return torch.from_numpy(result), len(missing)
+
+    def _share(self, missing: list[int], groups: Sequence[int]) -> list[int]:
+        """Returns what this process computes; of a remote model, which has one budget, the first computes all."""
+        if isinstance(self.model, RemoteReranker):
+            return [] if processes.rank() else missing
+        return _divide(missing, groups, processes.count())[processes.rank()]
+
+    def _find(self, names: Iterable[str]) -> None:
+        """Adds shards that other processes have written."""
+        for name in names:
+            processes.require_shared(self.folder / name)
+            self._own.add(name)
 
 
 def _divide(missing: list[int], groups: Sequence[int], n: int) -> list[list[int]]:

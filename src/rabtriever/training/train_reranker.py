@@ -37,7 +37,7 @@ from rabtriever.training.callbacks import JsonlLogger, TrainingCallback
 from rabtriever.training.config import RerankerTrainingConfig
 from rabtriever.training.hard_negatives import mine_hard_negatives
 from rabtriever.training.reranker_trainer import STUDENT, RerankerModule, RerankerTrainer
-from rabtriever.training.start import Start, checkpoint_dir, require_shared
+from rabtriever.training.start import Start, checkpoint_dir
 
 DTYPES = ("float32", "bfloat16")
 LOG = "train_log.jsonl"
@@ -111,7 +111,7 @@ def _train(
     record = {**start.to_config(), "data": data.name, "training": asdict(config)}
     run = {**record, "dtype": str(dtype), "digest": start.digest(data)}
     partial = processes.first(lambda: checkpoint_dir(out, run))
-    processes.together(lambda: require_shared(partial))
+    processes.together(lambda: processes.require_shared(partial))
     loggers = [JsonlLogger(partial / LOG), *callbacks] if processes.rank() == 0 else []
     if config.hard_negative_share or config.student_weight:
         processes.first(lambda: _mine(partial, data, module, start, config, loggers))

@@ -25,7 +25,7 @@ from rabtriever.training.callbacks import TrainingCallback
 from rabtriever.training.config import TuneEncoderConfig
 from rabtriever.training.encoded_data import EncodedData, EncodedQueries
 from rabtriever.training.metrics import dev_recall
-from rabtriever.training.start import checkpoint_dir, require_shared
+from rabtriever.training.start import checkpoint_dir
 from rabtriever.training.tuned_model import TunedModel, save_interpolated
 from rabtriever.training.tuning_batches import TuningBatches
 
@@ -91,7 +91,7 @@ def tune_encoder(distiller: Distiller, out: str | Path, config: TuneEncoderConfi
         )
     batches = TuningBatches(distiller.data, distiller.targets, distiller.listed, config)
     partial = processes.first(lambda: checkpoint_dir(out, _describe_run(distiller, config)))
-    processes.together(lambda: require_shared(partial))
+    processes.together(lambda: processes.require_shared(partial))
     with torch.random.fork_rng(range(torch.cuda.device_count())):  # the caller's random numbers stay as they are
         weights = _train(encoder, batches, config, partial / CHECKPOINT, distiller.callbacks)
     processes.first(lambda: _save_interpolated(encoder, weights, partial))
