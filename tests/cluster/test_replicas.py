@@ -1,5 +1,7 @@
 """What a router does with each way in which a replica's call can end, without a cluster."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from rabtriever.errors import InputError
@@ -22,12 +24,11 @@ class Handle:
         self.ends, self.calls, self.cancelled = list(ends), [], 0
 
     def options(self, method_name):
-        self.method = method_name
-        return self
+        def remote(*args):
+            self.calls.append((method_name, *args))
+            return self
 
-    def remote(self, *args):
-        self.calls.append((self.method, *args))
-        return self
+        return SimpleNamespace(remote=remote)
 
     def result(self, timeout_s):
         end = self.ends.pop(0) if len(self.ends) > 1 else self.ends[0]
