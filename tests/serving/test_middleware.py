@@ -196,7 +196,7 @@ def test_a_fault_shows_neither_trace_nor_text(live, monkeypatch, caplog):
     def broken(*args):
         raise RuntimeError("the text was: my secret")
 
-    monkeypatch.setattr("rabtriever.index.index.retrieve", broken)
+    monkeypatch.setattr("rabtriever.index.index.find", broken)
     with caplog.at_level(logging.INFO):
         answer = live.post("/v1/search", query="my secret")
         until = time.monotonic() + 5  # the log is written after the answer

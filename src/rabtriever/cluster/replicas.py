@@ -66,7 +66,9 @@ class ReplicatedShard:
     """
 
     def __init__(self, handle: DeploymentHandle[Any], controller: Controller, name: str, timeout: float) -> None:
-        self._handle, self._controller, self._name, self._timeout = handle, controller, name, timeout
+        self._controller, self._name, self._timeout = controller, name, timeout
+        self._deployment = handle.deployment_name
+        self._search, self._warm = (handle.options(method_name=method) for method in ("search", "warm"))
         self._down = False
 
     def search(self, texts: Sequence[str], vectors: np.ndarray, options: SearchOptions, version: int) -> Answer:
@@ -75,19 +77,19 @@ class ReplicatedShard:
         Raises:
             APIError: 503, no replica is left, until there is one again; or none answers in time.
         """
-        answer: Answer = self._call("search", texts, vectors, options, version)
+        answer: Answer = self._call(self._search, texts, vectors, options, version)
         return answer
 
     def warm(self, version: int) -> None:
         """Lets one replica open a version; errors as of :meth:`search`."""
-        self._call("warm", version)
+        self._call(self._warm, version)
 
-    def _call(self, method: str, *args: object) -> Any:  # noqa: ANN401 - as the method's
+    def _call(self, method: DeploymentHandle[Any], *args: object) -> Any:  # noqa: ANN401 - as the method's
         end = monotonic() + self._timeout
         if self._down:  # as the last call found: no need to wait for it again
             self._check(end)
         while True:
-            response = self._handle.options(method_name=method).remote(*args)
+            response = method.remote(*args)
             try:
                 return self._result(response, end)
             except RayTaskError as error:  # of the search itself
@@ -111,7 +113,7 @@ class ReplicatedShard:
 
     def _check(self, end: float) -> None:
         """Raises an APIError, 503, if the shard has no replica that runs, or the call's time is over."""
-        self._down = not self._controller.is_running(self._handle.deployment_name)
+        self._down = not self._controller.is_running(self._deployment)
         if self._down:
             raise APIError(503, f"{self._name} has no live replica; try again soon", retry_after=RETRY_AFTER)
         if monotonic() > end:

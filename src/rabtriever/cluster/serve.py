@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import warnings
 from collections.abc import Callable, Mapping
@@ -186,11 +187,18 @@ def serve_shards(
             listening(url)
             stop.wait()
         except RuntimeError as error:
-            raise InputError(f"--ray: the server's processes cannot be started: {first_line(error)}") from None
+            raise InputError(f"--ray: the server's processes cannot be started: {_reason(error)}") from None
         finally:
             serve.delete(APPLICATION)
             if address == LOCAL:
                 serve.shutdown()
+
+
+def _reason(error: RuntimeError) -> str:
+    """Returns the error of a process that did not start; Serve's own says only which deployment it was of."""
+    deployments = serve.status().applications[APPLICATION].deployments.values()
+    lines = [line for one in deployments for line in one.message.splitlines() if re.match(r"\w[\w.]*Error: ", line)]
+    return lines[-1] if lines else first_line(error)
 
 
 def _absolute(name: str) -> str:

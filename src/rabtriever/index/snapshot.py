@@ -4,7 +4,7 @@ A document has five coordinates:
 
 =========  ============================  ============================================================================
 id         text                          Its name for users. Unique in a version.
-row id     int64, Lance's                Where its row is stored. Changes when files merge; used in this file alone.
+row id     int64, Lance's                Where its row is stored in a version. Changes when files merge.
 key        int64, 63 random bits         Identifies its row, and so its latent, in every version. An upserted document
                                          has a new one. Segments are matched with versions by keys.
 ordinal    0 .. n_documents - 1          Its rank in a version in the order of insertion (column ``added``). Filters,
