@@ -27,7 +27,7 @@ from rabtriever.evaluation import score_pairs
 from rabtriever.evaluation.judge import find_candidates
 from rabtriever.evaluation.sample import draw_sample
 from rabtriever.evaluation.score_pairs import LocalScorer, judge_into
-from rabtriever.persistence import objects
+from rabtriever.persistence.files import Folder
 from rabtriever.persistence.vectors import SUFFIX, VectorFolder
 from rabtriever.rerankers.loading import load_reranker
 from rabtriever.rerankers.remote.options import RemoteOptions
@@ -86,8 +86,8 @@ def judge(sentence_encoders):
 
 def folder_of(place) -> VectorFolder:
     """The only folder of a store, in which no key may be twice."""
-    (name,) = objects.names(str(place))
-    shards = [shard for shard in objects.names(f"{place}/{name}") if shard.endswith(SUFFIX)]
+    (name,) = Folder(place).names()
+    shards = [shard for shard in Folder(place).names(name) if shard.endswith(SUFFIX)]
     folder = VectorFolder(f"{place}/{name}")
     assert sum(len(np.atleast_1d(read(f"{place}/{name}/{shard}"))) for shard in shards) == len(folder)
     return folder

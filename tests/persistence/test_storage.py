@@ -18,14 +18,14 @@ from rabtriever.retriever import Rabtriever
 
 def put(uri, text):
     """Writes an object."""
-    filesystem, path = storage._open(uri)
+    filesystem, path = storage.filesystem(uri)
     with filesystem.open_output_stream(path) as file:
         file.write(text.encode())
 
 
 def names(uri):
     """The objects below a URI."""
-    return sorted(storage._list(*storage._open(uri)))
+    return sorted(storage._list(*storage.filesystem(uri)))
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ def test_names_that_no_file_can_have_are_refused(store, monkeypatch):
 
 def test_a_place_marker_is_no_object(store):
     """As consoles of stores make them for a folder."""
-    filesystem, path = storage._open(f"{store}/folder")
+    filesystem, path = storage.filesystem(f"{store}/folder")
     filesystem.create_dir(path)
     assert not storage.exists(f"{store}/folder")
     require_absent(f"{store}/folder")

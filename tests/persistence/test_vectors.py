@@ -3,7 +3,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rabtriever.errors import InputError, StorageError
-from rabtriever.persistence import objects
+from rabtriever.persistence.files import Folder
 from rabtriever.persistence.vectors import SUFFIX, VectorFolder, shard_name, text_key, write_shard
 
 KEYS = [text_key("pair", str(i)) for i in range(5)]
@@ -21,7 +21,7 @@ def test_what_is_written_is_read_in_any_order_and_by_others(tmp_path):
 
 
 def test_shards_are_plain_safetensors_named_by_their_keys(tmp_path):
-    name, table = write_shard(str(tmp_path), KEYS, VECTORS)
+    name, table = write_shard(Folder(tmp_path), KEYS, VECTORS)
     assert name == shard_name(KEYS) and shard_name(KEYS) != shard_name(KEYS[::-1])
     found = load_file(tmp_path / name)
     np.testing.assert_array_equal(found["vectors"], VECTORS)
@@ -32,7 +32,7 @@ def test_shards_are_plain_safetensors_named_by_their_keys(tmp_path):
 
 @pytest.mark.parametrize("size", [0, 5, 8, 60, 150])
 def test_a_shard_that_is_cut_off_is_named(tmp_path, size):
-    name, _ = write_shard(str(tmp_path), KEYS, VECTORS)
+    name, _ = write_shard(Folder(tmp_path), KEYS, VECTORS)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:size])
     with pytest.raises(InputError, match=f"{name}: not a readable cache file"):
         VectorFolder(tmp_path).read(KEYS)
@@ -41,12 +41,12 @@ def test_a_shard_that_is_cut_off_is_named(tmp_path, size):
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(StorageError, match="No space left"):
-        objects.write(str(tmp_path), "file", b"content")
-    assert objects.names(str(tmp_path)) == [] and not list(tmp_path.iterdir())
+        Folder(tmp_path).write("file", b"content")
+    assert Folder(tmp_path).names() == [] and not list(tmp_path.iterdir())
 
 
 def test_places(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert objects.as_place("here") == objects.as_place("file://" + str(tmp_path / "here")) == str(tmp_path / "here")
-    assert objects.as_place("s3://bucket/here/") == "s3://bucket/here" and objects.is_remote("s3://bucket")
-    assert objects.names(str(tmp_path / "nothing")) == [] and not objects.exists(str(tmp_path), "nothing")
+    assert Folder("here").uri == Folder("file://" + str(tmp_path / "here")).uri == str(tmp_path / "here")
+    assert Folder("s3://bucket/here/").uri == "s3://bucket/here"
+    assert Folder(tmp_path / "nothing").names() == [] and not Folder(tmp_path).exists("nothing")

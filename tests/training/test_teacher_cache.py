@@ -9,7 +9,8 @@ from rabtriever.encoders.llm import LLMEncoder
 from rabtriever.errors import InputError, StorageError
 from rabtriever.llm.loading import load_llm
 from rabtriever.llm.prompted import PromptedLLM
-from rabtriever.persistence import objects, vectors
+from rabtriever.persistence import vectors
+from rabtriever.persistence.files import Folder
 from rabtriever.rerankers.base import Scores
 from rabtriever.rerankers.blocks import score_block
 from rabtriever.rerankers.generative import GenerativeReranker
@@ -165,7 +166,7 @@ def test_a_store_in_object_storage_is_read_once(teacher, tmp_path, s3, monkeypat
     store = stored(teacher, f"{s3}/scores")
     first = TeacherCache(teacher, tmp_path / "cache", store).scores(QUERIES, DOCUMENTS, PAIRS)
     assert first[2] == 0 and len(list((tmp_path / "cache").rglob("*.safetensors"))) == 1
-    monkeypatch.setattr(objects, "read", lambda *args: pytest.fail("fetched again"))
+    monkeypatch.setattr(Folder, "read", lambda *args: pytest.fail("fetched again"))
     again = TeacherCache(teacher, tmp_path / "cache").scores(QUERIES, DOCUMENTS, PAIRS)
     torch.testing.assert_close(first, again, atol=0, rtol=0)
 
