@@ -279,11 +279,9 @@ def test_the_command(cluster, poisoned_folder, tmp_path, capsys):
     assert "neither title nor text" in printed.err
 
 
-def test_no_cluster_there(corpus, tmp_path, capsys):
-    flags = ["--model", "minilm", "--out", str(tmp_path / "index"), "--ray"]
-    import ray
-
-    if ray.is_initialized():
-        pytest.skip("connected already")
-    assert main(["index", str(corpus), *flags, "127.0.0.1:9"]) == 2
-    assert "no Ray cluster there" in capsys.readouterr().err
+def test_no_cluster_there(corpus, tmp_path):
+    command = ["index", str(corpus), "--model", "minilm", "--out", str(tmp_path / "index"), "--ray", "127.0.0.1:9"]
+    done = subprocess.run([sys.executable, "-m", "rabtriever.cli", *command], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--ray 127.0.0.1:9: no Ray cluster there" in done.stderr
+    assert not (tmp_path / "index").exists()
