@@ -40,7 +40,9 @@ def test_a_distillation_reads_states_of_a_store(tiny_data, teacher, tmp_path):
     store = ScoreStore(tmp_path / "store")
     assert score_block(teacher, store.prepare(teacher), queries, documents, pairs).new == len(pairs)
     teacher.scored.clear()
-    stored = distill(tiny_data, Teacher.of(rerankers=[teacher]), None, QUICK, encoder="teacher", scores=store.folder.uri)
+    stored = distill(
+        tiny_data, Teacher.of(rerankers=[teacher]), None, QUICK, encoder="teacher", scores=store.folder.uri
+    )
     assert not teacher.scored
     live = distill(tiny_data, Teacher.of(rerankers=[teacher]), None, QUICK, encoder="teacher")
     assert teacher.scored

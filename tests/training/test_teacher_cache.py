@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rabtriever.encoders.llm import LLMEncoder
-from rabtriever.errors import InputError, StorageError
+from rabtriever.errors import InputError
 from rabtriever.llm.loading import load_llm
 from rabtriever.llm.prompted import PromptedLLM
 from rabtriever.persistence import vectors
@@ -172,7 +172,7 @@ def test_a_store_in_object_storage_is_read_once(teacher, tmp_path, s3, monkeypat
 
 
 def test_object_storage_that_cannot_be_reached_is_one_line(teacher, tmp_path):
-    with pytest.raises(StorageError, match="ftp://nowhere/x: cannot be read or written"):
+    with pytest.raises(InputError, match="ftp://nowhere/x: no kind of store"):
         TeacherCache(teacher, tmp_path, ScoreStore("ftp://nowhere/x"))
 
 

@@ -29,7 +29,7 @@ from rabtriever.errors import InputError, first_line
 from rabtriever.index.encoding import Retriever
 from rabtriever.index.lease import LEASE_SECONDS
 from rabtriever.index.syncing import Changes
-from rabtriever.index.table import Table, dataset_uri, require_empty, writers_lock
+from rabtriever.index.table import Table, connect_to_empty, dataset_uri, writers_lock
 from rabtriever.persistence.files import Folder
 from rabtriever.persistence.folder import absolute_path, normalized_uri
 from rabtriever.persistence.storage import is_uri
@@ -109,7 +109,7 @@ def encode_corpus(
     if (unfinished := journal.job()) is not None:
         unfinished.require_same(job)
     elif not update:
-        require_empty(uri)
+        connect_to_empty(uri)
     with writers_lock(uri, KILLED_WRITER_SECONDS if is_uri(uri) else 0.0) as still_mine:
         if unfinished:
             job = unfinished

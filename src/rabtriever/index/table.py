@@ -279,8 +279,8 @@ def writers_lock(
         BusyError: another process holds it after ``wait`` seconds.
         StorageError: the folder cannot be written.
     """
-    if is_uri(uri):
-        lease = Lease(uri, connection or _connect(uri))
+    if "://" in uri:
+        lease = Lease(uri, _connect(uri) if connection is None else connection)
         with lease.held(wait):
             yield lease.check
         return
@@ -298,15 +298,10 @@ def _nothing() -> None:
     pass
 
 
-def require_empty(uri: str) -> None:
-    """Raises ConflictError if something exists at ``uri``."""
+def connect_to_empty(uri: str) -> lancedb.DBConnection:
+    """Connects to where a table is to be made; raises ConflictError if something is there."""
     if "://" not in uri and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
         raise ConflictError(f"{uri}: exists already; give another folder or remove it")
-    connect_to_empty(uri)
-
-
-def connect_to_empty(uri: str) -> lancedb.DBConnection:
-    """Connects to where a table is to be made; raises ConflictError if there are any."""
     connection = _connect(uri)
     if set(connection.list_tables().tables) - {WRITER}:
         raise _not_empty(uri)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 SCHEMES = ("s3://", "gs://", "az://")
+LOCAL = ("", "file", "file-object-store")  # schemes of this machine's files; the last is Lance's
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # the first that is set
 TRANSFERS = 16  # files at a time
 ATTEMPTS, CONNECT_SECONDS, REQUEST_SECONDS, RETRY_SECONDS = 3, 5, 30, 10
@@ -265,9 +266,11 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """
     from pyarrow import fs
 
+    scheme, _, path = uri.rpartition("://")
+    if scheme in LOCAL:
+        return fs.LocalFileSystem(), path
     if not is_uri(uri):
-        return fs.LocalFileSystem(), uri
-    scheme, _, path = uri.partition("://")
+        raise InputError(f"{uri}: no kind of store that is known; write {', '.join(SCHEMES)} or a path")
     path = path.strip("/")
     if not path or any(part in ("", ".", "..") for part in path.split("/")):
         raise InputError(f"{uri}: no place in an object store; write {scheme}://BUCKET/NAME")
