@@ -207,8 +207,8 @@ def add_ray_argument(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--ray`` and the workers' number and size."""
+def add_worker_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Adds ``--ray`` and the workers' number and size; returns their group."""
     group = parser.add_argument_group("several machines")
     add_ray_argument(group)
     workers_help = "workers, each with a model (default: as many as the cluster has room for)"
@@ -216,6 +216,7 @@ def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ray-cpus", type=float, default=1.0, metavar="X", help="cores of each (default: 1)")
     gpus_help = "GPUs of each, also a fraction (default: 0)"
     group.add_argument("--ray-gpus", type=float, default=0.0, metavar="X", help=gpus_help)
+    return group
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:

@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model_arguments(parser, "`tools`, a folder of `rabtriever distill` or a hub id; default with --update: its own")
     add_source_arguments(parser)
-    add_worker_arguments(parser)
+    cluster = add_worker_arguments(parser)
+    shards_help = "with --ray: also prepare what each of N shards of `serve --ray --shards N` reads (default: 1)"
+    cluster.add_argument("--shards", type=int, default=1, metavar="N", help=shards_help)
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -74,10 +76,14 @@ def _run_on_cluster(args: argparse.Namespace) -> int:
         raise InputError("--delete: removes documents of an index that exists; give it with --update")
     if not args.model and not args.update:
         raise InputError("--model: name the retriever that encodes the documents, such as tools")
+    if args.shards < 1:
+        raise InputError(f"--shards {args.shards}: at least 1")
     from rabtriever.cluster.encode import encode_corpus
     from rabtriever.cluster.running import Workers
+    from rabtriever.cluster.segments import build_segments
     from rabtriever.cluster.session import connected
     from rabtriever.index.table import Table
+    from rabtriever.persistence.storage import is_uri
     from rabtriever.sources.tables import Columns
 
     model = args.model or Table.open(args.uri).model_source()
@@ -94,6 +100,8 @@ def _run_on_cluster(args: argparse.Namespace) -> int:
             options=load_options(args),
             show_progress_bar=is_shown(),
         )
+        if args.shards > 1 or not is_uri(args.uri):  # of one process, a store's segments are made where they are read
+            build_segments(args.uri, args.shards, address=args.ray)
     for failure in done.failed[:SHOWN_FAILURES]:
         print(f"rabtriever index: {failure.place}: not indexed: {failure.reason}", file=sys.stderr)
     if (more := len(done.failed) - SHOWN_FAILURES) > 0:

@@ -7,6 +7,8 @@ In a folder they are where all replicas that see the folder look for them. In an
 from __future__ import annotations
 
 import shutil
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from rabtriever.index.segments import META, Segments
 from rabtriever.index.snapshot import KeyRange
 from rabtriever.index.table import Table
 from rabtriever.persistence.folder import normalized_uri
+from rabtriever.persistence.storage import filesystem
 
 
 def build_segments(uri: str, shards: int, precision: str = "int8", address: str = LOCAL) -> list[dict[str, Any]]:
@@ -54,12 +57,13 @@ def fetch_segments(uri: str, number: int, count: int, precision: str = "int8") -
     store, folder = _store(segments)
     for path in _segment_folders(store, folder):
         target = segments.folder / path.rpartition("/")[2]
-        if not target.exists():
-            temporary = target.with_name(f".{target.name}")
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            _copy(path, str(temporary), source=store)
-            temporary.rename(target)
+        if target.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as temporary:
+            _copy(path, f"{temporary}/segment", source=store)
+            with suppress(OSError):  # another replica was faster
+                Path(temporary, "segment").rename(target)
 
 
 def _build(uri: str, number: int, count: int, precision: str) -> dict[str, Any]:
@@ -92,9 +96,7 @@ def _segments(uri: str, number: int, count: int, precision: str) -> Segments:
 
 def _store(segments: Segments) -> tuple[Any, str]:
     """Returns the object store of the index, and the folder of its segments there."""
-    from pyarrow.fs import FileSystem
-
-    store, path = FileSystem.from_uri(segments.uri)
+    store, path = filesystem(segments.uri)
     return store, f"{path.rstrip('/')}/segments/{segments.name}"
 
 

@@ -64,8 +64,8 @@ class KeyRange:
 
     @property
     def name(self) -> str:
-        """For files."""
-        return f"{self.number}-of-{self.count}"
+        """For files; empty of the only one, which is the whole index."""
+        return f"{self.number}-of-{self.count}" if self.count > 1 else ""
 
 
 class Snapshot(TableVersion):
