@@ -47,6 +47,7 @@ results: $(VENV)/installed
 	$(BIN)/python benchmarks/index/report.py
 	$(BIN)/python benchmarks/encode/report.py
 	$(BIN)/python benchmarks/serve/report.py
+	$(BIN)/python benchmarks/cluster/report.py
 
 clean:
 	rm -rf $(VENV)
