@@ -38,7 +38,7 @@ def bucket() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def cluster(bucket: str) -> Iterator[Any]:
     """A cluster of one node with two cores; it knows the bucket, and this process is connected to it.
 

@@ -61,6 +61,7 @@ def fetch_segments(uri: str, number: int, count: int, precision: str = "int8") -
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as temporary:
+            Path(temporary, "segment").mkdir()
             _copy(path, f"{temporary}/segment", source=store)
             with suppress(OSError):  # another replica was faster
                 Path(temporary, "segment").rename(target)
