@@ -96,7 +96,10 @@ def test_a_flag_means_what_its_command_says():
 @pytest.mark.parametrize(
     "argv",
     [
-        *(["index", "corpus.jsonl", "--out", "index", flag, "2"] for flag in ("--shards", "--ray-workers", "--ray-cpus")),
+        *(
+            ["index", "corpus.jsonl", "--out", "index", flag, "2"]
+            for flag in ("--shards", "--ray-workers", "--ray-cpus")
+        ),
         ["judge", "data", "--teacher", "x", "--out", "scores", "--ray-gpus", "1"],
         ["serve", "index", "--replicas", "2"],
     ],

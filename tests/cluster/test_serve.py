@@ -33,7 +33,7 @@ serve = pytest.importorskip("ray.serve")
 from ray.serve.schema import ServeDeploySchema  # noqa: E402
 
 from rabtriever.cluster.segments import build_segments  # noqa: E402
-from rabtriever.cluster.serve import Router, ShardedConfig, _url, serve_shards  # noqa: E402
+from rabtriever.cluster.serve import Router, ShardedConfig, _listening, serve_shards  # noqa: E402
 from rabtriever.serving.config import ServerConfig  # noqa: E402
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "ray-serve.yaml"
@@ -280,7 +280,7 @@ def test_another_server_of_the_cluster_stays_and_its_address_counts(folder, http
     with pytest.raises(InputError, match="an application 'rabtriever' is served there already"):
         serve_shards(config, "127.0.0.1", 0, lambda _: pytest.fail("it serves"))
     assert search(http).status_code == 200 and status().status == "RUNNING"
-    assert _url() == str(http.base_url).rstrip("/")
+    assert _listening() == (http.base_url.host, http.base_url.port)
 
 
 @pytest.mark.parametrize("client", [None, SimpleNamespace(http_config=SimpleNamespace(host=None))])

@@ -22,6 +22,7 @@ from rabtriever.cli.arguments import (
 )
 from rabtriever.errors import ConflictError, InputError
 from rabtriever.persistence.folder import normalized_uri, require_absent
+from rabtriever.persistence.object_store import is_remote, is_uri
 from rabtriever.progress import is_shown
 
 if TYPE_CHECKING:
@@ -91,7 +92,6 @@ def _run_on_cluster(args: argparse.Namespace) -> int:
     from rabtriever.cluster.segments import build_segments
     from rabtriever.cluster.session import connected
     from rabtriever.index.table import Table
-    from rabtriever.persistence.storage import is_uri
     from rabtriever.sources.tables import Columns
 
     model = args.model or Table.open(args.uri).model_source()
@@ -146,7 +146,7 @@ def _require_new(uri: str) -> None:
 
     uri = normalized_uri(uri)
     try:
-        if "://" in uri:
+        if is_remote(uri):
             connect_to_empty(uri)
         else:
             require_absent(uri)

@@ -117,9 +117,8 @@ class Router:
 
     def __init__(self, config: ServerConfig, secrets: Mapping[str, str], *shards: Any) -> None:  # noqa: ANN401 - handles
         os.environ.update(secrets)
-        client = serve.context._get_global_client()
-        host = client.http_config.host if client else None  # None: unknown, or HTTP is off; both may be reached
-        self._config = replace(config, loopback=bool(host) and on_loopback(host))
+        address = _listening()
+        self._config = replace(config, loopback=address is not None and on_loopback(address[0]))
         check_config(self._config)
         controller = Controller(serve.get_replica_context().app_name)
         names = [f"shard {number} of {len(shards)}" for number in range(len(shards))]
@@ -209,7 +208,7 @@ def serve_shards(
             serve.run(_bind(config), name=APPLICATION, route_prefix="/")
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stop.set())
-            listening(_url())
+            listening(url_at(*(_listening() or (host, port))))
             stop.wait()
         except RuntimeError as error:
             raise InputError(f"--ray: the server's processes cannot be started: {_reason(error)}") from None
@@ -219,16 +218,20 @@ def serve_shards(
                 serve.shutdown()
 
 
-def _url() -> str:
-    """Returns where the cluster's proxies listen: options of a Serve that ran before count, not ours."""
-    http = serve.context._get_global_client().http_config
-    return url_at(http.host or "localhost", http.port)
+def _listening() -> tuple[str, int] | None:
+    """Returns host and port of the cluster's proxies: options of a Serve that ran before count, not ours.
+
+    None: unknown, or there are none; so nobody can say that others do not reach them.
+    """
+    client = serve.context._get_global_client()
+    return (client.http_config.host, client.http_config.port) if client and client.http_config.host else None
 
 
 def _reason(error: RuntimeError) -> str:
     """Returns the error of a process that did not start; Serve's own says only which deployment it was of."""
     ours = serve.status().applications.get(APPLICATION)
-    lines = [line for one in (ours.deployments.values() if ours else ()) for line in one.message.splitlines() if re.match(r"\w[\w.]*Error: ", line)]
+    messages = [one.message for one in ours.deployments.values()] if ours else []
+    lines = [line for text in messages for line in text.splitlines() if re.match(r"\w[\w.]*Error: ", line)]
     return lines[-1] if lines else first_line(error)
 
 

@@ -23,8 +23,8 @@ CONNECT_SECONDS = 10.0
 def connected(address: str = LOCAL) -> Iterator[None]:
     """Connects this process to a Ray cluster while the context lasts; one that is connected already stays so.
 
-    Whoever reaches a cluster runs code on it, and Ray listens on all addresses of a machine. So one that is started here
-    has a random token that only this process and its children know.
+    Whoever reaches a cluster runs code on it, and Ray listens on all addresses of a machine. So one that is started
+    here has a random token that only this process and its children know.
 
     Args:
         address: ``local``: one that this process starts on this machine; ``auto``: the one that runs here; or

@@ -20,8 +20,9 @@ def read_pairs(path: str | Path, data: RetrievalData) -> np.ndarray:
     """Reads pairs of a data set's queries and documents.
 
     Args:
-        path: Path or URI. Two ids a line, of the query and of the document, with a tab between, under a header ``query-id``,
-            ``corpus-id`` or none; or, in a file that ends with ``.jsonl``, objects with ``query`` and ``document``.
+        path: Path or URI. Two ids a line, of the query and of the document, with a tab between, under a header
+            ``query-id``, ``corpus-id`` or none; or, in a file that ends with ``.jsonl``, objects with ``query`` and
+            ``document``.
         data: What the ids name.
 
     Returns:

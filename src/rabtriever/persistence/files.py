@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from rabtriever.errors import InputError, StorageError, first_line
 from rabtriever.persistence.folder import absolute_path, normalized_uri
-from rabtriever.persistence.storage import filesystem, is_uri, store_errors
+from rabtriever.persistence.object_store import filesystem, is_uri, store_errors
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
