@@ -334,7 +334,7 @@ def test_bad_input_is_one_line(folder, capsys, monkeypatch, options, message):
 @pytest.mark.slow
 def test_the_command_serves_until_it_is_interrupted(folder):
     command = [sys.executable, "-m", "rabtriever.cli", "serve", "index", "--model", "model", "--port", "0", "--json"]
-    options = ["--ray", "--shards", "2", "--replicas", "1"]
+    options = ["--ray", "--shards", "1", "--replicas", "1"]
     with subprocess.Popen([*command, *options], cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         try:
             url = json.loads(process.stdout.readline())["url"]
