@@ -48,7 +48,7 @@ def connected(address: str = LOCAL) -> Iterator[None]:
     try:
         _require_reachable(address)
         ray.init(address, log_to_driver=False, **options)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
         remedy = "start one with `ray start --head`, or leave the address out to use this machine"
         raise InputError(f"--ray {address}: no Ray cluster there ({first_line(error)}); {remedy}") from None
     try:
