@@ -91,3 +91,19 @@ def test_a_flag_means_what_its_command_says():
     assert rename_flags(["distill", "x", "--queries=4"])[2] == "--queries=4"
     for unchanged in (["distill", "--pooling", "mean"], ["--version"], ["search", "--pool"], []):
         assert rename_flags(unchanged) == unchanged
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        *(
+            ["index", "corpus.jsonl", "--out", "index", flag, "2"]
+            for flag in ("--shards", "--ray-workers", "--ray-cpus")
+        ),
+        ["judge", "data", "--teacher", "x", "--out", "scores", "--ray-gpus", "1"],
+        ["serve", "index", "--replicas", "2"],
+    ],
+)
+def test_what_counts_on_a_cluster_alone_is_refused_without_one(capsys, argv):
+    assert main(argv) == 2
+    assert f"{argv[-2]}: goes with --ray" in (error := capsys.readouterr().err) and error.count("\n") == 1

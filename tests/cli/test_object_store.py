@@ -10,13 +10,17 @@ from fastapi.testclient import TestClient
 from tiny import write_beir
 
 from rabtriever.cli import main
+from rabtriever.data.pairs import read_pairs
+from rabtriever.errors import InputError
 from rabtriever.evaluation.runs import read_run
 from rabtriever.index import Index
 from rabtriever.persistence import storage
 from rabtriever.persistence.folder import local_path
 from rabtriever.retriever import Rabtriever
 from rabtriever.serving.app import make_app
+from rabtriever.serving.auth import APIKeys
 from rabtriever.serving.config import ServerConfig
+from rabtriever.sources.mcp_config import read_servers
 
 SMALL = ["--rounds", "1", "--steps", "2", "--teacher-calls", "12", "--hidden-units", "8", "--device", "cpu"]
 
@@ -152,6 +156,29 @@ def test_a_bad_line_is_named_by_its_uri(store, capsys, tmp_path):
     for argv in (["search", "s3://nowhere/index", "x"], ["index", "s3://nowhere/x", "--model", "tools", "--out", "i"]):
         assert main(argv) == 2
         assert "no such bucket 'nowhere'" in (error := capsys.readouterr().err) and error.count("\n") == 1
+
+
+def test_pairs_are_read_from_a_store(store, tiny_data, tmp_path):
+    storage.upload(_write(tmp_path / "pairs.tsv", "q0\tlamp\nq1\tlamp\n"), f"{store}/pairs.tsv")
+    storage.upload(_write(tmp_path / "pairs.jsonl", '{"query": "q0", "document": "lamp"}'), f"{store}/pairs.jsonl")
+    assert len(read_pairs(f"{store}/pairs.tsv", tiny_data)) == 2
+    assert len(read_pairs(f"{store}/pairs.jsonl", tiny_data)) == 1
+    with pytest.raises(InputError, match="no such object"):
+        read_pairs(f"{store}/nothing.tsv", tiny_data)
+
+
+def test_no_copy_is_made_of_keys(store, tmp_path):
+    key = "write-key-0123456789"
+    storage.upload(_write(tmp_path / "keys", f"write {key}\n"), f"{store}/keys")
+    servers = {"mcpServers": {"a": {"url": "https://a.test", "headers": {"Authorization": key}}}}
+    storage.upload(_write(tmp_path / "mcp.json", json.dumps(servers)), f"{store}/mcp.json")
+    assert APIKeys(f"{store}/keys", {}).roles(f"Bearer {key}") == {"read", "write"}
+    assert [server.name for server in read_servers(f"{store}/mcp.json", {})] == ["a"]
+    files = [path for path in storage.cache_dir().rglob("*") if path.is_file()]
+    assert not any(key.encode() in path.read_bytes() for path in files)
+    for read in (lambda: APIKeys(f"{store}/no", {}), lambda: read_servers(f"{store}/no", {})):
+        with pytest.raises(InputError, match="no such"):
+            read()
 
 
 def test_feedback_reaches_an_index_in_a_store(store, data, model, capsys):

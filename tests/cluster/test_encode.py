@@ -20,7 +20,7 @@ from rabtriever.cluster.journal import Journal
 from rabtriever.cluster.running import Workers
 from rabtriever.errors import BusyError, ConflictError, InputError
 from rabtriever.index import Index
-from rabtriever.persistence.storage import filesystem
+from rabtriever.persistence.object_store import filesystem
 from rabtriever.retriever import Rabtriever
 from rabtriever.sources import read_source
 

@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -32,7 +33,8 @@ serve = pytest.importorskip("ray.serve")
 from ray.serve.schema import ServeDeploySchema  # noqa: E402
 
 from rabtriever.cluster.segments import build_segments  # noqa: E402
-from rabtriever.cluster.serve import ShardedConfig  # noqa: E402
+from rabtriever.cluster.serve import Router, ShardedConfig, _listening, serve_shards  # noqa: E402
+from rabtriever.serving.config import ServerConfig  # noqa: E402
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "ray-serve.yaml"
 WORDS = "weather rain wind city flight hotel recipe cook bread music song play light lamp turn sponge".split()
@@ -272,6 +274,22 @@ def test_a_router_is_killed_and_only_what_it_was_answering_is_lost(http):
     wait_for_all(http)
 
 
+def test_another_server_of_the_cluster_stays_and_its_address_counts(folder, http):
+    wait_for_all(http)
+    config = ShardedConfig(server=ServerConfig(uri=str(folder / "index"), model=str(folder / "model")))
+    with pytest.raises(InputError, match="an application 'rabtriever' is served there already"):
+        serve_shards(config, "127.0.0.1", 0, lambda _: pytest.fail("it serves"))
+    assert search(http).status_code == 200 and status().status == "RUNNING"
+    assert _listening() == (http.base_url.host, http.base_url.port)
+
+
+@pytest.mark.parametrize("client", [None, SimpleNamespace(http_config=SimpleNamespace(host=None))])
+def test_a_router_that_does_not_know_where_it_listens_needs_keys(folder, monkeypatch, client):
+    monkeypatch.setattr(serve.context, "_get_global_client", lambda: client)
+    with pytest.raises(InputError, match="reaches beyond this machine"):
+        Router(ServerConfig(uri=str(folder / "index"), model=str(folder / "model")), {})
+
+
 def test_the_arguments_of_a_deployment_are_checked():
     config = ShardedConfig.from_args({"uri": "index", "shards": 3, "limits": {"timeout": 5}, "cors": ["http://a"]})
     assert (config.shards, config.server.limits.timeout, config.server.cors) == (3, 5, ("http://a",))
@@ -281,6 +299,11 @@ def test_the_arguments_of_a_deployment_are_checked():
         ({"uri": "x", "limits": {"time": 1}}, "args: no argument 'time'"),
         ({"uri": "x", "loopback": True}, "args: no argument 'loopback'"),
         ({"uri": "x", "shards": 0}, "--shards 0: at least 1"),
+        ({"uri": "x", "shards": "4"}, "args: shards: '4' is of another type; give an integer"),
+        ({"uri": "x", "routers": True}, "args: routers: True is of another type"),
+        ({"uri": "x", "cors": "http://a"}, "args: cors: 'http://a' is of another type; give a list of origins"),
+        ({"uri": "x", "limits": {"timeout": "5"}}, "args: limits: timeout: '5' is of another type; give a number"),
+        ({"uri": "x", "limits": 5}, "args: limits: 5 is of another type"),
     ):
         with pytest.raises(InputError, match=message):
             ShardedConfig.from_args(args)
@@ -294,7 +317,8 @@ def test_the_arguments_of_a_deployment_are_checked():
         (["--ray", "--shards", "0"], "--shards 0: at least 1"),
         (["--ray", "--host", "0.0.0.0"], "--host: reaches beyond this machine; give API keys"),
         (["--ray", "--cors", "*"], "--cors *: any web page"),
-        (["--ray", "127.0.0.1:1"], "--ray 127.0.0.1:1: no Ray cluster there"),
+        (["--ray", "127.0.0.1:1"], "--port 0: all nodes of a cluster"),
+        (["--ray", "127.0.0.1:1", "--port", "8080"], "--ray 127.0.0.1:1: no Ray cluster there"),
     ],
 )
 def test_bad_input_is_one_line(folder, capsys, monkeypatch, options, message):
@@ -310,7 +334,7 @@ def test_bad_input_is_one_line(folder, capsys, monkeypatch, options, message):
 @pytest.mark.slow
 def test_the_command_serves_until_it_is_interrupted(folder):
     command = [sys.executable, "-m", "rabtriever.cli", "serve", "index", "--model", "model", "--port", "0", "--json"]
-    options = ["--ray", "--shards", "2", "--replicas", "1"]
+    options = ["--ray", "--shards", "1", "--replicas", "1"]
     with subprocess.Popen([*command, *options], cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         try:
             url = json.loads(process.stdout.readline())["url"]

@@ -43,7 +43,7 @@ def documents(n, first=0):
 def latents(n, seed=0):
     """A third of them the same, so that there are ties."""
     made = np.random.default_rng(seed).standard_normal((n, 12)).astype(np.float32)
-    made[::3] = made[0]
+    made[::3] = made[:1]
     made[:, -2] = 1
     return made
 
@@ -57,7 +57,7 @@ def index(retriever, tmp_path):
     index = Index.create(tmp_path / "index", retriever)
     dim = retriever.layout.dim
     made = np.random.default_rng(0).standard_normal((900, dim)).astype(np.float32)
-    made[::3] = made[0]
+    made[::3] = made[:1]
     made[:, -2] = 1
     index.add(documents(900), latents=made)
     index.optimize(timedelta(1))

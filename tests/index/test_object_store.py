@@ -13,8 +13,7 @@ from store import running_server
 
 from rabtriever.data import Document
 from rabtriever.errors import BusyError, ConflictError, InputError, NotFoundError, StorageError
-from rabtriever.index import Index, lease
-from rabtriever.index import table as index_table
+from rabtriever.index import Index, connection, lease
 from rabtriever.index.table import Table
 
 WORDS = "rain wind city hotel bread music lamp sponge".split()
@@ -227,7 +226,7 @@ def test_what_is_wrong_with_a_store_is_told_at_once(uri, retriever, monkeypatch,
         Index.build("s3://nowhere/index", retriever, DOCUMENTS)
     with pytest.raises(NotFoundError, match="not an index"):
         Index.open(f"{uri}-other")
-    monkeypatch.setattr(index_table, "REMOTE_CHECK", timedelta(0))  # each search looks for a newer version
+    monkeypatch.setattr(connection, "REMOTE_CHECK", timedelta(0))  # each search looks for a newer version
     with running_server() as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         opened = Index.open(uri, retriever)

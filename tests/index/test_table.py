@@ -10,8 +10,7 @@ import pytest
 
 from rabtriever.data import Document
 from rabtriever.errors import BusyError, ConflictError, CorruptIndexError, InputError, NotFoundError, StorageError
-from rabtriever.index import Index, schema
-from rabtriever.index import table as index_table
+from rabtriever.index import Index, connection, schema
 
 DOCUMENTS = [
     Document(f"d{i}", f"find the {word}", word.title()) for i, word in enumerate("rain wind city hotel".split())
@@ -218,10 +217,10 @@ def test_an_index_in_an_object_store(retriever, tmp_path, monkeypatch):
 
 def test_a_reader_of_an_object_store_asks_for_a_newer_version_now_and_then(retriever, tmp_path, monkeypatch):
     monkeypatch.setenv("RABTRIEVER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(index_table, "REMOTE_CHECK", timedelta(hours=1))
+    monkeypatch.setattr(connection, "REMOTE_CHECK", timedelta(hours=1))
     index = Index.build(f"file-object-store://{tmp_path}/store", retriever, DOCUMENTS)
     patient = Index.open(index.table.uri, retriever)
-    monkeypatch.setattr(index_table, "REMOTE_CHECK", timedelta(0))
+    monkeypatch.setattr(connection, "REMOTE_CHECK", timedelta(0))
     eager = Index.open(index.table.uri, retriever)
     patient.search("rain")
     index.add([Document("new", "music")])

@@ -13,19 +13,20 @@ from tiny import make_reranker, make_retriever
 from rabtriever.errors import ConflictError, InputError, NotFoundError, StorageError
 from rabtriever.persistence import storage
 from rabtriever.persistence.folder import atomic_folder, local_path, normalized_uri, require_absent
+from rabtriever.persistence.object_store import filesystem, storage_options
 from rabtriever.retriever import Rabtriever
 
 
 def put(uri, text):
     """Writes an object."""
-    filesystem, path = storage.filesystem(uri)
-    with filesystem.open_output_stream(path) as file:
+    files, path = filesystem(uri)
+    with files.open_output_stream(path) as file:
         file.write(text.encode())
 
 
 def names(uri):
     """The objects below a URI."""
-    return sorted(storage._list(*storage.filesystem(uri)))
+    return sorted(storage._list(*filesystem(uri)))
 
 
 @pytest.fixture
@@ -224,9 +225,9 @@ def test_one_set_of_variables_is_for_tables_and_files(store, s3_server, monkeypa
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
         monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
         monkeypatch.setenv(name, s3_server)
-        assert storage.storage_options(store)["aws_endpoint"] == s3_server and not storage.exists(store)
+        assert storage_options(store)["aws_endpoint"] == s3_server and not storage.exists(store)
         monkeypatch.delenv(name)
-    assert storage.storage_options(store) == {} == storage.storage_options("gs://bucket/x")
+    assert storage_options(store) == {} == storage_options("gs://bucket/x")
 
 
 def test_names_that_no_file_can_have_are_refused(store, monkeypatch):
@@ -244,8 +245,8 @@ def test_names_that_no_file_can_have_are_refused(store, monkeypatch):
 
 def test_a_place_marker_is_no_object(store):
     """As consoles of stores make them for a folder."""
-    filesystem, path = storage.filesystem(f"{store}/folder")
-    filesystem.create_dir(path)
+    files, path = filesystem(f"{store}/folder")
+    files.create_dir(path)
     assert not storage.exists(f"{store}/folder")
     require_absent(f"{store}/folder")
-    assert isinstance(filesystem, fs.S3FileSystem) and not Path(path).exists()
+    assert isinstance(files, fs.S3FileSystem) and not Path(path).exists()

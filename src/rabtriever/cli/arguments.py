@@ -25,6 +25,7 @@ SOURCE_HELP = (
     "a tool list, an mcpServers file, an OpenAPI document, a folder of SKILL.md or Markdown files, JSON, JSONL, CSV, "
     "Parquet, a BEIR folder or zip, or hf:owner/name (docs/catalogues.md)"
 )
+WORKER_OPTIONS = ("ray_workers", "ray_cpus", "ray_gpus")
 PROMPT_OPTIONS = ("preset", "task", "document_name", "query_name")
 
 # Old flags work until the next release, with a line on stderr.
@@ -213,10 +214,22 @@ def add_worker_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentG
     add_ray_argument(group)
     workers_help = "workers, each with a model (default: as many as the cluster has room for)"
     group.add_argument("--ray-workers", type=int, metavar="N", help=workers_help)
-    group.add_argument("--ray-cpus", type=float, default=1.0, metavar="X", help="cores of each (default: 1)")
-    gpus_help = "GPUs of each, also a fraction (default: 0)"
-    group.add_argument("--ray-gpus", type=float, default=0.0, metavar="X", help=gpus_help)
+    group.add_argument("--ray-cpus", type=float, metavar="X", help="cores of each (default: 1)")
+    group.add_argument("--ray-gpus", type=float, metavar="X", help="GPUs of each, also a fraction (default: 0)")
     return group
+
+
+def require_ray(args: argparse.Namespace, names: Sequence[str] = WORKER_OPTIONS) -> None:
+    """Raises InputError if one of some arguments was given, and no cluster."""
+    for name in names if args.ray is None else ():
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')}: goes with --ray; give that too, or leave it out", param=name)
+
+
+def worker_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns what `Workers` takes of :func:`add_worker_arguments`; what was not given is left out."""
+    given = {"n": args.ray_workers, "cpus": args.ray_cpus, "gpus": args.ray_gpus}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:

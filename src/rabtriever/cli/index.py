@@ -9,19 +9,26 @@ from typing import TYPE_CHECKING
 
 from rabtriever.cli.arguments import (
     SOURCE_HELP,
+    WORKER_OPTIONS,
     add_model_arguments,
     add_source_arguments,
     add_worker_arguments,
     load_options,
     open_index,
     print_result,
+    require_ray,
     source_columns,
+    worker_options,
 )
 from rabtriever.errors import ConflictError, InputError
 from rabtriever.persistence.folder import normalized_uri, require_absent
+from rabtriever.persistence.object_store import is_remote, is_uri
 from rabtriever.progress import is_shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rabtriever.cluster.journal import Failure
     from rabtriever.index.syncing import Changes
 
 SHOWN_FAILURES = 10
@@ -43,11 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source_arguments(parser)
     cluster = add_worker_arguments(parser)
     shards_help = "with --ray: also prepare what each of N shards of `serve --ray --shards N` reads (default: 1)"
-    cluster.add_argument("--shards", type=int, default=1, metavar="N", help=shards_help)
+    cluster.add_argument("--shards", type=int, metavar="N", help=shards_help)
 
 
 def run(args: argparse.Namespace) -> int | None:
     """Runs the command; returns 1 if a document could not be encoded."""
+    require_ray(args, (*WORKER_OPTIONS, "shards"))
     if args.ray:
         return _run_on_cluster(args)
     if args.update:
@@ -76,18 +84,18 @@ def _run_on_cluster(args: argparse.Namespace) -> int:
         raise InputError("--delete: removes documents of an index that exists; give it with --update")
     if not args.model and not args.update:
         raise InputError("--model: name the retriever that encodes the documents, such as tools")
-    if args.shards < 1:
-        raise InputError(f"--shards {args.shards}: at least 1")
+    shards = 1 if args.shards is None else args.shards
+    if shards < 1:
+        raise InputError(f"--shards {shards}: at least 1")
     from rabtriever.cluster.encode import encode_corpus
     from rabtriever.cluster.running import Workers
     from rabtriever.cluster.segments import build_segments
     from rabtriever.cluster.session import connected
     from rabtriever.index.table import Table
-    from rabtriever.persistence.storage import is_uri
     from rabtriever.sources.tables import Columns
 
     model = args.model or Table.open(args.uri).model_source()
-    workers = Workers(args.ray_workers, args.ray_cpus, args.ray_gpus)
+    workers = Workers(**worker_options(args))
     with connected(args.ray):
         done = encode_corpus(
             args.source,
@@ -100,14 +108,18 @@ def _run_on_cluster(args: argparse.Namespace) -> int:
             options=load_options(args),
             show_progress_bar=is_shown(),
         )
-        if args.shards > 1 or not is_uri(args.uri):  # of one process, a store's segments are made where they are read
-            build_segments(args.uri, args.shards, address=args.ray)
-    for failure in done.failed[:SHOWN_FAILURES]:
-        print(f"rabtriever index: {failure.place}: not indexed: {failure.reason}", file=sys.stderr)
-    if (more := len(done.failed) - SHOWN_FAILURES) > 0:
-        print(f"rabtriever index: {more} more documents were not indexed; --json lists them", file=sys.stderr)
+        _tell_failures(done.failed)
+        if shards > 1 or not is_uri(args.uri):  # of one process, a store's segments are made where they are read
+            build_segments(args.uri, shards, address=args.ray)
     _print_changes(args, done.documents, done.changes, {"failed": [asdict(one) for one in done.failed]})
     return 1 if done.failed else 0
+
+
+def _tell_failures(failed: Sequence[Failure]) -> None:
+    for failure in failed[:SHOWN_FAILURES]:
+        print(f"rabtriever index: {failure.place}: not indexed: {failure.reason}", file=sys.stderr)
+    if (more := len(failed) - SHOWN_FAILURES) > 0:
+        print(f"rabtriever index: {more} more documents were not indexed; --json lists them", file=sys.stderr)
 
 
 def _update(args: argparse.Namespace) -> None:
@@ -134,7 +146,7 @@ def _require_new(uri: str) -> None:
 
     uri = normalized_uri(uri)
     try:
-        if "://" in uri:
+        if is_remote(uri):
             connect_to_empty(uri)
         else:
             require_absent(uri)

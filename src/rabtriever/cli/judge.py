@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
+    arguments.require_ray(args)
     if not args.out:
         for flag in ("pairs", "model", "ray"):
             if getattr(args, flag) is not None:
@@ -110,7 +111,7 @@ def _load_teachers(args: argparse.Namespace) -> dict[str, Any]:
             from rabtriever.cluster.judge import RayScorer
             from rabtriever.cluster.running import Workers
 
-            teachers[name] = RayScorer(name, options, Workers(args.ray_workers, args.ray_cpus, args.ray_gpus))
+            teachers[name] = RayScorer(name, options, Workers(**arguments.worker_options(args)))
             continue
         teacher = load_teacher(name, **options)
         teachers[name] = LocalScorer(name, teacher) if args.out and not is_encoder(teacher) else teacher

@@ -14,10 +14,13 @@ from rabtriever.cli.arguments import (
     add_ray_argument,
     config_from_args,
     load_options,
+    require_ray,
 )
 from rabtriever.errors import InputError
 from rabtriever.extras import needs
 from rabtriever.serving.config import ServerConfig, ServerLimits
+
+SHARDED = ("shards", "replicas", "routers")  # options of an index in shards
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""
+    require_ray(args, SHARDED)
     # Threads of NumPy's and torch's libraries would look for more work, for up to a tenth of a second after each
     # product, on cores that others need: a third of all time under load. They read this when they are first imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -75,15 +79,13 @@ def run(args: argparse.Namespace) -> None:
         else:
             print(f"{args.uri} at {url} (the API: {url}/docs); Ctrl-C ends it", file=sys.stderr, flush=True)
 
-    numbers = {name: getattr(args, name) for name in ("shards", "replicas", "routers")}
-    given = {name: number for name, number in numbers.items() if number is not None}
     if args.ray is None:
-        if given:
-            raise InputError(f"--{next(iter(given))}: goes with --ray; give that too, or --workers for more processes")
         serve(config, args.host, args.port, listening)
         return
     if args.workers != 1:
         raise InputError("--workers: goes without --ray; give --replicas and --routers")
     from rabtriever.cluster.serve import ShardedConfig, serve_shards
 
+    numbers = {name: getattr(args, name) for name in SHARDED}
+    given = {name: number for name, number in numbers.items() if number is not None}
     serve_shards(ShardedConfig(server=config, **given), args.host, args.port, listening, args.ray)

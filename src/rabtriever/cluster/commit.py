@@ -16,7 +16,7 @@ from rabtriever.extras import needs
 from rabtriever.index.index import VERSION_RETENTION
 from rabtriever.index.lance_errors import write_errors
 from rabtriever.index.table import ENCODING, Table, dataset_uri
-from rabtriever.persistence.storage import storage_options
+from rabtriever.persistence.object_store import storage_options
 
 ROWS_PER_TASK = 2**24  # of fragments whose removed rows are found at a time
 MESSAGE = "__lance_commit_message"  # where Lance keeps the message of a transaction

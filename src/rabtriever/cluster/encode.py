@@ -27,12 +27,12 @@ from rabtriever.cluster.rows import require_documents
 from rabtriever.cluster.running import Workers, run_tasks, run_workers
 from rabtriever.errors import InputError, first_line
 from rabtriever.index.encoding import Retriever
-from rabtriever.index.lease import LEASE_SECONDS
+from rabtriever.index.lease import LEASE_SECONDS, writers_lock
 from rabtriever.index.syncing import Changes
-from rabtriever.index.table import Table, connect_to_empty, dataset_uri, writers_lock
+from rabtriever.index.table import Table, connect_to_empty, dataset_uri
 from rabtriever.persistence.files import Folder
 from rabtriever.persistence.folder import absolute_path, normalized_uri
-from rabtriever.persistence.storage import is_uri
+from rabtriever.persistence.object_store import is_remote, is_uri
 from rabtriever.progress import bar
 from rabtriever.sources.tables import Columns
 
@@ -213,7 +213,7 @@ class _Encoding:
         self.journal.remove()
         if not self.job.update:
             Folder(dataset_uri(self.job.uri)).remove()  # of a store, what else is at the URI is not ours
-            if "://" not in self.job.uri:
+            if not is_remote(self.job.uri):
                 shutil.rmtree(self.job.uri, ignore_errors=True)
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rabtriever.errors import InputError, NotFoundError, first_line
 from rabtriever.extras import needs
 from rabtriever.persistence.folder import normalized_uri
-from rabtriever.persistence.storage import filesystem, storage_options
+from rabtriever.persistence.object_store import filesystem, storage_options
 from rabtriever.sources.hub import HUB
 
 if TYPE_CHECKING:

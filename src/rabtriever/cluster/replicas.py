@@ -30,7 +30,7 @@ LOST = (
     DeploymentUnavailableError,
     ReplicaUnavailableError,
 )
-PATIENCE = 1.0  # seconds without an answer before the controller is asked whether the shard still lives
+PATIENCE_SECONDS = 1.0  # without an answer before the controller is asked whether the shard still lives
 STATUS_SECONDS = 0.5  # age at which what the controller said is asked for anew
 RETRY_SECONDS = 0.05  # before another replica is asked
 RETRY_AFTER = 2  # seconds that clients are told to wait
@@ -103,7 +103,7 @@ class ReplicatedShard:
     def _result(self, response: Any, end: float) -> Any:  # noqa: ANN401
         while True:
             try:
-                return response.result(timeout_s=PATIENCE)
+                return response.result(timeout_s=PATIENCE_SECONDS)
             except TimeoutError:
                 try:
                     self._check(end)

@@ -11,7 +11,7 @@ from rabtriever.data import Document
 from rabtriever.data.beir import decode_line, parse_row
 from rabtriever.errors import InputError
 from rabtriever.index.schema import METADATA_KEY
-from rabtriever.persistence.storage import filesystem
+from rabtriever.persistence.object_store import filesystem
 from rabtriever.sources.reading import check_document
 from rabtriever.sources.tables import Columns, columns_without_bytes
 from rabtriever.sources.tools import is_tool

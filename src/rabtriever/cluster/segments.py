@@ -6,10 +6,6 @@ In a folder they are where all replicas that see the folder look for them. In an
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from rabtriever.cluster.session import LOCAL, connected
@@ -18,8 +14,10 @@ from rabtriever.extras import needs
 from rabtriever.index.segments import META, Segments
 from rabtriever.index.snapshot import KeyRange
 from rabtriever.index.table import Table
+from rabtriever.persistence.files import Folder
 from rabtriever.persistence.folder import normalized_uri
-from rabtriever.persistence.storage import filesystem
+from rabtriever.persistence.object_store import is_uri
+from rabtriever.persistence.storage import download, upload
 
 
 def build_segments(uri: str, shards: int, precision: str = "int8", address: str = LOCAL) -> list[dict[str, Any]]:
@@ -51,20 +49,13 @@ def build_segments(uri: str, shards: int, precision: str = "int8", address: str 
 
 def fetch_segments(uri: str, number: int, count: int, precision: str = "int8") -> None:
     """Downloads a shard's segments from an object store into the cache, those that are not there yet."""
-    if "://" not in (uri := normalized_uri(uri)):
+    if not is_uri(uri := normalized_uri(uri)):
         return
     segments = _segments(uri, number, count, precision)
-    store, folder = _store(segments)
-    for path in _segment_folders(store, folder):
-        target = segments.folder / path.rpartition("/")[2]
-        if target.exists():
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as temporary:
-            Path(temporary, "segment").mkdir()
-            _copy(path, f"{temporary}/segment", source=store)
-            with suppress(OSError):  # another replica was faster
-                Path(temporary, "segment").rename(target)
+    stored = _stored(segments)
+    for name in _complete(stored):
+        if not (segments.folder / name).exists():
+            download(f"{stored.uri}/{name}", segments.folder / name)
 
 
 def _build(uri: str, number: int, count: int, precision: str) -> dict[str, Any]:
@@ -72,22 +63,20 @@ def _build(uri: str, number: int, count: int, precision: str) -> dict[str, Any]:
     shard = Shard(uri, number, count, precision)
     documents = len(shard)
     segments = _segments(uri, number, count, precision)
-    if "://" in uri:
+    if is_uri(uri):
         _upload(segments)
     return {"documents": documents, "segment_bytes": segments.info()["segment_bytes"]}
 
 
 def _upload(segments: Segments) -> None:
-    """Makes the store's segments those of the cache; a segment's description, without which it is none, comes last."""
-    store, folder = _store(segments)
-    there = {path.rpartition("/")[2]: path for path in _segment_folders(store, folder)}
+    """Makes the store's segments those of the cache."""
+    stored = _stored(segments)
+    there = _complete(stored)
     here = {segment.folder.name: segment.folder for segment in segments.load()}
-    for name in here.keys() - there.keys():
-        store.create_dir(f"{folder}/{name}")
-        for path in sorted(here[name].iterdir(), key=lambda path: path.name == META):
-            _copy_file(path, f"{folder}/{name}/{path.name}", store)
-    for name in there.keys() - here.keys():
-        store.delete_dir(there[name])
+    for name in here.keys() - there:
+        upload(here[name], f"{stored.uri}/{name}", last=(META,))
+    for name in there - here.keys():
+        stored.remove(name)
 
 
 def _segments(uri: str, number: int, count: int, precision: str) -> Segments:
@@ -95,25 +84,11 @@ def _segments(uri: str, number: int, count: int, precision: str) -> Segments:
     return Segments(uri, model.fingerprint, model.layout, precision, part=KeyRange(number, count).name)
 
 
-def _store(segments: Segments) -> tuple[Any, str]:
-    """Returns the object store of the index, and the folder of its segments there."""
-    store, path = filesystem(segments.uri)
-    return store, f"{path.rstrip('/')}/segments/{segments.name}"
+def _stored(segments: Segments) -> Folder:
+    """Returns where the object store of the index has its segments."""
+    return Folder(f"{segments.uri}/segments/{segments.name}")
 
 
-def _segment_folders(store: Any, folder: str) -> list[str]:  # noqa: ANN401 - pyarrow has no types
-    from pyarrow.fs import FileSelector
-
-    found = store.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
-    return sorted(info.path.rpartition("/")[0] for info in found if info.base_name == META)
-
-
-def _copy(path: str, target: str, source: Any) -> None:  # noqa: ANN401
-    from pyarrow.fs import LocalFileSystem, copy_files
-
-    copy_files(path, target, source_filesystem=source, destination_filesystem=LocalFileSystem())
-
-
-def _copy_file(path: Path, target: str, store: Any) -> None:  # noqa: ANN401
-    with path.open("rb") as source, store.open_output_stream(target) as sink:
-        shutil.copyfileobj(source, sink, 2**22)
+def _complete(stored: Folder) -> set[str]:
+    """Returns the names of whole segments: a description, which is uploaded last, is in them."""
+    return {name for name in stored.names() if stored.exists(f"{name}/{META}")}

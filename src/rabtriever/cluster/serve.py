@@ -29,7 +29,7 @@ from rabtriever.serving.app import load_retriever, make_app
 from rabtriever.serving.config import ServerConfig, ServerLimits
 from rabtriever.serving.errors import APIError
 from rabtriever.serving.feedback_mode import KEY as FEEDBACK_KEY
-from rabtriever.serving.listening import listen, on_loopback, url_of
+from rabtriever.serving.listening import listen, on_loopback, url_at
 from rabtriever.serving.server import check_config
 
 with needs("cluster"):
@@ -78,18 +78,38 @@ class ShardedConfig:
         """Reads the arguments of a declarative configuration: fields of this class and of its ``server``.
 
         Raises:
-            InputError: an argument that does not exist, or no ``uri``.
+            InputError: an argument that does not exist or has a value of another type, or no ``uri``.
         """
         own = {one.name for one in fields(cls)} - {"server"}
         of_server = {one.name for one in fields(ServerConfig)} - {"loopback", "workers"}
         limits = args.get("limits", {})
+        if not isinstance(limits, Mapping):
+            raise _wrong_type("limits", "an object of names and numbers", limits)
         unknown = sorted(set(args) - own - of_server) + sorted(set(limits) - {one.name for one in fields(ServerLimits)})
         if unknown or "uri" not in args:
             fault = f"no argument {unknown[0]!r}" if unknown else "no uri"
             raise InputError(f"args: {fault}; give uri and some of {', '.join(sorted(own | of_server))}")
+        _check_types(args)
         server = {name: value for name, value in args.items() if name in of_server}
         server |= {"cors": tuple(args.get("cors", ())), "limits": ServerLimits(**limits)}
         return cls(server=ServerConfig(**server), **{name: value for name, value in args.items() if name in own})
+
+
+def _check_types(args: Mapping[str, Any]) -> None:
+    """Raises InputError for a value that would fail later, or mean something else."""
+    for name in ("shards", "replicas", "routers"):
+        if type(value := args.get(name, 1)) is not int:  # a bool is none
+            raise _wrong_type(name, "an integer", value)
+    cors = args.get("cors", [])
+    if not isinstance(cors, list | tuple) or not all(isinstance(origin, str) for origin in cors):
+        raise _wrong_type("cors", "a list of origins", cors)
+    for name, value in args.get("limits", {}).items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _wrong_type(f"limits: {name}", "a number", value)
+
+
+def _wrong_type(name: str, expected: str, value: object) -> InputError:
+    return InputError(f"args: {name}: {value!r} is of another type; give {expected}", param=name)
 
 
 class Router:
@@ -97,9 +117,8 @@ class Router:
 
     def __init__(self, config: ServerConfig, secrets: Mapping[str, str], *shards: Any) -> None:  # noqa: ANN401 - handles
         os.environ.update(secrets)
-        client = serve.context._get_global_client()
-        host = client.http_config.host if client else None
-        self._config = replace(config, loopback=on_loopback(host or "localhost"))
+        address = _listening()
+        self._config = replace(config, loopback=address is not None and on_loopback(address[0]))
         check_config(self._config)
         controller = Controller(serve.get_replica_context().app_name)
         names = [f"shard {number} of {len(shards)}" for number in range(len(shards))]
@@ -157,47 +176,62 @@ def serve_shards(
     Args:
         config: What is served.
         host: Name or address to listen at, on the cluster's nodes.
-        port: Likewise; 0 takes one that is free on this machine.
-        listening: Called with the server's URL when all processes are ready.
+        port: Likewise; of a cluster of this machine alone 0 takes one that is free.
+        listening: Called with the server's URL when all processes are ready. Where the cluster serves something else
+            already, that is where its own HTTP options say.
         address: The cluster, as of :func:`rabtriever.cluster.session.connected`.
 
     Raises:
-        InputError: as of :func:`rabtriever.serving.server.serve`; no cluster; or the processes cannot be started.
+        InputError: as of :func:`rabtriever.serving.server.serve`; no cluster; it serves an application of ours already;
+            or the processes cannot be started.
     """
     server = config.server
     keys, model = (path and _absolute(path) for path in (server.keys, server.model))
     config = replace(config, server=replace(server, uri=_absolute(server.uri), keys=keys, model=model))
     check_config(config.server)
-    url = f"http://{host}:{port}"
     if address == LOCAL:  # all processes share this machine: Ray has nothing to place
         with closing(listen(host, port)) as listener:
-            url = url_of(listener)
+            port = listener.getsockname()[1]
         config = replace(config, shard_options={"num_cpus": 0}, router_options={"num_cpus": 0})
-    options = {"host": host, "port": int(url.rpartition(":")[2])}
+    elif not 0 < port < 2**16:
+        raise InputError(f"--port {port}: all nodes of a cluster listen at the same; give one from 1 to 65535")
     # Ray forks to start processes, which run something else at once: the open table does them no harm.
     warnings.filterwarnings("ignore", "lancedb fork support")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     stop = Event()
     with connected(address):
+        if APPLICATION in serve.status().applications:
+            remedy = "end it first (`serve shutdown`, or Ctrl-C where it was started), or take another cluster"
+            raise InputError(f"--ray {address}: an application {APPLICATION!r} is served there already; {remedy}")
         try:
-            serve.start(http_options=options)
+            serve.start(http_options={"host": host, "port": port})
             serve.run(_bind(config), name=APPLICATION, route_prefix="/")
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stop.set())
-            listening(url)
+            listening(url_at(*(_listening() or (host, port))))
             stop.wait()
         except RuntimeError as error:
             raise InputError(f"--ray: the server's processes cannot be started: {_reason(error)}") from None
         finally:
             serve.delete(APPLICATION)
-            if address == LOCAL:
+            if address == LOCAL and not serve.status().applications:
                 serve.shutdown()
+
+
+def _listening() -> tuple[str, int] | None:
+    """Returns host and port of the cluster's proxies: options of a Serve that ran before count, not ours.
+
+    None: unknown, or there are none; so nobody can say that others do not reach them.
+    """
+    client = serve.context._get_global_client()
+    return (client.http_config.host, client.http_config.port) if client and client.http_config.host else None
 
 
 def _reason(error: RuntimeError) -> str:
     """Returns the error of a process that did not start; Serve's own says only which deployment it was of."""
-    deployments = serve.status().applications[APPLICATION].deployments.values()
-    lines = [line for one in deployments for line in one.message.splitlines() if re.match(r"\w[\w.]*Error: ", line)]
+    ours = serve.status().applications.get(APPLICATION)
+    messages = [one.message for one in ours.deployments.values()] if ours else []
+    lines = [line for text in messages for line in text.splitlines() if re.match(r"\w[\w.]*Error: ", line)]
     return lines[-1] if lines else first_line(error)
 
 

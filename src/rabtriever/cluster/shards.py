@@ -156,11 +156,11 @@ def _search(shard: SearchableShard, **query: Any) -> Answer:  # noqa: ANN401
     return shard.search(**query)
 
 
-def merge(parts: Sequence[Found], k: int) -> Found:
+def merge(answers: Sequence[Found], k: int) -> Found:
     """Returns the ``k`` best of what several shards found for a query, ties in the order of insertion."""
-    if len(parts) == 1:
-        return parts[0]
-    rows = Rows(*(np.concatenate(column) for column in zip(*(part.rows for part in parts), strict=True)))
-    log_odds = np.concatenate([part.log_odds for part in parts])
+    if len(answers) == 1:
+        return answers[0]
+    rows = Rows(*(np.concatenate(column) for column in zip(*(answer.rows for answer in answers), strict=True)))
+    log_odds = np.concatenate([answer.log_odds for answer in answers])
     order = np.lexsort((rows.added, -log_odds))[:k]
     return Found(rows.take(order), log_odds[order])

@@ -11,6 +11,7 @@ import numpy as np
 from rabtriever.data.beir import read_lines, read_rows, read_string
 from rabtriever.data.types import RetrievalData
 from rabtriever.errors import InputError, NotFoundError
+from rabtriever.persistence.folder import local_path
 
 _HEADER = ("query-id", "corpus-id")
 
@@ -19,8 +20,9 @@ def read_pairs(path: str | Path, data: RetrievalData) -> np.ndarray:
     """Reads pairs of a data set's queries and documents.
 
     Args:
-        path: Two ids a line, of the query and of the document, with a tab between, under a header ``query-id``,
-            ``corpus-id`` or none; or, in a file that ends with ``.jsonl``, objects with ``query`` and ``document``.
+        path: Path or URI. Two ids a line, of the query and of the document, with a tab between, under a header
+            ``query-id``, ``corpus-id`` or none; or, in a file that ends with ``.jsonl``, objects with ``query`` and
+            ``document``.
         data: What the ids name.
 
     Returns:
@@ -30,7 +32,7 @@ def read_pairs(path: str | Path, data: RetrievalData) -> np.ndarray:
         NotFoundError: the file is missing.
         InputError: a line of another shape, or an id that the data set lacks; the message names it and the line.
     """
-    file = Path(path).expanduser()
+    file = local_path(path)
     if not file.is_file():
         raise NotFoundError(f"{path} is missing: give a file of pairs, a query's and a document's id a line")
     position = [{name: i for i, name in enumerate(ids)} for ids in (data.queries, data.documents)]

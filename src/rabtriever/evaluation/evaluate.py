@@ -17,7 +17,7 @@ from rabtriever.evaluation.measures import MAX_CUTOFF
 from rabtriever.evaluation.results import STUDENT, TEACHER, Answer, Evaluation, SystemResult, is_compared, rank_scores
 from rabtriever.evaluation.runs import run_file
 from rabtriever.persistence.folder import absolute_path
-from rabtriever.persistence.storage import is_uri
+from rabtriever.persistence.object_store import is_uri
 from rabtriever.progress import track
 
 if TYPE_CHECKING:

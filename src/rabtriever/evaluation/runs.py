@@ -11,7 +11,8 @@ from pathlib import Path
 from rabtriever.data import Run
 from rabtriever.errors import InputError
 from rabtriever.persistence.folder import local_path
-from rabtriever.persistence.storage import is_uri, uploaded_file
+from rabtriever.persistence.object_store import is_uri
+from rabtriever.persistence.storage import uploaded_file
 
 
 @contextmanager

@@ -40,6 +40,7 @@ from rabtriever.index.table import Table
 from rabtriever.index.table_version import TableVersion, id_filter
 from rabtriever.index.view import EXACT_UP_TO
 from rabtriever.persistence.folder import atomic_folder, normalized_uri
+from rabtriever.persistence.object_store import is_remote
 
 VERSION_RETENTION = timedelta(days=7)
 
@@ -94,7 +95,7 @@ class Index:
             ConflictError, InputError: something exists at ``uri``; no documents, or a bad one (see :meth:`add`).
         """
         uri = None if uri is None else normalized_uri(uri)
-        if uri is None or "://" in uri:
+        if uri is None or is_remote(uri):
             index = cls.create(uri, retriever)
             try:
                 index._fill(documents, show_progress_bar)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rabtriever.errors import CorruptIndexError, InputError, StorageError
-from rabtriever.persistence.storage import is_uri, require_reachable
+from rabtriever.persistence.object_store import is_uri, require_reachable
 
 LANCE_ERRORS = (RuntimeError, OSError, ValueError)
 # In the messages of what another writer was first to do, or is about to.

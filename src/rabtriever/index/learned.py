@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from rabtriever.errors import BusyError, CorruptIndexError, InputError, NotFoundError, first_line
 from rabtriever.persistence.folder import EXAMPLES, atomic_folder
+from rabtriever.persistence.object_store import is_remote
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.examples import Examples
 from rabtriever.scoring.refusal import Refusal
@@ -48,7 +49,7 @@ class LearnedVersions:
     """The versions of an index in a local folder; one in an object store has none."""
 
     def __init__(self, uri: str) -> None:
-        self.uri, self.folder = uri, None if "://" in uri else Path(uri) / "learned"
+        self.uri, self.folder = uri, None if is_remote(uri) else Path(uri) / "learned"
 
     @property
     def current(self) -> int:

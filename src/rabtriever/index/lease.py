@@ -1,29 +1,35 @@
-"""Who may change an index in an object store: a lease, held by one writer, that ends by itself if the writer dies.
+"""Who may change an index: one writer, by a lock in a folder, by a lease in an object store.
 
-Stores have no locks. A table of one row beside the documents says who holds the lease and until when. An update by
-Lance changes the row only if it still is what was read (those that collide are run again, one by one), so that of all
-who want the lease one gets it. Clocks of machines may differ by less than :data:`RENEW_SECONDS`.
+A lease ends by itself if the writer dies. Stores have no locks. A table of one row beside the documents says who holds
+the lease and until when. An update by Lance changes the row only if it still is what was read (those that collide are
+run again, one by one), so that of all who want the lease one gets it. Clocks of machines may differ by less than
+:data:`RENEW_SECONDS`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pyarrow as pa
+from filelock import FileLock, Timeout
 
-from rabtriever.errors import BusyError, InputError
+from rabtriever.errors import BusyError, InputError, StorageError
+from rabtriever.index.connection import connect
 from rabtriever.index.lance_errors import LANCE_ERRORS, is_conflict, write_errors
+from rabtriever.persistence.object_store import is_remote
 
 if TYPE_CHECKING:
     import lancedb
 
 TABLE = "writer"
+LOCK = "writer.lock"  # in an index that is a folder
 LEASE_SECONDS, RENEW_SECONDS = 60.0, 15.0
 WAIT_SECONDS = 0.5  # between two looks at a lease that another holds
 VERSIONS_PER_OPTIMIZE = 50  # each change of the row makes one, and files
@@ -96,3 +102,35 @@ class Lease:
                 with suppress(*LANCE_ERRORS):  # a later one does it
                     table.optimize(cleanup_older_than=RETENTION)
         return done
+
+
+@contextmanager
+def writers_lock(
+    uri: str, wait: float = 0.0, connection: lancedb.DBConnection | None = None
+) -> Iterator[Callable[[], None]]:
+    """Holds the writers' lock of the index at ``uri``, in an object store a lease.
+
+    Yields:
+        What raises BusyError if a lease was lost meanwhile; to be called before a change.
+
+    Raises:
+        BusyError: another process holds it after ``wait`` seconds.
+        StorageError: the folder cannot be written.
+    """
+    if is_remote(uri):
+        lease = Lease(uri, connect(uri) if connection is None else connection)
+        with lease.held(wait):
+            yield lease.check
+        return
+    try:
+        lock = FileLock(Path(uri) / LOCK).acquire(timeout=wait)
+    except Timeout:
+        raise BusyError(f"{uri}: another process is changing it; wait until it is done") from None
+    except OSError as error:  # a read-only folder
+        raise StorageError(f"{uri}: cannot be written ({error.strerror}); make it writable") from error
+    with lock:
+        yield never_lost
+
+
+def never_lost() -> None:
+    """What checks a lock that nobody can take from its holder."""

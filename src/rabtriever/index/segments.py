@@ -28,6 +28,7 @@ from rabtriever.errors import InputError, StorageError
 from rabtriever.index.clustering import cluster
 from rabtriever.index.mapped import advise
 from rabtriever.index.quantization import PRECISIONS, QuantizedLatents
+from rabtriever.persistence.object_store import is_remote
 from rabtriever.scoring.layout import ScoreLayout
 
 FORMAT = 3
@@ -101,7 +102,7 @@ class Segments:
             raise InputError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}", param="precision")
         self.uri, self.layout, self.precision, self.device = uri, layout, precision, device
         cached = cache_dir() / "index" / hashlib.sha256(uri.encode()).hexdigest()[:16]
-        bases = [cached] if "://" in uri else [Path(uri)] if os.access(uri, os.W_OK) else [Path(uri), cached]
+        bases = [cached] if is_remote(uri) else [Path(uri)] if os.access(uri, os.W_OK) else [Path(uri), cached]
         self.name = f"{precision}-{fingerprint[:16]}" + (f"-{part}" if part else "")
         self.folders = [base / "segments" / self.name for base in bases]
         self.folder = self.folders[-1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,30 +10,28 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock, Timeout
 
 from rabtriever.caching import LRUCache
 from rabtriever.data import Document
 from rabtriever.errors import BusyError, ConflictError, CorruptIndexError, NotFoundError, StorageError
+from rabtriever.index.connection import connect
 from rabtriever.index.lance_errors import LANCE_ERRORS, is_conflict, table_errors, write_errors
 from rabtriever.index.lease import TABLE as WRITER
-from rabtriever.index.lease import Lease
+from rabtriever.index.lease import never_lost, writers_lock
 from rabtriever.index.schema import ModelInfo, read_model, record_batches, table_schema, writable_schema
 from rabtriever.index.snapshot import KeyRange, Snapshot
 from rabtriever.index.table_version import TableVersion, id_filter
 from rabtriever.persistence.files import Folder
 from rabtriever.persistence.folder import normalized_uri
-from rabtriever.persistence.storage import is_uri, require_reachable, storage_options
+from rabtriever.persistence.object_store import is_remote
 
 if TYPE_CHECKING:
     import lancedb
 
 TABLE = "documents"
-LOCK = "writer.lock"
 ENCODING = "encoding"  # folder of a job that fills the index (rabtriever.cluster.journal)
 IDS_PER_LOOKUP = 10_000
 DOCUMENT_CACHE_CHARS = 2**24  # characters of documents that stay in memory after they were found
-REMOTE_CHECK = timedelta(seconds=5)  # a reader of an object store sees what others wrote that long after, at most
 
 
 def dataset_uri(uri: str) -> str:
@@ -49,7 +46,7 @@ class Table:
         self.uri, self.connection, self.table = uri, connection, table
         self.model = read_model(table.schema, uri)
         self._document_cache: LRUCache[int, Document] = LRUCache(DOCUMENT_CACHE_CHARS)
-        self._still_mine: Callable[[], None] = _nothing  # raises if another writer took over
+        self._check_lease: Callable[[], None] = never_lost  # raises if another writer took over
 
     @classmethod
     def create(cls, uri: str, model: ModelInfo) -> Table:
@@ -68,7 +65,7 @@ class Table:
     @classmethod
     def ensure(cls, uri: str, model: ModelInfo) -> Table:
         """Opens a table, or makes an empty one; of several processes that do so, one makes it."""
-        connection = _connect(uri)
+        connection = connect(uri)
         with write_errors(uri):
             try:
                 table = connection.create_table(TABLE, schema=table_schema(model), exist_ok=True)
@@ -80,9 +77,9 @@ class Table:
     def open(cls, uri: str) -> Table:
         """Opens a table; errors as of :meth:`rabtriever.Index.open`."""
         uri = normalized_uri(uri)
-        if "://" not in uri and not Path(uri).is_dir():
+        if not is_remote(uri) and not Path(uri).is_dir():
             raise NotFoundError(f"{uri}: no such index; make one with `rabtriever index`")
-        connection = _connect(uri)
+        connection = connect(uri)
         if TABLE not in connection.list_tables().tables:
             _require_finished(uri)
             raise NotFoundError(f"{uri}: not an index (no table {TABLE!r} in it); make one with `rabtriever index`")
@@ -97,7 +94,7 @@ class Table:
 
     @property
     def version(self) -> int:
-        """Number of the latest version; every change raises it. In a store: as of ``REMOTE_CHECK`` ago at most."""
+        """Number of the latest version; every change raises it. In a store: as of seconds ago at most."""
         with table_errors(self.uri):
             return int(self.table.version)
 
@@ -167,14 +164,14 @@ class Table:
     @contextmanager
     def writing(self, wait: float = 0.0) -> Iterator[None]:
         """Holds the writers' lock, or raises BusyError after ``wait`` seconds."""
-        with writers_lock(self.uri, wait, self.connection) as still_mine:
-            self._still_mine = still_mine
+        with writers_lock(self.uri, wait, self.connection) as check_lease:
+            self._check_lease = check_lease
             try:
                 with table_errors(self.uri):
                     self.table.checkout_latest()  # a change must not build on what this process saw seconds ago
                 yield
             finally:
-                self._still_mine = _nothing
+                self._check_lease = never_lost
 
     def require_finished(self) -> None:
         """Raises BusyError if a job of encoding has not filled the table yet."""
@@ -214,7 +211,7 @@ class Table:
         def rows() -> Iterator[pa.RecordBatch]:
             try:
                 yield from record_batches(schema, batches)
-                self._still_mine()  # before Lance commits
+                self._check_lease()  # before Lance commits
             except Exception as error:
                 failure.append(error)
                 raise
@@ -235,7 +232,7 @@ class Table:
     def delete(self, ids: Sequence[str]) -> None:
         """Removes documents in one transaction."""
         with write_errors(self.uri):
-            self._still_mine()
+            self._check_lease()
             self.table.delete(id_filter(ids))
 
     def restore(self, version: int) -> None:
@@ -244,7 +241,7 @@ class Table:
         with write_errors(self.uri):
             table = self.connection.open_table(TABLE)  # a failure must not leave the shared handle at that version
             table.checkout(version)
-            self._still_mine()
+            self._check_lease()
             table.restore()
             self.table.checkout_latest()  # in a store this handle would see it seconds later
 
@@ -266,43 +263,11 @@ class Table:
             raise NotFoundError(f"{self.uri}: no version {version}; there are {', '.join(map(str, existing))}")
 
 
-@contextmanager
-def writers_lock(
-    uri: str, wait: float = 0.0, connection: lancedb.DBConnection | None = None
-) -> Iterator[Callable[[], None]]:
-    """Holds the writers' lock of the index at ``uri``, in an object store a lease.
-
-    Yields:
-        What raises BusyError if a lease was lost meanwhile; to be called before a change.
-
-    Raises:
-        BusyError: another process holds it after ``wait`` seconds.
-        StorageError: the folder cannot be written.
-    """
-    if "://" in uri:
-        lease = Lease(uri, _connect(uri) if connection is None else connection)
-        with lease.held(wait):
-            yield lease.check
-        return
-    try:
-        lock = FileLock(Path(uri) / LOCK).acquire(timeout=wait)
-    except Timeout:
-        raise BusyError(f"{uri}: another process is changing it; wait until it is done") from None
-    except OSError as error:  # a read-only folder
-        raise StorageError(f"{uri}: cannot be written ({error.strerror}); make it writable") from error
-    with lock:
-        yield _nothing
-
-
-def _nothing() -> None:
-    pass
-
-
 def connect_to_empty(uri: str) -> lancedb.DBConnection:
     """Connects to where a table is to be made; raises ConflictError if something is there."""
-    if "://" not in uri and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
+    if not is_remote(uri) and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
         raise ConflictError(f"{uri}: exists already; give another folder or remove it")
-    connection = _connect(uri)
+    connection = connect(uri)
     if set(connection.list_tables().tables) - {WRITER}:
         raise _not_empty(uri)
     return connection
@@ -310,21 +275,6 @@ def connect_to_empty(uri: str) -> lancedb.DBConnection:
 
 def _not_empty(uri: str) -> ConflictError:
     return ConflictError(f"{uri}: holds tables already; give another URI or remove them")
-
-
-def _connect(uri: str) -> lancedb.DBConnection:
-    collecting = gc.isenabled()
-    gc.disable()  # a fifth of the import's second goes into collecting garbage among a thousand generated classes
-    try:
-        import lancedb
-    finally:
-        if collecting:
-            gc.enable()
-    # Every read of a folder looks for a newer version; of a store it would be one more request for each search.
-    interval = REMOTE_CHECK if "://" in uri else timedelta(0)
-    if is_uri(uri):
-        require_reachable(uri)  # Lance would try for seconds, and say it in many lines
-    return lancedb.connect(uri, read_consistency_interval=interval, storage_options=storage_options(uri) or None)
 
 
 def _require_finished(uri: str) -> None:

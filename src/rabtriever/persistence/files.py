@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from rabtriever.errors import InputError, StorageError, first_line
-from rabtriever.persistence.folder import normalized_uri
-from rabtriever.persistence.storage import filesystem, is_uri, store_errors
+from rabtriever.persistence.folder import absolute_path, normalized_uri
+from rabtriever.persistence.object_store import filesystem, is_uri, store_errors
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
@@ -103,3 +103,26 @@ class Folder:
         except OSError as error:
             remedy = "make room, or change its permissions"
             raise StorageError(f"{self.uri}: cannot be read or written ({first_line(error)}); {remedy}") from error
+
+
+def is_file(path: str | Path) -> bool:
+    """Returns whether a path or URI is a file's; raises StorageError if a store cannot be read."""
+    if not is_uri(path):
+        return absolute_path(path).is_file()
+    folder, _, name = str(path).rpartition("/")
+    return Folder(folder).exists(name)
+
+
+def read_file(path: str | Path) -> bytes:
+    """Returns what a file holds. Of an object store nothing is copied to this machine: it may be a secret.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        StorageError: the store cannot be reached or refuses.
+    """
+    if not is_uri(path):
+        return absolute_path(path).read_bytes()
+    folder, _, name = str(path).rpartition("/")
+    if (content := Folder(folder).read(name)) is None:
+        raise FileNotFoundError(f"no such object {path}")
+    return content

@@ -18,6 +18,7 @@ from rabtriever.caching import remove_stale
 from rabtriever.errors import ConflictError, InputError, NotFoundError, StorageError, first_line
 from rabtriever.persistence import storage
 from rabtriever.persistence.model_card import CARD, model_card
+from rabtriever.persistence.object_store import FILE, is_remote, is_uri
 
 CONFIG = "rabtriever.json"
 ADAPTER = "adapter"
@@ -27,7 +28,6 @@ EXAMPLES = "examples.safetensors"
 MODEL_KEYS = ("llm", "cross_encoder", "name")  # whose values name a model: an alias, a hub id or a path
 FORMAT = 3
 UNFINISHED = ".unfinished-"  # how the name of a folder begins that is being filled inside its place
-FILE = "file://"
 LAST = ("modules.json", CONFIG)  # without which a folder in a store is no model yet
 STALE_AFTER_SECONDS = 24 * 3600  # age at which one that nobody finished is removed
 
@@ -192,7 +192,7 @@ def absolute_path(path: str | Path) -> Path:
 
 def normalized_uri(path: str | Path) -> str:
     """Returns a local path, ``~`` and ``file://`` included, as an absolute path; another URI as it is."""
-    return str(path) if "://" in str(path) and not str(path).startswith(FILE) else str(absolute_path(path))
+    return str(path) if is_remote(path) else str(absolute_path(path))
 
 
 def local_path(path: str | Path) -> Path:
@@ -201,12 +201,12 @@ def local_path(path: str | Path) -> Path:
     Raises:
         NotFoundError, StorageError: as of :func:`rabtriever.persistence.storage.fetch`.
     """
-    return storage.fetch(str(path)) if storage.is_uri(path) else absolute_path(path)
+    return storage.fetch(str(path)) if is_uri(path) else absolute_path(path)
 
 
 def require_absent(path: str | Path) -> None:
     """Raises ConflictError if something other than an empty folder is at ``path``; StorageError if none can be made."""
-    if storage.is_uri(path):
+    if is_uri(path):
         return storage.require_absent(str(path))
     path = absolute_path(path)
     if path.exists() and not (path.is_dir() and all(entry.name.startswith(UNFINISHED) for entry in path.iterdir())):
@@ -227,7 +227,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     It is made beside its place and renamed. An empty folder that exists stays, and the temporary one is made in it: it
     may be where another disk is mounted, or the current folder. That of a URI is uploaded.
     """
-    if storage.is_uri(path):
+    if is_uri(path):
         with storage.uploaded_folder(str(path), LAST) as temporary:
             yield temporary
         return

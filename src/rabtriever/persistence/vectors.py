@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from rabtriever.errors import InputError
 from rabtriever.persistence.files import Folder
-from rabtriever.persistence.storage import is_uri
+from rabtriever.persistence.object_store import is_uri
 
 VECTORS_PER_SHARD = 1024  # an interruption loses fewer
 SUFFIX = ".safetensors"
@@ -68,7 +68,7 @@ class VectorFolder:
             by_shard[self._rows[key][0]].append(i)
         result = np.empty((len(keys), 0), np.float32)
         for shard, positions in by_shard.items():
-            vectors = _read(self._near(shard), shard, "vectors")
+            vectors = _read(self._folder_of(shard), shard, "vectors")
             if not result.shape[1]:
                 result = np.empty((len(keys), vectors.shape[1]), np.float32)
             result[positions] = vectors[[self._rows[keys[i]][1] for i in positions]]
@@ -87,7 +87,7 @@ class VectorFolder:
     def _add(self, shard: str, table: np.ndarray) -> None:
         self._rows.update((bytes(key), (shard, row)) for row, key in enumerate(table))
 
-    def _near(self, shard: str) -> Folder:
+    def _folder_of(self, shard: str) -> Folder:
         """Returns where a shard is read: of a URI the mirror, to which it is copied first."""
         if self._mirror is None:
             return self.folder

@@ -21,7 +21,7 @@ from rabtriever.rerankers.base import PairScorer, Reranker, Scores
 from rabtriever.scoring.calibration import Calibration
 
 IDENTITY = "reranker.json"
-LEFT_OUT = -100.0  # log-odds of a pair that has no score: surely not relevant, and still a number
+NO_SCORE = -100.0  # log-odds of a pair that has no score: surely not relevant, and still a number
 
 
 class Model(Protocol):
@@ -107,7 +107,7 @@ class StoredReranker(PairScorer):
     ) -> Scores:
         """Returns the log-odds of pairs (see :meth:`Reranker.score`)."""
         keys = [pair_key(queries[q], documents[d]) for q, d in np.asarray(pairs).reshape(-1, 2).tolist()]
-        log_odds = np.full(len(keys), LEFT_OUT, np.float32)
+        log_odds = np.full(len(keys), NO_SCORE, np.float32)
         for folder in reversed(self.folders):
             if known := [i for i, key in enumerate(keys) if key in folder]:
                 log_odds[known] = folder.read([keys[i] for i in known])[:, 0]

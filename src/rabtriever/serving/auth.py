@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 
 from rabtriever.errors import InputError
-from rabtriever.persistence.folder import local_path
+from rabtriever.persistence.files import read_file
 
 ROLES = ("read", "write")
 MIN_KEY_LENGTH = 16
@@ -57,7 +57,7 @@ def _digest(key: str) -> bytes:
 def _lines(path: str) -> list[tuple[str, str, str]]:
     """Returns where each key of a file is, its role, and the key."""
     try:
-        lines = local_path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_file(path).decode("utf-8").splitlines()  # no copy: keys are held as digests alone
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: keys cannot be read ({error}); give a text file of `read KEY` lines") from None
     found = []

@@ -34,8 +34,12 @@ def listen(host: str, port: int, given: str = "") -> socket.socket:
 
 def url_of(listener: socket.socket) -> str:
     """Returns the URL of a listening socket."""
-    name, number = listener.getsockname()[:2]
-    return f"http://{f'[{name}]' if ':' in name else name}:{number}"
+    return url_at(*listener.getsockname()[:2])
+
+
+def url_at(host: str, port: int) -> str:
+    """Returns the URL of a host, by its name or address, and a port."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def on_loopback(host: str, given: str = "") -> bool:

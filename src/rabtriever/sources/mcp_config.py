@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rabtriever.errors import InputError, NotFoundError
-from rabtriever.persistence.folder import local_path
+from rabtriever.persistence.files import is_file
+from rabtriever.persistence.folder import normalized_uri
 from rabtriever.sources.places import read_json
 
 VARIABLE = re.compile(r"\$\{(?:env:)?(\w+)(?::-([^}]*))?\}")  # ${NAME}, ${env:NAME}, ${NAME:-default}
@@ -82,15 +83,16 @@ def read_servers(path: str | Path, environment: Mapping[str, str] = os.environ) 
     Args:
         path: JSON, ``{"mcpServers": {NAME: {"command", "args", "env", "cwd"} or {"url", "headers", "type"}}}``, each
             with ``allow`` and ``deny`` if some of its tools shall not be offered. ``${NAME}``, ``${env:NAME}`` and
-            ``${NAME:-default}`` in a string stand for a variable of the environment.
+            ``${NAME:-default}`` in a string stand for a variable of the environment. It may hold
+            keys: of a URI no copy is made on this machine.
         environment: Where the variables are.
 
     Raises:
         NotFoundError: there is no such file.
         InputError: it is malformed, names no server, or a variable that is not set.
     """
-    path = local_path(path)
-    if not path.is_file():
+    path = normalized_uri(path)
+    if not is_file(path):
         raise NotFoundError(f"{path}: no such file; give a JSON file with mcpServers")
     values = read_json(path)
     if not isinstance(values, dict) or "mcpServers" not in values:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from rabtriever.data import Document
 from rabtriever.errors import InputError
+from rabtriever.persistence.files import read_file
 
 Placed = tuple[str, Document]
 """Where a document stands, for messages, and the document."""
@@ -16,25 +18,25 @@ SKIPPED = ("node_modules", "__pycache__")
 MAX_NESTING = 200  # of lists and objects in one another; the C parser of YAML ends the process far beyond
 
 
-def read_text(path: Path) -> str:
+def read_text(path: str | Path) -> str:
     """Returns a file's text, without a byte order mark; raises InputError if it cannot be read or is not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return TextIOWrapper(BytesIO(read_file(path)), encoding="utf-8-sig").read()
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8; convert the file") from None
     except OSError as error:
         raise unreadable(path, error) from None
 
 
-def unreadable(path: Path, error: OSError) -> InputError:
+def unreadable(path: str | Path, error: OSError) -> InputError:
     """Returns the error of a file or folder that the system does not let us read."""
     return InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions")
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401
+def read_json(path: str | Path) -> Any:  # noqa: ANN401
     """Returns what a JSON file holds, or a YAML file by its suffix; raises InputError if it cannot be read."""
     text = read_text(path)
-    if path.suffix.lower() in (".yaml", ".yml"):
+    if Path(path).suffix.lower() in (".yaml", ".yml"):
         return parse_yaml(text, str(path))
     try:
         value = json.loads(text)

@@ -17,7 +17,8 @@ from rabtriever.errors import InputError, StorageError
 from rabtriever.llm.loading import LoadedLLM
 from rabtriever.llm.writing import Writer
 from rabtriever.persistence.folder import absolute_path
-from rabtriever.persistence.storage import is_uri, working_file
+from rabtriever.persistence.object_store import is_uri
+from rabtriever.persistence.storage import working_file
 from rabtriever.progress import bar
 from rabtriever.training.generated_text import normalize, parse_lines, why_unusable
 from rabtriever.training.generation_prompts import EXAMPLE_TEXTS, LINES, conversation

@@ -23,7 +23,8 @@ from rabtriever.llm.prompt import PromptTemplate
 from rabtriever.llm.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_base, check_adapter, is_path
 from rabtriever.persistence.folder import ADAPTER, absolute_path, local_path, normalized_uri, read_config, write_json
 from rabtriever.persistence.hub import resolve_model
-from rabtriever.persistence.storage import is_uri, working_place
+from rabtriever.persistence.object_store import is_uri
+from rabtriever.persistence.storage import working_place
 from rabtriever.training.config import RerankerTrainingConfig
 
 
