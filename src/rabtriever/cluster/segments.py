@@ -9,12 +9,13 @@ from __future__ import annotations
 import shutil
 import tempfile
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rabtriever.cluster.running import run_tasks
 from rabtriever.cluster.session import LOCAL, connected
 from rabtriever.cluster.shards import Shard
-from rabtriever.extras import needs
 from rabtriever.index.segments import META, Segments
 from rabtriever.index.snapshot import KeyRange
 from rabtriever.index.table import Table
@@ -42,11 +43,8 @@ def build_segments(uri: str, shards: int, precision: str = "int8", address: str 
     uri = normalized_uri(uri)
     Table.open(uri)
     with connected(address):
-        with needs("cluster"):
-            import ray
-
-        build = ray.remote(num_cpus=1)(_build)
-        return list(ray.get([build.remote(uri, number, shards, precision) for number in range(shards)]))
+        built = dict(run_tasks(partial(_build_one, uri, shards, precision), range(shards), shards))
+    return [built[number] for number in range(shards)]
 
 
 def fetch_segments(uri: str, number: int, count: int, precision: str = "int8") -> None:
@@ -65,6 +63,10 @@ def fetch_segments(uri: str, number: int, count: int, precision: str = "int8") -
             _copy(path, f"{temporary}/segment", source=store)
             with suppress(OSError):  # another replica was faster
                 Path(temporary, "segment").rename(target)
+
+
+def _build_one(uri: str, count: int, precision: str, number: int) -> tuple[int, dict[str, Any]]:
+    return number, _build(uri, number, count, precision)
 
 
 def _build(uri: str, number: int, count: int, precision: str) -> dict[str, Any]:

@@ -300,7 +300,8 @@ def _nothing() -> None:
 
 def connect_to_empty(uri: str) -> lancedb.DBConnection:
     """Connects to where a table is to be made; raises ConflictError if something is there."""
-    if "://" not in uri and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
+    place = Path(uri)
+    if "://" not in uri and place.exists() and (place.is_file() or {path.name for path in place.iterdir()} - {LOCK}):
         raise ConflictError(f"{uri}: exists already; give another folder or remove it")
     connection = _connect(uri)
     if set(connection.list_tables().tables) - {WRITER}:
