@@ -93,10 +93,14 @@ def scores(index: Index, retriever: Rabtriever) -> np.ndarray:
 
 def half_done(uri: Path, n: int) -> None:
     """Waits until a third of the documents are encoded."""
-    from rabtriever.cluster.journal import Journal
+    from rabtriever.cluster.journal import Journal, unfinished_job
 
-    journal, until = Journal(str(uri)), time.monotonic() + 300
+    until = time.monotonic() + 300
     while time.monotonic() < until:
+        if (job := unfinished_job(str(uri))) is None:
+            time.sleep(0.05)
+            continue
+        journal = Journal(job)
         records = (journal.folder.read(f"parts/{name}") for name in journal.folder.names("parts"))
         if sum(json.loads(record)["added"] for record in records if record) >= n / 3:
             return

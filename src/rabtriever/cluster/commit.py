@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from rabtriever.cluster.encoder import KEPT, REPLACED
-from rabtriever.cluster.journal import Job, Journal
+from rabtriever.cluster.journal import Job
 from rabtriever.cluster.parts import open_lance
 from rabtriever.errors import InputError
 from rabtriever.extras import needs
@@ -18,46 +14,7 @@ from rabtriever.index.lance_errors import write_errors
 from rabtriever.index.table import ENCODING, Table, dataset_uri
 from rabtriever.persistence.object_store import storage_options
 
-ROWS_PER_TASK = 2**24  # of fragments whose removed rows are found at a time
 MESSAGE = "__lance_commit_message"  # where Lance keeps the message of a transaction
-
-
-def fragment_groups(job: Job) -> list[list[int]]:
-    """Returns the ids of the table's fragments, each group of as many rows as a task marks."""
-    groups: list[list[int]] = []
-    held = ROWS_PER_TASK
-    for fragment in open_lance(dataset_uri(job.uri), job.version).get_fragments():
-        if held + fragment.physical_rows > ROWS_PER_TASK:
-            groups.append([])
-            held = 0
-        groups[-1].append(fragment.fragment_id)
-        held += fragment.physical_rows
-    return groups
-
-
-def remove_rows(job: Job, fragment_ids: Sequence[int]) -> tuple[list[Any], list[int]]:
-    """Marks rows of fragments as deleted: those that are replaced and, if the job deletes, those that are not kept.
-
-    Returns:
-        Descriptions of fragments with such rows, and ids of those without another row.
-    """
-    rows = Journal(job.uri).rows(job.parts)
-    dataset = open_lance(dataset_uri(job.uri), job.version)
-    updated, removed = [], []
-    for identifier in fragment_ids:
-        of_fragment = rows[rows[:, 0] >> 32 == identifier]
-        gone = of_fragment[of_fragment[:, 1] == REPLACED, 0]
-        fragment = dataset.get_fragment(identifier)
-        if job.delete:
-            every = (
-                fragment.scanner(columns=[], with_row_address=True).to_table()["_rowaddr"].to_numpy().astype(np.int64)
-            )
-            gone = np.setdiff1d(every, of_fragment[of_fragment[:, 1] == KEPT, 0])
-        if len(gone) == fragment.count_rows():
-            removed.append(identifier)
-        elif len(gone):
-            updated.append(fragment.delete(f"_rowaddr IN ({', '.join(map(str, gone.tolist()))})").to_json())
-    return updated, removed
 
 
 def commit(job: Job, fragments: list[Any], updated: list[Any], removed: list[int]) -> None:

@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from rabtriever.cluster.commit import commit, fragment_groups, is_committed, optimize, remove_rows
-from rabtriever.cluster.encoder import MAX_ATTEMPTS, PartEncoder
-from rabtriever.cluster.ids import Survey, buckets, count_ids, first_duplicate, name_duplicate
-from rabtriever.cluster.journal import Failure, Job, Journal, Record
+from rabtriever.cluster.commit import commit, is_committed, optimize
+from rabtriever.cluster.encoder import PartEncoder
+from rabtriever.cluster.ids import IdReader, buckets, count_ids, first_duplicate, name_duplicate
+from rabtriever.cluster.journal import Failure, Job, Journal, Record, begin, end, unfinished_job
 from rabtriever.cluster.parts import open_lance, part_bytes, source_files
+from rabtriever.cluster.replacing import fragment_groups, remove_rows
 from rabtriever.cluster.rows import require_documents
 from rabtriever.cluster.running import Workers, run_tasks, run_workers
-from rabtriever.errors import InputError, first_line
+from rabtriever.errors import InputError
 from rabtriever.index.encoding import Retriever
 from rabtriever.index.lease import LEASE_SECONDS, writers_lock
 from rabtriever.index.syncing import Changes
@@ -100,24 +101,30 @@ def encode_corpus(
     workers, columns = workers or Workers(), columns or Columns()
     load = _loader(retriever, options or {})
     uri, files = normalized_uri(uri).rstrip("/"), source_files(source)
-    size = part_bytes(files, workers.room())
-    journal = Journal(uri)
+    size = part_bytes(files, workers.capacity())
     job = Job(uuid4().hex, uri, files, columns, update, delete, size, FIRST_VERSION, time.time_ns())
     if not job.parts:
         raise InputError(f"{source}: no documents in it; a corpus needs at least one")
     require_documents(job.parts[0], columns)
-    if (unfinished := journal.job()) is not None:
-        unfinished.require_same(job)
-    elif not update:
-        connect_to_empty(uri)
+    _unfinished(job)  # where it raises, nothing is left there, not even a lock
     with writers_lock(uri, KILLED_WRITER_SECONDS if is_uri(uri) else 0.0) as still_mine:
-        if unfinished:
+        if unfinished := _unfinished(job):
             job = unfinished
         else:
-            table = Table.open(uri) if update else None
-            job = replace(job, version=table.version) if table else job
-            journal.begin(job, table.model if table else None)
-        return _Encoding(job, journal, load, workers, still_mine, show_progress_bar).run()
+            job = replace(job, version=Table.open(uri).version) if update else job
+            begin(job)
+        return _Encoding(job, source, load, workers, still_mine, show_progress_bar).run()
+
+
+def _unfinished(job: Job) -> Job | None:
+    """Returns the unfinished job that a new one goes on with, if there is one; raises if it is another."""
+    if unfinished := unfinished_job(job.uri):
+        unfinished.require_same(job)
+    elif job.update:
+        Table.open(job.uri)
+    else:
+        connect_to_empty(job.uri)
+    return unfinished
 
 
 class _Encoding:
@@ -126,80 +133,81 @@ class _Encoding:
     def __init__(
         self,
         job: Job,
-        journal: Journal,
+        source: str | Path,
         load: Callable[[], Retriever],
         workers: Workers,
         still_mine: Callable[[], None],
         show_progress_bar: bool,
     ) -> None:
-        self.job, self.journal, self.load, self.workers = job, journal, load, workers
-        self.still_mine, self.shown, self.parts = still_mine, show_progress_bar, job.parts
+        self.job, self.source, self.load, self.workers = job, source, load, workers
+        self.still_mine, self.shown, self.parts, self.journal = still_mine, show_progress_bar, job.parts, Journal(job)
 
     def run(self) -> Encoded:
         """Does what is left of the job."""
         committed = is_committed(self.job)
         if not committed:
-            n_documents = self._survey()
-            self._encode(n_documents)
+            self._encode(self._read_ids())
         records = self.journal.records(self.parts)
         changes = self._changes(records)
-        if not committed and changes.any:
-            groups = fragment_groups(self.job) if changes.changed or changes.removed else []
-            gone = list(run_tasks(partial(remove_rows, self.job), groups, self._room))
-            fragments = [fragment for record in records for fragment in record.fragments]
-            updated = [fragment for of_group, _ in gone for fragment in of_group]
-            self.still_mine()
-            commit(self.job, fragments, updated, [identifier for _, of_group in gone for identifier in of_group])
         failed = [failure for record in records for failure in record.failed]
-        if not self.job.update and not changes.added:
-            self._discard()
-            raise InputError(f"{failed[0].place}: {failed[0].reason}; no document could be encoded")
+        if not committed:
+            if not self.job.update and not changes.added:
+                self._discard()
+                raise InputError(f"{failed[0].place}: {failed[0].reason}; no document could be encoded")
+            self._commit(records, changes)
         if changes.any:
             list(run_tasks(optimize, [self.job.uri], 1))  # there, since it takes memory
-        self.journal.remove()
+        end(self.job)
         n_documents = open_lance(dataset_uri(self.job.uri)).count_rows()
         return Encoded(changes, failed, len(self.parts), n_documents)
 
-    def _survey(self) -> int:
+    def _read_ids(self) -> int:
         """Reads the ids; returns the number of documents. Without any, or if one comes twice, the job is given up."""
-        try:
-            left = self.journal.remaining(self.parts, "ids")
-            known = {part.number for part in self.parts} - {part.number for part in left}
-            n_documents = sum(count_ids(self.journal, part) for part in self.parts if part.number in known)
-            with bar(len(left), "parts read", shown=self.shown) as done:
-                for found in run_tasks(Survey(self.job), left, self._room):
-                    n_documents += found
-                    done.update()
-            if not n_documents:
-                raise InputError(f"{self.parts[0].uri}: no documents in it; a corpus needs at least one")
-            look = partial(first_duplicate, self.journal.folder.uri, len(self.parts))
-            pairs = [pair for pair in run_tasks(look, buckets(n_documents), self._room) if pair]
-            if twice := min(pairs, key=lambda pair: pair[1], default=None):
-                raise name_duplicate(self.parts, self.job.columns, twice)
-        except InputError:
+        left = self.journal.remaining(self.parts, "ids")
+        unread = {part.number for part in left}
+        n_documents = count_ids(self.job, [part for part in self.parts if part.number not in unread])
+        with bar(len(left), "parts read", shown=self.shown) as done:
+            for found in run_tasks(IdReader(self.job), left, self._capacity):
+                n_documents += found
+                done.update()
+        if not n_documents:
+            fault = InputError(f"{self.source}: no documents in it; a corpus needs at least one")
+        else:
+            found_twice = run_tasks(partial(first_duplicate, self.job), buckets(n_documents), self._capacity)
+            twice = min(filter(None, found_twice), key=lambda pair: pair[1], default=None)
+            if not twice:
+                return n_documents
+            fault = name_duplicate(self.parts, self.job.columns, twice)
+        if self.journal.remaining(self.parts, "parts") == self.parts:
             self._discard()
-            raise
-        return n_documents
+        raise fault
 
     def _encode(self, n_documents: int) -> None:
-        """Encodes the parts that are left; a round ends early for those whose workers are lost."""
-        self.journal.forget_attempts()
+        """Encodes the parts that are left."""
         arguments = self.job, self.load, max(1, int(self.workers.cpus))
-        reason, idle_rounds = "", 0
         with bar(n_documents, "documents encoded", shown=self.shown) as done:
-            left = self.journal.remaining(self.parts, "parts")
-            while left:
-                try:
-                    for encoded in run_workers(PartEncoder, arguments, left, self.workers):
-                        done.update(encoded)
-                except InputError:
-                    raise
-                except Exception as error:  # noqa: BLE001 - Ray's, of workers that do not start
-                    reason = first_line(error)
-                before, left = len(left), self.journal.remaining(self.parts, "parts")
-                idle_rounds = idle_rounds + 1 if len(left) == before else 0
-                if idle_rounds > MAX_ATTEMPTS:
-                    raise InputError(f"{left[0].place}: no worker encodes it ({reason}); see to them and run again")
+            for encoded in run_workers(
+                PartEncoder,
+                arguments,
+                lambda: self.journal.remaining(self.parts, "parts"),
+                self.workers,
+                lambda part: part.place,
+                self.job.uri,
+            ):
+                done.update(encoded)
+
+    def _commit(self, records: list[Record], changes: Changes) -> None:
+        """Makes the documents rows of the table, if the source still is what was read."""
+        self.job.require_unchanged(source_files(self.source))
+        if not changes.any:
+            return
+        groups = fragment_groups(self.job) if changes.changed or changes.removed else []
+        remove = partial(remove_rows, self.job, len(groups))
+        gone = list(run_tasks(remove, list(enumerate(groups)), self._capacity))
+        fragments = [fragment for record in records for fragment in record.fragments]
+        updated = [fragment for of_group, _ in gone for fragment in of_group]
+        self.still_mine()
+        commit(self.job, fragments, updated, [identifier for _, of_group in gone for identifier in of_group])
 
     def _changes(self, records: list[Record]) -> Changes:
         before = open_lance(dataset_uri(self.job.uri), self.job.version).count_rows()
@@ -209,16 +217,16 @@ class _Encoding:
         return Changes(added, changed, removed, sum(one.unchanged for one in records), missing - removed)
 
     def _discard(self) -> None:
-        """Leaves things as they were before the job."""
-        self.journal.remove()
+        """Leaves things as they were before the job; if interrupted, the job is still there and does it again."""
         if not self.job.update:
             Folder(dataset_uri(self.job.uri)).remove()  # of a store, what else is at the URI is not ours
-            if not is_remote(self.job.uri):
-                shutil.rmtree(self.job.uri, ignore_errors=True)
+        end(self.job)
+        if not self.job.update and not is_remote(self.job.uri):
+            shutil.rmtree(self.job.uri, ignore_errors=True)
 
     @property
-    def _room(self) -> int:
-        return self.workers.room()
+    def _capacity(self) -> int:
+        return self.workers.capacity()
 
 
 def _loader(retriever: str | Path | Callable[[], Retriever], options: dict[str, Any]) -> Callable[[], Retriever]:

@@ -14,7 +14,9 @@ import pyarrow as pa
 from rabtriever.caching import LRUCache
 from rabtriever.cluster.journal import Failure, Job, Journal, Record
 from rabtriever.cluster.parts import Part, open_lance
+from rabtriever.cluster.replacing import KEPT, REPLACED, fragment_groups, write_rows
 from rabtriever.cluster.rows import Placed, read_documents
+from rabtriever.cluster.running import BrokenWorkerError
 from rabtriever.data import Document
 from rabtriever.errors import InputError, first_line
 from rabtriever.extras import needs
@@ -24,9 +26,7 @@ from rabtriever.index.syncing import document_digest
 from rabtriever.index.table import Table, dataset_uri
 from rabtriever.index.table_version import id_filter
 
-MAX_ATTEMPTS = 3
 ALL_BAD = 16  # documents of a part of which none can be encoded: the model is at fault, not they
-KEPT, REPLACED = 0, 1
 
 Item = tuple[int, str, Document]  # position in the corpus, place for messages, document
 
@@ -44,34 +44,24 @@ class PartEncoder:
     """
 
     def __init__(self, job: Job, load: Callable[[], Retriever], threads: int) -> None:
-        self.job, self.journal, self.retriever = job, Journal(job.uri), load()
+        self.job, self.journal, self.retriever = job, Journal(job), load()
         if torch := sys.modules.get("torch"):
             torch.set_num_threads(threads)
         model = ModelInfo.of(self.retriever)
-        self.journal.require_model(model, job.uri)
-        if not job.update:
-            Table.ensure(job.uri, model)
+        Table.ensure(job.uri, model).model.check(model.fingerprint, job.uri)  # a new one is the first worker's
         self.dataset = open_lance(dataset_uri(job.uri), job.version)
+        self.groups = fragment_groups(job) if job.update else []
+        self.good: Document | None = None  # the last that was encoded
         self.reused: LRUCache[str, np.ndarray] = LRUCache(MAX_REUSED_BYTES)
 
     def __call__(self, part: Part) -> int:
-        """Encodes a part, unless it is done; returns the number of its documents, 0 if it should be tried again.
+        """Encodes a part, unless it is done; returns the number of its documents.
 
         Raises:
             InputError: the job cannot go on.
+            BrokenWorkerError: this worker cannot.
         """
-        if self.journal.is_done(part):
-            return 0
-        times, reason = self.journal.begin_attempt(part)
-        if times >= MAX_ATTEMPTS:
-            raise InputError(f"{part.place}: failed {times} times ({reason}); see to it and run again")
-        try:
-            return self._encode_part(part)
-        except InputError:
-            raise
-        except Exception as error:  # noqa: BLE001 - of a file system or a device
-            self.journal.fail_attempt(part, first_line(error))
-            return 0
+        return 0 if self.journal.is_done(part) else self._encode_part(part)
 
     def _encode_part(self, part: Part) -> int:
         record, schema = Record(), writable_schema(self.dataset.schema)
@@ -98,7 +88,8 @@ class PartEncoder:
         if len(failed) >= ALL_BAD and not record.added + record.changed + record.unchanged:
             raise InputError(f"{part.place}: no document can be encoded ({record.failed[0].reason}); see to the model")
         record.fragments = self._write(batches)
-        self.journal.finish(part, record, np.array(rows, np.int64).reshape(-1, 2))
+        write_rows(self.journal, part, self.groups, rows)
+        self.journal.finish(part, record)
         return n_read
 
     def _stored(self, ids: Sequence[str]) -> dict[str, tuple[bytes, int]]:
@@ -121,6 +112,8 @@ class PartEncoder:
             latents = encode_batch([document for _, _, document in items], self.retriever, self.reused)
         except Exception as error:  # noqa: BLE001 - of whatever model
             if len(items) == 1:
+                if not isinstance(error, InputError):
+                    self._require_working()
                 position, place, document = items[0]
                 reason = str(error) if isinstance(error, InputError) else first_line(error)
                 failed[position] = Failure(document.id, place, reason)
@@ -129,7 +122,17 @@ class PartEncoder:
                 yield from self._encode(items[:half], failed)
                 yield from self._encode(items[half:], failed)
         else:
+            self.good = items[-1][2]
             yield items, latents
+
+    def _require_working(self) -> None:
+        """Raises BrokenWorkerError if what was encoded before fails, too: the device is at fault, no document."""
+        if self.good is None:
+            return
+        try:
+            encode_batch([self.good], self.retriever, LRUCache(MAX_REUSED_BYTES))
+        except Exception as error:
+            raise BrokenWorkerError(first_line(error)) from error
 
     def _write(self, batches: list[pa.RecordBatch]) -> list[Any]:
         """Writes rows as files of the table, which no version of it has yet; returns what describes them."""

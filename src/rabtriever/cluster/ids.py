@@ -1,30 +1,30 @@
 """Ids that come twice in a corpus, found without holding all of them anywhere.
 
-Each part writes a digest and the position of each of its ids, sorted by digest, behind a table of where each first byte
-begins. Whoever looks for duplicates reads a range of first bytes of all parts.
+Each part writes a digest and the position of each of its ids, sorted by digest, in a slice for each first byte. Whoever
+looks for duplicates reads some slices of all parts.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
-from rabtriever.cluster.journal import Job, Journal, id_file
+from rabtriever.cluster.journal import Job, Journal, part_name
 from rabtriever.cluster.parts import Part
 from rabtriever.cluster.rows import read_documents
+from rabtriever.cluster.slices import count_rows, pack_slices, read_slices
 from rabtriever.errors import InputError, first_line
-from rabtriever.persistence.files import Folder
 from rabtriever.sources.tables import Columns
 
 ROW = np.dtype([("high", "<u8"), ("low", "<u8"), ("position", "<i8")])
 BUCKETS = 256  # first bytes of a digest
-HEADER = np.dtype(("<u4", BUCKETS + 1))
 IDS_PER_TASK = 2**21  # whose duplicates are looked for at a time: 50 MB
 ALL_BAD = 16  # rows of which none is a document: not one row is at fault, but the source
 
 
-class Survey:
+class IdReader:
     """Writes the ids of a part; Ray Data calls it.
 
     Args:
@@ -49,35 +49,27 @@ class Survey:
         # Which documents are gone is not known while a row cannot be read.
         if faults and (self.job.delete or (len(faults) >= ALL_BAD and not digests)):
             raise faults[0]
-        Journal(self.job.uri).write_ids(part, _pack(b"".join(digests), positions))
+        Journal(self.job).write(part, "ids", _pack(b"".join(digests), positions))
         return len(digests)
 
 
-def count_ids(journal: Journal, part: Part) -> int:
-    """Returns the number of ids of a part."""
-    with journal.folder.opened(id_file(part.number)) as file:
-        return int(np.frombuffer(file.read_at(HEADER.itemsize, 0), "<u4")[-1])
+def count_ids(job: Job, parts: Sequence[Part]) -> int:
+    """Returns the number of ids of parts that were read."""
+    return count_rows(Journal(job).folder, [_id_file(part) for part in parts], BUCKETS)
 
 
-def first_duplicate(uri: str, n_parts: int, first_bytes: tuple[int, int]) -> list[int]:
+def first_duplicate(job: Job, first_bytes: tuple[int, int]) -> list[int]:
     """Looks for ids that come twice among those whose digests begin with one of some bytes.
 
     Args:
-        uri: The journal's folder.
-        n_parts: Number of parts.
+        job: The job, of which all parts were read.
         first_bytes: The first of them, and the first that is none.
 
     Returns:
         The positions of the id whose second one comes first in the corpus; empty if all ids differ.
     """
-    slices, folder, (first, last) = [], Folder(uri), first_bytes
-    for number in range(n_parts):
-        with folder.opened(id_file(number)) as file:
-            begins = np.frombuffer(file.read_at(HEADER.itemsize, 0), "<u4")
-            begin, end = int(begins[first]), int(begins[last])
-            data = file.read_at((end - begin) * ROW.itemsize, HEADER.itemsize + begin * ROW.itemsize)
-        slices.append(np.frombuffer(data, ROW))
-    ids = np.concatenate(slices)
+    names = [_id_file(part) for part in job.parts]
+    ids = read_slices(Journal(job).folder, names, ROW, BUCKETS, *first_bytes)
     ids = ids[np.lexsort((ids["position"], ids["low"], ids["high"]))]
     again = np.flatnonzero((ids["high"][1:] == ids["high"][:-1]) & (ids["low"][1:] == ids["low"][:-1])) + 1
     if not len(again):
@@ -111,5 +103,8 @@ def _pack(digests: bytes, positions: list[int]) -> bytes:
     rows = np.empty(len(pairs), ROW)
     rows["high"], rows["low"], rows["position"] = pairs[:, 0], pairs[:, 1], positions
     rows = rows[np.lexsort((rows["low"], rows["high"]))]
-    begins = np.searchsorted(rows["high"] >> np.uint64(56), np.arange(BUCKETS + 1)).astype("<u4")
-    return begins.tobytes() + rows.tobytes()
+    return pack_slices(rows, rows["high"] >> np.uint64(56), BUCKETS)
+
+
+def _id_file(part: Part) -> str:
+    return f"ids/{part_name(part)}"

@@ -1,12 +1,10 @@
 """What a job of encoding has done, beside its table: a second run goes on from there.
 
 =====================  ==============================================================================================
-job.json               What is encoded, from which version of the table.
-model.json             The retriever: of a new index the one that the first worker loaded.
-ids/<part>             Digests of the part's ids (:mod:`rabtriever.cluster.ids`).
-attempts/<part>        How often the part was begun, and why it failed the last time.
-rows/<part>            Of an update: the rows that hold the part's documents, and whether they are replaced.
-parts/<part>           Its fragments and counts; written last, so that a part is done or not.
+job.json               What is encoded, from which version of the table. It alone says that there is a job.
+<job>/ids/<part>       Digests of the part's ids (:mod:`rabtriever.cluster.ids`).
+<job>/rows/<part>      Of an update: the rows of the part's documents (:mod:`rabtriever.cluster.replacing`).
+<job>/parts/<part>     The part's fragments and counts; written last, so that a part is done or not.
 =====================  ==============================================================================================
 """
 
@@ -15,20 +13,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from rabtriever.cluster.parts import Part, SourceFile, make_parts
-from rabtriever.errors import InputError
-from rabtriever.index.schema import ModelInfo
+from rabtriever.cluster.slices import READERS
+from rabtriever.errors import InputError, StorageError
 from rabtriever.index.table import ENCODING
 from rabtriever.persistence.files import Folder
-from rabtriever.scoring.layout import ScoreLayout
 from rabtriever.sources.tables import Columns
 
-READERS = 16  # records that are read at a time
+JOB = "job.json"
 
 
 @dataclass(frozen=True)
@@ -73,6 +68,11 @@ class Job:
         """Returns the job as JSON."""
         return json.dumps(asdict(self)).encode()
 
+    def require_unchanged(self, files: list[SourceFile]) -> None:
+        """Raises InputError if files of the corpus changed after the job began; of Lance it reads an old version."""
+        mine, now = ([file for file in of if file.kind != "lance"] for of in (self.files, files))
+        replace(self, files=mine).require_same(replace(self, files=now))
+
     def require_same(self, other: Job) -> None:
         """Raises InputError if an unfinished job, which this is, differs from the one that is to go on with it."""
         if self.files != other.files or self.columns != other.columns:
@@ -116,95 +116,61 @@ class Record:
 
 
 class Journal:
-    """The journal of the job at ``uri``, if there is one."""
+    """What a job has done."""
 
-    def __init__(self, uri: str) -> None:
-        self.folder = Folder(f"{uri}/{ENCODING}")
+    def __init__(self, job: Job) -> None:
+        self.folder = Folder(f"{job.uri}/{ENCODING}/{job.id}")
 
-    def job(self) -> Job | None:
-        """Returns the job that is not finished; None if there is none."""
-        text = self.folder.read("job.json")
-        return Job.from_json(text) if text else None
+    def remaining(self, parts: Sequence[Part], kind: str) -> list[Part]:
+        """Returns the parts without a file of a kind."""
+        done = set(self.folder.names(kind))
+        return [part for part in parts if part_name(part) not in done]
 
-    def begin(self, job: Job, model: ModelInfo | None) -> None:
-        """Writes down what is encoded, and by which retriever if that is known."""
-        if model:
-            self.folder.write("model.json", json.dumps(asdict(model)).encode())
-        self.folder.write("job.json", job.to_json())
-
-    def require_model(self, model: ModelInfo, uri: str) -> None:
-        """Raises InputError unless a worker's retriever is that of the job, which it becomes if there is none."""
-        text = self.folder.read("model.json")
-        if text is None:
-            self.folder.write("model.json", json.dumps(asdict(model)).encode())
-        else:
-            stored = json.loads(text)
-            ModelInfo(**{**stored, "layout": ScoreLayout(**stored["layout"])}).check(model.fingerprint, uri)
-
-    def remaining(self, parts: Sequence[Part], folder: str) -> list[Part]:
-        """Returns the parts without a file in one of its folders."""
-        done = self.folder.names(folder)
-        return [part for part in parts if _name(part) not in done]
+    def write(self, part: Part, kind: str, data: bytes) -> None:
+        """Writes a part's file of a kind."""
+        self.folder.write(f"{kind}/{part_name(part)}", data)
 
     def is_done(self, part: Part) -> bool:
         """Returns whether a part has its record."""
-        return self.folder.read(f"parts/{_name(part)}") is not None
+        return self.folder.exists(f"parts/{part_name(part)}")
 
-    def begin_attempt(self, part: Part) -> tuple[int, str]:
-        """Counts that a part is begun; returns how often it was before, and why it failed then."""
-        before, reason = self._attempts(part)
-        self._write_attempts(part, before + 1, "its worker ended")
-        return before, reason
-
-    def fail_attempt(self, part: Part, reason: str) -> None:
-        """Notes why a part failed that will be tried again."""
-        self._write_attempts(part, self._attempts(part)[0], reason)
-
-    def forget_attempts(self) -> None:
-        """Counts anew."""
-        self.folder.remove("attempts")
-
-    def finish(self, part: Part, record: Record, rows: np.ndarray) -> None:
-        """Writes a part's record, and its ``rows``, int64 (n, 2): addresses, and whether each is replaced."""
-        if len(rows):
-            self.folder.write(f"rows/{_name(part)}", rows.tobytes())
-        self.folder.write(f"parts/{_name(part)}", json.dumps(asdict(record)).encode())
+    def finish(self, part: Part, record: Record) -> None:
+        """Writes a part's record."""
+        self.write(part, "parts", json.dumps(asdict(record)).encode())
 
     def records(self, parts: Sequence[Part]) -> list[Record]:
-        """Returns the records of finished parts."""
+        """Returns the records of finished parts; raises StorageError for one that is missing."""
         with ThreadPoolExecutor(READERS) as readers:
             return list(readers.map(self._record, parts))
 
-    def rows(self, parts: Sequence[Part]) -> np.ndarray:
-        """Returns the rows of finished parts, int64 (n, 2), as in :meth:`finish`."""
-        with ThreadPoolExecutor(READERS) as readers:
-            texts = readers.map(lambda part: self.folder.read(f"rows/{_name(part)}") or b"", parts)
-            return np.frombuffer(b"".join(texts), np.int64).reshape(-1, 2)
-
-    def write_ids(self, part: Part, data: bytes) -> None:
-        """Writes the digests of a part's ids."""
-        self.folder.write(id_file(part.number), data)
-
-    def remove(self) -> None:
-        """Ends the job."""
-        self.folder.remove()
-
     def _record(self, part: Part) -> Record:
-        values = json.loads(self.folder.read(f"parts/{_name(part)}") or b"{}")
-        return Record(**{**values, "failed": [Failure(**one) for one in values.get("failed", ())]})
-
-    def _attempts(self, part: Part) -> tuple[int, str]:
-        times, _, reason = (self.folder.read(f"attempts/{_name(part)}") or b"0\n").decode().partition("\n")
-        return int(times), reason
-
-    def _write_attempts(self, part: Part, times: int, reason: str) -> None:
-        self.folder.write(f"attempts/{_name(part)}", f"{times}\n{reason}".encode())
+        name = f"parts/{part_name(part)}"
+        if (text := self.folder.read(name)) is None:
+            raise StorageError(f"{self.folder.uri}/{name}: the record of an encoded part is gone; restore it")
+        values = json.loads(text)
+        return Record(**{**values, "failed": [Failure(**one) for one in values["failed"]]})
 
 
-def id_file(number: int) -> str:
-    """Returns the name in the journal of the digests of a part's ids."""
-    return f"ids/{number:06d}"
+def unfinished_job(uri: str) -> Job | None:
+    """Returns the job of an index that is not finished; None if there is none."""
+    text = Folder(f"{uri}/{ENCODING}").read(JOB)
+    return Job.from_json(text) if text else None
 
 
-def _name(part: Part) -> str:
+def begin(job: Job) -> None:
+    """Notes that a job begins, without anything of an earlier one."""
+    folder = Folder(f"{job.uri}/{ENCODING}")
+    folder.remove()
+    folder.write(JOB, job.to_json())
+
+
+def end(job: Job) -> None:
+    """Notes that a job is over; whenever this is interrupted, no job is there without its records."""
+    folder = Folder(f"{job.uri}/{ENCODING}")
+    folder.delete(JOB)
+    folder.remove()
+
+
+def part_name(part: Part) -> str:
+    """Returns the name of a part's files."""
     return f"{part.number:06d}"

@@ -6,14 +6,14 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 
 from rabtriever.cluster.account import SharedAccount
-from rabtriever.cluster.running import Workers, run_workers
-from rabtriever.errors import InputError, first_line
+from rabtriever.cluster.running import Workers, run_tasks, run_workers
 from rabtriever.evaluation.score_pairs import Probe, probe_reranker
 from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.blocks import Outcome, score_block
@@ -22,8 +22,6 @@ from rabtriever.rerankers.remote.reranker import RemoteReranker
 from rabtriever.rerankers.remote.source import is_remote
 from rabtriever.rerankers.store import ScoreStore
 from rabtriever.teachers import load_teacher
-
-MAX_ATTEMPTS = 3  # in a row in which no block was done, each with the workers that are left
 
 
 class RayScorer:
@@ -45,14 +43,12 @@ class RayScorer:
 
     def probe(self, queries: Sequence[str], documents: Sequence[str], pairs: np.ndarray) -> Probe:
         """See :meth:`Scorer.probe`; a task of a worker's size loads the reranker, unless it is a server."""
-        import ray
-
         if self._account:
-            return _reraised(_probe(self.name, self.options, queries, documents, pairs))
+            return _probe(self.name, self.options, (queries, documents, pairs))
         texts = _Texts(pa.array(queries, pa.large_string()), pa.array(documents, pa.large_string())).of(pairs)
-        self.workers.room()
-        task: Any = ray.remote(num_cpus=self.workers.cpus, num_gpus=self.workers.gpus)(_probe)
-        return _reraised(ray.get(task.remote(self.name, self.options, *texts)))
+        self.workers.capacity()
+        (probe,) = run_tasks(partial(_probe, self.name, self.options), [texts], 1, self.workers)
+        return probe
 
     def score(
         self, store: ScoreStore, queries: Sequence[str], documents: Sequence[str], blocks: Sequence[np.ndarray]
@@ -63,17 +59,15 @@ class RayScorer:
         texts = [ray.put(pa.array(side, pa.large_string())) for side in (queries, documents)]
         pairs, ends = ray.put(np.concatenate(blocks)), np.cumsum([len(block) for block in blocks]).tolist()
         left = {i: (i, end - len(block), end) for i, (block, end) in enumerate(zip(blocks, ends, strict=True))}
-        attempts = 0
-        while left:
-            if attempts == MAX_ATTEMPTS:
-                fault = f"workers were lost {attempts} times ({len(left)} of {len(blocks)} blocks of pairs are left)"
-                raise InputError(f"--ray: {fault}; give workers more memory, or fewer of them, and run it again")
-            attempts += 1
-            arguments = self.name, self._worker_options(len(blocks)), store.folder.uri, [*texts, pairs], self._account
-            for row in run_workers(_Judge, arguments, list(left.values()), self.workers):
-                attempts = 0
-                del left[row["number"]]
-                yield row["number"], Outcome(*json.loads(row["outcome"]))
+        arguments = self.name, self._worker_options(len(blocks)), store.folder.uri, [*texts, pairs], self._account
+
+        def name(_: tuple[int, int, int]) -> str:
+            return f"--ray: {len(left)} of {len(blocks)} blocks of pairs"
+
+        todo, place = (lambda: list(left.values())), store.folder.uri
+        for row in run_workers(_Judge, arguments, todo, self.workers, name, place):
+            del left[row["number"]]
+            yield row["number"], Outcome(*json.loads(row["outcome"]))
 
     def cost(self) -> float | None:
         """See :meth:`Scorer.cost`."""
@@ -84,7 +78,7 @@ class RayScorer:
         if not self._account:
             return self.options
         remote = self.options.get("remote") or RemoteOptions()
-        threads = math.ceil(remote.concurrency / min(self.workers.room(), n_blocks))
+        threads = math.ceil(remote.concurrency / min(self.workers.capacity(), n_blocks))
         return {**self.options, "remote": replace(remote, concurrency=threads)}
 
 
@@ -112,41 +106,19 @@ class _Judge:
         self.fault = ""
         *texts, self.pairs = ray.get(list(references))
         self.texts = _Texts(*texts)
-        try:
-            self.reranker = cast(Reranker, load_teacher(name, **options))
-            if isinstance(self.reranker, RemoteReranker):
-                self.reranker.use(account)
-            self.place = ScoreStore(store).prepare(self.reranker)
-        except Exception as error:  # noqa: BLE001 - Ray would start it again and again
-            self.fault = _told(error)
+        self.reranker = cast(Reranker, load_teacher(name, **options))
+        if isinstance(self.reranker, RemoteReranker):
+            self.reranker.use(account)
+        self.place = ScoreStore(store).prepare(self.reranker)
 
     def __call__(self, block: tuple[int, int, int]) -> dict[str, Any]:
         number, start, end = block
-        try:
-            outcome = self.fault or score_block(self.reranker, self.place, *self.texts.of(self.pairs[start:end]))
-        except Exception as error:  # noqa: BLE001 - Ray would leave the block out
-            outcome = _told(error)
-        if isinstance(outcome, str):
-            outcome = Outcome(fault=outcome)
-        self.fault = outcome.fault
+        outcome = Outcome(fault=self.fault)
+        if not self.fault:
+            outcome = score_block(self.reranker, self.place, *self.texts.of(self.pairs[start:end]))
+            self.fault = outcome.fault
         return {"number": number, "outcome": json.dumps(outcome)}
 
 
-def _probe(
-    name: str, options: dict[str, Any], queries: Sequence[str], documents: Sequence[str], pairs: np.ndarray
-) -> Probe | str:
-    try:
-        reranker = cast(Reranker, load_teacher(name, **options))
-        return probe_reranker(name, reranker, queries, documents, pairs)
-    except Exception as error:  # noqa: BLE001 - one line instead of another process's traceback
-        return _told(error)
-
-
-def _reraised(result: Probe | str) -> Probe:
-    if isinstance(result, str):
-        raise InputError(result)
-    return result
-
-
-def _told(error: Exception) -> str:
-    return str(error) if isinstance(error, InputError) else first_line(error)
+def _probe(name: str, options: dict[str, Any], few: tuple[Sequence[str], Sequence[str], np.ndarray]) -> Probe:
+    return probe_reranker(name, cast(Reranker, load_teacher(name, **options)), *few)

@@ -55,7 +55,7 @@ class Part:
         number: In the order of the corpus.
         uri: The file's.
         kind: The file's.
-        version: The file's stamp.
+        stamp: The file's.
         first: Its first byte or row.
         last: The first behind it.
         offset: Sum of the lengths of the files before: ``offset`` + byte or row ascends with the order of the corpus.
@@ -64,7 +64,7 @@ class Part:
     number: int
     uri: str
     kind: str
-    version: int
+    stamp: int
     first: int
     last: int
     offset: int

@@ -108,7 +108,7 @@ def _parquet_rows(part: Part) -> Iterator[Mapping[str, Any]]:
 
 
 def _lance_rows(part: Part) -> Iterator[Mapping[str, Any]]:
-    dataset = open_lance(part.uri, part.version)
+    dataset = open_lance(part.uri, part.stamp)
     ours = METADATA_KEY in (dataset.schema.metadata or {})
     kept = DOCUMENT_COLUMNS if ours else columns_without_bytes(dataset.schema)
     scan = {"columns": kept, "offset": part.first, "limit": part.last - part.first, "batch_size": ROWS_PER_READ}

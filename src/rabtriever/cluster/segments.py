@@ -6,11 +6,12 @@ In a folder they are where all replicas that see the folder look for them. In an
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from rabtriever.cluster.running import run_tasks
 from rabtriever.cluster.session import LOCAL, connected
 from rabtriever.cluster.shards import Shard
-from rabtriever.extras import needs
 from rabtriever.index.segments import META, Segments
 from rabtriever.index.snapshot import KeyRange
 from rabtriever.index.table import Table
@@ -40,11 +41,8 @@ def build_segments(uri: str, shards: int, precision: str = "int8", address: str 
     uri = normalized_uri(uri)
     Table.open(uri)
     with connected(address):
-        with needs("cluster"):
-            import ray
-
-        build = ray.remote(num_cpus=1)(_build)
-        return list(ray.get([build.remote(uri, number, shards, precision) for number in range(shards)]))
+        built = dict(run_tasks(partial(_build_one, uri, shards, precision), range(shards), shards))
+    return [built[number] for number in range(shards)]
 
 
 def fetch_segments(uri: str, number: int, count: int, precision: str = "int8") -> None:
@@ -56,6 +54,10 @@ def fetch_segments(uri: str, number: int, count: int, precision: str = "int8") -
     for name in _complete(stored):
         if not (segments.folder / name).exists():
             download(f"{stored.uri}/{name}", segments.folder / name)
+
+
+def _build_one(uri: str, count: int, precision: str, number: int) -> tuple[int, dict[str, Any]]:
+    return number, _build(uri, number, count, precision)
 
 
 def _build(uri: str, number: int, count: int, precision: str) -> dict[str, Any]:

@@ -265,7 +265,8 @@ class Table:
 
 def connect_to_empty(uri: str) -> lancedb.DBConnection:
     """Connects to where a table is to be made; raises ConflictError if something is there."""
-    if not is_remote(uri) and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
+    place = Path(uri)
+    if not is_remote(uri) and place.exists() and (place.is_file() or {path.name for path in place.iterdir()} - {LOCK}):
         raise ConflictError(f"{uri}: exists already; give another folder or remove it")
     connection = connect(uri)
     if set(connection.list_tables().tables) - {WRITER}:

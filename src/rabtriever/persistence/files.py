@@ -84,6 +84,12 @@ class Folder:
             finally:
                 temporary.unlink(missing_ok=True)
 
+    def delete(self, name: str) -> None:
+        """Removes a file, if it is there."""
+        with self._errors(), suppress(FileNotFoundError):
+            files, path = self._place
+            files.delete_file(f"{path}/{name}")
+
     def remove(self, inner: str = "") -> None:
         """Removes a folder in it, or all of it, if it is there."""
         with self._errors(), suppress(FileNotFoundError):
