@@ -116,14 +116,14 @@ class _Judge:
             self.reranker = cast(Reranker, load_teacher(name, **options))
             if isinstance(self.reranker, RemoteReranker):
                 self.reranker.use(account)
-            self.place = ScoreStore(store).prepare(self.reranker)
+            self.uri = ScoreStore(store).prepare(self.reranker)
         except Exception as error:  # noqa: BLE001 - Ray would start it again and again
             self.fault = _told(error)
 
     def __call__(self, block: tuple[int, int, int]) -> dict[str, Any]:
         number, start, end = block
         try:
-            outcome = self.fault or score_block(self.reranker, self.place, *self.texts.of(self.pairs[start:end]))
+            outcome = self.fault or score_block(self.reranker, self.uri, *self.texts.of(self.pairs[start:end]))
         except Exception as error:  # noqa: BLE001 - Ray would leave the block out
             outcome = _told(error)
         if isinstance(outcome, str):
