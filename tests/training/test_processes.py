@@ -82,7 +82,7 @@ def test_a_log_has_each_line_once(runs):
     assert [line["step"] for line in log if "loss" in line] == list(range(1, 21))
     assert (
         done.stderr.count('"hard_negatives/R@1"') == 3
-    )  # mined once each: listwise, student, and the one that was cut
+    )  # listwise, student, the one that was cut
 
 
 def test_an_interrupted_training_resumes_in_any_number_of_processes(runs, llm_folder):
@@ -223,7 +223,7 @@ def test_what_another_process_asks_for_alone_is_made_in_a_second_round(monkeypat
     cache, other = TeacherCache(teacher, tmp_path), [(1, 1)]
     if is_remote:
         monkeypatch.setattr(module, "RemoteReranker", type(teacher))
-    monkeypatch.setattr(processes, "count", lambda: 2)
+    several(monkeypatch, 0)
     monkeypatch.setattr(processes, "agree", lambda value: value)
     played = iter([[], None, other, [], None])  # what it makes and finds in both rounds, and asks for between them
     monkeypatch.setattr(processes, "together", lambda function: [function(), next(played)])
