@@ -182,7 +182,20 @@ def test_after_a_killed_command_only_the_rest_is_scored(cluster, judge, stub, tm
     stub.delay = 0.3
     data, store = write_beir(tmp_path / "made", DATA), tmp_path / "store"
     command = ["judge", data, "--teacher", stub.source("tei"), "--encoder", sentence_folders["bert"], "--split", "test"]
-    several = "--queries-limit", 0, "--depth", 12, "--out", store, "--ray", cluster, "--ray-workers", 2, "--concurrency", 2
+    several = (
+        "--queries-limit",
+        0,
+        "--depth",
+        12,
+        "--out",
+        store,
+        "--ray",
+        cluster,
+        "--ray-workers",
+        2,
+        "--concurrency",
+        2,
+    )
     environment = {**os.environ, "RABTRIEVER_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, *map(str, (*command, *several))],

@@ -80,9 +80,7 @@ def test_a_log_has_each_line_once(runs):
     both, done = runs[1], runs[-1]
     log = [json.loads(line) for line in (both / "listwise" / "train_log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log if "loss" in line] == list(range(1, 21))
-    assert (
-        done.stderr.count('"hard_negatives/R@1"') == 3
-    )  # listwise, student, the one that was cut
+    assert done.stderr.count('"hard_negatives/R@1"') == 3  # listwise, student, the one that was cut
 
 
 def test_an_interrupted_training_resumes_in_any_number_of_processes(runs, llm_folder):
@@ -261,11 +259,11 @@ def test_each_process_takes_its_gpu_before_it_loads_a_model(monkeypatch, tmp_pat
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: done.append("connect"))
     monkeypatch.setattr("rabtriever.training.distill.load_teachers", load)
     monkeypatch.setattr(Start, "of", load)
+    monkeypatch.setattr(processes, "_connect", processes._connect.__wrapped__)  # each call is another process's
     for call in (
         lambda device: distill(make_data(), "tools", tmp_path / "out", device=device),
         lambda device: train_reranker(make_data(), tmp_path / "out", device=device),
     ):
-        monkeypatch.setattr(processes, "_connect", processes._connect.__wrapped__)
         for device in (None, "cuda"):
             done.clear()
             with pytest.raises(RuntimeError, match="stopped here"):

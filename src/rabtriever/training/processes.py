@@ -83,7 +83,7 @@ def shared(function: Callable[[], Iterable[Path]]) -> list[Path]:
     A network file system may show them late, and a process that looked for itself would go another way.
     """
     paths = first(lambda: list(function()))
-    together(lambda: [require_shared(path) for path in paths])
+    together(lambda: require_shared(*paths))
     return paths
 
 
@@ -130,9 +130,9 @@ def sum_gradients(parameters: Iterable[nn.Parameter | Tensor]) -> None:
         weight.grad = part.view_as(weight)
 
 
-def require_shared(path: Path) -> None:
+def require_shared(*paths: Path) -> None:
     """Raises StorageError if this process does not see what another one made."""
-    if not path.exists():
+    for path in (path for path in paths if not path.exists()):
         raise StorageError(f"{path}: another process made it, this one does not see it; give all one file system")
 
 
