@@ -1,10 +1,13 @@
 """Texts that no tokenizer takes are named, wherever they are given."""
 
+import pickle
+
 import numpy as np
 import pytest
 
+from rabtriever import errors
 from rabtriever.encoders.llm import LLMEncoder
-from rabtriever.errors import TextError, check_texts
+from rabtriever.errors import InputError, TextError, check_texts
 from rabtriever.rerankers.cross_encoder import CrossEncoderReranker
 from rabtriever.retriever import Rabtriever
 
@@ -18,6 +21,19 @@ def test_positions_count_in_the_given_list():
             check_texts("query", ["a", "", HALF], [position])
         assert raised.value.position == position
         str(raised.value).encode()  # it can be printed
+
+
+ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, InputError)]
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_error_travels_between_processes(kind):
+    is_text = kind is TextError
+    error = (
+        kind("query", 3, HALF, "has no tokens") if is_text else kind("it: wrong; correct it", param="it", position=3)
+    )
+    made = pickle.loads(pickle.dumps(error))
+    assert type(made) is kind and str(made) == str(error) and vars(made) == vars(error)
 
 
 def test_half_an_emoji_is_an_input_error_of_every_model(retriever, reranker, cross_encoder_folder, sentence_encoders):

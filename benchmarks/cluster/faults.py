@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +61,25 @@ def measure(quick: bool) -> dict[str, Any]:
                 found = scores(Index.open(folder / f"by{count}", retriever), retriever)
                 differences.append(float(np.abs(found - alone).max()))
             node = cluster.add_node(**NODE)
-            killer = threading.Thread(target=lambda: (half_done(folder / "node", n), cluster.remove_node(node)))
-            killer.start()
-            encode_corpus(source, MODEL, folder / "node", workers=Workers(2))
-            killer.join()
+
+            def kill_node() -> None:
+                wait_until_under_way(folder / "node", n)
+                cluster.remove_node(node)
+                require_unfinished(folder / "node")
+
+            with ThreadPoolExecutor(1) as killer:
+                killed = killer.submit(kill_node)
+                encode_corpus(source, MODEL, folder / "node", workers=Workers(2))
+                killed.result()
             ids += [Index.open(folder / "node").ids()]
             arguments = [cluster.address, str(source), str(folder / "driver"), MODEL]
             driver = subprocess.Popen([sys.executable, "-c", DRIVER, *arguments])
-            half_done(folder / "driver", n)
-            driver.send_signal(signal.SIGKILL)
+            wait_until_under_way(folder / "driver", n)
+            if driver.poll() is not None:
+                raise RuntimeError("the driver ended before it was killed")
+            driver.kill()
             driver.wait()
+            require_unfinished(folder / "driver")
             encode_corpus(source, MODEL, folder / "driver", workers=Workers(1))
             ids += [Index.open(folder / "driver").ids()]
         finally:
@@ -91,7 +99,7 @@ def scores(index: Index, retriever: Rabtriever) -> np.ndarray:
     return retriever.similarity(retriever.encode_query(queries), latents)
 
 
-def half_done(uri: Path, n: int) -> None:
+def wait_until_under_way(uri: Path, n: int) -> None:
     """Waits until a third of the documents are encoded."""
     from rabtriever.cluster.journal import Journal, unfinished_job
 
@@ -105,7 +113,15 @@ def half_done(uri: Path, n: int) -> None:
         if sum(json.loads(record)["added"] for record in records if record) >= n / 3:
             return
         time.sleep(0.05)
-    raise RuntimeError("nothing was encoded")
+    raise RuntimeError("too little was encoded")
+
+
+def require_unfinished(uri: Path) -> None:
+    """Raises RuntimeError if the job was done before something was killed."""
+    from rabtriever.cluster.journal import Journal
+
+    if Journal(str(uri)).job() is None:
+        raise RuntimeError(f"{uri.name}: the job was done before it was killed")
 
 
 if __name__ == "__main__":

@@ -85,12 +85,12 @@ def _run(result: Row) -> list[tuple[str, object, str]]:
         "lost": ("documents lost after a killed node and a killed driver", "0"),
         "duplicated": ("documents there twice", "0"),
         "ray_overhead": ("encoding by two workers of one core, against two plain processes", "1.25"),
-        "memory_growth": ("the driver's memory, 10 times as many documents against one", "flat"),
+        "driver_memory_ratio": ("the driver's memory, 10 times as many documents against one", "flat"),
         "train_loss_diff": ("loss of two processes against one, 20 steps", "1e-3"),
         "failed_requests": ("failed requests when a shard's replica was killed under load", "0"),
-        "grouped_speedup": ("judging pairs grouped by document, against in random order", ""),
+        "speedup": ("judging pairs grouped by document, against in random order", ""),
     }
-    return [(said[name][0], result[name], said[name][1]) for name in said if name in result]
+    return [(said[name][0], result[name], said[name][1]) for name in said]
 
 
 def _encoder(row: Row) -> list[object]:

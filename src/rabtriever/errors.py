@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 MAX_SHOWN_TEXT = 80  # characters of a text in a message
 
@@ -29,6 +30,10 @@ class TextError(InputError):
     def __init__(self, kind: str, position: int, text: object, fault: str) -> None:
         super().__init__(f"{kind} {position}: {shorten(text)} {fault}", position=position)
         self.kind, self.text, self.fault = kind, text, fault
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Lets it travel between processes: an exception is made again of its message alone."""
+        return type(self), (self.kind, self.position, self.text, self.fault), self.__dict__
 
     def at(self, position: int) -> TextError:
         """Returns the error of the same text in another list."""

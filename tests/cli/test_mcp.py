@@ -1,5 +1,7 @@
 import argparse
 import json
+from argparse import Namespace
+from functools import partial
 
 import pytest
 
@@ -16,6 +18,19 @@ def config(tmp_path):
     path = tmp_path / "mcp.json"
     path.write_text(json.dumps({"mcpServers": {"notes": {"command": "notes"}}}))
     return path
+
+
+def test_a_file_in_object_storage_has_a_state_of_its_own_wherever_it_is_read_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    parse = partial(Namespace, state=None)
+    states = []
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        states.append(_state(parse(config="s3://bucket/mcp.json")))
+        states.append(_state(parse(config="mcp.json")))
+    assert states[0] == states[2] and len(set(states)) == 3
+    assert _state(parse(config=(tmp_path / "there" / "mcp.json").as_uri())) == states[3]
 
 
 def run(config, *arguments):

@@ -45,15 +45,14 @@ READABLE = {
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster(tmp_path_factory):
-    """Ray on this machine alone, whose workers have a cache of their own."""
+    """The address of Ray on this machine alone, whose workers have a cache of their own."""
     ray = pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RABTRIEVER_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setattr(score_pairs, "PAIRS_PER_BLOCK", 16)
         options = {"num_cpus": 2, "object_store_memory": 100_000_000, "include_dashboard": False}
-        ray.init("local", log_to_driver=False, logging_level="ERROR", **options)
-        yield
+        yield ray.init("local", log_to_driver=False, logging_level="ERROR", **options).address_info["gcs_address"]
         ray.shutdown()
 
 
@@ -87,16 +86,16 @@ def judge(sentence_encoders):
 def folder_of(place) -> VectorFolder:
     """The only folder of a store, in which no key may be twice."""
     (name,) = Folder(place).names()
-    shards = [shard for shard in Folder(place).names(name) if shard.endswith(SUFFIX)]
+    files = [file for file in Folder(place).names(name) if file.endswith(SUFFIX)]
     folder = VectorFolder(f"{place}/{name}")
-    assert sum(len(np.atleast_1d(read(f"{place}/{name}/{shard}"))) for shard in shards) == len(folder)
+    assert sum(len(np.atleast_1d(read(f"{place}/{name}/{file}"))) for file in files) == len(folder)
     return folder
 
 
-def read(shard):
+def read(file):
     from safetensors.numpy import load_file as load
 
-    return load(shard)["keys"]
+    return load(file)["keys"]
 
 
 def test_workers_score_what_one_process_scores_and_name_what_cannot_be_read(judge, reranker_folder, tmp_path):
@@ -106,13 +105,12 @@ def test_workers_score_what_one_process_scores_and_name_what_cannot_be_read(judg
     assert set(expected) == READABLE and len(local["scores"]["failed"]) == 10
     assert {one["document"] for one in local["scores"]["failed"]} == {"bread"}
     keys = sorted(expected)
-    for n in (1, 2):
-        report = judge(tmp_path / str(n), RayScorer(reranker_folder, options, Workers(n)))
-        found = folder_of(tmp_path / str(n))
-        assert set(found) == READABLE and report["scores"]["new"] == len(READABLE)
-        np.testing.assert_allclose(found.read(keys), expected.read(keys), atol=1e-4)
-        failed = [sorted(one["scores"]["failed"], key=str) for one in (report, local)]
-        assert failed[0] == failed[1] and report["teachers"]["it"]["R@1"] == local["teachers"]["it"]["R@1"]
+    report = judge(tmp_path / "ray", RayScorer(reranker_folder, options, Workers(2)))
+    found = folder_of(tmp_path / "ray")
+    assert set(found) == READABLE and report["scores"]["new"] == len(READABLE)
+    np.testing.assert_allclose(found.read(keys), expected.read(keys), atol=1e-4)
+    failed = [sorted(one["scores"]["failed"], key=str) for one in (report, local)]
+    assert failed[0] == failed[1] and report["teachers"]["it"]["R@1"] == local["teachers"]["it"]["R@1"]
 
 
 def test_a_reranker_that_workers_cannot_load_is_one_line(judge, tmp_path):
@@ -178,13 +176,26 @@ main(sys.argv[1:])
 """
 
 
-def test_after_a_killed_command_only_the_rest_is_scored(judge, stub, tmp_path, sentence_folders, monkeypatch):
+def test_after_a_killed_command_only_the_rest_is_scored(cluster, judge, stub, tmp_path, sentence_folders, monkeypatch):
     from tiny import write_beir
 
     stub.delay = 0.3
     data, store = write_beir(tmp_path / "made", DATA), tmp_path / "store"
     command = ["judge", data, "--teacher", stub.source("tei"), "--encoder", sentence_folders["bert"], "--split", "test"]
-    several = "--queries-limit", 0, "--depth", 12, "--out", store, "--ray", "--ray-workers", 2, "--concurrency", 2
+    several = (
+        "--queries-limit",
+        0,
+        "--depth",
+        12,
+        "--out",
+        store,
+        "--ray",
+        cluster,
+        "--ray-workers",
+        2,
+        "--concurrency",
+        2,
+    )
     environment = {**os.environ, "RABTRIEVER_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, *map(str, (*command, *several))],

@@ -4,7 +4,7 @@ from safetensors.numpy import load_file, save_file
 
 from rabtriever.errors import InputError, StorageError
 from rabtriever.persistence.files import Folder
-from rabtriever.persistence.vectors import SUFFIX, VectorFolder, shard_name, text_key, write_shard
+from rabtriever.persistence.vectors import SUFFIX, VectorFolder, file_name, text_key, write_vectors
 
 KEYS = [text_key("pair", str(i)) for i in range(5)]
 VECTORS = np.arange(15, dtype=np.float32).reshape(5, 3)
@@ -20,9 +20,9 @@ def test_what_is_written_is_read_in_any_order_and_by_others(tmp_path):
         assert one.read([]).shape == (0, 0)
 
 
-def test_shards_are_plain_safetensors_named_by_their_keys(tmp_path):
-    name, table = write_shard(Folder(tmp_path), KEYS, VECTORS)
-    assert name == shard_name(KEYS) and shard_name(KEYS) != shard_name(KEYS[::-1])
+def test_files_are_plain_safetensors_named_by_their_keys(tmp_path):
+    name, table = write_vectors(Folder(tmp_path), KEYS, VECTORS)
+    assert name == file_name(KEYS) and file_name(KEYS) != file_name(KEYS[::-1])
     found = load_file(tmp_path / name)
     np.testing.assert_array_equal(found["vectors"], VECTORS)
     np.testing.assert_array_equal(found["keys"], table)
@@ -31,8 +31,8 @@ def test_shards_are_plain_safetensors_named_by_their_keys(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 5, 8, 60, 150])
-def test_a_shard_that_is_cut_off_is_named(tmp_path, size):
-    name, _ = write_shard(Folder(tmp_path), KEYS, VECTORS)
+def test_a_file_that_is_cut_off_is_named(tmp_path, size):
+    name, _ = write_vectors(Folder(tmp_path), KEYS, VECTORS)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:size])
     with pytest.raises(InputError, match=f"{name}: not a readable cache file"):
         VectorFolder(tmp_path).read(KEYS)

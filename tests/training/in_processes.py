@@ -5,6 +5,7 @@ Usage: PYTHONPATH=src:tests accelerate launch ... in_processes.py SCENARIO LLM F
 
 import json
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,13 +26,14 @@ from rabtriever.errors import RemoteError
 from rabtriever.kernels import why_no_llvm
 from rabtriever.kernels.compile import compiled_folder
 from rabtriever.rerankers.generative import GenerativeReranker
+from rabtriever.scoring.predictor import Predictor
 from rabtriever.training import hard_negatives, processes, train_reranker, tuned_model
-from rabtriever.training.config import OBJECTIVES, DistillConfig, RerankerTrainingConfig, TuneEncoderConfig
+from rabtriever.training.config import DistillConfig, RerankerTrainingConfig, TuneEncoderConfig
 from rabtriever.training.distill import distill
 from rabtriever.training.reranker_trainer import RerankerTrainer
 from rabtriever.training.teacher import Teacher
 
-STEPS, CHECKPOINT, CUT = 20, 8, 12
+STEPS, FEW_STEPS, CHECKPOINT, CUT = 20, 6, 8, 12
 TOPICS = ("weather", "flight", "recipe", "music", "lamp", "sponge", "hotel", "bread")
 PLACES = ("city", "table", "wind")
 
@@ -67,7 +69,7 @@ class CountingTeacher(GenerativeReranker):
 
 
 def train(llm: str, out: Path, **options) -> dict:
-    """Trains a reranker, logging each step."""
+    """Trains a reranker, logging each step; a student without dropout, which other processes would draw otherwise."""
     sizes = {"documents_per_step": 6, "queries_per_step": 9, "checkpoint_every": CHECKPOINT}
     config = {"steps": STEPS, "lora_depth": 1.0, "learning_rate": 3e-3, **sizes, **options}
     recorder, original = Recorder(), train_reranker._arguments
@@ -78,6 +80,7 @@ def train(llm: str, out: Path, **options) -> dict:
         return arguments
 
     train_reranker._arguments, hard_negatives.STEPS = each_step, 20
+    train_reranker.Predictor = lambda hidden_size, dropout: Predictor(hidden_size)
     try:
         made = train_reranker.train_reranker(
             make_data(),
@@ -90,7 +93,7 @@ def train(llm: str, out: Path, **options) -> dict:
             dtype="float32",
         )
     finally:
-        train_reranker._arguments = original
+        train_reranker._arguments, train_reranker.Predictor = original, Predictor
     return {"losses": recorder.losses, "fingerprint": made.fingerprint}
 
 
@@ -143,17 +146,19 @@ def tune(llm: str, folder: Path) -> dict:
 
 def run_all(llm: str, folder: Path) -> dict:
     """Everything that one process and several must do alike."""
-    found = {objective: train(llm, folder / objective, objective=objective) for objective in OBJECTIVES}
-    found["student"] = train(llm, folder / "student", student_weight=1.0)
+    found = {"listwise": train(llm, folder / "listwise")}
+    found["dpo"] = train(llm, folder / "dpo", objective="dpo", steps=FEW_STEPS, hard_negative_share=0.0)
+    found["student"] = train(llm, folder / "student", student_weight=1.0, steps=FEW_STEPS, hard_negative_share=0.0)
     found["tuned"] = tune(llm, folder)
     found["distill"] = distil(llm, folder / "distill", make_teacher(llm))
     return found
 
 
 def run_cut(llm: str, folder: Path) -> dict:
-    """Trainings that are cut off: one to be resumed elsewhere, one that is resumed here."""
+    """A training that is cut off, to be resumed elsewhere, and its copy, which is resumed here."""
     train_until_cut(llm, folder / "cut-here-resumed-there")
-    train_until_cut(llm, folder / "resumed")
+    copied = folder / "cut-here-resumed-there.partial", folder / "resumed.partial"
+    processes.first(lambda: shutil.copytree(*copied))
     return train(llm, folder / "resumed")
 
 

@@ -27,7 +27,7 @@ def live(teacher, pairs=PAIRS):
 
 
 def test_cached_is_live_and_no_pair_is_scored_twice(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "VECTORS_PER_SHARD", 2)
+    monkeypatch.setattr(module, "VECTORS_PER_FILE", 2)
     log_odds, first, n_new = TeacherCache(teacher, tmp_path).scores(QUERIES, DOCUMENTS, PAIRS)
     assert n_new == len(teacher.scored) == 3  # one pair occurs twice
     torch.testing.assert_close(first, live(teacher).states, atol=1e-5, rtol=1e-5)
@@ -76,7 +76,7 @@ def test_states_are_cached_by_kind_and_pooling(reranker, tmp_path, monkeypatch):
 
 
 def test_only_the_texts_of_a_chunk_are_tokenised(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "VECTORS_PER_SHARD", 1)
+    monkeypatch.setattr(module, "VECTORS_PER_FILE", 1)
     tokenised = []
     prompt = type(teacher.llm.prompt)
     original = prompt.document_ids
@@ -91,8 +91,8 @@ def test_only_the_texts_of_a_chunk_are_tokenised(teacher, tmp_path, monkeypatch)
     assert [len(texts) for texts in tokenised] == [1, 1, 1]
 
 
-def test_opening_a_cache_reads_names_and_a_call_the_shards_that_it_needs(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "VECTORS_PER_SHARD", 1)
+def test_opening_a_cache_reads_names_and_a_call_the_files_that_it_needs(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "VECTORS_PER_FILE", 1)
     TeacherCache(teacher, tmp_path).scores(QUERIES, DOCUMENTS, PAIRS)
     read = []
     original = vectors._read
@@ -104,7 +104,7 @@ def test_opening_a_cache_reads_names_and_a_call_the_shards_that_it_needs(teacher
 
 
 def test_an_interrupted_run_keeps_what_was_scored(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "VECTORS_PER_SHARD", 1)
+    monkeypatch.setattr(module, "VECTORS_PER_FILE", 1)
     score = type(teacher).score
 
     def interrupted(self, *args, **options):

@@ -15,6 +15,8 @@ from rabtriever.choices import FEEDBACK_MODES
 from rabtriever.cli.arguments import add_model_arguments, load_options, open_index, print_result
 from rabtriever.errors import InputError
 from rabtriever.extras import needs
+from rabtriever.persistence.folder import normalized_uri
+from rabtriever.persistence.storage import is_uri
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -167,6 +169,7 @@ def _state(args: argparse.Namespace) -> Path:
     """
     if args.state:
         return Path(args.state).expanduser().absolute()
-    path = Path(args.config).expanduser().resolve()
+    uri = normalized_uri(args.config)
+    place = uri if is_uri(uri) else str(Path(uri).resolve())
     home = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser().absolute()
-    return home / "rabtriever" / "mcp" / f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    return home / "rabtriever" / "mcp" / f"{Path(place).stem}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"

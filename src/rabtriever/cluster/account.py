@@ -29,9 +29,9 @@ class SharedAccount:
         name = f"rabtriever-account-{uuid4().hex[:8]}"  # for the dashboard
         self._actor = actor.options(name=name, scheduling_strategy=here).remote(options)
 
-    def reserve(self, n_bytes: int) -> Permit | None:
+    def reserve(self, n_bytes: int) -> Permit:
         """See :meth:`Account.reserve`."""
-        return cast("Permit | None", self._ask("reserve", n_bytes))
+        return cast(Permit, self._ask("reserve", n_bytes))
 
     def settle(self, number: int, charge: Charge) -> None:
         """See :meth:`Account.settle`."""

@@ -109,13 +109,13 @@ class _Judge:
         self.reranker = cast(Reranker, load_teacher(name, **options))
         if isinstance(self.reranker, RemoteReranker):
             self.reranker.use(account)
-        self.place = ScoreStore(store).prepare(self.reranker)
+        self.uri = ScoreStore(store).prepare(self.reranker)
 
     def __call__(self, block: tuple[int, int, int]) -> dict[str, Any]:
         number, start, end = block
         outcome = Outcome(fault=self.fault)
         if not self.fault:
-            outcome = score_block(self.reranker, self.place, *self.texts.of(self.pairs[start:end]))
+            outcome = score_block(self.reranker, self.uri, *self.texts.of(self.pairs[start:end]))
             self.fault = outcome.fault
         return {"number": number, "outcome": json.dumps(outcome)}
 

@@ -17,7 +17,7 @@ from rabtriever.encoders.base import Encoder
 from rabtriever.errors import InputError, TextError
 from rabtriever.evaluation.choice_mass import PROBED, check_choice_mass
 from rabtriever.evaluation.judge import Candidates, make_report
-from rabtriever.persistence.vectors import VECTORS_PER_SHARD
+from rabtriever.persistence.vectors import VECTORS_PER_FILE
 from rabtriever.progress import bar
 from rabtriever.rerankers.base import Reranker, Side
 from rabtriever.rerankers.blocks import Outcome, distinct_pairs, make_blocks, readable, score_block
@@ -26,13 +26,14 @@ from rabtriever.rerankers.remote.reranker import RemoteReranker
 from rabtriever.rerankers.store import ScoreStore, StoredReranker, pair_key
 from rabtriever.scoring.calibration import Calibration
 
-PAIRS_PER_BLOCK = VECTORS_PER_SHARD
+PAIRS_PER_BLOCK = VECTORS_PER_FILE
 
 
 class Probe(NamedTuple):
     """What is known of a reranker before it scores many pairs."""
 
     fingerprint: str
+    numerics: str
     group_by: Side
     calibration: Calibration
     choice_mass: float | None
@@ -67,9 +68,9 @@ class LocalScorer:
         self, store: ScoreStore, queries: Sequence[str], documents: Sequence[str], blocks: Sequence[np.ndarray]
     ) -> Iterator[tuple[int, Outcome]]:
         """See :meth:`Scorer.score`."""
-        place = store.prepare(self.reranker)
+        uri = store.prepare(self.reranker)
         for number, block in enumerate(blocks):
-            outcome = score_block(self.reranker, place, queries, documents, block)
+            outcome = score_block(self.reranker, uri, queries, documents, block)
             yield number, outcome
             if outcome.fault:
                 return
@@ -91,7 +92,7 @@ def probe_reranker(
         except TextError:
             some = some[readable(reranker, queries, documents, some)]
             mass = check_choice_mass(name, reranker, queries, documents, some) if len(some) else None
-    return Probe(reranker.fingerprint, reranker.group_by, reranker.calibration, mass)
+    return Probe(reranker.fingerprint, reranker.numerics, reranker.group_by, reranker.calibration, mass)
 
 
 def judge_into(
@@ -166,7 +167,7 @@ def _fill(
         The stored reranker, how many scores are new, and pairs that cannot be read with their faults.
     """
     probe, started = scorer.probe(queries, documents, parts[0]), time.perf_counter()
-    known, blocks = store.read(probe.fingerprint), []
+    known, blocks = store.read(probe), []
     for part in parts:
         keys = (pair_key(queries[q], documents[d]) for q, d in part.tolist())
         missing = np.fromiter((not any(key in folder for folder in known) for key in keys), bool, len(part))
@@ -186,5 +187,5 @@ def _fill(
         "ms_per_pair": 1000 * (time.perf_counter() - started) / new if new else None,
         "cost_per_pair": cost / new if new and cost is not None else None,
     }
-    found = store.read(probe.fingerprint) if blocks else known
+    found = store.read(probe) if blocks else known
     return StoredReranker(probe.fingerprint, probe.calibration, found, costs), new, failed

@@ -16,8 +16,8 @@ from rabtriever.data import Document
 from rabtriever.errors import BusyError, ConflictError, CorruptIndexError, NotFoundError, StorageError
 from rabtriever.index.connection import connect
 from rabtriever.index.lance_errors import LANCE_ERRORS, is_conflict, table_errors, write_errors
-from rabtriever.index.lease import TABLE as WRITER
 from rabtriever.index.lease import LOCK, never_lost, writers_lock
+from rabtriever.index.lease import TABLE as WRITER
 from rabtriever.index.schema import ModelInfo, read_model, record_batches, table_schema, writable_schema
 from rabtriever.index.snapshot import KeyRange, Snapshot
 from rabtriever.index.table_version import TableVersion, id_filter

@@ -1,4 +1,4 @@
-"""Many pairs in blocks, each scored by one reranker and kept as one shard."""
+"""Many pairs in blocks, each scored by one reranker and kept as one file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from rabtriever.errors import InputError, TextError
 from rabtriever.persistence.files import Folder
-from rabtriever.persistence.vectors import shard_name, write_shard
+from rabtriever.persistence.vectors import file_name, write_vectors
 from rabtriever.rerankers.base import Reranker, Side
 from rabtriever.rerankers.remote.reranker import RemoteReranker
 from rabtriever.rerankers.store import pair_key
@@ -62,40 +62,39 @@ def make_blocks(pairs: np.ndarray, group_by: Side, size: int) -> list[np.ndarray
 
 
 def score_block(
-    reranker: Reranker, place: str, queries: Sequence[str], documents: Sequence[str], pairs: np.ndarray
+    reranker: Reranker, uri: str, queries: Sequence[str], documents: Sequence[str], pairs: np.ndarray
 ) -> Outcome:
-    """Scores a block's pairs int64 (n, 2) and writes them as a shard, completely or not at all.
+    """Scores a block's pairs int64 (n, 2) and writes them as a file, completely or not at all.
 
-    A block whose shard is there is not scored again.
+    A block whose file is there is not scored again.
 
     Args:
         reranker: Who scores.
-        place: Where shards lie (:meth:`rabtriever.rerankers.store.ScoreStore.prepare`).
+        uri: Where files lie (:meth:`rabtriever.rerankers.store.ScoreStore.prepare`).
         queries: Texts.
         documents: Texts.
         pairs: Positions in them.
 
     Raises:
-        StorageError: the shard cannot be written.
+        StorageError: the file cannot be written.
         RemoteError: answers that were paid for are of no use.
     """
     keys = [pair_key(queries[q], documents[d]) for q, d in pairs.tolist()]
-    if Folder(place).exists(shard_name(keys)):
-        return Outcome(len(keys))
+    if Folder(uri).exists(file_name(keys)):
+        return Outcome()
     remote = reranker if isinstance(reranker, RemoteReranker) else None
-    mass, n = remote.masses if remote else (0.0, 0)
-    fault = ""
+    before, fault = remote.masses if remote else (0.0, 0), ""
     try:
         rows, vectors, failed = _score(reranker, queries, documents, pairs)
+        after = remote.masses if remote else before
     except InputError as error:
-        fault = str(error)
+        fault, after = str(error), remote.masses if remote else before  # reading the answers again counts them again
         read = [i for i, (q, d) in enumerate(pairs.tolist()) if remote and remote.is_answered(queries[q], documents[d])]
         rows, vectors, failed = _score(reranker, queries, documents, pairs[read])  # asks nothing
         rows = np.array(read, np.int64)[rows]
     if len(rows):
-        write_shard(Folder(place), [keys[row] for row in rows], vectors)
-    masses = (remote.masses[0] - mass, remote.masses[1] - n) if remote else (0.0, 0)
-    return Outcome(len(rows), failed, masses, fault)
+        write_vectors(Folder(uri), [keys[row] for row in rows], vectors)
+    return Outcome(len(rows), failed, (after[0] - before[0], after[1] - before[1]), fault)
 
 
 def readable(reranker: Reranker, queries: Sequence[str], documents: Sequence[str], pairs: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Scores of rerankers at a folder or in object storage: what `rabtriever judge --out` writes and a distillation reads.
 
-A folder for each reranker and kind of arithmetic, as in the teachers' cache: ``reranker.json`` says whose it is, shards
-(:mod:`rabtriever.persistence.vectors`) hold log-odds, behind them the context embeddings if it has any.
+A folder for each reranker and kind of arithmetic, as in the teachers' cache: ``reranker.json`` says whose it is, files
+of vectors (:mod:`rabtriever.persistence.vectors`) hold log-odds, behind them the context embeddings if it has any.
 """
 
 from __future__ import annotations
@@ -27,8 +27,13 @@ NO_SCORE = -100.0  # log-odds of a pair that has no score: surely not relevant, 
 class Model(Protocol):
     """What names a folder of outputs."""
 
-    fingerprint: str
-    numerics: str
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what decides the outputs: weights, prompt."""
+
+    @property
+    def numerics(self) -> str:
+        """The arithmetic, in which they are rounded."""
 
 
 class ScoreStore:
@@ -37,14 +42,14 @@ class ScoreStore:
     Scores of the same weights and prompt count as the same, whatever computed them: who names a store wants its scores.
 
     Args:
-        place: Folder or URI (:class:`rabtriever.persistence.files.Folder`); nothing need be there.
+        uri: Folder or URI (:class:`rabtriever.persistence.files.Folder`); nothing need be there.
     """
 
-    def __init__(self, place: str | Path) -> None:
-        self.folder = Folder(place)
+    def __init__(self, uri: str | Path) -> None:
+        self.folder = Folder(uri)
 
     def prepare(self, reranker: Reranker) -> str:
-        """Returns the place of a reranker's shards, after it has been marked as its; raises StorageError."""
+        """Returns the URI of a reranker's scores, after it has been marked as its; raises StorageError."""
         name = folder_name(reranker)
         if not self.folder.exists(f"{name}/{IDENTITY}"):
             identity = {"fingerprint": reranker.fingerprint, "numerics": reranker.numerics, **reranker.describe()}
@@ -62,18 +67,17 @@ class ScoreStore:
                 if json.loads(identity)["fingerprint"] == fingerprint:
                     found.append(name)
             except (ValueError, KeyError, TypeError):
-                place = f"{self.folder.uri}/{name}/{IDENTITY}"
-                raise InputError(f"{place}: says not whose scores these are; delete the folder") from None
+                uri = f"{self.folder.uri}/{name}/{IDENTITY}"
+                raise InputError(f"{uri}: says not whose scores these are; delete the folder") from None
         return found
 
-    def read(self, model: Model | str, mirrors: Path | None = None) -> list[VectorFolder]:
-        """Opens the scores of a reranker or of its fingerprint, those of its own arithmetic first.
+    def read(self, model: Model, mirrors: Path | None = None) -> list[VectorFolder]:
+        """Opens the scores of a reranker, those of its own arithmetic first.
 
-        Shards of object storage are copied to a folder of the same name in ``mirrors``, by default the teachers' cache.
+        Files of object storage are copied to a folder of the same name in ``mirrors``, by default the teachers' cache.
         """
-        fingerprint, own = (model, "") if isinstance(model, str) else (model.fingerprint, folder_name(model))
-        mirrors = mirrors or cache_dir() / "states"
-        found = sorted(self.folders(fingerprint), key=lambda name: name != own)
+        own, mirrors = folder_name(model), mirrors or cache_dir() / "states"
+        found = sorted(self.folders(model.fingerprint), key=lambda name: name != own)
         return [VectorFolder(f"{self.folder.uri}/{name}", mirrors / name) for name in found]
 
 

@@ -56,7 +56,8 @@ def distill(
 
     Args:
         data: Documents and queries; qrels if there are any.
-        teacher: Who teaches, or the names of models (:func:`rabtriever.teachers.load_teacher`).
+        teacher: Who teaches, or the names of models (:func:`rabtriever.teachers.load_teacher`). Of several processes,
+            one that loads models itself calls :func:`rabtriever.training.processes.start` before.
         out: Folder to save the retriever in, or its URI; None saves nothing.
         config: Options; the defaults if None.
         encoder: What the retriever stands on: an encoder, or its name as for
@@ -77,21 +78,13 @@ def distill(
         InputError: ``out`` exists or cannot be made, there is no such model, or nothing to train on; ``scores`` holds
             none of these teachers.
     """
+    processes.start(options.get("device"))
     if out is not None:
         out = normalized_uri(out)
         require_absent(out)
-    if not isinstance(teacher, Teacher):
-        names = [teacher] if isinstance(teacher, str | Path) else list(teacher)
-        teacher = load_teachers([str(name) for name in names], **options)
-    if processes.rank() == 0 and any(isinstance(reranker, RemoteReranker) for reranker, _ in teacher.rerankers):
-        notice()
+    teacher, encoder = _load_models(teacher, encoder, options)
     store = None if scores is None else _open_scores(scores, teacher)
-    loading: Any = {name: value for name, value in options.items() if name in LoadOptions.__annotations__}
-    if not isinstance(encoder, str | Path):
-        chosen = encoder
-    else:
-        chosen = _own_encoder(teacher) if encoder == OWN_LLM else load_encoder(encoder, **loading)
-    distiller = Distiller(chosen, teacher, config, [JsonlLogger(), *callbacks], store)
+    distiller = Distiller(encoder, teacher, config, [JsonlLogger(), *callbacks], store)
     if tune_encoder is not None:
         return _distill_tuned(distiller, data, out, tune_encoder)
     retriever = distiller.train(data)
@@ -99,6 +92,23 @@ def distill(
         folder = out
         processes.first(lambda: retriever.save_pretrained(folder, _notes(distiller, data), distiller.log))
     return retriever
+
+
+def _load_models(
+    teacher: Teacher | str | Path | Sequence[str | Path], encoder: Encoder | str | Path, options: RerankerOptions
+) -> tuple[Teacher, Encoder]:
+    """Returns the teacher and the encoder, those that are named by the options."""
+    if not isinstance(teacher, Teacher):
+        names = [teacher] if isinstance(teacher, str | Path) else list(teacher)
+        teacher = load_teachers([str(name) for name in names], **options)
+    if processes.rank() == 0 and any(isinstance(reranker, RemoteReranker) for reranker, _ in teacher.rerankers):
+        notice()
+    if not isinstance(encoder, str | Path):
+        return teacher, encoder
+    if encoder == OWN_LLM:
+        return teacher, _own_encoder(teacher)
+    loading: Any = {name: value for name, value in options.items() if name in LoadOptions.__annotations__}
+    return teacher, load_encoder(encoder, **loading)
 
 
 def _open_scores(place: str | Path, teacher: Teacher) -> ScoreStore:

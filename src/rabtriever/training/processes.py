@@ -37,6 +37,22 @@ def rank() -> int:
     return int(os.environ["RANK"]) if count() > 1 else 0
 
 
+def start(device: str | None = None) -> None:
+    """Connects the processes, each with a GPU of its own, which ``cuda`` then means; call it before models are loaded.
+
+    Args:
+        device: Where models are to be; one card for all is an InputError.
+    """
+    if count() == 1:
+        return
+    if device and ":" in device:
+        raise InputError(
+            f"device {device}: {count()} processes would share it; give cuda, each then takes a GPU of its own",
+            param="device",
+        )
+    _connect()
+
+
 def together(function: Callable[[], T]) -> list[T]:
     """Calls a function in every process; returns in each the results of all, by rank.
 
@@ -59,6 +75,16 @@ def together(function: Callable[[], T]) -> list[T]:
 def first(function: Callable[[], T]) -> T:
     """Calls a function in the first process alone; returns its result, or raises, in every process."""
     return together(function if rank() == 0 else lambda: None)[0]  # type: ignore[return-value]
+
+
+def shared(function: Callable[[], Iterable[Path]]) -> list[Path]:
+    """Lets the first process say which files there are, or make them; returns them when every process sees them.
+
+    A network file system may show them late, and a process that looked for itself would go another way.
+    """
+    paths = first(lambda: list(function()))
+    together(lambda: require_shared(*paths))
+    return paths
 
 
 def agree(value: T) -> T:
@@ -104,9 +130,9 @@ def sum_gradients(parameters: Iterable[nn.Parameter | Tensor]) -> None:
         weight.grad = part.view_as(weight)
 
 
-def require_shared(path: Path) -> None:
+def require_shared(*paths: Path) -> None:
     """Raises StorageError if this process does not see what another one made."""
-    if not path.exists():
+    for path in (path for path in paths if not path.exists()):
         raise StorageError(f"{path}: another process made it, this one does not see it; give all one file system")
 
 
@@ -130,7 +156,7 @@ def _gather(value: T) -> list[T]:
 
 @cache
 def _connect() -> None:
-    """Connects the processes, each with a GPU of its own where there are GPUs."""
+    """See :func:`start`."""
     import torch
     import torch.distributed as dist
 

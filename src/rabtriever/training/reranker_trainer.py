@@ -19,7 +19,7 @@ from rabtriever.llm.prompt import Prompt
 from rabtriever.llm.sources import ADAPTER_WEIGHTS
 from rabtriever.llm.torch_engine import TorchEngine, TorchKVCache
 from rabtriever.scoring.predictor import Predictor
-from rabtriever.training import processes, shards
+from rabtriever.training import fsdp, processes
 from rabtriever.training.batches import TrainingBatch
 from rabtriever.training.losses import decorrelation, dpo, listwise, pointwise
 
@@ -65,7 +65,7 @@ class RerankerModule(nn.Module):
         Returns:
             Scalars, of a share weighted so that the mean over processes is the batch's: ``loss``; ``accuracy``, the
             share of queries whose best document is relevant; with a student, ``student_accuracy``, the same of its
-            log-odds. A student's decorrelation is over the share's pairs.
+            log-odds.
         """
         device = self.choice_direction.device
         positive, scored = batch.positive.to(device), batch.scored.to(device)
@@ -73,7 +73,7 @@ class RerankerModule(nn.Module):
         rows, columns = batch.scored.nonzero().T
         queries, labels = [query_ids[row] for row in rows.tolist()], positive[scored]
         prefixes = self.engine.prefill(documents)
-        shards.gather_in_backward(self.engine.decoder.layers, prefixes.layers)
+        fsdp.gather_in_backward(self.engine.decoder.layers, prefixes.layers)
         pair_log_odds = self._pair_log_odds(queries, columns, prefixes)
         log_odds = pair_log_odds.new_full(scored.shape, float("-inf")).masked_scatter(scored, pair_log_odds)
         if self.objective == "dpo":
@@ -87,7 +87,7 @@ class RerankerModule(nn.Module):
         result = {"loss": loss, "accuracy": batch.query_weight * _accuracy(log_odds, positive)}
         if self.student is not None:
             students = self._student_log_odds(batch, prefixes)
-            similar = decorrelation(students[scored], pair_log_odds.detach())
+            similar = _whole_decorrelation(batch, students, log_odds.detach())
             students = students.masked_fill(batch.own.to(device), float("-inf"))
             labelled = batch.query_weight * listwise(students, positive)
             result["loss"] = loss + self.student_weight * (labelled + similar)
@@ -110,6 +110,16 @@ class RerankerModule(nn.Module):
         z_q = self.engine.encode(self.prompt.query_ids(batch.queries, with_bos=True), "mean")
         with torch.autocast(self.choice_direction.device.type, enabled=False):
             return cast(Predictor, self.student).log_odds(z_q, prefixes.means)
+
+
+def _whole_decorrelation(batch: TrainingBatch, students: Tensor, log_odds: Tensor) -> Tensor:
+    """Returns the decorrelation over the scored pairs of the whole batch, of which a process has rows (n, k)."""
+    n_own = len(students) if batch.query_weight else 0
+    students, log_odds = processes.join_rows(students[:n_own]), processes.join_rows(log_odds[:n_own])
+    scored = log_odds > float("-inf")
+    whole = decorrelation(students[scored], log_odds[scored])
+    # The mean over processes is to be this, and its gradient the sum of what reaches each one's rows.
+    return whole.detach() + processes.count() * (whole - whole.detach())
 
 
 def _accuracy(log_odds: Tensor, positive: Tensor) -> Tensor:
@@ -139,7 +149,7 @@ class RerankerTrainer(Trainer):
         """Writes what is trained, the first process from the shards of all if it is in shards."""
         module, folder = cast(RerankerModule, self.model), Path(str(output_dir))
         trained = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
-        whole = {name: shards.whole(weight) for name, weight in trained.items()}
+        whole = {name: fsdp.whole(weight) for name, weight in trained.items()}
         if processes.rank():
             return
         adapter = {name.removeprefix("model."): weight for name, weight in whole.items() if name.startswith("model.")}
@@ -158,7 +168,7 @@ class RerankerTrainer(Trainer):
             saved |= {f"student.{name}": weight for name, weight in load_file(folder / STUDENT).items()}
         for name, weight in module.named_parameters():
             if weight.requires_grad:
-                shards.fill(weight, saved[name.replace(".default.", ".")])  # peft's files do not name the adapter
+                fsdp.fill(weight, saved[name.replace(".default.", ".")])  # peft's files do not name the adapter
 
 
 def collate(batches: Sequence[TrainingBatch]) -> dict[str, TrainingBatch]:

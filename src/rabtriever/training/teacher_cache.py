@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
@@ -14,12 +15,31 @@ from torch import Tensor
 
 from rabtriever.caching import cache_dir
 from rabtriever.encoders.base import Encoder, Kind
-from rabtriever.persistence.vectors import VECTORS_PER_SHARD, VectorFolder, text_key
+from rabtriever.persistence.vectors import VECTORS_PER_FILE, VectorFolder, text_key
 from rabtriever.progress import bar, is_shown
 from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.remote.reranker import RemoteReranker
 from rabtriever.rerankers.store import ScoreStore, folder_name, pair_key
 from rabtriever.training import processes
+
+Item: TypeAlias = tuple[int, ...]  # the position of a text, or those of a pair: the same in every process
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is computed of items.
+
+    Attributes:
+        key: Names an item's vector.
+        group: Items of one are computed in one process.
+        compute: Returns the vectors float32 (n, width) of n items.
+        label: Of the progress bar.
+    """
+
+    key: Callable[[Item], bytes]
+    group: Callable[[Item], int]
+    compute: Callable[[list[Item]], np.ndarray]
+    label: str
 
 
 class TeacherCache:
@@ -50,13 +70,18 @@ class TeacherCache:
         """Returns an encoder's states of queries or documents, float32 (n, H)."""
         encoder = cast(Encoder, self.model)
         encode = encoder.encode_queries if kind == "query" else encoder.encode_documents
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        keys, label = [text_key(kind, text) for text in texts], f"{encoder.describe()['name']}: {kind} states"
 
-        def compute(rows: list[int]) -> np.ndarray:
-            return encode([texts[i] for i in rows], None, is_shown())
+        def compute(items: list[Item]) -> np.ndarray:
+            return encode([texts[i] for (i,) in items], None, is_shown())
 
-        vectors, _ = self._fetch(keys, order, compute, label, range(len(keys)))
+        items: list[Item] = [(i,) for i in range(len(texts))]
+        work = _Work(
+            key=lambda item: text_key(kind, texts[item[0]]),
+            group=lambda item: item[0],
+            compute=compute,
+            label=f"{encoder.describe()['name']}: {kind} states",
+        )
+        vectors, _ = self._fetch(items, sorted(items, key=lambda item: len(texts[item[0]])), work)
         return vectors.reshape(len(texts), encoder.hidden_size)
 
     def scores(self, queries: Sequence[str], documents: Sequence[str], pairs: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -67,51 +92,46 @@ class TeacherCache:
             many pairs were not cached.
         """
         reranker = cast(Reranker, self.model)
-        keys = [pair_key(queries[q], documents[d]) for q, d in pairs.tolist()]
 
-        def compute(rows: list[int]) -> np.ndarray:
+        def compute(items: list[Item]) -> np.ndarray:
             shown = {"with_states": reranker.has_states, "show_progress_bar": is_shown()}
-            scores = reranker.score(queries, documents, pairs[rows].numpy(), **shown)
+            scores = reranker.score(queries, documents, np.array(items, np.int64), **shown)
             log_odds = scores.log_odds[:, None]
             return log_odds if scores.states is None else np.concatenate([log_odds, scores.states], axis=1)
 
-        side = pairs[:, int(reranker.group_by == "document")]  # pairs that share work side by side
-        order = side.argsort(stable=True).tolist()
-        vectors, n_new = self._fetch(keys, order, compute, "teacher calls", side.tolist())
+        side = int(reranker.group_by == "document")
+        items: list[Item] = [(q, d) for q, d in pairs.tolist()]
+        work = _Work(
+            key=lambda item: pair_key(queries[item[0]], documents[item[1]]),
+            group=lambda item: item[side],
+            compute=compute,
+            label="teacher calls",
+        )
+        vectors, n_new = self._fetch(items, sorted(items, key=work.group), work)  # what shares work side by side
         return vectors[:, 0], vectors[:, 1:], n_new
 
-    def _fetch(
-        self,
-        keys: list[bytes],
-        order: list[int],
-        compute: Callable[[list[int]], np.ndarray],
-        label: str,
-        groups: Sequence[int],
-    ) -> tuple[Tensor, int]:
-        """Returns the vectors of ``keys``, computing in ``order`` and storing those that are not cached.
+    def _fetch(self, items: Sequence[Item], order: Sequence[Item], work: _Work) -> tuple[Tensor, int]:
+        """Returns the vectors of ``items``, and how many were not cached: they are computed in ``order`` and stored.
 
-        Processes divide the work; vectors of one of the ``groups`` stay together.
+        Processes divide the first one's items; then those that another asks for alone, since it rounded otherwise.
         """
 
-        def absent() -> list[int]:
-            return list({keys[i]: i for i in order if not any(keys[i] in one for one in self._folders)}.values())
+        def absent() -> list[Item]:
+            missing = {key: item for item in order if not self._holder(key := work.key(item))}
+            return list(missing.values())
 
-        def make(missing: list[int]) -> list[str]:
-            made = []
-            with bar(len(missing), label) as shown:
-                for start in range(0, len(missing), VECTORS_PER_SHARD):
-                    rows = missing[start : start + VECTORS_PER_SHARD]
-                    made.append(self._own.write([keys[i] for i in rows], compute(rows)))
-                    shown.update(len(rows))
-            return made
+        def make(missing: list[Item]) -> int:
+            own = self._share(missing, work.group)
+            made = processes.together(lambda: self._make(own, work))
+            processes.together(lambda: self._find(chain(*made[: processes.rank()], *made[processes.rank() + 1 :])))
+            return len(missing)
 
-        missing = processes.agree(absent())
-        own = self._share(missing, groups)
-        made = processes.together(lambda: make(own))
-        processes.together(lambda: self._find(chain(*made[: processes.rank()], *made[processes.rank() + 1 :])))
-        make(absent())  # what a process asks for alone, since it rounded otherwise than the first
-        result = np.empty((len(keys), 0), np.float32)
-        holders = [next(one for one in self._folders if key in one) for key in keys]
+        n_new = make(processes.agree(absent()))
+        left = {work.key(item): item for item in chain(*processes.together(absent))}
+        n_new += make(list(left.values())) if left else 0
+        result = np.empty((len(items), 0), np.float32)
+        keys = [work.key(item) for item in items]
+        holders = [self._holder(key) for key in keys]
         for folder in self._folders:
             positions = [i for i, holder in enumerate(holders) if holder is folder]
             vectors = folder.read([keys[i] for i in positions])
@@ -119,27 +139,40 @@ class TeacherCache:
                 result = np.empty((len(keys), vectors.shape[1]), np.float32)
             if positions:
                 result[positions] = vectors
-        return torch.from_numpy(result), len(missing)
+        return torch.from_numpy(result), n_new
 
-    def _share(self, missing: list[int], groups: Sequence[int]) -> list[int]:
+    def _holder(self, key: bytes) -> VectorFolder | None:
+        return next((folder for folder in self._folders if key in folder), None)
+
+    def _make(self, items: list[Item], work: _Work) -> list[str]:
+        """Computes vectors and stores them; returns the names of the files."""
+        made = []
+        with bar(len(items), work.label) as shown:
+            for start in range(0, len(items), VECTORS_PER_FILE):
+                some = items[start : start + VECTORS_PER_FILE]
+                made.append(self._own.write([work.key(item) for item in some], work.compute(some)))
+                shown.update(len(some))
+        return made
+
+    def _share(self, missing: list[Item], group: Callable[[Item], int]) -> list[Item]:
         """Returns what this process computes; of a remote model, which has one budget, the first computes all."""
         if isinstance(self.model, RemoteReranker):
             return [] if processes.rank() else missing
-        return _divide(missing, groups, processes.count())[processes.rank()]
+        return _divide(missing, group, processes.count())[processes.rank()]
 
     def _find(self, names: Iterable[str]) -> None:
-        """Adds shards that other processes have written."""
+        """Adds files that other processes have written."""
         for name in names:
             processes.require_shared(self.folder / name)
             self._own.add(name)
 
 
-def _divide(missing: list[int], groups: Sequence[int], n: int) -> list[list[int]]:
-    """Divides positions into n shares of about the same length; those of one group stay together, in their order."""
-    by_group: dict[int, list[int]] = defaultdict(list)
-    for i in missing:
-        by_group[groups[i]].append(i)
-    shares: list[list[int]] = [[] for _ in range(n)]
+def _divide(items: list[Item], group: Callable[[Item], int], n: int) -> list[list[Item]]:
+    """Divides items into n shares of about the same length; those of one group stay together, in their order."""
+    by_group: dict[int, list[Item]] = defaultdict(list)
+    for item in items:
+        by_group[group(item)].append(item)
+    shares: list[list[Item]] = [[] for _ in range(n)]
     for members in by_group.values():
         min(shares, key=len).extend(members)
     return shares

@@ -80,6 +80,7 @@ def train_reranker(
         InputError: ``out`` exists, an interrupted training there had other options, the data has no train split, or no
             model is found.
     """
+    processes.start(device)
     out, config = normalized_uri(out), config or RerankerTrainingConfig()
     require_absent(out)
     data = train_dev_split(data)
@@ -110,12 +111,13 @@ def _train(
     module.backbone.check_length(prompt.max_tokens)
     record = {**start.to_config(), "data": data.name, "training": asdict(config)}
     run = {**record, "dtype": str(dtype), "digest": start.digest(data)}
-    partial = processes.first(lambda: checkpoint_dir(out, run))
-    processes.together(lambda: processes.require_shared(partial))
+    (partial,) = processes.shared(lambda: [checkpoint_dir(out, run)])
     loggers = [JsonlLogger(partial / LOG), *callbacks] if processes.rank() == 0 else []
+    negatives = {}
     if config.hard_negative_share or config.student_weight:
-        processes.first(lambda: _mine(partial, data, module, start, config, loggers))
-    negatives = _mined(partial, module, config)
+        negatives = _read_mined(
+            processes.shared(lambda: _mine(partial, data, module, start, config, loggers)), module, config
+        )
     trainer = RerankerTrainer(
         module,
         _arguments(partial, config, dtype, device),
@@ -123,7 +125,9 @@ def _train(
         callbacks=[_LogAdapter(loggers), _Bar()],
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is the command's answer
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(partial)))
+    set_seed(config.seed + processes.rank())  # of dropout: each process draws its own
+    checkpoints = processes.shared(lambda: [Path(path)] if (path := get_last_checkpoint(str(partial))) else [])
+    trainer.train(resume_from_checkpoint=str(checkpoints[0]) if checkpoints else None)
 
     def write() -> None:
         with atomic_folder(out) as folder:
@@ -169,32 +173,32 @@ def _mine(
     start: Start,
     config: RerankerTrainingConfig,
     callbacks: Sequence[TrainingCallback],
-) -> None:
-    """Mines the negatives, once."""
-    if (partial / NEGATIVES).is_file():
-        return
+) -> list[Path]:
+    """Mines the negatives, once; returns their file, and that of their student if they have one."""
+    negatives, student = partial / NEGATIVES, partial / STUDENT
+    if negatives.is_file():
+        return [path for path in (negatives, student) if path.is_file()]
     # Not trained yet, the LLM on a CPU is faster in int8; on a GPU a second one would take its memory.
     on_cpu = module.choice_direction.device.type == "cpu"
     miner = PromptedLLM(start.load_frozen(), start.prompt) if on_cpu else module
     mined = mine_hard_negatives(data, miner, seed=config.seed, max_queries=config.steps * config.queries_per_step)
     if mined.student is not None:
-        save_file(mined.student.state_dict(), partial / STUDENT)
+        save_file(mined.student.state_dict(), student)
         for callback in callbacks:
             callback.on_log(0, {"hard_negatives/R@1": mined.recall})
-    write_json(partial / NEGATIVES, mined.by_document)
+    write_json(negatives, mined.by_document)
+    return [negatives] if mined.student is None else [negatives, student]
 
 
-def _mined(partial: Path, module: RerankerModule, config: RerankerTrainingConfig) -> dict[str, list[str]]:
-    """Returns the mined negatives, if any were to be; their student is trained jointly, if a student is."""
-    path, student = partial / NEGATIVES, partial / STUDENT
-    if not path.is_file():
-        return {}
-    if config.student_weight and student.is_file():
+def _read_mined(files: Sequence[Path], module: RerankerModule, config: RerankerTrainingConfig) -> dict[str, list[str]]:
+    """Returns the mined negatives; their student is trained jointly, if a student is."""
+    negatives, *student = files
+    if config.student_weight and student:
         module.student = Predictor(module.backbone.hidden_size, dropout=0.2)
-        module.student.load_state_dict(load_file(student))
+        module.student.load_state_dict(load_file(student[0]))
         module.student.to(module.choice_direction.device)
-    negatives: dict[str, list[str]] = json.loads(path.read_text())
-    return negatives
+    found: dict[str, list[str]] = json.loads(negatives.read_text())
+    return found
 
 
 def _arguments(partial: Path, config: RerankerTrainingConfig, dtype: torch.dtype, device: str) -> TrainingArguments:

@@ -90,12 +90,11 @@ def tune_encoder(distiller: Distiller, out: str | Path, config: TuneEncoderConfi
             "tune_encoder: no held-out query to choose by; add queries or teacher calls", param="tune_encoder"
         )
     batches = TuningBatches(distiller.data, distiller.targets, distiller.listed, config)
-    partial = processes.first(lambda: checkpoint_dir(out, _describe_run(distiller, config)))
-    processes.together(lambda: processes.require_shared(partial))
+    (partial,) = processes.shared(lambda: [checkpoint_dir(out, _describe_run(distiller, config))])
     with torch.random.fork_rng(range(torch.cuda.device_count())):  # the caller's random numbers stay as they are
         weights = _train(encoder, batches, config, partial / CHECKPOINT, distiller.callbacks)
-    processes.first(lambda: _save_interpolated(encoder, weights, partial))
-    encoders = {0.0: encoder, **{alpha: encoder.moved(_place(partial, alpha)) for alpha in ALPHAS}}
+    folders = processes.shared(lambda: _save_interpolated(encoder, weights, partial))
+    encoders = {0.0: encoder, **{alpha: encoder.moved(made) for alpha, made in zip(ALPHAS, folders, strict=True)}}
     data, new = distiller.data, batches.held_out(MAX_HELD_OUT)
     recalls = processes.first(lambda: {alpha: _measure(one, data, new) for alpha, one in encoders.items()})
     alpha = choose_alpha(recalls)
@@ -119,6 +118,11 @@ def choose_alpha(recalls: Mapping[float, Mapping[str, float]]) -> float:
     return max(sorted(allowed), key=lambda alpha: recalls[alpha]["dev"])
 
 
+def dropout_seed(seed: int, step: int) -> int:
+    """Returns a step's seed: resumed, a process draws what it would have drawn, and each process its own."""
+    return 1_000_003 * seed + processes.count() * step + processes.rank()
+
+
 def _train(
     encoder: SentenceEncoder,
     batches: TuningBatches,
@@ -140,7 +144,7 @@ def _train(
             batches.refresh(model, step)
         for group in optimizer.param_groups:
             group["lr"] = config.peak_learning_rate * _learning_rate_factor(step, config.steps)
-        torch.manual_seed(1_000_003 * config.seed + step)  # of dropout: resumed, it draws what it would have drawn
+        torch.manual_seed(dropout_seed(config.seed, step))
         loss = batches.loss(model, step)
         optimizer.zero_grad()
         loss.backward()
@@ -156,16 +160,14 @@ def _train(
     return model.merge()
 
 
-def _save_interpolated(encoder: SentenceEncoder, weights: dict[str, Tensor], partial: Path) -> None:
-    """Writes the encoders that compete with the original one."""
-    for alpha in ALPHAS:
-        shutil.rmtree(_place(partial, alpha), ignore_errors=True)
-        with atomic_folder(_place(partial, alpha)) as folder:
+def _save_interpolated(encoder: SentenceEncoder, weights: dict[str, Tensor], partial: Path) -> list[Path]:
+    """Writes the encoders that compete with the original one; returns their folders, one for each of the ALPHAS."""
+    folders = [partial / f"{ENCODER}-{alpha:g}" for alpha in ALPHAS]
+    for alpha, made in zip(ALPHAS, folders, strict=True):
+        shutil.rmtree(made, ignore_errors=True)
+        with atomic_folder(made) as folder:
             save_interpolated(encoder.model, weights, alpha, folder)
-
-
-def _place(partial: Path, alpha: float) -> Path:
-    return partial / f"{ENCODER}-{alpha:g}"
+    return folders
 
 
 def _measure(encoder: SentenceEncoder, data: EncodedData, new: EncodedQueries) -> dict[str, float]:

@@ -89,7 +89,7 @@ class TunedModel:
 
     def load_checkpoint(self, path: Path, optimizer: torch.optim.Optimizer) -> int:
         """Continues from a checkpoint; returns its step, 0 without one."""
-        if not path.is_file():
+        if not processes.shared(lambda: [path] if path.is_file() else []):
             return 0
         from safetensors import safe_open
 

@@ -64,12 +64,12 @@ def test_what_is_on_its_way_is_reserved_and_may_turn_out_cheaper():
 def test_requests_in_flight_are_limited_and_those_of_the_dead_lapse():
     account = LocalAccount(RemoteOptions(concurrency=2, timeout=0.02, price_per_1000_requests=1000.0))
     first, second = account.reserve(1), account.reserve(1)
-    assert account.reserve(1) is None
+    assert not account.reserve(1).number
     account.settle(first.number, Charge())
     third = account.reserve(1)
-    assert third.number not in (first.number, second.number) and account.reserve(1) is None
+    assert third.number not in (first.number, second.number) and not account.reserve(1).number
     time.sleep(0.12)
-    assert account.reserve(1) is not None
+    assert account.reserve(1).number
     assert account.totals() == (3, 3, False)  # nobody knows whether the two were billed
     account.settle(second.number, Charge(paid=False))
     assert account.totals().cost == 3
@@ -77,10 +77,31 @@ def test_requests_in_flight_are_limited_and_those_of_the_dead_lapse():
 
 def test_requests_start_at_the_rate():
     account = LocalAccount(RemoteOptions(concurrency=9, requests_per_minute=600))
-    waits = [account.reserve(1).wait for _ in range(4)]
-    assert waits == pytest.approx([0, 0.1, 0.2, 0.3], abs=0.02)
+    for _ in range(3):
+        assert account.reserve(1).number
+        number, wait = account.reserve(1)
+        assert not number and wait == pytest.approx(0.1, abs=0.02)
+        time.sleep(wait)
     account.pause(5)
     assert account.reserve(1).wait == pytest.approx(5, abs=0.1)
+
+
+def test_a_pause_holds_for_those_who_wait_for_their_turn():
+    budget, sent, started = Budget(RemoteOptions(concurrency=9, requests_per_minute=600)), [], time.monotonic()
+
+    def send():
+        with budget.charge(1):
+            sent.append(time.monotonic() - started)
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    budget.pause(0.6)
+    for thread in threads:
+        thread.join()
+    assert sent[0] < 0.05 and sent[1] >= 0.6
+    assert all(later - earlier > 0.09 for earlier, later in zip(sent[1:], sent[2:], strict=False))
 
 
 def test_whoever_gives_up_before_its_turn_has_sent_nothing():

@@ -22,15 +22,15 @@ class Stopped(Exception):  # noqa: N818
 
 
 class Permit(NamedTuple):
-    """Leave to send one request.
+    """Leave to send one request now, or when to ask again.
 
     Attributes:
-        number: Names it.
-        wait: Seconds until it may be sent.
+        number: Names it; 0 if no request may be sent now.
+        wait: Seconds after which to ask again.
     """
 
     number: int
-    wait: float
+    wait: float = 0.0
 
 
 @dataclass
@@ -59,8 +59,8 @@ class Totals(NamedTuple):
 class Account(Protocol):
     """Where requests to one server are counted. No method blocks."""
 
-    def reserve(self, n_bytes: int) -> Permit | None:
-        """Lets a request of so many bytes of text be sent; None if there is no room for it now.
+    def reserve(self, n_bytes: int) -> Permit:
+        """Lets a request of so many bytes of text be sent, if it is its turn and there is room for it.
 
         Raises:
             InputError: it could pass the cap.
@@ -90,7 +90,7 @@ class LocalAccount:
         self._in_flight: dict[int, tuple[int, float]] = {}  # permit -> its bytes, and when it lapses
         self._numbers, self._next = 0, 0.0
 
-    def reserve(self, n_bytes: int) -> Permit | None:
+    def reserve(self, n_bytes: int) -> Permit:
         """See :meth:`Account.reserve`; at most the price of as many tokens as there are bytes is set aside."""
         with self._lock:
             now = time.monotonic()
@@ -101,16 +101,17 @@ class LocalAccount:
             cap, worst = self._options.max_cost, reserved + self._price(n_bytes)
             if cap is not None and self._totals.cost + worst > cap + 1e-12:  # sums of prices are rounded
                 if self._in_flight:  # which may turn out cheaper
-                    return None
+                    return Permit(0, ASK_AGAIN)
                 fault = f"the next request could pass it, {self._totals.cost:.6g} are spent; what was answered is kept"
                 raise InputError(f"max_cost {cap:g}: {fault}; raise it to go on", param="max_cost")
             if len(self._in_flight) >= self._options.concurrency:
-                return None
-            start = max(self._next, now)
-            self._next = start + self._interval
+                return Permit(0, ASK_AGAIN)
+            if now < self._next:  # no leave is given ahead, which a pause could not take back
+                return Permit(0, self._next - now)
+            self._next = now + self._interval
             self._numbers += 1
-            self._in_flight[self._numbers] = n_bytes, start + LEASE_TIMEOUTS * self._options.timeout
-            return Permit(self._numbers, start - now)
+            self._in_flight[self._numbers] = n_bytes, now + LEASE_TIMEOUTS * self._options.timeout
+            return Permit(self._numbers)
 
     def settle(self, number: int, charge: Charge) -> None:
         """See :meth:`Account.settle`."""
@@ -179,12 +180,10 @@ class Budget:
             Stopped: ``stop`` was set.
         """
         charge, stop = Charge(), stop or Event()
-        while (permit := self._account.reserve(n_bytes)) is None:
-            if stop.wait(ASK_AGAIN):
+        while not (permit := self._account.reserve(n_bytes)).number:
+            if stop.wait(permit.wait):
                 raise Stopped
         try:
-            if permit.wait:
-                stop.wait(permit.wait)
             if stop.is_set():
                 charge.sent = False
                 raise Stopped
