@@ -16,7 +16,7 @@ from rabtriever.cli.arguments import add_model_arguments, load_options, open_ind
 from rabtriever.errors import InputError
 from rabtriever.extras import needs
 from rabtriever.persistence.folder import normalized_uri
-from rabtriever.persistence.storage import is_uri
+from rabtriever.persistence.object_store import is_uri
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
