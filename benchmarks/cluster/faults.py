@@ -118,9 +118,9 @@ def wait_until_under_way(uri: Path, n: int) -> None:
 
 def require_unfinished(uri: Path) -> None:
     """Raises RuntimeError if the job was done before something was killed."""
-    from rabtriever.cluster.journal import Journal
+    from rabtriever.cluster.journal import unfinished_job
 
-    if Journal(str(uri)).job() is None:
+    if unfinished_job(str(uri)) is None:
         raise RuntimeError(f"{uri.name}: the job was done before it was killed")
 
 
