@@ -22,12 +22,19 @@ ASSUMPTIONS = (
     "documents / (documents a second and core x cores), as if every core were worth one of these and storage kept up. "
     "Memory is what a scan reads. An exact search is taken to read a shard as fast a document as above; an approximate "
     "one of 130 columns to grow with the shard as it does from 10^6 to 10^7 documents ([figures](scan.md)); both on a "
-    "machine like this one, one query at a time."
+    "machine like this one, one query at a time; replicas multiply the queries a second."
 )
+PAGE = DOCS / "scale.md"
 Row = dict[str, Any]
 
 
 def main() -> None:
+    PAGE.write_text(page(), encoding="utf-8")
+    print("docs/scale.md", file=sys.stderr)
+
+
+def page() -> str:
+    """Returns the page that the result files make."""
     scale, fanout, run = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("scale", "fanout", "run"))
     larger = json.loads((RESULTS.parent / "index" / "run.json").read_text())["stores"]
     ann = {row["n"]: row["ann"]["p50_ms"] for row in larger if row["predictor"] == "mlp"}
@@ -57,7 +64,9 @@ def main() -> None:
             "memory, GB",
             f"shards of {SHARD_GB:.0f} GB",
             "exact, ms",
+            "queries a second",
             "approximate, ms",
+            "queries a second",
         ],
         [
             _shards(row, n, scale["documents"], ann)
@@ -67,13 +76,13 @@ def main() -> None:
         ],
     )
     lines += ["## How long a query waits for its slowest shard: simulated", ""]
-    lines += [f"{fanout['queries']:,} queries, each shard's time drawn from {fanout['samples']} measured ones.", ""]
+    drawn = f"each shard's time drawn from {fanout['samples']} measured ones; in multiples of a shard's median"
+    lines += [f"{fanout['queries']:,} queries, {drawn}.", ""]
     lines += table(
         ["shards", "one slow replica", "p50", "p99", "p50, hedged", "p99, hedged", "more calls"],
         [_fanout(row) for row in fanout["rows"]],
     )
-    (DOCS / "scale.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-    print("docs/scale.md", file=sys.stderr)
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _run(result: Row) -> list[tuple[str, object, str]]:
@@ -90,7 +99,7 @@ def _run(result: Row) -> list[tuple[str, object, str]]:
         "failed_requests": ("failed requests when a shard's replica was killed under load", "0"),
         "speedup": ("judging pairs grouped by document, against in random order", ""),
     }
-    return [(said[name][0], result[name], said[name][1]) for name in said]
+    return [(said[name][0], f"{result[name]:.3g}", said[name][1]) for name in said]
 
 
 def _encoder(row: Row) -> list[object]:
@@ -104,7 +113,7 @@ def _store(row: Row) -> list[object]:
 
 def _hours(row: Row, n: int) -> list[object]:
     hours = n / (row["per_core"] * CORES) / 3600
-    return [f"`{row['encoder']}`", _power(n), f"{hours:,.1f}", f"{hours / 24:,.1f}"]
+    return [f"`{row['encoder']}`", _power(n), f"{hours:,.1f}", f"{hours / 24:,.2f}"]
 
 
 def _shards(row: Row, n: int, measured: int, ann: dict[int, float]) -> list[object]:
@@ -112,9 +121,10 @@ def _shards(row: Row, n: int, measured: int, ann: dict[int, float]) -> list[obje
     shards = max(1, -(-memory // SHARD_GB))
     exact = row["exact_p50_ms"] * n / shards / measured
     slope = (ann[10**7] - ann[10**6]) / (10**7 - 10**6)
-    approximate = f"{ann[10**6] + slope * (n / shards - 10**6):,.0f}" if row["columns"] == 130 else ""
+    ms = ann[10**6] + slope * (n / shards - 10**6)
+    approximate = [f"{ms:,.0f}", f"{1000 / ms:.0f}"] if row["columns"] == 130 else ["", ""]
     size = [f"{row['table'] * n / 1e12:.2f}", f"{memory:,.0f}", f"{shards:.0f}"]
-    return [row["latent"], row["precision"], _power(n), *size, f"{exact:,.0f}", approximate]
+    return [row["latent"], row["precision"], _power(n), *size, f"{exact:,.0f}", f"{1000 / exact:.2f}", *approximate]
 
 
 def _fanout(row: Row) -> list[object]:

@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from cluster import report as cluster_report
 from quality import corpora_report
 from quality.results import Results, fill, number, pages
 
@@ -18,6 +19,10 @@ def test_the_pages_are_what_the_committed_files_make():
 
 def test_corpora_is_what_the_committed_files_make():
     assert corpora_report.PAGE.read_text(encoding="utf-8") == corpora_report.page(), "run make results"
+
+
+def test_the_page_past_one_machine_is_what_the_committed_files_make():
+    assert cluster_report.PAGE.read_text(encoding="utf-8") == cluster_report.page(), "run make results"
 
 
 def test_a_figure_that_was_not_measured_is_an_error_and_no_gap():
