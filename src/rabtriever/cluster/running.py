@@ -248,15 +248,12 @@ def _dataset(items: Sequence[Any], n: int) -> ray.data.Dataset:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Ray Data from printing what the caller handles: lost workers."""
-    loggers = [logging.getLogger(name) for name in ("ray.data", "ray")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+    """Keeps Ray Data from printing its progress, and what the caller handles: lost workers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # of single loggers Ray Data would set the levels anew
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # max_restarts is to get a name of its own
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
