@@ -16,7 +16,7 @@ LLM_OPTIONS = {"device": "cpu", "dtype": "float32", "backend": "torch"}
 class WithoutStates:
     """A reranker that has no context embeddings."""
 
-    has_states, numerics, adapter = False, "none", None
+    has_states, numerics, adapter, group_by = False, "none", None, "document"
 
     def __init__(self, value=3.0):
         self.value, self.fingerprint, self.scored = value, f"constant {value}", 0
