@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from rabtriever import Rabtriever
+from rabtriever import Rabtriever, RetrievalData
 from rabtriever.data import context
 from rabtriever.data.context import DONE, with_context
 from rabtriever.evaluation.measures import interval
@@ -47,27 +47,40 @@ class Job(NamedTuple):
     """A data set, how to take its queries apart, and how to distil."""
 
     name: str
-    parts: Callable[[str], Parts]
+    parts: Callable[[str, dict[str, Any]], Parts]
     seeds: int
     options: dict[str, Any]
 
 
-def steps_done(text: str) -> Parts:
+def steps_done(text: str, about: dict[str, Any]) -> Parts:
     """Takes ``Instruction: ...`` and ``Done so far: a; b`` apart; the first step has ``nothing`` done."""
     request, done = text.removeprefix("Instruction: ").split("\n" + DONE)
     return Parts(request, [], [] if done == "nothing" else done.split("; "))
 
 
-def dialogue(text: str) -> Parts:
+def dialogue(text: str, about: dict[str, Any]) -> Parts:
     """Takes a dialogue apart, whose last line is the request; the first describes the situation."""
     *turns, last = text.split("\n")
     return Parts(last, turns, [])
 
 
+def strategies(text: str, about: dict[str, Any]) -> Parts:
+    """Takes the last line of a dialogue, its number, and the strategy of the supporter's turn before it."""
+    return Parts(f"Turn {about['turn']}. {dialogue(text, about).request}", [], about["prev_strategies"][-1:])
+
+
 JOBS = {
     "saycan_next": Job("saycan_next", steps_done, 3, {}),
-    "esconv": Job("esconv", dialogue, 1, {"hidden_units": 512, "dropout": 0.4}),
+    "esconv": Job("esconv", dialogue, 1, {}),
+    "esconv_strategies": Job("esconv", strategies, 3, {"new_document_gain": 1.0}),
 }
+
+
+def take_apart(bench: Bench, job: Job, full: RetrievalData) -> dict[str, Parts]:
+    """Returns the parts of each query."""
+    lines = (Path(bench.args.data) / job.name / "queries.jsonl").read_text().splitlines()
+    about = {row["_id"]: row.get("metadata", {}) for row in map(json.loads, lines)}
+    return {query: job.parts(text, about[query]) for query, text in full.queries.items()}
 
 
 def run(bench: Bench, job: Job) -> dict[str, Any]:
@@ -76,7 +89,7 @@ def run(bench: Bench, job: Job) -> dict[str, Any]:
     ``not trained`` is the predictor that learnt bare requests, asked with context.
     """
     full = bench.load(job.name)
-    parts = {query: job.parts(text) for query, text in full.queries.items()}
+    parts = take_apart(bench, job, full)
     texts = {
         "with": {query: with_context(*part) for query, part in parts.items()},
         "without": {query: part.request for query, part in parts.items()},
@@ -111,9 +124,10 @@ def run(bench: Bench, job: Job) -> dict[str, Any]:
 def budgets(bench: Bench, job: Job) -> dict[str, Any]:
     """Returns R@1 over development queries for each budget of the history, of one seed."""
     full, result = bench.load(job.name), {}
+    parts = take_apart(bench, job, full)
     for budget in BUDGETS:
         with patch.object(context, "MAX_HISTORY", budget):
-            queries = {query: with_context(*job.parts(text)) for query, text in full.queries.items()}
+            queries = {query: with_context(*part) for query, part in parts.items()}
         data = replace(full, queries=queries)
         retriever, _ = distil(bench, data, "minilm", "labels", seed=0, teacher_calls=0, **job.options)
         result[str(budget)] = hits(retriever, data, "dev", None).mean()

@@ -74,13 +74,14 @@ def adapted(bench: Bench, data: RetrievalData) -> Scores:
     return lambda queries: encoder.encode_queries(queries) @ matrix @ documents.T
 
 
-def ours(name: str, student: str, teacher: str, labels: bool = True) -> Callable[[Bench, RetrievalData], Scores]:
+def ours(
+    name: str, student: str, teacher: str, labels: bool = True, **options: float
+) -> Callable[[Bench, RetrievalData], Scores]:
     """A student, taught by labels (of the train split), a teacher, or both; saved in the work folder."""
 
     def make(bench: Bench, data: RetrievalData) -> Scores:
         given = data if labels else unlabelled(data, REQUESTS)
-        esconv = {"hidden_units": 512, "dropout": 0.4} if data.name == "esconv" else {}
-        retriever, _ = distil(bench, given, student, teacher, teacher_calls=0, **esconv)
+        retriever, _ = distil(bench, given, student, teacher, teacher_calls=0, **options)
         retriever.save_pretrained(Path(bench.args.work) / f"{name}-{data.name}")
         return of_retriever(retriever, data)
 
@@ -125,6 +126,8 @@ SYSTEMS: dict[str, Callable[[Bench, RetrievalData], Scores]] = {
     "ours-teacher": ours("ours-teacher", "minilm", "gemma", labels=False),
     "ours-both": ours("ours-both", "minilm", "gemma"),
     "ours-gemma-labels": ours("ours-gemma-labels", "gemma", "labels"),
+    "ours-labels-stay": ours("ours-labels-stay", "minilm", "labels", new_document_gain=1.0),
+    "ours-gemma-labels-stay": ours("ours-gemma-labels-stay", "gemma", "labels", new_document_gain=1.0),
     "ours-on-fine-tuned": on_fine_tuned,
     "tools": shipped(rerank=False),
     "tools-rerank10": shipped(rerank=True),

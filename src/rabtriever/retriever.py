@@ -56,19 +56,23 @@ class Rabtriever:
         refusal: When a search that may refuse returns nothing; if None, it can promise nothing.
         reranked_calibration: Fused log-odds of hits that the reranker read to probabilities; ``calibration`` if None.
         examples: Labelled queries, which pull those that are near to them to their documents; none if None.
-        correction: Whether the predictor's correction counts; False if feedback showed that it harms.
+        query_adapter: float32 (H, H), a linear map M of query embeddings that was fitted to labels: it adds
+            ``<e_q M, e_d>`` to a score, as part of the correction; none if None.
+        correction: Whether the correction counts, the predictor's and the query adapter's; False if feedback showed
+            that it harms.
         query_cache: Number of queries whose encodings are cached; 0 caches none.
         document_cache: Number of documents whose latents are cached.
 
     Attributes:
         layout: Meaning of the latents' columns.
         dim: Number of columns of a latent, gain and bias included.
-        fingerprint: Identifies everything that changes a document's latent or what a query's means. Examples do
-            neither: they move queries alone.
+        fingerprint: Identifies everything that changes a document's latent or what a query's means. Examples and
+            the query adapter do neither: they move queries alone.
         name_or_path: Folder it was loaded from or saved to, or its URI.
 
     Raises:
-        InputError: no predictor, and an encoder without a similarity; or examples, and no similarity in the score.
+        InputError: no predictor, and an encoder without a similarity; or examples or a query adapter, and no similarity
+            in the score.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Rabtriever:
         refusal: Refusal | None = None,
         reranked_calibration: Calibration | None = None,
         examples: Examples | None = None,
+        query_adapter: np.ndarray | None = None,
         correction: bool = True,
         query_cache: int = 10_000,
         document_cache: int = 0,
@@ -91,13 +96,15 @@ class Rabtriever:
         self.calibration, self.refusal = calibration or Calibration(), refusal or Refusal()
         self.reranked_calibration = reranked_calibration or self.calibration
         self.fusion, self.examples = fusion or (Fusion() if predictor else Fusion.zero_shot()), examples
-        self.correction = correction
+        self.correction, self.query_adapter = correction, query_adapter
         known = trained_on if predictor and trained_on is not None else np.empty(0, np.int64)
         self.trained_on = np.sort(known)
         if self.fusion.beta and not encoder.has_similarity:
             raise InputError("encoder: an LLM's states have no similarity to rank by; distil a predictor for it first")
         if examples is not None and not self.fusion.beta:
             raise InputError("examples: the score has no similarity that they could move; distil over an encoder")
+        if query_adapter is not None and not self.fusion.beta:
+            raise InputError("query_adapter: the score has no similarity to adapt; distil over an encoder")
         self.name_or_path: str | None = None
         folded = predictor.fold() if predictor else None
         self._fold = Fold(encoder.hidden_size, folded, self.fusion.beta, self.fusion.offset, self.fusion.center)
@@ -152,7 +159,7 @@ class Rabtriever:
         except (TypeError, AttributeError, KeyError, ValueError) as error:
             raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
         encoder, reranker = load_models(folder, config, calibrations.get("reranker"), kv_cache_bytes, options)
-        predictor, trained_on = load_predictor(folder, config)
+        predictor, trained_on, query_adapter = load_predictor(folder, config)
         retriever = cls(
             encoder,
             predictor,
@@ -163,6 +170,7 @@ class Rabtriever:
             refusal=refusal,
             reranked_calibration=calibrations.get("reranked"),
             examples=load_examples(folder, config),
+            query_adapter=query_adapter,
             correction=config.get("correction", True),
             query_cache=query_cache,
             document_cache=document_cache,
@@ -300,12 +308,14 @@ class Rabtriever:
         Args:
             states: Of the encoder.
             examples: What moves the queries; None: nothing does.
-            correction: Whether the predictor's correction counts.
+            correction: Whether the correction counts, the predictor's and the query adapter's.
         """
         shift = examples.shift(states) if examples else None
-        latents = self._fold.query(states, shift)
         if not correction:
-            return self._fold.similarity_only(latents)
+            return self._fold.similarity_only(self._fold.query(states, shift))
+        adapted = None if self.query_adapter is None else states @ self.query_adapter
+        shifts = [one for one in (shift, adapted) if one is not None]
+        latents = self._fold.query(states, sum(shifts[1:], shifts[0]) if shifts else None)
         if examples and shift is not None and self.fusion.gain > self.fusion.new_gain:
             # Less of the gained term and more for all: it reaches documents of the smaller gain alone.
             less = examples.advantage(shift) / (self.fusion.gain - self.fusion.new_gain)
@@ -318,7 +328,7 @@ class Rabtriever:
 
         Args:
             latents: float32 (n, dim) from :meth:`encode_query`; not changed.
-            texts: The queries. They are encoded again if there are examples, which the latents hold.
+            texts: The queries. They are encoded again if there are examples or a query adapter, which the latents hold.
 
         Returns:
             float32 (n, dim); a score is ``beta <e_q, e_d> + offset``.
@@ -326,7 +336,7 @@ class Rabtriever:
         Raises:
             InputError: the similarity has no part in this retriever's score, or none that can be told apart.
         """
-        if self.examples is not None and len(texts):
+        if (self.examples is not None or self.query_adapter is not None) and len(texts):
             latents = self._fold.query(self.encoder.encode_queries(texts))
         return self._fold.similarity_only(latents)
 

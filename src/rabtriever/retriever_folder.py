@@ -16,7 +16,7 @@ from rabtriever.rerankers.base import Reranker
 from rabtriever.rerankers.loading import has_reranker, restore_reranker
 from rabtriever.scoring.calibration import Calibration
 from rabtriever.scoring.examples import Examples
-from rabtriever.scoring.predictor import TRAINED_ON
+from rabtriever.scoring.predictor import QUERY_ADAPTER, TRAINED_ON
 
 if TYPE_CHECKING:
     from rabtriever.rerankers.generative import GenerativeReranker
@@ -54,6 +54,8 @@ def save_retriever(
     }
     weights = {TRAINED_ON: torch.from_numpy(retriever.trained_on)} if len(retriever.trained_on) else {}
     weights |= predictor.state_dict() if predictor else {}
+    if retriever.query_adapter is not None:
+        weights[QUERY_ADAPTER] = torch.from_numpy(retriever.query_adapter)
     adapter = reranker.adapter if reranker else None
     examples = retriever.examples.to_arrays() if retriever.examples else {}
     save_model(folder, config, weights, adapter, retriever.encoder.owned_folder, log, examples)

@@ -171,3 +171,16 @@ def test_no_query_that_an_llm_wrote_is_held_out(tiny_data):
     assert held_out and marked.qrels["dev"].keys().isdisjoint(held_out)
     everything = train_dev_split(replace(tiny_data, generated=frozenset(tiny_data.queries)))
     assert "dev" not in everything.qrels and everything.qrels["train"] == tiny_data.qrels["train"]
+
+
+def test_parts_of_the_train_split_hold_nothing_out(tiny_data: RetrievalData) -> None:
+    part = dict(list(tiny_data.qrels["train"].items())[::2])
+    more = replace(tiny_data, qrels={**tiny_data.qrels, "train_short": part})
+    assert training_queries(train_dev_split(more)) == training_queries(train_dev_split(tiny_data))
+
+
+def test_a_warning_says_when_other_splits_hold_most_train_queries(tiny_data: RetrievalData) -> None:
+    train = dict(list(tiny_data.qrels["train"].items())[1:])
+    overlapping = replace(tiny_data, qrels={**tiny_data.qrels, "again": train})
+    with pytest.warns(UserWarning, match=f"{len(train)} of {len(train) + 1} train queries are left out of training"):
+        train_dev_split(overlapping)

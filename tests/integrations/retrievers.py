@@ -16,7 +16,7 @@ NEW = ["the bread is for the hotel", "please wipe the table", "wind", "song of t
 QUERIES = ["please show the weather", "where is my lamp?", "cook bread", "x", "turn " * 9, "what flight is it?"]
 
 
-def make_retriever(encoder, kind="quadratic", examples=0, trained_on=DOCUMENTS, **fusion):
+def make_retriever(encoder, kind="quadratic", examples=0, trained_on=DOCUMENTS, adapted=False, **fusion):
     """A retriever that was trained on some documents; no predictor if ``kind`` is None."""
     torch.manual_seed(0)
     predictor = None
@@ -36,7 +36,10 @@ def make_retriever(encoder, kind="quadratic", examples=0, trained_on=DOCUMENTS, 
         remembered = Examples.of(asked, [[int(row)] for row in rows], text_keys(DOCUMENTS), states)
         remembered = remembered.with_strength(1.0, 2.0, 0.5)
     fused = Fusion(**fusion) if fusion else None
-    return Rabtriever(encoder, predictor, fusion=fused, trained_on=text_keys(trained_on), examples=remembered)
+    size = encoder.hidden_size
+    adapter = np.random.default_rng(1).normal(size=(size, size)).astype(np.float32) if adapted else None
+    options = {"fusion": fused, "trained_on": text_keys(trained_on), "examples": remembered, "query_adapter": adapter}
+    return Rabtriever(encoder, predictor, **options)
 
 
 def log_odds(retriever, queries, documents):

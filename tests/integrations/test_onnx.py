@@ -10,7 +10,16 @@ from tokenizers import Tokenizer
 from rabtriever.errors import ConflictError, InputError
 from rabtriever.integrations.onnx import QueryPath, save_onnx
 
-OPTIONS = [{}, {"kind": "mlp"}, {"kind": None}, {"beta": 0.0}, {"examples": 5}, {"examples": 50, "new_gain": 1.0}]
+OPTIONS = [
+    {},
+    {"kind": "mlp"},
+    {"kind": None},
+    {"beta": 0.0},
+    {"examples": 5},
+    {"examples": 50, "new_gain": 1.0},
+    {"adapted": True},
+    {"kind": "mlp", "adapted": True, "examples": 5},
+]
 
 
 def padded(sequences):
@@ -34,7 +43,7 @@ def test_the_query_path_is_encode_query(sentence_encoders, options):
 
 def test_a_correction_that_does_not_count(sentence_encoders):
     encoder = sentence_encoders["mpnet"]
-    retriever = make_retriever(encoder, "mlp", examples=50)
+    retriever = make_retriever(encoder, "mlp", examples=50, adapted=True)
     retriever.correction = False
     given = map(torch.from_numpy, padded(encoder.tokenizers["query"].ids(QUERIES)))
     found = QueryPath(retriever, encoder).eval()(*given).detach().numpy()

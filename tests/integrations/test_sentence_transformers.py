@@ -59,7 +59,10 @@ def test_retriever_and_tuned_encoder_load_without_this_package(tokenizer, tmp_pa
     np.testing.assert_allclose(similarity, cosine, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"new_gain": 1.0}, {"beta": 0.0}, {"kind": None}, {"gain": 2.0, "center": -3.0}])
+OPTIONS = [{"new_gain": 1.0}, {"beta": 0.0}, {"kind": None}, {"gain": 2.0, "center": -3.0}, {"adapted": True}]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 def test_vectors_are_those_of_the_vectors_module(sentence_encoders, tmp_path, options):
     retriever = make_retriever(sentence_encoders["mpnet"], **options)
     save_sentence_transformer(retriever, tmp_path / "model")

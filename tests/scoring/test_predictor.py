@@ -25,9 +25,9 @@ def test_loaded_is_saved(tmp_path, kind):
     saved = random_predictor(8, 5, kind)
     save_file(saved.state_dict(), tmp_path / PREDICTOR)
     config = {"predictor": saved.to_config(), "encoder": {"pooling": "mean"}}
-    loaded, trained_on = load_predictor(tmp_path, config)
+    loaded, *beside = load_predictor(tmp_path, config)
     loaded.eval()
-    assert trained_on is None
+    assert beside == [None, None]
     z_q, z_d = torch.randn(4, 8), torch.randn(3, 8)
     assert loaded.kind == kind and loaded.weights_hash() == saved.weights_hash()
     assert torch.equal(loaded.choice_direction, saved.choice_direction)
@@ -35,9 +35,12 @@ def test_loaded_is_saved(tmp_path, kind):
     for side in ("query_map", "document_map"):
         found, expected = (getattr(predictor.fold(), side)(z_q.numpy()) for predictor in (loaded, saved))
         np.testing.assert_array_equal(found, expected)
-    assert load_predictor(tmp_path, {"encoder": {}}) == (None, None)
-    save_file({**saved.state_dict(), "trained_on": torch.tensor([-5, 7])}, tmp_path / PREDICTOR)
-    np.testing.assert_array_equal(load_predictor(tmp_path, config)[1], np.array([-5, 7], np.int64))
+    assert load_predictor(tmp_path, {"encoder": {}}) == (None, None, None)
+    beside = {"trained_on": torch.tensor([-5, 7]), "query_adapter": torch.eye(8)}
+    save_file({**saved.state_dict(), **beside}, tmp_path / PREDICTOR)
+    _, trained_on, query_adapter = load_predictor(tmp_path, config)
+    np.testing.assert_array_equal(trained_on, np.array([-5, 7], np.int64))
+    np.testing.assert_array_equal(query_adapter, np.eye(8, dtype=np.float32))
     with pytest.raises(InputError, match="a broken retriever"):
         load_predictor(tmp_path, {**config, "predictor": {**saved.to_config(), "hidden_units": 6}})
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
 from rabtriever.data.types import Qrels, RetrievalData
 from rabtriever.errors import InputError
 
+MAX_LOST_SHARE = 0.5  # of train queries that other splits hold, without a warning
 DEV_SHARE = 0.1  # of the texts of labelled train queries
 MAX_HELD_OUT_QUERIES = 300  # without labels
 MAX_DEV_QUERIES = 500  # that measures and calibrations use; all of the dev split is held out
@@ -21,13 +23,17 @@ def train_dev_split(data: RetrievalData) -> RetrievalData:
     A hash of a query's text decides whether it is held out: about a tenth of the texts, the same ones whatever else is
     in the data set, in whatever order, at whatever limits, and whichever data sets are joined. So teacher and student,
     trained by different commands, have both never seen them. No query that an LLM wrote is held out. A train query
-    whose text occurs in any other split, under whatever id, is left out of ``train``. Splitting twice changes nothing.
-    There is no ``dev`` without two different labelled train queries.
+    whose text occurs in any other split, under whatever id, is left out of ``train``; splits named ``train_...`` are
+    parts of it. A warning says so where that is most of them. Splitting twice changes nothing. There is no ``dev``
+    without two different labelled train queries.
     """
     if "train" not in data.qrels:
         return data
     others = {name: qrels for name, qrels in data.qrels.items() if name != "train"}
     train = _without(data.qrels["train"], _held_out_texts(data), data)
+    if (lost := len(data.qrels["train"]) - len(train)) > MAX_LOST_SHARE * len(data.qrels["train"]):
+        shared = f"{lost} of {len(data.qrels['train'])} train queries"
+        warnings.warn(f"{data.name}: {shared} are left out of training: other splits have them, too", stacklevel=2)
     if not others.get("dev"):
         labelled = [query for query in train if data.is_labelled("train", query) and query not in data.generated]
         dev_texts = _dev_texts({_normalize(data.queries[query]) for query in labelled})
@@ -86,7 +92,10 @@ def held_out_queries(data: RetrievalData, queries: Mapping[str, object], limit: 
 
 def _held_out_texts(data: RetrievalData) -> set[str]:
     return {
-        _normalize(data.queries[query]) for split, qrels in data.qrels.items() if split != "train" for query in qrels
+        _normalize(data.queries[query])
+        for split, qrels in data.qrels.items()
+        if split != "train" and not split.startswith("train_")
+        for query in qrels
     }
 
 

@@ -101,6 +101,7 @@ class QueryPath(nn.Module):
     """
 
     signs: Tensor
+    query_adapter: Tensor | None
 
     def __init__(self, retriever: Rabtriever, encoder: SentenceEncoder) -> None:
         super().__init__()
@@ -116,6 +117,8 @@ class QueryPath(nn.Module):
             self.units.bias.data = torch.from_numpy(folded.query_map.bias)
             self.register_buffer("signs", torch.from_numpy(folded.signs))
         self.examples = _Examples(retriever.examples) if retriever.examples else None
+        adapter = retriever.query_adapter if retriever.correction else None
+        self.register_buffer("query_adapter", None if adapter is None else torch.from_numpy(adapter / self.root))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Returns the latents float32 (n, dim); see :meth:`rabtriever.Rabtriever.query_latents`."""
@@ -125,6 +128,8 @@ class QueryPath(nn.Module):
             states = nn.functional.normalize(states, dim=1)
         zero = states[:, :1] * 0
         parts, gain, bias = [self.root * states] if self.root else [], zero, zero + self.fusion.offset
+        if self.query_adapter is not None:
+            parts[0] = parts[0] + states @ self.query_adapter
         if self.examples is not None:
             shift = self.examples(states)
             parts[0] = parts[0] + shift / self.root

@@ -116,6 +116,8 @@ class _Side(NamedTuple):
 def _query_side(retriever: Rabtriever, folded: FoldedPredictor | None) -> _Side:
     side = _side(retriever, folded.query_map if folded else None, 2 * folded.signs if folded else 0.0)
     side.bias[-2:] = 1.0, retriever.fusion.offset
+    if retriever.query_adapter is not None and retriever.correction:
+        side.linear[: len(retriever.query_adapter)] += retriever.query_adapter.T / np.sqrt(retriever.fusion.beta)
     if folded:
         side.squares[-3], side.bias[-3] = folded.signs, folded.constant - retriever.fusion.center
     return side

@@ -21,7 +21,7 @@ from rabtriever.persistence.folder import load_weights
 from rabtriever.scoring.fold import Affine, FoldedPredictor
 
 KINDS = ("mlp", "quadratic")
-TRAINED_ON = "trained_on"  # beside the weights: keys of the documents
+TRAINED_ON, QUERY_ADAPTER = "trained_on", "query_adapter"  # beside the weights: keys of the documents; the retriever's
 DOCUMENTS_PER_BLOCK = 512  # whose hidden units of every query are in memory at a time
 DOCUMENTS_PER_KERNEL = 16_384  # whose own hidden units are
 
@@ -176,26 +176,29 @@ def _square_scores(a: Tensor, b: Tensor, v: Tensor) -> Tensor:
     return a.square() @ v[:, None] + 2 * (v * a) @ b.T + b.square() @ v
 
 
-def load_predictor(folder: Path, config: Mapping[str, Any]) -> tuple[Predictor | None, np.ndarray | None]:
-    """Loads the predictor of a retriever's folder and the keys of the documents that it was trained on.
+def load_predictor(
+    folder: Path, config: Mapping[str, Any]
+) -> tuple[Predictor | None, np.ndarray | None, np.ndarray | None]:
+    """Loads the predictor of a retriever's folder, the keys of the documents it was trained on, and the query adapter.
 
     Args:
         folder: The retriever's.
         config: The values of its ``rabtriever.json``.
 
     Returns:
-        None and None of an untrained retriever.
+        None for what there is not; nothing of an untrained retriever.
 
     Raises:
         InputError: the weights are missing or broken.
     """
     if "predictor" not in config:
-        return None, None
+        return None, None, None
     weights = load_weights(folder)
-    trained_on = weights.pop(TRAINED_ON, None)
+    beside = [weights.pop(name, None) for name in (TRAINED_ON, QUERY_ADAPTER)]
     try:
         predictor = Predictor(**config["predictor"])
         predictor.load_state_dict(weights)
     except (RuntimeError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: a broken retriever ({first_line(error)}); distill it again") from error
-    return predictor, None if trained_on is None else trained_on.numpy()
+    trained_on, query_adapter = (None if tensor is None else tensor.numpy() for tensor in beside)
+    return predictor, trained_on, query_adapter

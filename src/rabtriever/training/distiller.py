@@ -19,7 +19,7 @@ from rabtriever.progress import track
 from rabtriever.rerankers.store import ScoreStore
 from rabtriever.retriever import Rabtriever
 from rabtriever.scoring.examples import Examples
-from rabtriever.scoring.fusion import ZERO_SHOT_BETA, Fusion, text_keys
+from rabtriever.scoring.fusion import Fusion, text_keys
 from rabtriever.scoring.predictor import Predictor
 from rabtriever.training import new_documents, processes
 from rabtriever.training.cached_teacher import CachedTeacher
@@ -29,9 +29,10 @@ from rabtriever.training.encoded_data import EncodedData, encode_data
 from rabtriever.training.losses import embedding_error, label_loss, list_loss, log_odds_error, reverse_kl
 from rabtriever.training.metrics import collapse_metrics, dev_recall, fresh_pair_pearson
 from rabtriever.training.new_documents import Setting, Trial
+from rabtriever.training.query_adapter import fit_query_adapter
 from rabtriever.training.sampling import EXPLORATION_DEPTH, rank_documents, sample_pairs, shuffled_batches
 from rabtriever.training.schedule import Schedule
-from rabtriever.training.selection import choose_gain, fit_calibrations, label_by_teacher, tolerance
+from rabtriever.training.selection import choose_beta, choose_gain, fit_calibrations, label_by_teacher, tolerance
 from rabtriever.training.student import Student, training_gains
 from rabtriever.training.targets import Targets
 from rabtriever.training.teacher import Teacher
@@ -159,15 +160,19 @@ class Distiller:
         return list_loss(self.score(self.data.train.states[rows], documents), teacher, own)
 
     def score(self, z_q: Tensor, documents: Tensor) -> Tensor:
-        """Returns the log-odds (n, k) of states (n, H) and documents int64 (k,), some of which count as new."""
-        gains = training_gains(self.taught[documents], self.generator)
+        """Returns the log-odds (n, k) of states (n, H) and documents int64 (k,), some of which count as new.
+
+        None does where later documents shall get the whole correction, too.
+        """
+        known = self.config.new_document_gain == 1
+        gains = 1.0 if known else training_gains(self.taught[documents], self.generator)
         return self.student.log_odds(z_q, self.data.z_d[documents], gains)
 
     def _smoothing(self, rows: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """Returns what a label's target is mixed with: the teacher's lists of these queries, else the encoder's."""
         if self.teacher.encoders:
             return lambda _, documents: self.targets.lists(rows, documents)
-        return lambda z_q, documents: ZERO_SHOT_BETA * (z_q @ self.data.z_d[documents].T)
+        return lambda z_q, documents: self.first_beta * (z_q @ self.data.z_d[documents].T)
 
     def prepare(self, data: RetrievalData) -> None:
         """Encodes the data, asks the teacher what costs no call, and makes a new student; :meth:`train` begins so."""
@@ -199,6 +204,7 @@ class Distiller:
         self.taught = self.targets.asked_for(asking, len(self.data.documents))
         self.taught[[document for of_query in train.positives for document in of_query]] = True
         self.taught = processes.agree(self.taught)
+        self.first_beta = choose_beta(train, self.data.z_d, self.taught) if over_encoder else 0.0
         self.log: list[dict[str, Any]] = []
         self._calls_before = self.cached_teacher.calls  # of dev queries, which the schedule has set aside
         self._make_student()
@@ -213,7 +219,7 @@ class Distiller:
         predictor.fit_normalization("document", self.data.z_d)
         if len(self.targets.states):
             predictor.fit_normalization("output", self.targets.states)
-        self.student = Student(predictor, ZERO_SHOT_BETA if over_encoder else 0.0).eval()
+        self.student = Student(predictor, self.first_beta if over_encoder else 0.0).eval()
         beta = [{"params": [self.student.log_beta], "weight_decay": 0.0}] if over_encoder else []
         groups = [{"params": predictor.parameters(), "weight_decay": config.weight_decay}, *beta]
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
@@ -308,6 +314,13 @@ class Distiller:
     def _make_retriever(self) -> Rabtriever:
         """Returns the retriever with what dev queries confirm of the correction, and calibrated probabilities."""
         fusion = processes.agree(choose_gain(self.student, self.data, self.taught, self.config.new_document_gain))
+        if self.config.new_document_gain == 1 and fusion.gain:
+            fitted = processes.agree(
+                fit_query_adapter(self.student, fusion.gain, self.data, self.taught, self.first_beta)
+            )
+            if fitted:
+                fusion = replace(fusion, gain=fitted[0], new_gain=fitted[0])
+                self.student.query_adapter = fitted[1]
         setting, examples = self._choose_setting(fusion), self._examples(self.data)
         fusion = replace(fusion, center=setting.center)
         if examples and setting.weight:
@@ -328,6 +341,7 @@ class Distiller:
             refusal=made.refusal,
             reranked_calibration=made.reranked,
             examples=self.student.examples,
+            query_adapter=None if self.student.query_adapter is None else self.student.query_adapter.numpy(),
         )
 
     def _choose_setting(self, fusion: Fusion) -> Setting:

@@ -1,4 +1,4 @@
-"""What dev queries decide: how much of the correction to take, and what the scores mean as probabilities."""
+"""What labels decide: weights of similarity and correction, and what the scores mean as probabilities."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from rabtriever.training.schedule import Schedule
 from rabtriever.training.student import Student
 from rabtriever.training.targets import Targets
 
+BETAS = (ZERO_SHOT_BETA, 10.0, 5.0, 2.0, 1.0)
+BETA_QUERIES, QUERIES_PER_BLOCK = 1000, 64
 GAINS = (1.0, 0.75, 0.5, 0.25)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MIN_RERANKED = 30  # queries that decide about a reranker's share
@@ -56,6 +58,28 @@ def label_by_teacher(queries: EncodedQueries, teacher: CachedTeacher, n_read: in
         targets.add(pairs, *teacher.read(queries.texts, pairs))
     _, first = best(targets.lists, 1)
     return replace(queries, positives=[[document] for document in first[:, 0].tolist()])
+
+
+def choose_beta(train: EncodedQueries, z_d: Tensor, among: Tensor) -> float:
+    """Returns the weight beta that the similarity starts a training with, under which the labels are most likely.
+
+    Their likelihood is that of ``softmax(beta <e_q, e_d>)``. An encoder that sees no link between queries and documents
+    would only add noise with the usual weight.
+
+    Args:
+        train: Of its labelled queries, the first thousand decide; without any, the weight is the usual one.
+        z_d: float32 (k, H), embeddings of the documents.
+        among: bool (k,), documents that compete.
+    """
+    queries, likelihoods = train.select(train.labelled[:BETA_QUERIES]), torch.zeros(len(BETAS))
+    for rows in torch.arange(len(queries)).split(QUERIES_PER_BLOCK):
+        block = queries.select(rows)
+        similarities = (block.states @ z_d.T).masked_fill(~among, float("-inf"))
+        similarities[tuple(block.own_pairs.T)] = float("-inf")
+        for i, beta in enumerate(BETAS):
+            log_shares = torch.log_softmax(beta * similarities, dim=1)
+            likelihoods[i] += sum(row[of].mean() for row, of in zip(log_shares, block.positives, strict=True))
+    return BETAS[int(likelihoods.argmax())]
 
 
 def choose_gain(student: Student, data: EncodedData, taught: Tensor, new_document_gain: float) -> Fusion:

@@ -28,11 +28,13 @@ class Student(nn.Module):
 
     Attributes:
         examples: What moves the queries after the training; None during it.
+        query_adapter: float32 (H, H), a linear map that adds to the queries after the training; None during it.
     """
 
     def __init__(self, predictor: Predictor, beta: float = 0.0) -> None:
         super().__init__()
         self.predictor, self.examples = predictor, cast(Examples | None, None)
+        self.query_adapter: Tensor | None = None
         self.log_beta = nn.Parameter(torch.tensor(math.log(beta))) if beta else None
         if beta:  # untrained, it is the encoder's ranking
             nn.init.zeros_(predictor.output.weight)
@@ -56,6 +58,8 @@ class Student(nn.Module):
         if self.log_beta is None:
             return correction
         log_odds = self.log_beta.exp() * (z_q @ z_d.T) + gain * (correction - center)
+        if self.query_adapter is not None:
+            log_odds = log_odds + z_q @ self.query_adapter @ z_d.T
         if self.examples is None:
             return log_odds
         shift = self.examples.shift(z_q.numpy())
