@@ -33,6 +33,7 @@ TITLES = {
     "sealtools": "Seal-Tools",
     "saycan_next": "SayCan next step",
     "esconv": "ESConv",
+    "esconv_strategies": "ESConv, with turn and strategy",
     "tldr": "tldr",
     "demo": "built-in",
     "toolalpaca_eval": "ToolAlpaca",
@@ -59,7 +60,9 @@ SYSTEMS = {
     "ours-labels": "**ours on MiniLM**, labels",
     "ours-on-fine-tuned": "**ours on the fine-tuned MiniLM**, the same labels",
     "ours-both": "**ours on MiniLM**, labels and teacher",
+    "ours-labels-stay": "**ours on MiniLM**, labels, documents stay",
     "ours-gemma-labels": "**ours on EmbeddingGemma**, labels",
+    "ours-gemma-labels-stay": "**ours on EmbeddingGemma**, labels, documents stay",
     "tools": "**`tools`**",
     "tools-rerank10": "**`tools`**, the best 10 reranked",
 }
@@ -245,7 +248,7 @@ def fill(text: str, results: Results) -> str:
 
     ``{{table NAME}}``; ``{{SYSTEM/CORPUS}}`` and ``{{SYSTEM/CORPUS/SPLIT/MEASURE}}``, a mean over queries;
     ``{{mean SYSTEM own}}`` or ``never``, over corpora; ``{{p A B CORPUS}}``; ``{{job NAME}}``, the mean R@1 of a job of
-    corpora.py; ``{{ms SYSTEM}}``; ``{{prices}}``; ``{{learned CORPUS LABELS}}``, R@1 after so many choices.
+    corpora.py; ``{{context JOB with}}`` or ``without``, of context.py; ``{{ms SYSTEM}}``; ``{{prices}}``; ``{{learned CORPUS LABELS}}``, R@1 after so many choices.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -257,6 +260,8 @@ def fill(text: str, results: Results) -> str:
         if kind == "p":
             p = results.p(*words)
             return "< .001" if p < 0.001 else number(p)
+        if kind == "context":
+            return number(results.context[words[0]][words[1]]["R@1"])
         if kind == "job":
             return number(results.corpora[words[0]]["mean"])
         if kind == "learned":

@@ -135,7 +135,10 @@ class DistillConfig(_Checked):
     )
     max_labelled_queries: int = _option(0, "most labelled queries to use; 0: all", min=0)
     new_document_gain: float = _option(
-        0.25, "share of the correction that documents get which were not trained on", min=0, max=1
+        0.25,
+        "share of the correction that documents get which were not trained on; 1: all have labels, none will come",
+        min=0,
+        max=1,
     )
     examples: int = _option(16_384, "most labelled queries that a search compares its query with; 0: none", min=0)
     predictor: str = _option("mlp", "mlp, or quadratic: its score is an inner product", choices=("mlp", "quadratic"))
