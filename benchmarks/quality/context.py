@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -21,11 +22,13 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
+import torch
 
 from rabtriever import Rabtriever, RetrievalData
 from rabtriever.data import context
 from rabtriever.data.context import DONE, with_context
 from rabtriever.evaluation.measures import interval
+from rabtriever.training.query_adapter import fit_regression
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from quality.corpora import Bench, distil, hits, p_value  # noqa: E402
@@ -78,9 +81,14 @@ JOBS = {
 
 def take_apart(bench: Bench, job: Job, full: RetrievalData) -> dict[str, Parts]:
     """Returns the parts of each query."""
-    lines = (Path(bench.args.data) / job.name / "queries.jsonl").read_text().splitlines()
-    about = {row["_id"]: row.get("metadata", {}) for row in map(json.loads, lines)}
+    about = metadata(bench, job)
     return {query: job.parts(text, about[query]) for query, text in full.queries.items()}
+
+
+def metadata(bench: Bench, job: Job) -> dict[str, dict[str, Any]]:
+    """Returns what the data set says about each query."""
+    lines = (Path(bench.args.data) / job.name / "queries.jsonl").read_text().splitlines()
+    return {row["_id"]: row.get("metadata", {}) for row in map(json.loads, lines)}
 
 
 def run(bench: Bench, job: Job) -> dict[str, Any]:
@@ -135,7 +143,48 @@ def budgets(bench: Bench, job: Job) -> dict[str, Any]:
     return {"dev": result}
 
 
-WHAT = {name: partial(run, job=job) for name, job in JOBS.items()} | {"budgets": partial(budgets, job=JOBS["esconv"])}
+def without_text(bench: Bench, job: Job) -> dict[str, Any]:
+    """Returns R@1 of a regression without text: over the turn and who spoke last; with the strategies before."""
+    full, ids = bench.load(job.name), list(bench.load(job.name).documents)
+    titles = {document.title: row for row, document in enumerate(full.documents.values())}
+    of, found = metadata(bench, job), {}
+    x, y = {}, {}
+    for split in ("train", "dev", "test"):
+        positives = full.positives(split)
+        x[split] = torch.tensor([counts(of[query], full.queries[query], titles) for query in positives])
+        y[split] = torch.tensor([ids.index(first) for first, *_ in positives.values()])
+    mean, scale = x["train"].mean(0), x["train"].std(0).clamp_min(1e-6)
+    for name, columns in {"turn": slice(0, 6), "strategies": slice(None)}.items():
+        z = {split: torch.cat([(v - mean) / scale, torch.ones(len(v), 1)], 1)[:, columns] for split, v in x.items()}
+        fits = [regression(z, y, len(ids), penalty) for penalty in (1e-3, 1e-2, 1e-1)]
+        found[name] = max(fits)[1]  # by the development queries
+    return found
+
+
+def regression(z: dict[str, torch.Tensor], y: dict[str, torch.Tensor], n: int, penalty: float) -> tuple[float, float]:
+    """Returns R@1 over development and test queries."""
+    w = fit_regression(z["train"], torch.zeros(len(y["train"]), n), torch.eye(n)[y["train"]], penalty)
+    dev, test = (float(((z[split] @ w).argmax(1) == y[split]).float().mean()) for split in ("dev", "test"))
+    return dev, test
+
+
+def counts(about: dict[str, Any], text: str, titles: dict[str, int]) -> list[float]:
+    """Returns numbers of a dialogue, without its words: six of the turn, and those of the strategies before."""
+    turn, last = about["turn"], text.rsplit("\n", 1)[-1]
+    strategies = [0.0] * (4 * len(titles))
+    before = [titles[title] for title in about["prev_strategies"]]
+    for age, title in enumerate(before[::-1]):
+        strategies[3 * len(titles) + title] += 1
+        if age < 3:
+            strategies[age * len(titles) + title] = 1.0
+    starts = [float(turn < 3), float(turn < 6), float(turn > 20), float(turn > 30)]
+    return [math.log1p(turn), *starts, float(last.startswith("Seeker")), *strategies]
+
+
+WHAT = {name: partial(run, job=job) for name, job in JOBS.items()} | {
+    "budgets": partial(budgets, job=JOBS["esconv"]),
+    "esconv_counts": partial(without_text, job=JOBS["esconv"]),
+}
 
 
 def main() -> None:

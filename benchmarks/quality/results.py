@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -243,33 +244,36 @@ TABLES = {
 }
 
 
+NUMBERS: dict[str, Callable[..., float | None]] = {
+    "mean": lambda r, system, which: r.mean(system, {"own": OWN, "never": NEVER}[which]),
+    "context": lambda r, job, kind: r.context[job][kind] if job == "esconv_counts" else r.context[job][kind]["R@1"],
+    "job": lambda r, name: r.corpora[name]["mean"],
+    "learned": lambda r, name, labels: next(s["after"] for s in r.learning[name] if s["labels"] == int(labels)),
+}
+
+
 def fill(text: str, results: Results) -> str:
     """Replaces ``{{...}}`` by what the files say.
 
     ``{{table NAME}}``; ``{{SYSTEM/CORPUS}}`` and ``{{SYSTEM/CORPUS/SPLIT/MEASURE}}``, a mean over queries;
     ``{{mean SYSTEM own}}`` or ``never``, over corpora; ``{{p A B CORPUS}}``; ``{{job NAME}}``, the mean R@1 of a job of
-    corpora.py; ``{{context JOB with}}`` or ``without``, of context.py; ``{{ms SYSTEM}}``; ``{{prices}}``; ``{{learned CORPUS LABELS}}``, R@1 after so many choices.
+    corpora.py; ``{{context JOB with}}`` or ``without``, of context.py; ``{{ms SYSTEM}}``; ``{{prices}}``;
+    ``{{learned CORPUS LABELS}}``, R@1 after so many choices.
     """
 
     def value(match: re.Match[str]) -> str:
         kind, *words = match[1].split()
         if kind == "table":
             return TABLES[words[0]](results)
-        if kind == "mean":
-            return number(results.mean(words[0], {"own": OWN, "never": NEVER}[words[1]]))
         if kind == "p":
             p = results.p(*words)
             return "< .001" if p < 0.001 else number(p)
-        if kind == "context":
-            return number(results.context[words[0]][words[1]]["R@1"])
-        if kind == "job":
-            return number(results.corpora[words[0]]["mean"])
-        if kind == "learned":
-            return number(next(s["after"] for s in results.learning[words[0]] if s["labels"] == int(words[1])))
         if kind == "prices":
             return ", ".join(f"{name} (${price:g})" for name, price in results.cost["prices"].items())
         if kind == "ms":
             return f"{results.latency['ms'][words[0]]:.0f}"
+        if kind in NUMBERS:
+            return number(NUMBERS[kind](results, *words))
         shown = number(results.figure(*kind.split("/")))
         if not shown:
             raise KeyError(match[0])

@@ -6,10 +6,10 @@
 
     python benchmarks/tools/reranker.py BEIR_FOLDERS MODEL OUT [--steps 700] [--metatool]
 
-MODEL is the reranker of the first trainings, with ``--metatool`` that of the run without; an interrupted run goes on. At
-most 8 train queries of a document and 1,500 of a corpus are read, of MetaTool 32 and 6,000, or with ``--metatool`` all:
-it is measured alone there. Not seen are the documents that ``held_docs.txt`` names, and the corpora that figures are
-given for as never trained on.
+MODEL is the reranker of the first trainings, with ``--metatool`` that of the run without; an interrupted run goes on.
+At most 8 train queries of a document and 1,500 of a corpus are read, of MetaTool 32 and 6,000, or with ``--metatool``
+all: it is measured alone there. Not seen are the documents that ``held_docs.txt`` names, and the corpora that figures
+are given for as never trained on.
 """
 
 from __future__ import annotations

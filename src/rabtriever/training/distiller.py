@@ -314,14 +314,12 @@ class Distiller:
     def _make_retriever(self) -> Rabtriever:
         """Returns the retriever with what dev queries confirm of the correction, and calibrated probabilities."""
         fusion = processes.agree(choose_gain(self.student, self.data, self.taught, self.config.new_document_gain))
-        if self.config.new_document_gain == 1 and fusion.gain:
-            fitted = processes.agree(
-                fit_query_adapter(self.student, fusion.gain, self.data, self.taught, self.first_beta)
-            )
-            if fitted:
-                fusion = replace(fusion, gain=fitted[0], new_gain=fitted[0])
-                self.student.query_adapter = fitted[1]
         setting, examples = self._choose_setting(fusion), self._examples(self.data)
+        if self.config.new_document_gain == 1 and fusion.gain:
+            given = self.data, self.taught, self.first_beta, examples, setting
+            if adapter := processes.agree(fit_query_adapter(self.student, fusion.gain, *given)):
+                self.student.query_adapter, setting = adapter.matrix, adapter.setting
+                fusion = replace(fusion, gain=adapter.gain, new_gain=adapter.gain)
         fusion = replace(fusion, center=setting.center)
         if examples and setting.weight:
             self.student.examples = examples.with_strength(setting.ridge, setting.weight, setting.share)

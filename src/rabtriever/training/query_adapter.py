@@ -11,14 +11,17 @@ It prefers documents that have labels much more than the predictor does: it is n
 
 from __future__ import annotations
 
-from functools import partial
+from copy import copy
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rabtriever.scoring.examples import Examples
 from rabtriever.training.encoded_data import EncodedData
 from rabtriever.training.metrics import dev_recall
+from rabtriever.training.new_documents import Setting, choose_by_dev, measure_settings
 from rabtriever.training.selection import tolerance
 from rabtriever.training.student import Student
 
@@ -28,10 +31,30 @@ WEIGHTS, SHARES = (0.25, 0.5, 1.0, 2.0), (1.0, 0.5, 0.25)
 MAX_DOCUMENTS, MAX_ITERATIONS = 1024, 60
 
 
+class QueryAdapter(NamedTuple):
+    """What was fitted beside a student.
+
+    Attributes:
+        matrix: M, float32 (H, H).
+        gain: Of the student's correction beside it.
+        setting: Of the examples beside it.
+    """
+
+    matrix: Tensor
+    gain: float
+    setting: Setting
+
+
 def fit_query_adapter(
-    student: Student, gain: float, data: EncodedData, taught: Tensor, first_beta: float
-) -> tuple[float, Tensor] | None:
-    """Fits M beside a trained student; its penalty, ridge and weight, and the gain, are the best on dev queries.
+    student: Student,
+    gain: float,
+    data: EncodedData,
+    taught: Tensor,
+    first_beta: float,
+    examples: Examples | None,
+    setting: Setting,
+) -> QueryAdapter | None:
+    """Fits M beside a trained student; penalty, ridge, weight, gain and setting are the best on dev queries.
 
     Args:
         student: The trained student.
@@ -39,10 +62,12 @@ def fit_query_adapter(
         data: Its labelled train queries are fitted, its ``dev`` decides.
         taught: bool (k,), documents that compete.
         first_beta: beta of the regression.
+        examples: Beside the student, or None.
+        setting: Of the examples, without M.
 
     Returns:
-        The gain of the correction beside M, and M, float32 (H, H). None if dev queries find it no better than the
-        student alone, or of so many documents that a regression takes minutes and few of them have enough labels.
+        None if dev queries find it no better than the student and its examples alone, or of so many documents that a
+        regression takes minutes and few of them have enough labels.
     """
     labelled, documents = data.train.select(data.train.labelled), taught.nonzero().flatten()
     if not len(labelled) or not len(data.dev) or not 1 < len(documents) <= MAX_DOCUMENTS:
@@ -57,8 +82,14 @@ def fit_query_adapter(
         maps += [w @ _answers(z_d, ridge) for ridge in RIDGES]
     candidates = [(share * gain, weight * one) for share in SHARES for weight in WEIGHTS for one in maps]
     recalls = [_recall(student, *candidate, data) for candidate in candidates]
-    least = dev_recall(partial(student.log_odds, gain=gain), data)["dev/R@1"] + tolerance(len(data.dev))
-    return candidates[int(np.argmax(recalls))] if max(recalls) > least else None
+    lower, matrix = candidates[int(np.argmax(recalls))]
+    adapted, noise = copy(student), tolerance(len(data.dev))
+    adapted.query_adapter = matrix
+    gains, lowered = torch.full((len(taught),), gain), torch.full((len(taught),), lower)
+    beside = choose_by_dev(adapted, data, lowered, examples, noise)
+    before = measure_settings(student, data, gains, [setting], examples)[setting]
+    after = measure_settings(adapted, data, lowered, [beside], examples)[beside]
+    return QueryAdapter(matrix, lower, beside) if after > before + noise else None
 
 
 def fit_regression(z_q: Tensor, offsets: Tensor, targets: Tensor, penalty: float) -> Tensor:
