@@ -71,8 +71,8 @@ class Rabtriever:
         name_or_path: Folder it was loaded from or saved to, or its URI.
 
     Raises:
-        InputError: no predictor, and an encoder without a similarity; or examples or a query adapter, and no similarity
-            in the score.
+        InputError: no predictor, and an encoder without a similarity; examples or a query adapter, and no similarity in
+            the score; or a query adapter of another size, or without a predictor.
     """
 
     def __init__(
@@ -103,8 +103,13 @@ class Rabtriever:
             raise InputError("encoder: an LLM's states have no similarity to rank by; distil a predictor for it first")
         if examples is not None and not self.fusion.beta:
             raise InputError("examples: the score has no similarity that they could move; distil over an encoder")
-        if query_adapter is not None and not self.fusion.beta:
-            raise InputError("query_adapter: the score has no similarity to adapt; distil over an encoder")
+        if query_adapter is not None:
+            self.query_adapter = np.ascontiguousarray(query_adapter, np.float32)
+            if not self.fusion.beta or predictor is None:
+                raise InputError("query_adapter: the score has no similarity or no predictor; distil over an encoder")
+            if query_adapter.shape != (width := encoder.hidden_size, width):
+                shape = "x".join(map(str, query_adapter.shape))
+                raise InputError(f"query_adapter: {shape}, its encoder gives {width} numbers; distil again")
         self.name_or_path: str | None = None
         folded = predictor.fold() if predictor else None
         self._fold = Fold(encoder.hidden_size, folded, self.fusion.beta, self.fusion.offset, self.fusion.center)

@@ -50,6 +50,7 @@ def save_retriever(
         **({"refusal": retriever.refusal.to_config()} if retriever.refusal.requests else {}),
         **({} if retriever.correction else {"correction": False}),
         **({"examples": len(retriever.examples)} if retriever.examples else {}),
+        **({} if retriever.query_adapter is None else {"query_adapter": True}),
         **(notes or {}),
     }
     weights = {TRAINED_ON: torch.from_numpy(retriever.trained_on)} if len(retriever.trained_on) else {}

@@ -179,8 +179,16 @@ def test_parts_of_the_train_split_hold_nothing_out(tiny_data: RetrievalData) -> 
     assert training_queries(train_dev_split(more)) == training_queries(train_dev_split(tiny_data))
 
 
+def test_a_split_with_queries_of_its_own_is_held_out_whatever_its_name(tiny_data: RetrievalData) -> None:
+    first, *_ = tiny_data.qrels["train"]
+    other = {**tiny_data.queries, "other": "a query that train does not have"}
+    held = {first: tiny_data.qrels["train"][first], "other": tiny_data.qrels["train"][first]}
+    more = replace(tiny_data, queries=other, qrels={**tiny_data.qrels, "train_dev": held})
+    assert not {first, "other"} & training_queries(train_dev_split(more)).keys()
+
+
 def test_a_warning_says_when_other_splits_hold_most_train_queries(tiny_data: RetrievalData) -> None:
     train = dict(list(tiny_data.qrels["train"].items())[1:])
     overlapping = replace(tiny_data, qrels={**tiny_data.qrels, "again": train})
-    with pytest.warns(UserWarning, match=f"{len(train)} of {len(train) + 1} train queries are left out of training"):
+    with pytest.warns(UserWarning, match=f"{len(train)} of {len(train) + 1} train queries are left out"):
         train_dev_split(overlapping)

@@ -1,18 +1,22 @@
 """A linear map of queries, where documents stay."""
 
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from training.teaching import contents, log_odds_of
+from training.teaching import QUICK, contents, log_odds_of, own_distiller
 
 from rabtriever.data import Document, RetrievalData
 from rabtriever.errors import InputError
 from rabtriever.retriever import Rabtriever
+from rabtriever.scoring.examples import Examples
+from rabtriever.scoring.fusion import text_keys
 from rabtriever.training import query_adapter
 from rabtriever.training.config import DistillConfig
 from rabtriever.training.distiller import Distiller
+from rabtriever.training.new_documents import Setting
 from rabtriever.training.query_adapter import fit_regression
 from rabtriever.training.teacher import Teacher
 
@@ -65,6 +69,38 @@ def test_folded_is_unfolded(distilled, rotated):
     np.testing.assert_allclose(found, expected + retriever.fusion.offset, atol=1e-3)
 
 
+def test_folded_is_unfolded_beside_examples(distilled, rotated):
+    student, retriever = distilled[0].student, distilled[1]
+    texts = list(rotated.queries.values())
+    states, documents = retriever.encoder.encode_queries(texts), retriever.encoder.encode_documents(contents(rotated))
+    positives = [
+        [TOPICS.index(next(iter(rotated.qrels[s][q]))) for s in rotated.qrels if q in rotated.qrels[s]]
+        for q in rotated.queries
+    ]
+    examples = Examples.of(states, positives, text_keys(contents(rotated)), documents).with_strength(0.3, 2.0)
+    options = {"fusion": retriever.fusion, "query_adapter": retriever.query_adapter, "examples": examples}
+    both = Rabtriever(retriever.encoder, retriever.predictor, **options)
+    student = copy(student)
+    student.examples = examples
+    with torch.no_grad():
+        z_q, z_d = torch.from_numpy(states[:9]), torch.from_numpy(documents)
+        expected = student.log_odds(z_q, z_d, retriever.fusion.gain, retriever.fusion.center)
+    np.testing.assert_allclose(log_odds_of(both, rotated, texts[:9]), expected + both.fusion.offset, atol=1e-3)
+
+
+@pytest.mark.parametrize(("without", "stays"), [(0.5, True), (0.9, False), (0.95, False)])
+def test_it_has_to_beat_the_examples_that_do_without_it(distilled, monkeypatch, without, stays):
+    distiller, plain = distilled[0], copy(distilled[0].student)
+    plain.query_adapter = None
+
+    def measured(student, data, gains, settings, examples):
+        return dict.fromkeys(settings, without if student.query_adapter is None else 0.9)
+
+    monkeypatch.setattr(query_adapter, "measure_settings", measured)
+    fitted = query_adapter.fit_query_adapter(plain, 1.0, distiller.data, 20.0, None, Setting())
+    assert (fitted is not None) == stays
+
+
 def test_saved_is_live(distilled, rotated, tmp_path):
     distilled[1].save_pretrained(tmp_path / "model")
     loaded = Rabtriever.from_pretrained(tmp_path / "model", device="cpu", backend="torch", dtype="float32")
@@ -97,9 +133,34 @@ def test_none_is_fitted_where_documents_come_later_or_are_many(sentence_encoders
     assert train(STAY) is None
 
 
-def test_a_score_without_a_similarity_has_nothing_to_adapt(retriever):
-    with pytest.raises(InputError, match="query_adapter"):
-        Rabtriever(retriever.encoder, retriever.predictor, query_adapter=np.eye(4, dtype=np.float32))
+def test_documents_without_labels_are_named(sentence_encoders, rotated):
+    more = replace(rotated, documents={**rotated.documents, "oven": Document("oven", "find the oven")})
+    with pytest.warns(UserWarning, match="nothing says what 1 of 7 documents are right for"):
+        Distiller(sentence_encoders["bert"], Teacher(), STAY).prepare(more)
+
+
+def test_the_papers_mode_has_none(tiny_data, reranker):
+    assert own_distiller(reranker, replace(QUICK, new_document_gain=1.0)).train(tiny_data).query_adapter is None
+
+
+def test_what_cannot_be_adapted_is_refused(retriever, distilled):
+    made = distilled[1]
+    for given, words in (
+        ((retriever.encoder, retriever.predictor, np.eye(4)), "no similarity"),
+        ((made.encoder, None, made.query_adapter), "no predictor"),
+        ((made.encoder, made.predictor, np.eye(3)), "3x3, its encoder gives"),
+    ):
+        encoder, predictor, adapter = given
+        fusion = made.fusion if encoder is made.encoder else None
+        with pytest.raises(InputError, match=words):
+            Rabtriever(encoder, predictor, fusion=fusion, query_adapter=adapter)
+
+
+def test_any_layout_and_type_is_saved(distilled, tmp_path):
+    made, adapter = distilled[1], distilled[1].query_adapter.astype(np.float64).T
+    turned = Rabtriever(made.encoder, made.predictor, fusion=made.fusion, query_adapter=adapter)
+    turned.save_pretrained(tmp_path / "model")
+    np.testing.assert_array_equal(Rabtriever.from_pretrained(tmp_path / "model").query_adapter, adapter)
 
 
 def test_the_regression_is_at_its_optimum():

@@ -89,8 +89,10 @@ def run(args: argparse.Namespace) -> None:
     confirmed = "" if gain else "; held-out queries confirmed no gain over the encoder, whose ranking it keeps"
     if data.queries.keys() <= data.generated:
         confirmed = "; all requests were generated, so nothing confirmed its gain or calibrated its probabilities"
-    text = f"{args.out}: a retriever{confirmed}; {hint}"
-    arguments.print_result(args, {"retriever": args.out, "gain": gain}, text)
+    adapted = retriever.query_adapter is not None
+    alone = ", with a query adapter: for these documents alone" if adapted else ""
+    text = f"{args.out}: a retriever{alone}{confirmed}; {hint}"
+    arguments.print_result(args, {"retriever": args.out, "gain": gain, "query_adapter": adapted}, text)
 
 
 def _read(args: argparse.Namespace) -> RetrievalData:

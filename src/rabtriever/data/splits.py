@@ -23,9 +23,9 @@ def train_dev_split(data: RetrievalData) -> RetrievalData:
     A hash of a query's text decides whether it is held out: about a tenth of the texts, the same ones whatever else is
     in the data set, in whatever order, at whatever limits, and whichever data sets are joined. So teacher and student,
     trained by different commands, have both never seen them. No query that an LLM wrote is held out. A train query
-    whose text occurs in any other split, under whatever id, is left out of ``train``; splits named ``train_...`` are
-    parts of it. A warning says so where that is most of them. Splitting twice changes nothing. There is no ``dev``
-    without two different labelled train queries.
+    whose text occurs in any other split, under whatever id, is left out of ``train``; splits named ``train_...`` that
+    have no other queries are parts of it. A warning says so where that is most of them. Splitting twice changes
+    nothing. There is no ``dev`` without two different labelled train queries.
     """
     if "train" not in data.qrels:
         return data
@@ -33,7 +33,7 @@ def train_dev_split(data: RetrievalData) -> RetrievalData:
     train = _without(data.qrels["train"], _held_out_texts(data), data)
     if (lost := len(data.qrels["train"]) - len(train)) > MAX_LOST_SHARE * len(data.qrels["train"]):
         shared = f"{lost} of {len(data.qrels['train'])} train queries"
-        warnings.warn(f"{data.name}: {shared} are left out of training: other splits have them, too", stacklevel=2)
+        warnings.warn(f"{data.name}: {shared} are left out: other splits have them, too", stacklevel=2)
     if not others.get("dev"):
         labelled = [query for query in train if data.is_labelled("train", query) and query not in data.generated]
         dev_texts = _dev_texts({_normalize(data.queries[query]) for query in labelled})
@@ -94,7 +94,7 @@ def _held_out_texts(data: RetrievalData) -> set[str]:
     return {
         _normalize(data.queries[query])
         for split, qrels in data.qrels.items()
-        if split != "train" and not split.startswith("train_")
+        if split != "train" and not (split.startswith("train_") and qrels.keys() <= data.qrels.get("train", {}).keys())
         for query in qrels
     }
 

@@ -34,7 +34,7 @@ class Learned:
         examples: All that the retriever remembers now; None: nothing.
         calibration: Its probabilities.
         refusal: When nothing fits.
-        correction: Whether the predictor's correction counts still.
+        correction: Whether the correction counts still, the predictor's and the query adapter's.
         report: What was measured, for JSON.
     """
 

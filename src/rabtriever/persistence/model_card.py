@@ -125,6 +125,8 @@ def _limits(config: Mapping[str, Any], retriever: bool) -> str:
         rows.append(
             f"- On documents unlike those it was trained on, the order is more reliable than probabilities: {own}"
         )
+    if config.get("query_adapter"):
+        rows.append("- It was trained for the documents of its training alone; others, added later, are hardly found.")
     return "\n".join(rows)
 
 

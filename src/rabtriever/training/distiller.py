@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
@@ -86,6 +87,11 @@ class Distiller:
             "loss/labels": config.label_weight,
         }
 
+    @property
+    def documents_stay(self) -> bool:
+        """Whether no documents will come but those of the training."""
+        return self.config.new_document_gain == 1
+
     def train(self, data: RetrievalData, known: Targets | None = None) -> Rabtriever:
         """Trains a retriever, whose reranker is the teacher's with the calibration that was fitted.
 
@@ -162,10 +168,9 @@ class Distiller:
     def score(self, z_q: Tensor, documents: Tensor) -> Tensor:
         """Returns the log-odds (n, k) of states (n, H) and documents int64 (k,), some of which count as new.
 
-        None does where later documents shall get the whole correction, too.
+        Where documents stay, none does.
         """
-        known = self.config.new_document_gain == 1
-        gains = 1.0 if known else training_gains(self.taught[documents], self.generator)
+        gains = 1.0 if self.documents_stay else training_gains(self.taught[documents], self.generator)
         return self.student.log_odds(z_q, self.data.z_d[documents], gains)
 
     def _smoothing(self, rows: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -204,7 +209,11 @@ class Distiller:
         self.taught = self.targets.asked_for(asking, len(self.data.documents))
         self.taught[[document for of_query in train.positives for document in of_query]] = True
         self.taught = processes.agree(self.taught)
-        self.first_beta = choose_beta(train, self.data.z_d, self.taught) if over_encoder else 0.0
+        beta = choose_beta(train, self.data.z_d, self.taught) if over_encoder else 0.0
+        self.first_beta = processes.agree(beta)
+        if self.documents_stay and (missing := int((~self.taught).sum())):
+            fault = f"nothing says what {missing} of {len(self.taught)} documents are right for"
+            warnings.warn(f"{data.name}: {fault}; with new_document_gain 1 they will hardly be found", stacklevel=2)
         self.log: list[dict[str, Any]] = []
         self._calls_before = self.cached_teacher.calls  # of dev queries, which the schedule has set aside
         self._make_student()
@@ -315,9 +324,9 @@ class Distiller:
         """Returns the retriever with what dev queries confirm of the correction, and calibrated probabilities."""
         fusion = processes.agree(choose_gain(self.student, self.data, self.taught, self.config.new_document_gain))
         setting, examples = self._choose_setting(fusion), self._examples(self.data)
-        if self.config.new_document_gain == 1 and fusion.gain:
-            given = self.data, self.taught, self.first_beta, examples, setting
-            if adapter := processes.agree(fit_query_adapter(self.student, fusion.gain, *given)):
+        if self.documents_stay and fusion.beta and fusion.gain:
+            given = self.student, fusion.gain, self.data, self.first_beta, examples, setting
+            if adapter := processes.agree(fit_query_adapter(*given)):
                 self.student.query_adapter, setting = adapter.matrix, adapter.setting
                 fusion = replace(fusion, gain=adapter.gain, new_gain=adapter.gain)
         fusion = replace(fusion, center=setting.center)
@@ -346,7 +355,8 @@ class Distiller:
         """Returns the setting that trainings without some documents find; no teacher is called."""
         trials: list[Trial] = []
         trains = fusion.gain > fusion.new_gain
-        parts = new_documents.leave_out(self.data, self.taught, self.generator) if trains or not fusion.gain else []
+        leaves_out = trains or (not fusion.gain and not self.documents_stay)
+        parts = new_documents.leave_out(self.data, self.taught, self.generator) if leaves_out else []
         for left_out in parts:
             trial = copy(self)
             trial.data, trial.targets = new_documents.without(self.data, self.targets, left_out)

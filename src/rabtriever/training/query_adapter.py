@@ -11,24 +11,23 @@ It prefers documents that have labels much more than the predictor does: it is n
 
 from __future__ import annotations
 
+import itertools
 from copy import copy
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rabtriever.scoring.examples import Examples
-from rabtriever.training.encoded_data import EncodedData
-from rabtriever.training.metrics import dev_recall
-from rabtriever.training.new_documents import Setting, choose_by_dev, measure_settings
+from rabtriever.training.encoded_data import EncodedData, EncodedQueries
+from rabtriever.training.new_documents import MIN_QUERIES, Setting, choose_by_dev, measure_settings
 from rabtriever.training.selection import tolerance
 from rabtriever.training.student import Student
 
-PENALTIES = (1e-3, 1e-2, 1e-1)
-RIDGES = (0.003, 0.03, 0.3)
-WEIGHTS, SHARES = (0.25, 0.5, 1.0, 2.0), (1.0, 0.5, 0.25)
-MAX_DOCUMENTS, MAX_ITERATIONS = 1024, 60
+PENALTIES, RIDGES = (1e-1, 1e-2, 1e-3), (0.3, 0.03, 0.003)  # the strongest first: of equals the first is taken
+SHARES, WEIGHTS = (1.0, 0.5, 0.25), (0.25, 0.5, 1.0, 2.0)  # of the gain, and of M
+MAX_DOCUMENTS, MAX_ITERATIONS = 2048, 60
+OWN_DOCUMENT = -1e9  # log-odds of a query and the document that it is itself
 
 
 class QueryAdapter(NamedTuple):
@@ -46,50 +45,41 @@ class QueryAdapter(NamedTuple):
 
 
 def fit_query_adapter(
-    student: Student,
-    gain: float,
-    data: EncodedData,
-    taught: Tensor,
-    first_beta: float,
-    examples: Examples | None,
-    setting: Setting,
+    student: Student, gain: float, data: EncodedData, first_beta: float, examples: Examples | None, setting: Setting
 ) -> QueryAdapter | None:
     """Fits M beside a trained student; penalty, ridge, weight, gain and setting are the best on dev queries.
 
     Args:
-        student: The trained student.
+        student: The trained student, over an encoder's similarity.
         gain: Of its correction.
         data: Its labelled train queries are fitted, its ``dev`` decides.
-        taught: bool (k,), documents that compete.
         first_beta: beta of the regression.
         examples: Beside the student, or None.
         setting: Of the examples, without M.
 
     Returns:
-        None if dev queries find it no better than the student and its examples alone, or of so many documents that a
-        regression takes minutes and few of them have enough labels.
+        None if dev queries find it no better than the student and its examples alone, if they are too few to say, or of
+        so many documents that a regression takes minutes and few of them have enough labels.
     """
-    labelled, documents = data.train.select(data.train.labelled), taught.nonzero().flatten()
-    if not len(labelled) or not len(data.dev) or not 1 < len(documents) <= MAX_DOCUMENTS:
+    labelled = data.train.select(data.train.labelled)
+    documents = torch.tensor(sorted({document for relevant in labelled.positives for document in relevant}))
+    if len(data.dev) < MIN_QUERIES or len(documents) < 2 or len(data.z_d) > MAX_DOCUMENTS:
         return None
     z_d = data.z_d[documents]
-    targets = torch.zeros(len(labelled), len(taught))
-    for row, relevant in zip(targets, labelled.positives, strict=True):
-        row[relevant] = 1 / len(relevant)
+    offsets = _without_own(first_beta * labelled.states @ data.z_d.T, labelled)[:, documents]
+    targets = _shares(labelled, len(data.z_d))[:, documents]
     maps = []
     for penalty in PENALTIES:
-        w = fit_regression(labelled.states, first_beta * labelled.states @ z_d.T, targets[:, documents], penalty)
+        w = fit_regression(labelled.states, offsets, targets, penalty)
         maps += [w @ _answers(z_d, ridge) for ridge in RIDGES]
-    candidates = [(share * gain, weight * one) for share in SHARES for weight in WEIGHTS for one in maps]
-    recalls = [_recall(student, *candidate, data) for candidate in candidates]
-    lower, matrix = candidates[int(np.argmax(recalls))]
+    share, weight, matrix = _choose(student, gain, data, maps)
     adapted, noise = copy(student), tolerance(len(data.dev))
-    adapted.query_adapter = matrix
-    gains, lowered = torch.full((len(taught),), gain), torch.full((len(taught),), lower)
+    adapted.query_adapter = weight * matrix
+    gains, lowered = (torch.full((len(data.z_d),), value) for value in (gain, share * gain))
     beside = choose_by_dev(adapted, data, lowered, examples, noise)
     before = measure_settings(student, data, gains, [setting], examples)[setting]
     after = measure_settings(adapted, data, lowered, [beside], examples)[beside]
-    return QueryAdapter(matrix, lower, beside) if after > before + noise else None
+    return QueryAdapter(adapted.query_adapter, share * gain, beside) if after > before + noise else None
 
 
 def fit_regression(z_q: Tensor, offsets: Tensor, targets: Tensor, penalty: float) -> Tensor:
@@ -104,9 +94,9 @@ def fit_regression(z_q: Tensor, offsets: Tensor, targets: Tensor, penalty: float
     Returns:
         float32 (H, m).
     """
-    scale = 1 / z_q.std(0).mean().clamp_min(1e-6)
+    scale = 1 / z_q.std(0, correction=0).mean().clamp_min(1e-6)
     w = torch.zeros(z_q.shape[1], offsets.shape[1], requires_grad=True)
-    optimizer = torch.optim.LBFGS([w], max_iter=MAX_ITERATIONS)
+    optimizer = torch.optim.LBFGS([w], max_iter=MAX_ITERATIONS, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -119,14 +109,35 @@ def fit_regression(z_q: Tensor, offsets: Tensor, targets: Tensor, penalty: float
     return scale * w.detach()
 
 
+@torch.no_grad()
+def _choose(student: Student, gain: float, data: EncodedData, maps: list[Tensor]) -> tuple[float, float, Tensor]:
+    """Returns the share of the gain, the weight and the map of the highest R@1 on dev queries."""
+    z_q, z_d, right = data.dev.states, data.z_d, _shares(data.dev, len(data.z_d))
+    similarity = _without_own(student.log_odds(z_q, z_d, 0.0), data.dev)
+    correction = gain * (student.log_odds(z_q, z_d, 1.0) - student.log_odds(z_q, z_d, 0.0))
+    added = [z_q @ matrix @ z_d.T for matrix in maps]
+    recalls = {}
+    for share, weight, row in itertools.product(SHARES, WEIGHTS, range(len(maps))):
+        best = (similarity + share * correction + weight * added[row]).argmax(1, keepdim=True)
+        recalls[share, weight, row] = right.gather(1, best).mean().item()
+    share, weight, row = max(recalls, key=lambda candidate: recalls[candidate])
+    return share, weight, maps[row]
+
+
+def _shares(queries: EncodedQueries, n_documents: int) -> Tensor:
+    """Returns the shares of the documents that are right for each query, float32 (n, n_documents)."""
+    shares = torch.zeros(len(queries), n_documents)
+    for row, relevant in zip(shares, queries.positives, strict=True):
+        row[relevant] = 1 / max(1, len(relevant))
+    return shares
+
+
+def _without_own(log_odds: Tensor, queries: EncodedQueries) -> Tensor:
+    log_odds[tuple(queries.own_pairs.T)] = OWN_DOCUMENT
+    return log_odds
+
+
 def _answers(z_d: Tensor, ridge: float) -> Tensor:
     """Returns the v_d, float32 (m, H), of document embeddings (m, H)."""
     e = z_d.double()
     return torch.linalg.solve(e.T @ e + ridge * torch.eye(e.shape[1], dtype=e.dtype), e.T).T.float()
-
-
-def _recall(student: Student, gain: float, matrix: Tensor, data: EncodedData) -> float:
-    def log_odds(z_q: Tensor, z_d: Tensor) -> Tensor:
-        return student.log_odds(z_q, z_d, gain) + z_q @ matrix @ z_d.T
-
-    return dev_recall(log_odds, data)["dev/R@1"]

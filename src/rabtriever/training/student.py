@@ -18,9 +18,9 @@ NEW_DOCUMENT_GAIN = 0.5
 class Student(nn.Module):
     """Scores as a retriever will: ``beta <e_q, e_d> + gain_d (w . z^(q, d) - center)``.
 
-    In a training step a share of the documents counts as new, with half of the correction, so that the similarity stays
-    good for documents that come later. So do always the documents that no one teaches to be right for a query: labels
-    alone would only push them down.
+    In a training step a share of the documents counts as new, unless documents stay, with half of the correction, so
+    that the similarity stays good for documents that come later. So do always the documents that no one teaches to be
+    right for a query: labels alone would only push them down.
 
     Args:
         predictor: The correction.
