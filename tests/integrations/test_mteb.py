@@ -90,3 +90,15 @@ def test_protocols_names_and_pairs(sentence_encoders, reranker):
     np.testing.assert_array_equal(pairwise, model.similarity(queries, documents).diagonal())
     with pytest.raises(InputError, match="retrieval or reranking"):
         model.encode([{"text": ["a lamp"]}])
+
+
+def test_what_moves_queries_alone_is_another_revision(sentence_encoders):
+    """Or mteb's cache would give one retriever the other's results."""
+    options = [{}, {"adapted": True}, {"examples": 5}, {"examples": 6}, {"adapted": True, "examples": 5}]
+    made = [make_retriever(sentence_encoders["bert"], **of) for of in options]
+    made.append(make_retriever(sentence_encoders["bert"]))
+    made[-1].correction = False
+    revisions = {MtebEncoder(one).mteb_model_meta.revision for one in made}
+    assert len(revisions) == len(made)
+    again = make_retriever(sentence_encoders["bert"], examples=5)
+    assert MtebEncoder(again).mteb_model_meta.revision in revisions

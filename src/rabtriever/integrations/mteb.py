@@ -43,7 +43,7 @@ class MtebEncoder:
 
     def __init__(self, retriever: Rabtriever, name: str | None = None) -> None:
         self.retriever = retriever
-        self.mteb_model_meta = _meta(name or retriever.name_or_path, retriever.fingerprint, "dense", retriever.dim)
+        self.mteb_model_meta = _meta(name or retriever.name_or_path, _revision(retriever), "dense", retriever.dim)
 
     def encode(self, inputs: Batches, *, prompt_type: PromptType | None = None, **_: Any) -> np.ndarray:  # noqa: ANN401
         """Returns latents float32 (n, dim).
@@ -154,9 +154,20 @@ def _of_batch(batch: Mapping[str, Any]) -> list[str]:
     return [Document("", body or "", title or "").content for title, body in pairs]
 
 
-def _meta(name: str | None, fingerprint: str, kind: str, dim: int | None) -> ModelMeta:
-    """Returns what mteb's results name; the fingerprint as revision keeps its cache from mixing models up."""
+def _revision(retriever: Rabtriever) -> str:
+    """Returns what changes a retriever's results: its fingerprint, and what moves queries alone."""
+    moves = dict(retriever.examples.to_arrays()) if retriever.examples else {}
+    if retriever.query_adapter is not None:
+        moves["query_adapter"] = retriever.query_adapter
+    digest = hashlib.sha256(f"{retriever.fingerprint} {retriever.correction}".encode())
+    for name, array in sorted(moves.items()):
+        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _meta(name: str | None, revision: str, kind: str, dim: int | None) -> ModelMeta:
+    """Returns what mteb's results name; the revision keeps its cache from mixing models up."""
     name = name or "retriever"
     owned = name if name.count("/") == 1 and not Path(name).is_absolute() else f"rabtriever/{Path(name).name}"
-    values = {"name": owned, "revision": fingerprint[:16], "model_type": [kind], "embed_dim": dim}
+    values = {"name": owned, "revision": revision[:16], "model_type": [kind], "embed_dim": dim}
     return ModelMeta.create_empty(values)
