@@ -179,6 +179,17 @@ def test_parts_of_the_train_split_hold_nothing_out(tiny_data: RetrievalData) -> 
     assert training_queries(train_dev_split(more)) == training_queries(train_dev_split(tiny_data))
 
 
+def test_parts_follow_the_train_split(tiny_data: RetrievalData) -> None:
+    """Else what is left out of it would make them splits of their own, the next time."""
+    train = tiny_data.qrels["train"]
+    held = {"held": train[next(iter(train))]}
+    texts = {**tiny_data.queries, "held": tiny_data.queries[next(iter(train))]}
+    more = replace(tiny_data, queries=texts, qrels={**tiny_data.qrels, "train_all": train, "test": held})
+    once = train_dev_split(more)
+    assert once.qrels["train_all"].keys() == once.qrels["train"].keys() and len(once.qrels["train"]) > 1
+    assert train_dev_split(once) == once and training_queries(once).keys() >= once.qrels["train"].keys()
+
+
 def test_a_split_with_queries_of_its_own_is_held_out_whatever_its_name(tiny_data: RetrievalData) -> None:
     first, *_ = tiny_data.qrels["train"]
     other = {**tiny_data.queries, "other": "a query that train does not have"}

@@ -29,7 +29,8 @@ def train_dev_split(data: RetrievalData) -> RetrievalData:
     """
     if "train" not in data.qrels:
         return data
-    others = {name: qrels for name, qrels in data.qrels.items() if name != "train"}
+    parts = _parts_of_train(data)
+    others = {name: qrels for name, qrels in data.qrels.items() if name != "train" and name not in parts}
     train = _without(data.qrels["train"], _held_out_texts(data), data)
     if (lost := len(data.qrels["train"]) - len(train)) > MAX_LOST_SHARE * len(data.qrels["train"]):
         shared = f"{lost} of {len(data.qrels['train'])} train queries"
@@ -40,7 +41,8 @@ def train_dev_split(data: RetrievalData) -> RetrievalData:
         rest = _without(train, dev_texts, data)
         dev: Qrels = {query: grades for query, grades in train.items() if query not in rest}
         train, others = rest, {**others, "dev": dev} if dev else others
-    return replace(data, qrels={"train": train, **others})
+    left = {name: {query: grades for query, grades in part.items() if query in train} for name, part in parts.items()}
+    return replace(data, qrels={"train": train, **others, **left})
 
 
 def training_queries(
@@ -90,13 +92,15 @@ def held_out_queries(data: RetrievalData, queries: Mapping[str, object], limit: 
     return {query for query in written if _normalize(data.queries[query]) in texts}
 
 
+def _parts_of_train(data: RetrievalData) -> dict[str, Qrels]:
+    """Returns the splits ``train_...`` whose queries are all in ``train``."""
+    train = data.qrels.get("train", {}).keys()
+    return {name: of for name, of in data.qrels.items() if name.startswith("train_") and of.keys() <= train}
+
+
 def _held_out_texts(data: RetrievalData) -> set[str]:
-    return {
-        _normalize(data.queries[query])
-        for split, qrels in data.qrels.items()
-        if split != "train" and not (split.startswith("train_") and qrels.keys() <= data.qrels.get("train", {}).keys())
-        for query in qrels
-    }
+    held_out = data.qrels.keys() - {"train"} - _parts_of_train(data).keys()
+    return {_normalize(data.queries[query]) for split in held_out for query in data.qrels[split]}
 
 
 def _without(qrels: Qrels, texts: set[str], data: RetrievalData) -> Qrels:
