@@ -77,7 +77,7 @@ def test_train_distill_index_search_evaluate(workspace, llm_folder, capsys):
     assert answer(capsys, "train", "data", "--out", "teacher", "--dtype", "float32", *small) == {"reranker": "teacher"}
     small = ["--teacher-calls", "12", "--rounds", "2", "--steps", "4", "--hidden-units", "8", "--backend", "torch"]
     made = answer(capsys, "distill", "data", "--teacher", "teacher", "--encoder", "teacher", "--out", "student", *small)
-    assert made == {"retriever": "student", "gain": 1.0}
+    assert made == {"retriever": "student", "gain": 1.0, "query_adapter": False}
     for model in ("teacher", "student"):
         assert "# " + model in (workspace / model / "README.md").read_text()
         for path in (workspace / model).rglob("*"):

@@ -5,7 +5,7 @@ import torch
 
 from rabtriever.scoring.fusion import ZERO_SHOT_BETA
 from rabtriever.training.encoded_data import EncodedQueries
-from rabtriever.training.selection import BETAS, choose_beta, choose_share
+from rabtriever.training.selection import WEAK_BETA, choose_beta, choose_share
 
 
 def test_a_rerankers_share_is_what_ranks_best_and_ties_stay_near_the_default():
@@ -36,7 +36,7 @@ def test_an_encoder_that_sees_no_link_starts_with_the_least_weight(documents: to
     assert choose_beta(queries_near(documents, right, 0.1), documents, everything) == ZERO_SHOT_BETA
     blind = queries_near(documents, right, 0.1)
     shuffled = EncodedQueries(blind.texts, blind.states.roll(5, 0), right, blind.own_documents)
-    assert choose_beta(shuffled, documents, everything) == min(BETAS)
+    assert choose_beta(shuffled, documents, everything) == WEAK_BETA
 
 
 def test_the_weight_is_the_usual_one_without_labels_and_does_not_see_other_documents(documents: torch.Tensor):
@@ -46,8 +46,8 @@ def test_the_weight_is_the_usual_one_without_labels_and_does_not_see_other_docum
         blind.texts, documents[torch.ones(100, dtype=torch.long)], blind.positives, blind.own_documents
     )
     nearer = (documents @ documents[1] < documents[0] @ documents[1]) | (torch.arange(12) == 0)
-    assert choose_beta(blind, documents, torch.ones(12, dtype=torch.bool)) == min(BETAS)
-    assert choose_beta(blind, documents, nearer) > min(BETAS)
+    assert choose_beta(blind, documents, torch.ones(12, dtype=torch.bool)) == WEAK_BETA
+    assert choose_beta(blind, documents, nearer) == ZERO_SHOT_BETA
 
 
 def test_many_right_documents_are_as_likely_as_their_sum(documents: torch.Tensor):

@@ -24,7 +24,7 @@ from rabtriever.training.schedule import Schedule
 from rabtriever.training.student import Student
 from rabtriever.training.targets import Targets
 
-BETAS = (ZERO_SHOT_BETA, 10.0, 5.0, 2.0, 1.0)
+WEAK_BETA, JUDGED_BETA = 1.0, 5.0
 BETA_QUERIES, QUERIES_PER_BLOCK = 1000, 64
 GAINS = (1.0, 0.75, 0.5, 0.25)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -61,26 +61,26 @@ def label_by_teacher(queries: EncodedQueries, teacher: CachedTeacher, n_read: in
 
 
 def choose_beta(train: EncodedQueries, z_d: Tensor, among: Tensor) -> float:
-    """Returns the weight beta that the similarity starts a training with, under which the labels are most likely.
+    """Returns the weight beta that the similarity starts a training with: a small one where it would only be noise.
 
-    Their likelihood is that of ``softmax(beta <e_q, e_d>)``: of several right documents, any may have it. An encoder
-    that sees no link between queries and documents would only add noise with the usual weight.
+    That is where the labels are less likely by ``softmax(beta <e_q, e_d>)``, even with a quarter of the usual beta,
+    than if all documents were equal. Of several right documents, any may have the likelihood.
 
     Args:
         train: A thousand of its labelled queries decide; without any, the weight is the usual one.
         z_d: float32 (k, H), embeddings of the documents.
         among: bool (k,), documents that compete.
     """
-    labelled, likelihoods = train.labelled, dict.fromkeys(BETAS, 0.0)
+    labelled, gained = train.labelled, 0.0
     rows = labelled[torch.linspace(0, max(0, len(labelled) - 1), min(len(labelled), BETA_QUERIES)).long()]
     for block in map(train.select, rows.split(QUERIES_PER_BLOCK) if len(rows) else ()):
         similarities = (block.states @ z_d.T).masked_fill(~among, float("-inf"))
         similarities[tuple(block.own_pairs.T)] = float("-inf")
-        for beta in BETAS:
-            log_shares = torch.log_softmax(beta * similarities, dim=1)
-            found = [row[relevant].logsumexp(0) for row, relevant in zip(log_shares, block.positives, strict=True)]
-            likelihoods[beta] += torch.stack(found).sum().item()
-    return max(BETAS, key=lambda beta: likelihoods[beta])
+        log_shares = torch.log_softmax(JUDGED_BETA * similarities, dim=1)
+        competing = (~similarities.isneginf()).sum(1).tolist()
+        for row, relevant, count in zip(log_shares, block.positives, competing, strict=True):
+            gained += row[relevant].logsumexp(0).item() - math.log(len(relevant) / count)
+    return ZERO_SHOT_BETA if gained >= 0 else WEAK_BETA
 
 
 def choose_gain(student: Student, data: EncodedData, taught: Tensor, new_document_gain: float) -> Fusion:
