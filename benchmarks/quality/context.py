@@ -145,7 +145,8 @@ def budgets(bench: Bench, job: Job) -> dict[str, Any]:
 
 def without_text(bench: Bench, job: Job) -> dict[str, Any]:
     """Returns R@1 of a regression without text: over the turn and who spoke last; with the strategies before."""
-    full, ids = bench.load(job.name), list(bench.load(job.name).documents)
+    full = bench.load(job.name)
+    ids = list(full.documents)
     titles = {document.title: row for row, document in enumerate(full.documents.values())}
     of, found = metadata(bench, job), {}
     x, y = {}, {}
@@ -157,7 +158,7 @@ def without_text(bench: Bench, job: Job) -> dict[str, Any]:
     for name, columns in {"turn": slice(0, 6), "strategies": slice(None)}.items():
         z = {split: torch.cat([(v - mean) / scale, torch.ones(len(v), 1)], 1)[:, columns] for split, v in x.items()}
         fits = [regression(z, y, len(ids), penalty) for penalty in (1e-3, 1e-2, 1e-1)]
-        found[name] = max(fits)[1]  # by the development queries
+        found[name] = {"R@1": max(fits)[1]}  # by the development queries
     return found
 
 

@@ -246,7 +246,7 @@ TABLES = {
 
 NUMBERS: dict[str, Callable[..., float | None]] = {
     "mean": lambda r, system, which: r.mean(system, {"own": OWN, "never": NEVER}[which]),
-    "context": lambda r, job, kind: r.context[job][kind] if job == "esconv_counts" else r.context[job][kind]["R@1"],
+    "context": lambda r, job, kind: r.context[job][kind]["R@1"],
     "job": lambda r, name: r.corpora[name]["mean"],
     "learned": lambda r, name, labels: next(s["after"] for s in r.learning[name] if s["labels"] == int(labels)),
 }

@@ -105,9 +105,7 @@ class Examples:
     @cached_property
     def values(self) -> np.ndarray:
         """v_d of the labelled documents, float32 (m, H)."""
-        e = self.embeddings.astype(np.float64)
-        solved = np.linalg.solve(e.T @ e + self.ridge * np.eye(e.shape[1]), e.T)
-        return np.ascontiguousarray(solved.T, np.float32)
+        return ridge_answers(self.embeddings, self.ridge)
 
     def votes(self, states: np.ndarray, earlier: np.ndarray | None = None) -> np.ndarray:
         """Returns ``sign(a_d) log(1 + SCALE |a_d|)`` of queries and labelled documents, float32 (n, m).
@@ -147,6 +145,13 @@ class Examples:
         whole = {name: arrays[name] for name in ("documents", "counts", "keys")}
         ridge, weight, share = arrays["strength"].tolist()
         return cls(**halves, **whole, ridge=ridge, weight=weight, share=share)
+
+
+def ridge_answers(embeddings: np.ndarray, ridge: float) -> np.ndarray:
+    """Returns the v_d of documents, float32 (m, H), of their embeddings float32 (m, H)."""
+    e = embeddings.astype(np.float64)
+    solved = np.linalg.solve(e.T @ e + ridge * np.eye(e.shape[1]), e.T)
+    return np.ascontiguousarray(solved.T, np.float32)
 
 
 def unit(states: np.ndarray) -> np.ndarray:

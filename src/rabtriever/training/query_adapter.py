@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rabtriever.scoring.examples import Examples
+from rabtriever.scoring.examples import Examples, ridge_answers
 from rabtriever.training.encoded_data import EncodedData, EncodedQueries
 from rabtriever.training.new_documents import MIN_QUERIES, Setting, choose_by_dev, measure_settings
 from rabtriever.training.selection import tolerance
@@ -71,7 +71,7 @@ def fit_query_adapter(
     maps = []
     for penalty in PENALTIES:
         w = fit_regression(labelled.states, offsets, targets, penalty)
-        maps += [w @ _answers(z_d, ridge) for ridge in RIDGES]
+        maps += [w @ torch.from_numpy(ridge_answers(z_d.numpy(), ridge)) for ridge in RIDGES]
     share, weight, matrix = _choose(student, gain, data, maps)
     adapted, noise = copy(student), tolerance(len(data.dev))
     adapted.query_adapter = weight * matrix
@@ -135,9 +135,3 @@ def _shares(queries: EncodedQueries, n_documents: int) -> Tensor:
 def _without_own(log_odds: Tensor, queries: EncodedQueries) -> Tensor:
     log_odds[tuple(queries.own_pairs.T)] = OWN_DOCUMENT
     return log_odds
-
-
-def _answers(z_d: Tensor, ridge: float) -> Tensor:
-    """Returns the v_d, float32 (m, H), of document embeddings (m, H)."""
-    e = z_d.double()
-    return torch.linalg.solve(e.T @ e + ridge * torch.eye(e.shape[1], dtype=e.dtype), e.T).T.float()
