@@ -9,7 +9,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from cluster import report as cluster_report
 from quality import corpora_report
-from quality.results import Results, fill, number, pages
+from quality.result_files import Results, number
+from quality.results import fill, pages
 
 
 def test_the_pages_are_what_the_committed_files_make():
