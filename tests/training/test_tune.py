@@ -219,6 +219,28 @@ def test_a_correction_that_only_harms_is_left(tmp_path):
     assert found.id == "d3" and Index.open(tmp_path / "index", spoilt).search("matter3 filler9", 1)[0] == found
 
 
+@pytest.mark.parametrize("helps", [True, False])
+def test_a_query_adapter_stays_if_it_helps(tmp_path, helps):
+    encoder = WordEncoder(WIDTH)
+    cues = encoder.encode_queries([f"cue{i}" for i in range(N_DOCUMENTS)])
+    documents = encoder.encode_documents([document.content for document in DOCUMENTS])
+    answers = documents if helps else documents[::-1]
+    adapter = (40 * np.linalg.pinv(cues) @ answers).astype(np.float32)
+    predictor = random_predictor(WIDTH, 16, "mlp", 1)
+    with torch.no_grad():
+        predictor.output.weight.mul_(1e-3)  # the adapter is what counts
+    made = Rabtriever(encoder, predictor, fusion=Fusion(20.0, 1.0, 1.0), query_adapter=adapter)
+    index = Index.build(tmp_path / "index", made, DOCUMENTS)
+    events = [FeedbackEvent(f"cue{i % 8} filler{i} filler{i + 1}", f"d{i % 8}", time=float(i)) for i in range(160)]
+    before = recall(index, events)
+    assert (before > 0.6) == helps
+    report = tune(index, events)
+    assert report["version"] == 1 and report["setting"]["correction"] == helps
+    # What was measured is what an index serves that is opened anew.
+    served = Index.open(tmp_path / "index", made)
+    assert recall(served, events) == recall(index, events) > max(before, 0.9)
+
+
 def test_a_retriever_without_a_similarity_cannot_learn(tmp_path):
     bare = Rabtriever(WordEncoder(WIDTH), random_predictor(WIDTH, 8, "mlp"), fusion=Fusion(0.0))
     index = Index.build(tmp_path / "index", bare, DOCUMENTS)
