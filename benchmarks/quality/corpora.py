@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from rabtriever.training.distiller import Distiller
 from rabtriever.training.teacher import Teacher
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from quality.rivals import fine_tune  # noqa: E402
 from quality.side_by_side import SideBySide  # noqa: E402
 from record import machine  # noqa: E402
 
@@ -174,6 +176,16 @@ def labels(
     return {"mean": float(np.mean([run["R@1"] for run in runs])), "runs": runs}
 
 
+def fine_tuned(bench: Bench, name: str, student: str, n: str) -> dict:
+    """The student, fine-tuned by sentence-transformers on as many labels as :func:`labels` gets; all test queries."""
+    data = bench.data(name)
+    with tempfile.TemporaryDirectory() as folder:
+        encoder = load_encoder(fine_tune(bench.model(student), few_labels(data, int(n), 0), Path(folder) / "encoder"))
+        ours = hits(Rabtriever(encoder), data, "test", None)
+    compared = compare(ours, hits(Rabtriever(bench.model(student)), data, "test", None))
+    return {"mean": compared["R@1"], "runs": [compared]}
+
+
 def few_labels(data: RetrievalData, n: int, requests: int) -> RetrievalData:
     """Returns ``n`` labelled train queries, of which a tenth are held out, and others without labels."""
     train = sorted(data.qrels["train"])
@@ -235,7 +247,14 @@ def added_later(
     return {"runs": runs}
 
 
-WHAT = {"none": no_labels, "labels": labels, "never": never_worse, "shipped": shipped, "later": added_later}
+WHAT = {
+    "none": no_labels,
+    "labels": labels,
+    "fine-tuned": fine_tuned,
+    "never": never_worse,
+    "shipped": shipped,
+    "later": added_later,
+}
 
 
 def main() -> None:

@@ -13,36 +13,43 @@ mpl.use("svg")
 mpl.rcParams.update({"svg.hashsalt": "rabtriever", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3})
 from matplotlib import pyplot  # noqa: E402
 
-OURS, OTHERS, GREY = "#c2410c", "#1d4ed8", "#6b7280"
+OURS, OTHERS, GREY, TAUGHT = "#c2410c", "#1d4ed8", "#6b7280", "#15803d"
 LABEL = (6, -3)  # points from its mark
 LOWER, HIGHER = (6, -14), (6, 3)  # of marks side by side
-# system of systems.py -> (label, system of latency.py, where the label is)
+# system of systems.py -> (label, system of latency.py, where the label is by milliseconds and by minutes)
 POINTS = {
-    "bm25": ("BM25", "bm25", LABEL),
-    "minilm": ("MiniLM", "minilm", LABEL),
-    "mpnet": ("mpnet", "mpnet", LABEL),
-    "gemma": ("EmbeddingGemma", "gemma", LABEL),
-    "minilm-fine-tuned": ("MiniLM fine-tuned, labels", "minilm", LOWER),
-    "gemma-adapter": ("EmbeddingGemma + adapter, labels", "gemma", LABEL),
-    "ours-teacher": ("ours, no labels", "tools", LABEL),
-    "ours-labels": ("ours, labels", "tools", HIGHER),
+    "bm25": ("BM25", "bm25", LABEL, LABEL),
+    "minilm": ("MiniLM", "minilm", LABEL, LOWER),
+    "mpnet": ("mpnet", "mpnet", LABEL, HIGHER),
+    "gemma": ("EmbeddingGemma", "gemma", LABEL, HIGHER),
+    "minilm-fine-tuned": ("MiniLM fine-tuned, labels", "minilm", LOWER, LABEL),
+    "gemma-adapter": ("EmbeddingGemma + adapter, labels", "gemma", LABEL, HIGHER),
+    "ours-teacher": ("ours, no labels", "tools", LABEL, LOWER),
+    "ours-labels": ("ours, labels", "tools", HIGHER, LOWER),
 }
 
 
-def pareto(path: Path, quality: Callable[[str], float | None], ms: Mapping[str, float]) -> None:
-    """Draws quality against milliseconds a query."""
-    figure, axes = pyplot.subplots(figsize=(7, 3.8))
-    for system, (label, measured, place) in POINTS.items():
+def pareto(
+    path: Path, quality: Callable[[str], float | None], ms: Mapping[str, float], minutes: Mapping[str, float]
+) -> None:
+    """Draws quality against milliseconds a query and against minutes of training."""
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.8), sharey=True)
+    for system, (label, measured, place, beside) in POINTS.items():
         value = quality(system)
         if value is None or measured not in ms:
             continue
         color = OURS if system.startswith("ours") else OTHERS
-        axes.plot(ms[measured], value, "o" if color == OURS else "s", color=color)
-        axes.annotate(label, (ms[measured], value), xytext=place, textcoords="offset points", color=color)
-    axes.set(xscale="log", xlabel="milliseconds a query, two CPU cores", ylabel="R@1, mean of four corpora")
-    low, high = axes.get_xlim()
-    axes.set_xlim(low * 0.9, high * 6)
-    axes.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:g}"))
+        for axes, x, offset in ((left, ms[measured], place), (right, minutes.get(system, 0.0), beside)):
+            axes.plot(x, value, "o" if color == OURS else "s", color=color)
+            axes.annotate(label, (x, value), xytext=offset, textcoords="offset points", color=color)
+    left.set(xscale="log", xlabel="milliseconds a query", ylabel="R@1, mean of four corpora")
+    right.set(xlabel="minutes of training, one core")
+    right.set_xscale("symlog", linthresh=1)
+    left.set(xlim=(2, 1500), ylim=(0.37, 0.97))
+    right.set_xlim(-0.3, 8000)
+    for axes in (left, right):
+        axes.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:g}"))
+    figure.tight_layout()
     _save(path, figure)
 
 
@@ -63,17 +70,18 @@ def requests(path: Path, corpora: Mapping[str, Any]) -> None:
 
 
 def labels(path: Path, corpora: Mapping[str, Any]) -> None:
-    """Draws R@1 over the number of labels, with a teacher and without."""
+    """Draws R@1 over the number of labels: ours with a teacher and without, and the encoder fine-tuned."""
     figure, axes = pyplot.subplots(figsize=(6, 3.4))
-    for teacher, label, color in (
-        ("labels", "labels", OTHERS),
-        ("gemma", "labels, and EmbeddingGemma's lists of 3,000 requests", OURS),
+    for pattern, label, color in (
+        (r"labels_hwu64_minilm_labels_(\d+)_seeds=1", "ours, labels", OURS),
+        (r"labels_hwu64_minilm_gemma_(\d+)_seeds=1", "ours, labels and EmbeddingGemma's 3,000 lists", TAUGHT),
+        (r"fine-tuned_hwu64_minilm_(\d+)", "MiniLM fine-tuned by sentence-transformers, labels", OTHERS),
     ):
-        counted = re.compile(rf"labels_hwu64_minilm_{teacher}_(\d+)_seeds=1")
+        counted = re.compile(pattern)
         points = sorted((int(of[1]), job["mean"]) for name, job in corpora.items() if (of := counted.fullmatch(name)))
         axes.plot(*zip(*points, strict=True), "o-", color=color, label=label)
     none = corpora["none_hwu64_minilm_gemma_3000"]
-    axes.axhline(none["mean"], color=OURS, ls="--", lw=1, label="those lists, no labels")
+    axes.axhline(none["mean"], color=TAUGHT, ls="--", lw=1, label="those lists, no labels")
     axes.axhline(none["runs"][0]["zero_shot"], color=GREY, ls=":", lw=1, label="MiniLM")
     axes.set(xscale="log", xlabel="labelled requests, HWU64 (64 documents)", ylabel="R@1")
     axes.legend(fontsize=7)

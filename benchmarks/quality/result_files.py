@@ -37,6 +37,11 @@ class Results:
         read = {kind: json.loads((folder / "quality" / f"{name}.json").read_text()) for kind, name in files.items()}
         self.first_hit = {kind: of["result"] for kind, of in read.items()}
         self.context = json.loads((folder / "quality" / "context.json").read_text())
+        self.passages = json.loads((folder / "quality" / "passages.json").read_text())["systems"]
+        self.strong_teacher = json.loads((folder / "quality" / "strong_teacher.json").read_text())
+
+        trained = sorted((folder / "training").glob("reranker_*.json"))
+        self.rerankers = {file.stem.removeprefix("reranker_"): json.loads(file.read_text()) for file in trained}
 
     def figure(self, system: str, corpus: str, split: str = "test", measure: str = "R@1") -> float | None:
         """Returns a mean over queries, or None where nothing was measured."""
@@ -47,6 +52,10 @@ class Results:
         """Returns the mean R@1 over corpora, or None where one was not measured."""
         figures = [self.figure(system, corpus) for corpus in corpora]
         return None if None in figures else float(np.mean(figures))
+
+    def minutes(self, system: str, corpora: list[str]) -> float:
+        """Returns the mean minutes of a training on one core over corpora."""
+        return float(np.mean([self.systems[system, corpus]["seconds"] for corpus in corpora])) / 60
 
     def p(self, a: str, b: str, corpus: str, split: str = "test") -> float:
         """Returns the two-sided p of the paired randomisation test of two systems' R@1."""

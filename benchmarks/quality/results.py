@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from quality.names import NEVER, OWN, TITLES, TRAINED, UNSEEN  # noqa: E402
 from quality.result_files import Results, number  # noqa: E402
-from quality.tables import NEVER, OWN, TABLES, TITLES, UNSEEN  # noqa: E402
+from quality.tables import TABLES  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 FILLED = ("results", "no-answer", "feedback", "context", "choose")  # pages of docs/, from ``<name>.head.md``
@@ -22,6 +23,7 @@ NUMBERS: dict[str, Callable[..., float | None]] = {
     "mean": lambda r, system, which: r.mean(system, {"own": OWN, "never": NEVER}[which]),
     "context": lambda r, job, kind: r.context[job][kind]["R@1"],
     "job": lambda r, name: r.corpora[name]["mean"],
+    "reranker": lambda r, name: r.rerankers[name]["result"]["systems"]["reranker"]["R@1"],
     "learned": lambda r, name, labels: next(s["after"] for s in r.learning[name] if s["labels"] == int(labels)),
 }
 
@@ -31,8 +33,9 @@ def fill(text: str, results: Results) -> str:
 
     ``{{table NAME}}``; ``{{SYSTEM/CORPUS}}`` and ``{{SYSTEM/CORPUS/SPLIT/MEASURE}}``, a mean over queries;
     ``{{mean SYSTEM own}}`` or ``never``, over corpora; ``{{p A B CORPUS}}``; ``{{job NAME}}``, the mean R@1 of a job of
-    corpora.py; ``{{context JOB with}}`` or ``without``, of context.py; ``{{ms SYSTEM}}``; ``{{prices}}``;
-    ``{{learned CORPUS LABELS}}``, R@1 after so many choices.
+    corpora.py; ``{{context JOB with}}`` or ``without``, of context.py; ``{{learned CORPUS LABELS}}``, R@1 after so many
+    choices; ``{{reranker NAME}}``, R@1 of a reranker alone; ``{{minutes SYSTEM CORPUS}}``, of a training; ``{{ms
+    SYSTEM}}``; ``{{prices}}``.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -44,6 +47,8 @@ def fill(text: str, results: Results) -> str:
             return "< .001" if p < 0.001 else number(p)
         if kind == "prices":
             return ", ".join(f"{name} (${price:g})" for name, price in results.cost["prices"].items())
+        if kind == "minutes":
+            return f"{results.minutes(words[0], words[1:]):.0f}"
         if kind == "ms":
             return f"{results.latency['ms'][words[0]]:.0f}"
         if kind in NUMBERS:
@@ -81,7 +86,8 @@ def main() -> None:
     for path, text in pages(results).items():
         path.write_text(text, encoding="utf-8")
     folder = ROOT / "docs" / "figures"
-    figures.pareto(folder / "pareto.svg", partial(results.mean, corpora=OWN), results.latency["ms"])
+    minutes = {system: results.minutes(system, OWN) for system in TRAINED}
+    figures.pareto(folder / "pareto.svg", partial(results.mean, corpora=OWN), results.latency["ms"], minutes)
     figures.learning(folder / "learning.svg", {TITLES[name]: results.learning[name] for name in OWN})
     figures.labels(folder / "labels.svg", results.corpora)
     figures.requests(folder / "requests.svg", results.corpora)

@@ -5,56 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from quality.result_files import Results, number  # noqa: E402
+from quality.names import FACTS, NEVER, OWN, SMALL, SYSTEMS, TITLES, TRAINED, UNSEEN  # noqa: E402
+from quality.result_files import Results, number, p_value  # noqa: E402
 from record import table  # noqa: E402
-
-OWN = "metatool clinc150 hwu64 banking77".split()
-NEVER = "demo toolalpaca_eval restbench_spotify apibank stabletoolbench callnavi nestful cheatsheets k8s_tools".split()
-UNSEEN = "clinc150 hwu64 banking77 ultratool tldr".split()
-TITLES = {
-    "metatool": "MetaTool",
-    "clinc150": "CLINC150",
-    "hwu64": "HWU64",
-    "banking77": "BANKING77",
-    "ultratool": "UltraTool",
-    "sealtools": "Seal-Tools",
-    "saycan_next": "SayCan next step",
-    "esconv": "ESConv",
-    "esconv_strategies": "ESConv, with turn and strategy",
-    "tldr": "tldr",
-    "demo": "built-in",
-    "toolalpaca_eval": "ToolAlpaca",
-    "restbench_spotify": "Spotify",
-    "apibank": "API-Bank",
-    "stabletoolbench": "StableToolBench",
-    "callnavi": "CallNavi",
-    "nestful": "NESTful",
-    "cheatsheets": "cheat sheets",
-    "k8s_tools": "Kubernetes",
-    "nfcorpus": "NFCorpus",
-    "scifact": "SciFact",
-    "strategyqa_facts": "StrategyQA facts",
-    "tau2_banking": "tau2 banking",
-}
-SYSTEMS = {
-    "bm25": "BM25",
-    "minilm": "MiniLM (22M)",
-    "mpnet": "mpnet (110M)",
-    "gemma": "EmbeddingGemma (300M)",
-    "minilm-fine-tuned": "MiniLM fine-tuned on the labels",
-    "gemma-adapter": "EmbeddingGemma + linear adapter on the labels",
-    "ours-teacher": "**ours on MiniLM**, EmbeddingGemma as teacher, no labels",
-    "ours-labels": "**ours on MiniLM**, labels",
-    "ours-on-fine-tuned": "**ours on the fine-tuned MiniLM**, the same labels",
-    "ours-both": "**ours on MiniLM**, labels and teacher",
-    "ours-labels-stay": "**ours on MiniLM**, labels, documents stay",
-    "ours-gemma-labels": "**ours on EmbeddingGemma**, labels",
-    "ours-gemma-labels-stay": "**ours on EmbeddingGemma**, labels, documents stay",
-    "tools": "**`tools`**",
-    "tools-rerank10": "**`tools`**, the best 10 reranked",
-}
 
 
 def compared(results: Results, systems: list[str], corpora: list[str], split: str, base: str, mean: bool) -> str:
@@ -66,6 +24,52 @@ def compared(results: Results, systems: list[str], corpora: list[str], split: st
         if any(cells):
             rows.append([SYSTEMS[system], *cells, *([number(average)] if mean else [])])
     return "\n".join(table(["R@1", *(TITLES[one] for one in corpora), *(["mean"] if mean else [])], rows))
+
+
+def facts(results: Results) -> str:
+    """Returns the table of nDCG@10 where queries and documents share a topic."""
+    rows = []
+    for system in ("bm25", "minilm", "mpnet", "gemma", "tools"):
+        figures = [results.figure(system, corpus, "test", "nDCG@10") for corpus in FACTS]
+        if any(figures):
+            rows.append([SYSTEMS[system], *map(number, figures)])
+    return "\n".join(table(["nDCG@10", *(TITLES[one] for one in FACTS)], rows))
+
+
+def passages(results: Results) -> str:
+    """Returns the table of BM25's passages, ranked anew."""
+    rows = [
+        [SYSTEMS[system], *(number(of[year]["nDCG@10"]) for year in ("dl19", "dl20"))]
+        for system, of in results.passages.items()
+    ]
+    return "\n".join(table(["nDCG@10 of BM25's top 100", "DL19, 43 queries", "DL20, 54 queries"], rows))
+
+
+def seeds(runs: list[dict[str, Any]]) -> str:
+    """Returns the mean R@1 of the seeds, the least and the greatest."""
+    recalls = [run["R@1"] for run in runs]
+    return f"{number(sum(recalls) / len(recalls))} ({number(min(recalls))} to {number(max(recalls))})"
+
+
+def policies(results: Results) -> str:
+    """Returns the table of which pairs were read."""
+    rows = [[name, seeds(runs)] for name, runs in results.strong_teacher["policies"].items()]
+    return "\n".join(table(["pairs read", "R@1, mean of the seeds (least to greatest)"], rows))
+
+
+def losses(results: Results) -> str:
+    """Returns the table of what a predictor learns by each loss, over MiniLM's similarity and without it."""
+    found = results.strong_teacher["losses"]
+
+    def hits(loss: str) -> np.ndarray:
+        return np.mean([run["of_query"] for run in found[loss]["over the similarity"]], axis=0)
+
+    rows = [
+        [loss, seeds(of["over the similarity"]), number(p_value(hits(loss), hits("list"))), seeds(of["without it"])]
+        for loss, of in found.items()
+    ]
+    head = ["R@1, mean of the seeds (least to greatest)", "over MiniLM's similarity", "p against list", "without it"]
+    return "\n".join(table(head, rows))
 
 
 def latency(results: Results) -> str:
@@ -88,7 +92,7 @@ def first_hits(results: Results) -> str:
 def cost(results: Results) -> str:
     """Returns the table of minutes on a core of what was trained here, and of dollars for teachers elsewhere."""
     rows = []
-    for system in ("minilm-fine-tuned", "gemma-adapter", "ours-teacher", "ours-labels", "ours-gemma-labels"):
+    for system in TRAINED:
         files = [results.systems.get((system, corpus)) for corpus in OWN]
         rows.append(
             [SYSTEMS[system] + ", minutes", *("" if of is None else f"{of['seconds'] / 60:.0f}" for of in files)]
@@ -168,6 +172,11 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "own": lambda r: compared(r, [s for s in SYSTEMS if not s.startswith("tools")], OWN, "test", "minilm", True),
     "never": lambda r: compared(r, ["bm25", *KNOWN], NEVER, "test", "minilm", True),
     "unseen": lambda r: compared(r, list(SYSTEMS), UNSEEN, "test_unseen", "minilm", False),
+    "small": lambda r: compared(r, list(SYSTEMS), SMALL, "test", "minilm", False),
+    "facts": facts,
+    "passages": passages,
+    "losses": losses,
+    "policies": policies,
     "latency": latency,
     "first-hit": first_hits,
     "cost": cost,

@@ -234,8 +234,9 @@ def test_a_query_adapter_stays_if_it_helps(tmp_path, helps):
     events = [FeedbackEvent(f"cue{i % 8} filler{i} filler{i + 1}", f"d{i % 8}", time=float(i)) for i in range(160)]
     before = recall(index, events)
     assert (before > 0.6) == helps
+    decided = recall(index, events[128:])  # the newest fifth
     report = tune(index, events)
-    assert report["version"] == 1 and report["setting"]["correction"] == helps
+    assert report["version"] == 1 and report["setting"]["correction"] == helps and report["before"] == decided
     # What was measured is what an index serves that is opened anew.
     served = Index.open(tmp_path / "index", made)
     assert recall(served, events) == recall(index, events) > max(before, 0.9)

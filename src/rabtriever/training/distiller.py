@@ -197,7 +197,7 @@ class Distiller:
         listed = bool(self.teacher.encoders and config.list_weight and len(self.listed))
         if not self.schedule.training_calls and not listed and not (config.label_weight and len(self.labelled)):
             raise InputError(
-                f"{data.name}: no label that counts and no teacher call leave nothing to learn from; raise one",
+                f"{data.name}: no labels, no teacher that may score: nothing to learn from; add one of them or calls",
                 param="teacher_calls",
             )
         self.targets = Targets(self.cached_teacher.similarities(train.texts))
