@@ -71,13 +71,12 @@ def main() -> None:
     for system in ["bm25", *args.systems]:
         if system in result["systems"]:
             continue
-        of = {}
+        of, retriever = {}, None
+        if system != "bm25":
+            shipped = system == "tools"
+            retriever = Rabtriever.from_pretrained("tools") if shipped else Rabtriever(bench.model(system))
         for year, (run, qrels) in years.items():
-            ranked = run
-            if system == "tools":
-                ranked = rerank(Rabtriever.from_pretrained("tools"), run, data.queries, contents)
-            elif system != "bm25":
-                ranked = rerank(Rabtriever(bench.model(system)), run, data.queries, contents)
+            ranked = rerank(retriever, run, data.queries, contents) if retriever else run
             of[year] = {"nDCG@10": ir_measures.calc_aggregate([MEASURE], qrels, ranked)[MEASURE], "queries": len(run)}
         result["systems"][system] = of
         RESULT.write_text(json.dumps(result, indent=1, default=float) + "\n")

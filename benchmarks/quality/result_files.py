@@ -39,7 +39,6 @@ class Results:
         self.context = json.loads((folder / "quality" / "context.json").read_text())
         self.passages = json.loads((folder / "quality" / "passages.json").read_text())["systems"]
         self.strong_teacher = json.loads((folder / "quality" / "strong_teacher.json").read_text())
-
         trained = sorted((folder / "training").glob("reranker_*.json"))
         self.rerankers = {file.stem.removeprefix("reranker_"): json.loads(file.read_text()) for file in trained}
 

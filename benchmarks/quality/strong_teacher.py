@@ -1,13 +1,13 @@
 """The paper's ablation with a strong teacher: which losses a predictor learns by, and which pairs it learns from.
 
-    python strong_teacher.py --data BEIR_FOLDERS --llm LLM --name NAME_OF_THE_LLM [--seeds 2]
+    python strong_teacher.py --data BEIR_FOLDERS --llm LLM --name NAME_OF_THE_LLM [--seeds 2] [--rows ROW ...]
 
 An LLM reads pairs of unlabelled requests, and the best ten documents of held-out ones. Losses: the pairs were chosen
 on-policy by a student that learns by list, z* and squares; every student learns from these alone, by one loss or
 several, over MiniLM's similarity (the prior) and without it. Pairs: half as many, or as many that the encoder's softmax
 or chance draws. All students are those of the last step with gain 1: so few held-out requests cannot choose. R@1 over
 all documents on 600 test queries. Writes ``results/quality/strong_teacher.json`` after each training; what is there is
-skipped.
+skipped. What is committed has two seeds, and three of the rows over the similarity.
 """
 
 from __future__ import annotations

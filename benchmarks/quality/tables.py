@@ -53,7 +53,9 @@ def seeds(runs: list[dict[str, Any]]) -> str:
 
 def policies(results: Results) -> str:
     """Returns the table of which pairs were read."""
-    rows = [[name, seeds(runs)] for name, runs in results.strong_teacher["policies"].items()]
+    of = results.strong_teacher
+    read = {"on-policy": of["losses"]["list, z* and squares"]["over the similarity"], **of["policies"]}
+    rows = [[name, seeds(runs)] for name, runs in read.items()]
     return "\n".join(table(["pairs read", "R@1, mean of the seeds (least to greatest)"], rows))
 
 
